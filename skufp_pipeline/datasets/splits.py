@@ -1,0 +1,45 @@
+"""Which queries may be used for what: a stable hash of the image id decides.
+
+SKUs keep their data set's own split. Within training SKUs a fraction of the query images is held
+out for the final score (`evaluation`), a further slice serves every choice (`development`:
+early stopping, thresholds), the rest trains. Two items of one image share its role. Queries of
+validation and test SKUs are all `evaluation`.
+"""
+
+import polars as pl
+
+from skufp_pipeline.datasets.table import CATALOG, DEVELOPMENT, EVALUATION, GALLERY, TRAIN
+from skufp_pipeline.hashing import stable_fraction
+from skufp_pipeline.settings import Settings
+
+
+class SplitSettings(Settings):
+    """Fractions of the query images of training SKUs."""
+
+    evaluation_fraction: float = 0.25
+    development_fraction: float = 0.1
+
+
+def query_role(image_id: str, settings: SplitSettings) -> str:
+    """The role of a query image of a training SKU, from its id alone."""
+    fraction = stable_fraction(image_id, "query-role")
+    if fraction < settings.evaluation_fraction:
+        return EVALUATION
+    if fraction < settings.evaluation_fraction + settings.development_fraction:
+        return DEVELOPMENT
+    return TRAIN
+
+
+def assign_roles(items: pl.DataFrame, settings: SplitSettings) -> pl.DataFrame:
+    """`items` with its `role` column filled from `domain`, `split` and `image_id`."""
+    by_image = pl.col("image_id").map_elements(
+        lambda image_id: query_role(image_id, settings), return_dtype=pl.String
+    )
+    role = (
+        pl.when(pl.col("domain") == CATALOG)
+        .then(pl.lit(GALLERY))
+        .when(pl.col("split") == "train")
+        .then(by_image)
+        .otherwise(pl.lit(EVALUATION))
+    )
+    return items.with_columns(role.alias("role"))

@@ -1,0 +1,60 @@
+"""The internal table: one row per annotated item, the same for every data set.
+
+Readers (`deepfashion2`, `manifest`) return a `Catalogue`: the kept items and the skipped ones.
+Everything downstream reads these columns and knows nothing of where they came from.
+"""
+
+from dataclasses import dataclass
+
+import polars as pl
+
+SPLITS = ("train", "validation", "test")
+CATALOG, QUERY = "catalog", "query"
+
+# What a row may be used for. `gallery`: a catalog view. `train`, `development` and `evaluation`
+# part the queries (see splits.py): an evaluation query is used for the final score and nothing else.
+GALLERY, TRAIN, DEVELOPMENT, EVALUATION = "gallery", "train", "development", "evaluation"
+
+ITEM_SCHEMA: dict[str, pl.DataType] = {
+    "sku_id": pl.String(),
+    "split": pl.String(),  # train | validation | test
+    "domain": pl.String(),  # catalog | query
+    "role": pl.String(),  # gallery | train | development | evaluation
+    "image_id": pl.String(),
+    "item_idx": pl.Int32(),  # 1, 2, ... within the image
+    "pair_id": pl.Int64(),  # null outside DeepFashion2
+    "style": pl.Int32(),  # null outside DeepFashion2
+    "category_id": pl.Int32(),  # null outside DeepFashion2
+    "category_name": pl.String(),
+    "orig_image_path": pl.String(),  # relative to the data set's root
+    "bbox": pl.Array(pl.Int32(), 4),  # x1, y1, x2, y2 in pixels, clipped to the image, not empty
+    "occlusion": pl.Int8(),  # 1 slight or none, 2 medium, 3 heavy; null where unknown
+    "viewpoint": pl.Int8(),  # 1 no wear, 2 frontal, 3 side or back; null where unknown
+    "title": pl.String(),  # the catalogue's own words; null where it has none
+    "description": pl.String(),
+}
+
+SKIPPED_SCHEMA: dict[str, pl.DataType] = {
+    "split": pl.String(),
+    "image_id": pl.String(),
+    "item_idx": pl.Int32(),  # null where the whole image or row was skipped
+    "path": pl.String(),  # relative to the data set's root
+    "reason": pl.String(),  # short and countable: style_zero, missing_image, bbox_empty, ...
+    "detail": pl.String(),  # a sentence for a person
+}
+
+# The order of rows everywhere: by SKU, catalog before query, then image and item.
+ITEM_ORDER = ["sku_id", "domain", "image_id", "item_idx"]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What a reader makes of a data set.
+
+    Attributes:
+        items: one row per kept item, columns of `ITEM_SCHEMA`, sorted by `ITEM_ORDER`.
+        skipped: one row per item, image or manifest row left out, columns of `SKIPPED_SCHEMA`.
+    """
+
+    items: pl.DataFrame
+    skipped: pl.DataFrame

@@ -1,0 +1,19 @@
+"""Stable hashes: the same text gives the same number on every machine, run and Python version."""
+
+import hashlib
+
+
+def stable_hash(text: str, salt: str = "") -> int:
+    """A 64-bit unsigned integer that depends on `text` and `salt` alone (BLAKE2b)."""
+    digest = hashlib.blake2b(f"{salt}\0{text}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big")
+
+
+def stable_fraction(text: str, salt: str = "") -> float:
+    """A number in [0, 1), uniform over texts; splits compare it with a fraction."""
+    return stable_hash(text, salt) / 2**64
+
+
+def stable_shard(sku_id: str, shards: int) -> int:
+    """The shard of a SKU: in range(shards)."""
+    return stable_hash(sku_id, "shard") % shards
