@@ -1,0 +1,1 @@
+"""How good the search is, and whether each part helped: metrics, protocol, intervals, report."""

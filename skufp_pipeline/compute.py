@@ -1,0 +1,40 @@
+"""What an asset needs, said once, for every executor: pool, Kubernetes and Ray (a leaf: no dagster)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+GPU_POOL = "gpu"
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Resources of one step.
+
+    Attributes:
+        cores: CPU cores.
+        memory_gib: GiB of memory.
+        gpus: whole GPUs; a step that uses one waits for a place in the `gpu` pool.
+    """
+
+    cores: float = 1.0
+    memory_gib: float = 2.0
+    gpus: int = 0
+
+
+def declare(needs: Needs) -> dict[str, Any]:
+    """`pool` and `op_tags` of an asset, agreeing for Kubernetes and Ray."""
+    resources = {"cpu": f"{needs.cores:g}", "memory": f"{needs.memory_gib:g}Gi"}
+    limits = {"memory": resources["memory"]}
+    if needs.gpus:
+        limits["nvidia.com/gpu"] = str(needs.gpus)
+    return {
+        "pool": GPU_POOL if needs.gpus else None,
+        "op_tags": {
+            "dagster-k8s/config": {"container_config": {"resources": {"requests": resources, "limits": limits}}},
+            "dagster-ray/config": {
+                "num_cpus": needs.cores,
+                "num_gpus": needs.gpus,
+                "memory": int(needs.memory_gib * 2**30),
+            },
+        },
+    }

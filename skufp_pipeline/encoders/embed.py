@@ -1,0 +1,67 @@
+"""Embeds a shard: every crop and every text as a unit row, in the order of the table."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.errors import UserError
+
+Progress = Callable[[int, int], None]
+
+
+def embed_crops(
+    encoder: Encoder, paths: Sequence[Path], batch_size: int, progress: Progress | None = None
+) -> NDArray[np.float32]:
+    """(N, D) unit rows of crop files; decoding runs on threads.
+
+    Raises:
+        UserError: a crop can't be read.
+    """
+    rows = np.empty((len(paths), encoder.dimension), dtype=np.float32)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), batch_size):
+            batch = paths[start : start + batch_size]
+            pixels = torch.stack(list(pool.map(lambda path: _read(encoder, path), batch)))
+            rows[start : start + len(batch)] = _embed_halving(encoder, pixels)
+            if progress is not None:
+                progress(start + len(batch), len(paths))
+    return rows
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
+    """(N, D) unit rows; a sentence that occurs many times is encoded once."""
+    unique = sorted(set(texts))
+    rows = np.empty((len(unique), encoder.dimension), dtype=np.float32)
+    for start in range(0, len(unique), batch_size):
+        batch = unique[start : start + batch_size]
+        rows[start : start + len(batch)] = encoder.embed_texts(batch)
+    place = {text: row for row, text in enumerate(unique)}
+    return rows[[place[text] for text in texts]]
+
+
+def _read(encoder: Encoder, path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            pixels: Tensor = encoder.preprocess(image)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+    return pixels
+
+
+def _embed_halving(encoder: Encoder, pixels: Tensor) -> NDArray[np.float32]:
+    """Embeds a batch, in halves when the GPU has no memory for the whole."""
+    try:
+        return encoder.embed_pixels(pixels)
+    except torch.cuda.OutOfMemoryError:
+        if len(pixels) == 1:
+            raise
+        torch.cuda.empty_cache()
+    half = len(pixels) // 2
+    return np.concatenate([_embed_halving(encoder, part) for part in (pixels[:half], pixels[half:])])

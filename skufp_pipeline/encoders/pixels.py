@@ -1,0 +1,58 @@
+"""Crops decoded once: a memory-mapped array of squares that every epoch of training reads.
+
+JPEG decoding costs more than a small tower's step; the array is read by batch and never held whole.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skufp_pipeline.errors import UserError
+
+_BLOCK = 512
+
+
+def decode_squares(
+    paths: Sequence[Path], side: int, target: Path, progress: Callable[[int, int], None] | None = None
+) -> NDArray[np.uint8]:
+    """(N, side, side, 3) uint8 RGB, read-only and memory-mapped from `target` (made if absent).
+
+    The aspect ratio is not kept (`squash`): the whole garment stays in the picture.
+
+    Raises:
+        UserError: a crop is missing or can't be decoded.
+    """
+    shape = (len(paths), side, side, 3)
+    if not target.exists():
+        partial = target.with_suffix(".partial")
+        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(paths), _BLOCK):
+                block = paths[start : start + _BLOCK]
+                for offset, square in enumerate(pool.map(lambda path: read_square(path, side), block)):
+                    array[start + offset] = square
+                if progress is not None:
+                    progress(min(start + _BLOCK, len(paths)), len(paths))
+        array.flush()
+        partial.rename(target)
+    squares: NDArray[np.uint8] = np.load(target, mmap_mode="r")
+    if squares.shape != shape:
+        raise UserError(f"{target} holds {squares.shape}, expected {shape}; delete it and run again")
+    return squares
+
+
+def read_square(path: Path, side: int) -> NDArray[np.uint8]:
+    """One crop as (side, side, 3) uint8 RGB."""
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+    shrinks = pixels.shape[0] > side or pixels.shape[1] > side
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, (side, side), interpolation=interpolation).astype(np.uint8, copy=False)

@@ -1,0 +1,214 @@
+"""The report's pictures as PNG bytes: recall curves, latency, and what the search returned.
+
+The same input gives the same bytes: no dates, no fonts of the machine, no global plotting state.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from skufp_pipeline.evaluation.metrics import recall_at_k
+from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
+from skufp_pipeline.evaluation.report import SETTING_LABELS
+
+# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), and a line style each.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)))
+RIGHT, WRONG, INK = "#009E73", "#c8c8c8", "#222222"
+LARGEST_PNG = 150_000
+THUMBNAILS = (112, 96, 80, 64, 48, 32)  # pixels; the largest whose grid stays below LARGEST_PNG
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One query of the results grid.
+
+    Attributes:
+        query: (H, W, 3) uint8 photo, or the text that was asked.
+        truth_sku: the right SKU.
+        results: (image path, sku_id, score), best first; the first five are drawn.
+    """
+
+    query: np.ndarray | str
+    truth_sku: str
+    results: Sequence[tuple[Path | str, str, float]]
+
+
+def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
+    """Recall@K for K = 1 .. `largest_k`, a line per model; settings in columns, modalities in rows.
+
+    Settings without queries get no panel. A row shares its axis, so that settings compare at sight.
+    """
+    panels = {
+        (modality, setting): by_modality[modality]
+        for modality in MODALITIES
+        for setting, by_modality in evaluation.settings.items()
+        if by_modality[modality].models
+    }
+    modalities = list(dict.fromkeys(modality for modality, _ in panels))
+    settings = [s for s in evaluation.settings if any(s == setting for _, setting in panels)]
+    names = _models_in_order(list(panels.values()))
+    figure = _figure(width=3.2 * max(len(settings), 1) + 0.4, height=2.6 * max(len(modalities), 1) + 0.5)
+    grid = figure.subplots(max(len(modalities), 1), max(len(settings), 1), sharey="row", squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for (modality, setting), result in panels.items():
+        axes = grid[modalities.index(modality), settings.index(setting)]
+        axes.set_axis_on()
+        _draw_recall(axes, result, names, largest_k)
+        axes.set_title(f"{modality}, {SETTING_LABELS[setting]}", fontsize=9)
+    for row in grid:
+        row[0].set_ylabel("Recall@K", fontsize=8)
+        row[0].set_ylim(bottom=0)  # only now: it ends the search for a top that all panels fit under
+    lines = {str(line.get_label()): line for axes in grid.flat for line in axes.get_lines()}
+    figure.legend(
+        [lines[name] for name in names], names, loc="outside lower center", ncols=4, fontsize=8, frameon=False
+    )
+    return _png(figure)
+
+
+def latency_histogram(stages: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The spread of each stage's time; `stages` as `latency.measure` returns them, with samples."""
+    figure = _figure(width=7.0, height=1.1 * max(len(stages), 1) + 0.6)
+    for i, (stage, values) in enumerate(stages.items()):
+        axes = figure.add_subplot(len(stages), 1, i + 1)
+        samples, p95 = np.asarray(values["samples_ms"]), values["p95_ms"]
+        # The few slowest calls would squeeze the rest into one bar; they are counted in the last.
+        edge = max(float(np.quantile(samples, 0.99)), p95 * 1.02)
+        axes.hist(np.minimum(samples, edge), bins=80, range=(0, edge), color=COLOURS[0])
+        axes.axvline(p95, color=COLOURS[1], linewidth=1.2)
+        axes.set_title(f"{stage}: p50 {values['p50_ms']:.3g} ms, p95 {p95:.3g} ms", fontsize=9, loc="left")
+        axes.set_yticks([])
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+    if stages:
+        figure.axes[-1].set_xlabel("ms per query (line: p95)", fontsize=8)
+    return _png(figure)
+
+
+def results_grid(rows: Sequence[GridRow]) -> bytes:
+    """Each query with its first five results; the right one framed green, the others thin grey.
+
+    The thumbnails shrink until the picture is small enough to stand in the page.
+    """
+    for side in THUMBNAILS:
+        data = _image_png(_draw_grid(rows, side))
+        if len(data) <= LARGEST_PNG:
+            break
+    return data
+
+
+def _models_in_order(results: Sequence[SettingResult]) -> list[str]:
+    """The models that a difference speaks for come first and get the plainest lines."""
+    claimed = [pair.split("-")[0] for result in results for pair in result.differences]
+    return list(dict.fromkeys([*claimed, *(name for result in results for name in result.models)]))
+
+
+def _draw_recall(axes: Any, result: SettingResult, names: Sequence[str], largest_k: int) -> None:
+    ks = np.arange(1, largest_k + 1)
+    for name, scores in result.models.items():
+        style = names.index(name)
+        recall = [recall_at_k(scores.ranks, int(k)).mean() for k in ks]
+        colour, line = COLOURS[style % len(COLOURS)], LINE_STYLES[style % len(LINE_STYLES)]
+        axes.plot(ks, recall, label=name, color=colour, linestyle=line, linewidth=1.6)
+    axes.set_xlabel("K", fontsize=8)
+    axes.set_xlim(1, largest_k)
+    axes.set_xticks([1, *range(5, largest_k + 1, 5)])
+    axes.tick_params(labelsize=7)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of the given inches, apart from pyplot's global state."""
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return _image_png(Image.open(buffer).convert("RGB"))
+
+
+def _image_png(image: Image.Image) -> bytes:
+    """256 colours are enough here, and halve the size."""
+    buffer = io.BytesIO()
+    image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _draw_grid(rows: Sequence[GridRow], side: int) -> Image.Image:
+    gap, caption = 8, 26
+    cell_width, cell_height = side + gap, side + caption + gap
+    # The query's column is set off from the results, and wide enough for a sentence.
+    query_width = max(side, 120) + 2 * gap
+    size = (query_width + SHOWN * cell_width + gap, max(len(rows), 1) * cell_height + gap)
+    image = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(image), _font(9)
+    for r, row in enumerate(rows):
+        top = gap + r * cell_height
+        _draw_query(image, draw, row, (gap, top), query_width - 2 * gap, side)
+        for c, (path, sku_id, score) in enumerate(row.results[:SHOWN]):
+            left = query_width + c * cell_width
+            image.paste(_thumbnail(path, side), (left, top))
+            right = sku_id == row.truth_sku
+            frame = (left - 2, top - 2, left + side + 1, top + side + 1)
+            draw.rectangle(frame, outline=RIGHT if right else WRONG, width=3 if right else 1)
+            text = f"{_cut(sku_id, font, side)}\n{score:.3f}"
+            draw.text((left, top + side + 3), text, fill=RIGHT if right else INK, font=font, spacing=1)
+    return image
+
+
+def _draw_query(
+    image: Image.Image, draw: ImageDraw.ImageDraw, row: GridRow, at: tuple[int, int], width: int, side: int
+) -> None:
+    font = _font(9)
+    if isinstance(row.query, str):
+        lines = _wrap(row.query, _font(11), width)[: max(side // 14, 1)]
+        draw.multiline_text(at, "\n".join(lines), fill=INK, font=_font(11), spacing=3)
+    else:
+        image.paste(ImageOps.pad(Image.fromarray(row.query).convert("RGB"), (side, side), color="white"), at)
+    caption = f"right answer:\n{_cut(row.truth_sku, font, width)}"
+    draw.text((at[0], at[1] + side + 3), caption, fill=INK, font=font, spacing=1)
+
+
+def _thumbnail(path: Path | str, side: int) -> Image.Image:
+    """The picture fitted into a square; a grey square where it can't be read, so that a report is made."""
+    try:
+        with Image.open(path) as image:
+            return ImageOps.pad(image.convert("RGB"), (side, side), color="white")
+    except (OSError, Image.DecompressionBombError):
+        return Image.new("RGB", (side, side), "#eeeeee")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """The font matplotlib ships, so that a report looks the same on every machine."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-2] + "…" if len(text) > 2 else ""
+    return text
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return [_cut(line, font, width) for line in lines]

@@ -1,0 +1,100 @@
+"""How long a query takes, stage by stage, one at a time (paper, Appendix A: p95 and mean)."""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def measure(
+    stage_functions: Mapping[str, Callable[[], Any]],
+    repeats: int = 100,
+    warmup: int = 5,
+    queries_per_call: int = 1,
+) -> dict[str, dict[str, Any]]:
+    """Time each stage on its own.
+
+    Args:
+        stage_functions: by stage name, a call that does that stage once.
+        repeats: timed calls per stage.
+        warmup: calls before them that are not timed (caches, thread pools, lazy imports).
+        queries_per_call: how many queries one call answers; times are divided by it.
+
+    Returns:
+        By stage: p50_ms, p95_ms, mean_ms and samples_ms (`repeats` of them), all per query.
+
+    Raises:
+        ValueError: nothing would be timed.
+    """
+    if repeats < 1 or queries_per_call < 1:
+        raise ValueError(
+            f"repeats and queries_per_call must be at least 1, found {repeats}, {queries_per_call}"
+        )
+    return {
+        stage: _statistics(_samples_ms(function, repeats, warmup, queries_per_call))
+        for stage, function in stage_functions.items()
+    }
+
+
+def latency_summary(
+    stages: Mapping[str, Mapping[str, Any]],
+    threads: int,
+    batched: Mapping[str, Any] | None = None,
+    batch: int = 64,
+) -> dict[str, Any]:
+    """The report's latency entry, without the raw samples.
+
+    Args:
+        stages: what `measure` returned for one query at a time.
+        threads: threads the stages could use.
+        batched: `measure`'s entry for the search with `queries_per_call=batch`.
+        batch: queries answered at once in it.
+    """
+    summary: dict[str, Any] = {
+        "threads": threads,
+        "processor": processor_name(),
+        "stages": {stage: _without_samples(values) for stage, values in stages.items()},
+    }
+    if batched is not None:
+        summary["search_batched"] = {"batch": batch, **_without_samples(batched)}
+    return summary
+
+
+def processor_name(cpuinfo: Path = CPUINFO) -> str:
+    """The processor's model as Linux names it, else as Python knows it."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def _samples_ms(function: Callable[[], Any], repeats: int, warmup: int, queries: int) -> list[float]:
+    for _ in range(warmup):
+        function()
+    samples = []
+    for _ in range(repeats):
+        begin = time.perf_counter_ns()
+        function()
+        samples.append((time.perf_counter_ns() - begin) / 1e6 / queries)
+    return samples
+
+
+def _statistics(samples_ms: list[float]) -> dict[str, Any]:
+    p50, p95 = np.quantile(samples_ms, [0.5, 0.95])
+    return {
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+        "mean_ms": float(np.mean(samples_ms)),
+        "samples_ms": samples_ms,
+    }
+
+
+def _without_samples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != "samples_ms"}

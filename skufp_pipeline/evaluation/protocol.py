@@ -1,0 +1,279 @@
+"""Who is asked about what: the leak-free protocol that every model is judged by (paper, section 5.1).
+
+Only evaluation queries are scored, against one gallery per setting: `seen` (training SKUs),
+`zero` (validation SKUs, never trained on) and `seen+zero` (the union). All models of a setting
+answer the same queries over the same SKUs, so that their differences are paired.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from skufp_pipeline.datasets.table import EVALUATION
+from skufp_pipeline.evaluation.metrics import METRICS, per_query_metrics, ranks_of
+from skufp_pipeline.evaluation.statistics import Difference, Interval, percentile_interval, resampled_means
+
+# The splits whose queries and SKUs take part in each setting.
+SETTING_SPLITS: dict[str, tuple[str, ...]] = {
+    "seen": ("train",),
+    "zero": ("validation",),
+    "seen+zero": ("train", "validation"),
+}
+SETTINGS = tuple(SETTING_SPLITS)
+MODALITIES = ("image", "text")
+
+
+@dataclass(frozen=True)
+class QuerySet:
+    """Evaluation queries of one modality; `evaluation_queries` makes one from a table.
+
+    Attributes:
+        query_ids: Q unique names.
+        sku_ids: the right SKU of each.
+        splits: the split of that SKU, train or validation.
+        embeddings: (Q, D) float32.
+    """
+
+    query_ids: list[str]
+    sku_ids: list[str]
+    splits: list[str]
+    embeddings: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check_lengths("queries", self.embeddings, self.query_ids, self.sku_ids, self.splits)
+        if len(set(self.query_ids)) != len(self.query_ids):
+            repeated = next(i for i in self.query_ids if self.query_ids.count(i) > 1)
+            raise ValueError(f"query ids must be unique, found {repeated!r} more than once")
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What is searched. A SKU with several rows scores the maximum over them (image-level index).
+
+    Attributes:
+        sku_ids: the SKU of each row.
+        splits: its split.
+        vectors: (S, D) float32; the score is the dot product with a query.
+    """
+
+    sku_ids: list[str]
+    splits: list[str]
+    vectors: np.ndarray
+
+    def __post_init__(self) -> None:
+        _check_lengths("gallery", self.vectors, self.sku_ids, self.splits)
+
+
+@dataclass(frozen=True)
+class Model:
+    """One way of searching: queries by modality (a model need not know both) and a gallery."""
+
+    name: str
+    queries: Mapping[str, QuerySet]
+    gallery: Gallery
+
+    def __post_init__(self) -> None:
+        if "-" in self.name:
+            raise ValueError(f"model name {self.name!r}: '-' is kept for differences, use '_'")
+        if unknown := set(self.queries) - set(MODALITIES):
+            raise ValueError(f"model {self.name}: modality must be one of {MODALITIES}, found {unknown}")
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model in one setting: per-query ranks and metrics (Q,), and the means with intervals."""
+
+    ranks: np.ndarray
+    per_query: dict[str, np.ndarray]
+    intervals: dict[str, Interval]
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """One setting and modality: the queries all models answered, and how they did.
+
+    Attributes:
+        query_ids: Q names, those of `missing` among them.
+        sku_ids: the right SKU of each.
+        gallery: number of SKUs searched.
+        missing: queries whose SKU is not in the gallery; their rank is infinite, every metric 0.
+        models: by name, in the order given.
+        differences: by "a-b", then by metric.
+    """
+
+    query_ids: list[str]
+    sku_ids: list[str]
+    gallery: int
+    missing: list[str]
+    models: dict[str, ModelScores]
+    differences: dict[str, dict[str, Difference]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Results by setting, then modality; every setting is there, an empty one with no models."""
+
+    settings: dict[str, dict[str, SettingResult]]
+
+
+def evaluation_queries(table: pl.DataFrame) -> QuerySet:
+    """The evaluation queries of `table`, and nothing else of it, in its order.
+
+    Args:
+        table: columns query_id, sku_id, split, role, and embedding, a `pl.Array` of D float32.
+            Rows of another role, or of a split that is neither train nor validation, are left out.
+
+    Raises:
+        ValueError: the embedding column is not a fixed-size list, or lacks a value.
+    """
+    width = table.schema["embedding"]
+    if not isinstance(width, pl.Array):
+        raise ValueError(f"embedding must be a fixed-size list (pl.Array) column, found {width}")
+    rows = table.filter((pl.col("role") == EVALUATION) & pl.col("split").is_in(["train", "validation"]))
+    if rows["embedding"].null_count():
+        raise ValueError(f"{rows['embedding'].null_count()} evaluation queries have no embedding")
+    embeddings = rows["embedding"].to_numpy().astype(np.float32).reshape(rows.height, width.shape[0])
+    return QuerySet(rows["query_id"].to_list(), rows["sku_id"].to_list(), rows["split"].to_list(), embeddings)
+
+
+def evaluate(
+    models: Sequence[Model],
+    differences: Sequence[tuple[str, str]],
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Evaluation:
+    """Every model in every setting and modality, with the differences (a, b) meaning a - b.
+
+    A difference is left out where one of its two models does not know the modality.
+
+    Raises:
+        ValueError: two models share a name, a difference names an unknown model, or models differ
+            in their queries (or the order of them) or in the SKUs of their galleries.
+    """
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise ValueError(f"model names must be unique, found {names}")
+    if unknown := {name for pair in differences for name in pair} - set(names):
+        raise ValueError(f"differences name unknown models {sorted(unknown)}; there are {names}")
+    return Evaluation(
+        {
+            setting: {
+                modality: _evaluate_setting(models, differences, setting, modality, seed, resamples)
+                for modality in MODALITIES
+            }
+            for setting in SETTINGS
+        }
+    )
+
+
+def _evaluate_setting(
+    models: Sequence[Model],
+    differences: Sequence[tuple[str, str]],
+    setting: str,
+    modality: str,
+    seed: int,
+    resamples: int,
+) -> SettingResult:
+    splits = SETTING_SPLITS[setting]
+    galleries = {model.name: _gallery_of(model.gallery, splits) for model in models}
+    queries = {m.name: _queries_of(m.queries[modality], splits) for m in models if modality in m.queries}
+    where = f"setting {setting}, {modality} queries"
+    gallery_skus = _same_for_all({n: sorted(set(g.sku_ids)) for n, g in galleries.items()}, f"{where}: SKUs")
+    query_ids = _same_for_all({n: q.query_ids for n, q in queries.items()}, f"{where}: query ids")
+    sku_ids = _same_for_all({n: q.sku_ids for n, q in queries.items()}, f"{where}: right SKUs")
+    if not query_ids:
+        return SettingResult([], [], len(gallery_skus), [], {}, {})
+    known = set(gallery_skus)
+    ranks = {name: _ranks(queries[name], galleries[name]) for name in queries}
+    scores, drawn = _scores(ranks, np.array(sku_ids), seed, resamples)
+    return SettingResult(
+        query_ids=query_ids,
+        sku_ids=sku_ids,
+        gallery=len(gallery_skus),
+        missing=[query for query, sku in zip(query_ids, sku_ids, strict=True) if sku not in known],
+        models=scores,
+        differences={
+            f"{a}-{b}": _differences(scores[a], scores[b], drawn[a] - drawn[b])
+            for a, b in differences
+            if a in scores and b in scores
+        },
+    )
+
+
+def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
+    """(Q,) rank of each query's SKU among the gallery's SKUs."""
+    order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
+    skus, owner = np.unique(np.array(gallery.sku_ids, dtype=str), return_inverse=True)
+    position = {sku: i for i, sku in enumerate(skus.tolist())}
+    truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
+    return ranks_of(queries.embeddings, gallery.vectors[order], truth, owner=owner[order])
+
+
+def _scores(
+    ranks: Mapping[str, np.ndarray], sku_ids: np.ndarray, seed: int, resamples: int
+) -> tuple[dict[str, ModelScores], dict[str, np.ndarray]]:
+    """Each model's scores, and its (resamples, metrics) means, all from the same resamples of SKUs."""
+    per_query = {name: per_query_metrics(of_model) for name, of_model in ranks.items()}
+    columns = np.stack([values[metric] for values in per_query.values() for metric in METRICS], axis=1)
+    means = resampled_means(columns, sku_ids, resamples, seed)
+    drawn = dict(zip(ranks, np.split(means, len(ranks), axis=1), strict=True))
+    scores = {
+        name: ModelScores(
+            ranks=ranks[name],
+            per_query=values,
+            intervals={
+                metric: Interval(float(values[metric].mean()), *percentile_interval(drawn[name][:, i]))
+                for i, metric in enumerate(METRICS)
+            },
+        )
+        for name, values in per_query.items()
+    }
+    return scores, drawn
+
+
+def _differences(a: ModelScores, b: ModelScores, drawn: np.ndarray) -> dict[str, Difference]:
+    return {
+        metric: Difference(
+            float((a.per_query[metric] - b.per_query[metric]).mean()), *percentile_interval(drawn[:, i])
+        )
+        for i, metric in enumerate(METRICS)
+    }
+
+
+def _queries_of(queries: QuerySet, splits: tuple[str, ...]) -> QuerySet:
+    kept = np.flatnonzero(np.isin(queries.splits, splits)).tolist()
+    return QuerySet(
+        [queries.query_ids[i] for i in kept],
+        [queries.sku_ids[i] for i in kept],
+        [queries.splits[i] for i in kept],
+        queries.embeddings[kept],
+    )
+
+
+def _gallery_of(gallery: Gallery, splits: tuple[str, ...]) -> Gallery:
+    kept = np.flatnonzero(np.isin(gallery.splits, splits)).tolist()
+    return Gallery(
+        [gallery.sku_ids[i] for i in kept], [gallery.splits[i] for i in kept], gallery.vectors[kept]
+    )
+
+
+def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:
+    """The one list that all models have; an empty one where there is no model."""
+    if not lists:
+        return []
+    first, expected = next(iter(lists.items()))
+    for name, found in lists.items():
+        if found != expected:
+            raise ValueError(
+                f"{what}: models {first} ({len(expected)}) and {name} ({len(found)}) differ in content or "
+                "order, so their difference would not be paired; give all models the same"
+            )
+    return expected
+
+
+def _check_lengths(what: str, rows: np.ndarray, *columns: list[str]) -> None:
+    if rows.ndim != 2 or any(len(column) != len(rows) for column in columns):
+        lengths = ", ".join(str(len(column)) for column in columns)
+        raise ValueError(f"{what}: columns of {lengths} values for embeddings of shape {rows.shape}")

@@ -1,0 +1,97 @@
+"""95% bootstrap intervals of means and paired differences, the SKU being the resampled unit.
+
+Queries of one SKU are not independent, so a resample draws SKUs, each with all its queries, and
+its mean is a ratio of sums: the sum of the drawn queries' values over their number.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over queries and its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean paired difference a - b and its interval."""
+
+    delta: float
+    low: float
+    high: float
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the whole interval is above zero: what it takes to claim an improvement."""
+        return self.low > 0
+
+
+def bootstrap_mean(values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0) -> Interval:
+    """The mean of `values` (Q,) with a percentile interval over resampled `groups` (Q,).
+
+    Raises:
+        ValueError: no values, or a different number of groups.
+    """
+    means = resampled_means(values[:, None], groups, resamples, seed)[:, 0]
+    return Interval(float(values.mean()), *percentile_interval(means))
+
+
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
+) -> Difference:
+    """The mean of `a - b` with a percentile interval; `a[i]` and `b[i]` are of one query.
+
+    Raises:
+        ValueError: `a`, `b` and `groups` differ in length, or are empty.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a paired difference needs equal shapes, found {a.shape} and {b.shape}")
+    mean = bootstrap_mean(a - b, groups, resamples, seed)
+    return Difference(mean.mean, mean.low, mean.high)
+
+
+def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """The mean of each column of `values` in each resample of the groups.
+
+    All columns see the same resamples, so differences of columns are paired.
+
+    Args:
+        values: (Q, M) one column per quantity.
+        groups: (Q,) the SKU of each query, of any type that sorts.
+        resamples: how often to draw as many groups as there are, with replacement.
+        seed: of the draws.
+
+    Returns:
+        (resamples, M) float64.
+
+    Raises:
+        ValueError: no values, or a different number of groups.
+    """
+    if len(values) != len(groups) or len(values) == 0:
+        raise ValueError(
+            f"need one group per value and at least one: {len(values)} values, {len(groups)} groups"
+        )
+    _, group_of = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group_of).astype(np.float64)
+    sums = np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, values.shape[1]))
+    for i in range(resamples):
+        # How often each group was drawn: a multinomial count, weighting its sum and its size.
+        counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+        means[i] = counts @ sums / (counts @ sizes)
+    return means
+
+
+def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
+    """The central 95% of `draws` (R,)."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,79 @@
+"""The aggregator g: the embeddings of a SKU's views, however many, become one fingerprint (eq. 2).
+
+K learnable tokens attend to one another and to the views (a Q-Former of a few layers); their mean is
+projected and L2-normalised. In the residual form the projection starts at zero and is added to the
+mean of the views, so that training starts from mean-SKU and can only learn to depart from it.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skufp_pipeline.fingerprint.settings import AggregatorSettings
+
+
+class _Layer(nn.Module):
+    """Self-attention of the tokens, cross-attention to the views, feed-forward; each pre-normalised."""
+
+    def __init__(self, dimension: int, settings: AggregatorSettings) -> None:
+        super().__init__()
+        heads, dropout = settings.heads, settings.dropout
+        self.self_attention = nn.MultiheadAttention(dimension, heads, dropout, batch_first=True)
+        self.cross_attention = nn.MultiheadAttention(dimension, heads, dropout, batch_first=True)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dimension, settings.feedforward),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(settings.feedforward, dimension),
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(dimension) for _ in range(3))
+
+    def forward(self, tokens: Tensor, views: Tensor, absent: Tensor) -> Tensor:
+        x = self.norms[0](tokens)
+        tokens = tokens + self.self_attention(x, x, x, need_weights=False)[0]
+        x = self.norms[1](tokens)
+        tokens = tokens + self.cross_attention(x, views, views, key_padding_mask=absent, need_weights=False)[0]
+        attended: Tensor = tokens + self.feedforward(self.norms[2](tokens))
+        return attended
+
+
+class Aggregator(nn.Module):
+    """g: (S, V, D) views and their mask to (S, D) unit fingerprints.
+
+    Args:
+        dimension: D.
+
+    Raises:
+        ValueError: D is not a multiple of the number of heads.
+    """
+
+    def __init__(self, dimension: int, settings: AggregatorSettings) -> None:
+        super().__init__()
+        if dimension % settings.heads:
+            raise ValueError(f"fingerprint.aggregator.heads {settings.heads} does not divide D = {dimension}")
+        self.residual = settings.residual
+        self.tokens = nn.Parameter(0.02 * torch.randn(settings.tokens, dimension))
+        self.view_norm = nn.LayerNorm(dimension)
+        self.layers = nn.ModuleList(_Layer(dimension, settings) for _ in range(settings.layers))
+        self.output_norm = nn.LayerNorm(dimension)
+        self.projection = nn.Linear(dimension, dimension)
+        if self.residual:
+            nn.init.zeros_(self.projection.weight)
+            nn.init.zeros_(self.projection.bias)
+
+    def forward(self, views: Tensor, mask: Tensor) -> Tensor:
+        """Fingerprints of S SKUs.
+
+        Args:
+            views: (S, V, D) unit rows; what stands where `mask` is False does not matter.
+            mask: (S, V) bool, True for a view that is there; at least one a SKU.
+        """
+        views = views * mask.unsqueeze(-1)
+        tokens = self.tokens.expand(len(views), -1, -1)
+        seen, absent = self.view_norm(views), ~mask
+        for layer in self.layers:
+            tokens = layer(tokens, seen, absent)
+        output = self.projection(self.output_norm(tokens).mean(dim=1))
+        if self.residual:
+            output = output + F.normalize(views.sum(dim=1), dim=-1)
+        return F.normalize(output, dim=-1)

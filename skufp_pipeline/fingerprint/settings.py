@@ -1,0 +1,43 @@
+"""Typed configuration of the fingerprint model and its training (App. C of the report)."""
+
+from pydantic import Field
+
+from skufp_pipeline.settings import Settings
+
+
+class AggregatorSettings(Settings):
+    """The Q-Former-style aggregator of section 4.3."""
+
+    tokens: int = Field(4, ge=1)  # K learnable query tokens
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    feedforward: int = Field(256, ge=1)  # hidden units
+    dropout: float = Field(0.0, ge=0, lt=1)
+    residual: bool = True  # add to the mean of the views; False is the paper's plain form
+
+
+class FingerprintTrainingSettings(Settings):
+    """Loss weights and temperatures of eqs 10-14, and how to train."""
+
+    image_weight: float = Field(1.0, ge=0)  # lambda_img, eq. 10
+    text_weight: float = Field(0.5, ge=0)  # lambda_txt, eq. 11
+    rank_weight: float = Field(1.0, ge=0)  # lambda_rank, eq. 12
+    classification_weight: float = Field(1.0, ge=0)  # lambda_CE, eq. 13
+    rank_temperature: float = Field(0.07, gt=0)  # tau
+    classification_temperature: float = Field(0.07, gt=0)  # tau'
+    text_query_weight: float = Field(0.2, ge=0)  # text queries beside image queries in eqs 12 and 13
+    epochs: int = Field(40, ge=1)
+    skus_per_batch: int = Field(1024, ge=2)  # S in the softmax of one step
+    queries_per_batch: int = Field(512, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    view_dropout: float = Field(0.2, ge=0, lt=1)  # share of a SKU's views hidden in a step, never all
+
+
+class FingerprintSettings(Settings):
+    """From catalog views to one vector per SKU."""
+
+    max_views: int = Field(32, ge=1)  # of one SKU; further ones are left aside
+    aggregator: AggregatorSettings = AggregatorSettings()
+    training: FingerprintTrainingSettings = FingerprintTrainingSettings()

@@ -1,0 +1,65 @@
+"""Best-shot teachers: for each SKU the one view that alone retrieves its queries best (section 4.3).
+
+The paper chooses with validation queries; here only `train` queries choose, so that nothing that is
+scored later has a say. A SKU without such queries gets its medoid.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.fingerprint.views import ViewSet, mean_sku, view_centrality
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """One teacher per SKU.
+
+    Attributes:
+        vectors: (S, D) unit rows.
+        view: (S,) index of the chosen view.
+        reciprocal_rank: (S,) mean reciprocal rank that it reaches alone; nan where the medoid stands in.
+        num_queries: (S,) queries that chose.
+    """
+
+    vectors: NDArray[np.float32]
+    view: NDArray[np.int64]
+    reciprocal_rank: NDArray[np.float64]
+    num_queries: NDArray[np.int64]
+
+
+def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> Teachers:
+    """Chooses each SKU's best view by mean reciprocal rank, then mean cosine, then order.
+
+    Each view is tried as the sole vector of its SKU against the mean vectors of all other SKUs.
+
+    Args:
+        views: S SKUs.
+        queries: (Q, D) unit rows of `train` queries.
+        truth: (Q,) row of each query's SKU in `views`.
+    """
+    rivals = mean_sku(views)
+    chosen = view_centrality(views).argmax(axis=1)
+    reciprocal = np.full(len(chosen), np.nan)
+    by_sku = np.argsort(truth, kind="stable")
+    bounds = np.searchsorted(truth[by_sku], np.arange(len(chosen) + 1))
+    for sku in np.flatnonzero(np.diff(bounds)):
+        own = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
+        scores = _reciprocal_ranks(own, views.views[sku, views.mask[sku]], rivals, sku)
+        cosine = (own @ views.views[sku, views.mask[sku]].T).mean(axis=0)
+        chosen[sku] = np.lexsort((np.arange(len(scores)), -cosine, -scores.round(9)))[0]
+        reciprocal[sku] = scores[chosen[sku]]
+    vectors = views.views[np.arange(len(chosen)), chosen]
+    return Teachers(vectors, chosen.astype(np.int64), reciprocal, np.diff(bounds))
+
+
+def _reciprocal_ranks(
+    queries: NDArray[np.float32], views: NDArray[np.float32], rivals: NDArray[np.float32], own: int
+) -> NDArray[np.float64]:
+    """(V,) mean reciprocal rank of each view as the sole vector of SKU `own`."""
+    others = queries @ rivals.T  # (Q, S)
+    others[:, own] = -np.inf
+    alone = queries @ views.T  # (Q, V)
+    ranks = 1 + np.stack([(others >= alone[:, [view]]).sum(axis=1) for view in range(views.shape[0])], axis=1)
+    return (1.0 / ranks).mean(axis=0)

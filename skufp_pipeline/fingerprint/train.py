@@ -1,0 +1,223 @@
+"""Trains the aggregator on eq. 14: regression, rank distillation and classification together.
+
+Every step draws SKUs and queries of theirs; SKUs are few enough to be held whole. The weights kept are
+those of the epoch that ranks the development queries best.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from skufp_pipeline.encoders.schedule import warm_cosine
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.fingerprint.aggregator import Aggregator
+from skufp_pipeline.fingerprint.losses import classification, embedding_regression, rank_distillation
+from skufp_pipeline.fingerprint.settings import (
+    AggregatorSettings,
+    FingerprintSettings,
+    FingerprintTrainingSettings,
+)
+from skufp_pipeline.fingerprint.views import ViewSet
+
+WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Query embeddings (Q, D), unit rows, and the row of each one's SKU in a `ViewSet` (Q,)."""
+
+    embeddings: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FingerprintData:
+    """What the aggregator learns from: training SKUs, their `train` queries, their teachers.
+
+    Attributes:
+        views: S training SKUs.
+        image_queries, text_queries: of role `train`.
+        development: image queries of role `development`.
+        image_teachers, text_teachers: (S, D) unit rows; a text teacher is zero where a SKU has no text.
+    """
+
+    views: ViewSet
+    image_queries: Queries
+    text_queries: Queries
+    development: Queries
+    image_teachers: NDArray[np.float32]
+    text_teachers: NDArray[np.float32]
+
+
+def train_aggregator(
+    data: FingerprintData, settings: FingerprintSettings, seed: int, device: torch.device, log: Log
+) -> tuple[Aggregator, list[dict[str, float]]]:
+    """The aggregator of the best epoch, and the history of all (losses, development MRR).
+
+    Raises:
+        UserError: no training queries, or fewer than two SKUs.
+    """
+    if len(data.views.sku_ids) < 2 or len(data.image_queries.truth) == 0:
+        raise UserError(
+            f"the fingerprint model needs two training SKUs and their queries at least; found "
+            f"{len(data.views.sku_ids)} SKUs and {len(data.image_queries.truth)} queries of role train"
+        )
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = Aggregator(data.views.views.shape[2], settings.aggregator).to(device)
+    tensors = _Tensors(data, device)
+    training = settings.training
+    optimizer = torch.optim.AdamW(
+        model.parameters(), training.learning_rate, weight_decay=training.weight_decay
+    )
+    steps = math.ceil(len(data.image_queries.truth) / training.queries_per_batch)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warm_cosine(step, steps * training.epochs, training.warmup_fraction)
+    )
+    history: list[dict[str, float]] = []
+    best_weights: dict[str, Tensor] = {}
+    best, started = -1.0, time.perf_counter()
+    for epoch in range(training.epochs):
+        model.train()
+        totals: dict[str, float] = {}
+        for _ in range(steps):
+            losses = _losses(model, tensors, training, generator)
+            loss = torch.stack(list(losses.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            for name, value in losses.items():
+                totals[name] = totals.get(name, 0.0) + value.item() / steps
+        reciprocal_rank = _development_mrr(model, tensors)
+        history.append({"epoch": epoch + 1, **totals, "development_mrr": reciprocal_rank})
+        if math.isnan(reciprocal_rank) or reciprocal_rank > best:
+            best = reciprocal_rank
+            best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        if (epoch + 1) % max(1, training.epochs // 10) == 0:
+            rate = (epoch + 1) * steps / (time.perf_counter() - started)
+            log(
+                f"epoch {epoch + 1}/{training.epochs}: loss {sum(totals.values()):.3f}, "
+                f"development MRR {reciprocal_rank:.4f} (best {best:.4f}), {rate:.1f} steps/s"
+            )
+    model.load_state_dict(best_weights)
+    return model.eval(), history
+
+
+@torch.inference_mode()
+def fingerprints(
+    model: Aggregator, views: ViewSet, device: torch.device, batch: int = 4096
+) -> NDArray[np.float32]:
+    """(S, D) unit rows: the zero-shot path too, since it needs nothing but the views."""
+    model.eval()
+    rows = np.empty((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
+    for start in range(0, len(rows), batch):
+        part = slice(start, start + batch)
+        made = model(
+            torch.from_numpy(views.views[part]).to(device), torch.from_numpy(views.mask[part]).to(device)
+        ).double()
+        rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
+    return rows
+
+
+def save_aggregator(model: Aggregator, dimension: int, settings: AggregatorSettings, directory: Path) -> None:
+    """Weights as safetensors, and the configuration that rebuilds the model."""
+    save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
+    config = {"dimension": dimension, "settings": settings.model_dump()}
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_aggregator(directory: Path, device: torch.device) -> Aggregator:
+    """The model that `save_aggregator` wrote, in evaluation mode."""
+    config = json.loads((directory / CONFIG_FILE).read_text())
+    model = Aggregator(config["dimension"], AggregatorSettings(**config["settings"]))
+    model.load_state_dict(load_file(directory / WEIGHTS_FILE))
+    return model.to(device).eval()
+
+
+class _Tensors:
+    """The training data as tensors on the device."""
+
+    def __init__(self, data: FingerprintData, device: torch.device) -> None:
+        self.views = torch.from_numpy(data.views.views).to(device)
+        self.mask = torch.from_numpy(data.views.mask).to(device)
+        self.image_teachers = torch.from_numpy(data.image_teachers).to(device)
+        self.text_teachers = torch.from_numpy(data.text_teachers).to(device)
+        self.image_queries = _on(data.image_queries, device)
+        self.text_queries = _on(data.text_queries, device)
+        self.development = _on(data.development, device)
+
+
+def _on(queries: Queries, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(queries.embeddings).to(device), torch.from_numpy(queries.truth).to(device)
+
+
+def _losses(
+    model: Aggregator, data: _Tensors, settings: FingerprintTrainingSettings, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """The weighted terms of eq. 14 on one batch of SKUs and their queries."""
+    skus = torch.randperm(len(data.views), generator=generator)[: settings.skus_per_batch].sort().values
+    mask = _drop_views(data.mask[skus], settings.view_dropout, generator)
+    made = model(data.views[skus], mask)
+    image_teachers, text_teachers = data.image_teachers[skus], data.text_teachers[skus]
+    known = text_teachers.abs().sum(dim=1) > 0
+    losses = {
+        "regression_image": settings.image_weight * embedding_regression(made, image_teachers),
+        "rank": made.new_zeros(()),
+        "classification": made.new_zeros(()),
+    }
+    if known.any():
+        losses["regression_text"] = settings.text_weight * embedding_regression(made[known], text_teachers[known])
+    for (embeddings, truth), teachers, weight in (
+        (data.image_queries, image_teachers, 1.0),
+        (data.text_queries, text_teachers, settings.text_query_weight),
+    ):
+        queries, place = _draw(embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator)
+        if weight == 0 or len(queries) == 0:
+            continue
+        rank = rank_distillation(queries, teachers, made, settings.rank_temperature)
+        wrong = classification(queries, made, place, settings.classification_temperature)
+        losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank
+        losses["classification"] = losses["classification"] + weight * settings.classification_weight * wrong
+    return losses
+
+
+def _draw(
+    embeddings: Tensor, truth: Tensor, skus: Tensor, num_skus: int, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """`count` random queries of the batch's SKUs, and each one's row within the batch."""
+    place = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
+    place[skus] = torch.arange(len(skus), device=truth.device)
+    inside = torch.nonzero(place[truth] >= 0).squeeze(1)
+    chosen = inside[torch.randperm(len(inside), generator=generator)[:count]]
+    return embeddings[chosen], place[truth[chosen]]
+
+
+def _drop_views(mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Hides each view with probability `share`; a SKU that would lose all keeps all."""
+    if share == 0:
+        return mask
+    kept = mask & (torch.rand(mask.shape, generator=generator) >= share).to(mask.device)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+
+
+@torch.inference_mode()
+def _development_mrr(model: Aggregator, data: _Tensors) -> float:
+    """Mean reciprocal rank of the development queries, ties counted against the truth."""
+    queries, truth = data.development
+    if len(queries) == 0:
+        return float("nan")
+    model.eval()
+    scores = queries @ model(data.views, data.mask).T
+    ranks = (scores >= scores.gather(1, truth[:, None])).sum(dim=1)
+    return float((1.0 / ranks).mean())

@@ -1,0 +1,158 @@
+"""A preset: the whole configuration of one graph, a YAML file loaded into typed classes.
+
+`presets/demo.yaml`, `ci.yaml`, `photos.yaml` and `df2.yaml` differ in configuration only. A value may
+name an environment variable, `${NAME}` or `${NAME:-default}`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from skufp_pipeline.datasets.crops import CropSettings
+from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings
+from skufp_pipeline.datasets.manifest import ManifestSettings
+from skufp_pipeline.datasets.prompts import PromptSettings
+from skufp_pipeline.datasets.sample.settings import SampleSettings
+from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.fingerprint.settings import FingerprintSettings
+from skufp_pipeline.settings import Settings
+
+PRESET_FOLDER = Path("presets")
+PRESET_VARIABLE = "SKUFP_PRESET"
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class SampleDataset(Settings):
+    """The rendered sample, written in DeepFashion2's layout and read by its reader."""
+
+    source: Literal["sample"]
+    render: SampleSettings
+    read: DeepFashion2Settings = DeepFashion2Settings()
+
+
+class DeepFashion2Dataset(Settings):
+    """DeepFashion2 on disk, in its original layout."""
+
+    source: Literal["deepfashion2"]
+    path: str  # the folder that holds train/annos and train/image
+    read: DeepFashion2Settings = DeepFashion2Settings()
+
+
+class ManifestDataset(Settings):
+    """A user's own catalogue: a CSV or Parquet file of SKUs and image paths."""
+
+    source: Literal["manifest"]
+    read: ManifestSettings
+
+
+Dataset = Annotated[SampleDataset | DeepFashion2Dataset | ManifestDataset, Field(discriminator="source")]
+
+
+class ComputeSettings(Settings):
+    """What the machine offers, and what an asset asks an executor for."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpus: int = Field(0, ge=0)  # GPUs that each GPU asset asks Kubernetes or Ray for
+    cores: float = Field(2, gt=0)  # CPU cores that each heavy asset asks for
+    memory_gib: float = Field(4, gt=0)
+
+
+class Thresholds(Settings):
+    """What the evaluation checks demand; null switches one off."""
+
+    encoder_recall_low: float | None = None  # image R@1 of Baseline 3 on seen+zero: a data set neither
+    encoder_recall_high: float | None = None  # broken nor easy
+    fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
+    fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
+    skipped_fraction: float = Field(0.05, ge=0, le=1)  # of crops that may be undecodable
+    search_p95_ms: float = Field(50.0, gt=0)  # one query at a time, search alone
+
+
+class EvaluationSettings(Settings):
+    """The retrieval report (App. A)."""
+
+    resamples: int = Field(2000, ge=100)  # of the paired bootstrap
+    latency_queries: int = Field(200, ge=1)
+    batch: int = Field(64, ge=1)  # queries of a batched search
+    grid_queries: int = Field(8, ge=1)  # rows of the picture of results
+    thresholds: Thresholds = Thresholds()
+
+
+class Preset(Settings):
+    """All the configuration of one graph."""
+
+    name: str
+    seed: int = Field(17, ge=0)
+    data_root: str  # a local path or an fsspec URL
+    shards: int = Field(8, ge=1, le=1000)
+    dataset: Dataset
+    splits: SplitSettings = SplitSettings()
+    crops: CropSettings = CropSettings()
+    prompts: PromptSettings = PromptSettings()
+    encoder: EncoderSettings
+    fingerprint: FingerprintSettings = FingerprintSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    kept_index_versions: int = Field(3, ge=1)
+    compute: ComputeSettings = ComputeSettings()
+
+
+def load_preset(name: str | None = None) -> Preset:
+    """The preset of this name in `presets/`, or at this path; `$SKUFP_PRESET` or `demo` by default.
+
+    Raises:
+        UserError: no such preset, broken YAML, an unset variable, an unknown key or a bad value.
+    """
+    name = name or os.environ.get(PRESET_VARIABLE) or "demo"
+    path = _preset_path(name)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {error}") from error
+    try:
+        return Preset.model_validate(_expand(raw, path, ""))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_problems(error)}") from error
+
+
+def _preset_path(name: str) -> Path:
+    candidates = [Path(name), PRESET_FOLDER / f"{name}.yaml"]
+    candidates.append(Path(__file__).parent.parent / candidates[-1])
+    for path in candidates:
+        if path.is_file():
+            return path
+    known = sorted(path.stem for folder in {c.parent for c in candidates[1:]} for path in folder.glob("*.yaml"))
+    raise UserError(f"no preset {name!r}: expected a YAML file or one of {', '.join(sorted(set(known)))}")
+
+
+def _expand(value: Any, path: Path, key: str) -> Any:
+    """`value` with `${NAME}` replaced in every string."""
+    if isinstance(value, dict):
+        return {name: _expand(inner, path, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, path, key) for inner in value]
+    if not isinstance(value, str):
+        return value
+
+    def replacement(match: re.Match[str]) -> str:
+        found = os.environ.get(match[1], match[2])
+        if found is None:
+            raise UserError(f"{path}: {key} needs the environment variable {match[1]}; set it, or edit the preset")
+        return found
+
+    return _VARIABLE.sub(replacement, value)
+
+
+def _problems(error: ValidationError) -> str:
+    """Pydantic's findings, one a line, in a user's words."""
+    lines = []
+    for problem in error.errors():
+        where = ".".join(str(part) for part in problem["loc"]) or "the file"
+        reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        lines.append(f"{where}: {reason}")
+    return "; ".join(lines)

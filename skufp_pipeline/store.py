@@ -1,0 +1,283 @@
+"""The artifact store: every result is a directory under one root, whole or not there at all.
+
+A directory is built under a temporary name on the same file system, its `manifest.json` is written
+last, and then it is moved into place; readers refuse a directory without a manifest. The root is a
+local path or any fsspec URL; remote artifacts are read through a local cache, so that the science
+sees local paths only. A result whose recipe (code, configuration, inputs) is unchanged is not
+computed again.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pydantic import ValidationError
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.settings import Settings
+
+MANIFEST = "manifest.json"
+
+
+class FileEntry(Settings):
+    """Size in bytes and SHA-256 of one file of an artifact."""
+
+    bytes: int
+    sha256: str
+
+
+class Recipe(Settings):
+    """All that a result depends on: the code, its part of the configuration, its inputs' digests."""
+
+    code_version: str
+    config: dict[str, Any] = {}
+    inputs: dict[str, str] = {}
+
+    @property
+    def digest(self) -> str:
+        return _digest_json(self.model_dump())
+
+
+class Manifest(Settings):
+    """What `manifest.json` holds. `digest` names the content: the same files, the same digest."""
+
+    artifact: str
+    digest: str
+    recipe: Recipe
+    summary: dict[str, Any]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete result: its local directory, its manifest, and whether this call computed it."""
+
+    path: Path
+    manifest: Manifest
+    computed: bool = False
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.manifest.summary
+
+    def require_input(self, name: str, digest: str) -> None:
+        """Refuses, by name, an artifact that was made from another version of an input."""
+        found = self.manifest.recipe.inputs.get(name)
+        if found != digest:
+            raise UserError(
+                f"{self.manifest.artifact} was made with {name} {found}, but the {name} in use is {digest}; "
+                f"materialize {self.manifest.artifact} again"
+            )
+
+    def damaged_files(self) -> list[str]:
+        """Names of files that are missing or whose checksum is not the manifest's."""
+        return [
+            name
+            for name, entry in self.manifest.files.items()
+            if not (self.path / name).is_file() or _file_entry(self.path / name) != entry
+        ]
+
+
+class ArtifactStore:
+    """Artifacts by key (`tables/annotations`, `crops/shard_0003`) under one root.
+
+    Args:
+        root: local directory or fsspec URL (`s3://bucket/prefix`).
+        cache: local directory for copies of remote artifacts; a temporary one by default.
+    """
+
+    def __init__(self, root: str | Path, cache: Path | None = None) -> None:
+        self.root = str(root)
+        try:
+            self._fs, self._base = fsspec.url_to_fs(self.root)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"data root {self.root!r} can't be opened: {error}") from error
+        self._local = isinstance(self._fs, LocalFileSystem)
+        tag = hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        self._cache = cache or Path(tempfile.gettempdir()) / "skufp-cache" / tag
+
+    def find(self, key: str) -> Artifact | None:
+        """The artifact at `key`, or None where there is no complete one."""
+        manifest = self._read_manifest(key)
+        return None if manifest is None else Artifact(self._local_copy(key, manifest), manifest)
+
+    def read(self, key: str) -> Artifact:
+        """The artifact at `key`; a `UserError` that names it where there is no complete one."""
+        artifact = self.find(key)
+        if artifact is None:
+            raise UserError(f"no complete {key} under {self.root}; materialize it first")
+        return artifact
+
+    def produce(self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+        """The artifact at `key` made by `recipe`: the one that is there, or built now.
+
+        Args:
+            build: writes files into the directory it is given and returns a JSON-able summary.
+        """
+        existing = self._read_manifest(key)
+        if existing is not None and existing.recipe == recipe:
+            return Artifact(self._local_copy(key, existing), existing)
+        with self._building(key) as directory:
+            summary = dict(build(directory))
+            manifest = _describe(key, directory, recipe, summary)
+            (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+            path = self._publish(key, directory, manifest)
+        self._drop_scratch(key)
+        return Artifact(path, manifest, computed=True)
+
+    def scratch(self, key: str, recipe: Recipe) -> Path:
+        """A local directory that survives a killed run of this very recipe, for resuming it."""
+        directory = self._scratch_root(key) / recipe.digest
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def local_path(self, relative: str) -> Path:
+        """Local path of one file below the root, fetched where the root is remote."""
+        if self._local:
+            return Path(self._base) / relative
+        target = self._cache / "files" / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._fs.get_file(f"{self._base}/{relative}", str(target))
+        return target
+
+    def read_pointer(self, key: str) -> str | None:
+        """The text of a small pointer file such as `index/CURRENT`, or None."""
+        path = f"{self._base}/{key}"
+        return self._fs.cat_file(path).decode().strip() if self._fs.isfile(path) else None
+
+    def write_pointer(self, key: str, text: str) -> None:
+        """Replaces a pointer file atomically."""
+        path = f"{self._base}/{key}"
+        if not self._local:
+            self._fs.pipe_file(path, f"{text}\n".encode())
+            return
+        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(f"{text}\n")
+        temporary.replace(path)
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """Names of the complete artifacts directly below `prefix`, sorted."""
+        base = f"{self._base}/{prefix}"
+        if not self._fs.isdir(base):
+            return []
+        names = sorted(Path(path).name for path in self._fs.ls(base, detail=False))
+        return [name for name in names if self._fs.isfile(f"{base}/{name}/{MANIFEST}")]
+
+    def _read_manifest(self, key: str) -> Manifest | None:
+        path = f"{self._base}/{key}/{MANIFEST}"
+        try:
+            text = self._fs.cat_file(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return Manifest.model_validate_json(text)
+        except ValidationError as error:
+            raise UserError(
+                f"{path} is not a manifest of this version; delete its folder and materialize {key}"
+            ) from error
+
+    def _local_copy(self, key: str, manifest: Manifest) -> Path:
+        if self._local:
+            return Path(self._base) / key
+        target = self._cache / key / manifest.digest
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = Path(tempfile.mkdtemp(dir=target.parent))
+            for name in manifest.files:
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(f"{self._base}/{key}/{name}", str(partial / name))
+            partial.rename(target)
+        return target
+
+    @contextmanager
+    def _building(self, key: str) -> Iterator[Path]:
+        temporary = (Path(self._base) if self._local else self._cache) / ".tmp"
+        flat = key.replace("/", "__")
+        _remove_leftovers(temporary, flat)
+        directory = temporary / f"{flat}.{socket.gethostname()}.{os.getpid()}"
+        try:
+            directory.mkdir(parents=True)
+            yield directory
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise UserError(
+                    f"disk full while writing {key} under {self.root}; free some space and run it again "
+                    "(nothing half-written was left)"
+                ) from error
+            if isinstance(error, PermissionError):
+                raise UserError(f"no permission to write {key} under {self.root}: {error}") from error
+            raise
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _publish(self, key: str, directory: Path, manifest: Manifest) -> Path:
+        if self._local:
+            target = Path(self._base) / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replaced = directory.with_name(directory.name + ".replaced")
+            if target.exists():
+                target.rename(replaced)
+            directory.rename(target)
+            shutil.rmtree(replaced, ignore_errors=True)
+            return target
+        remote = f"{self._base}/{key}"
+        if self._fs.exists(remote):
+            if self._fs.exists(f"{remote}/{MANIFEST}"):
+                self._fs.rm_file(f"{remote}/{MANIFEST}")  # incomplete first, so that no reader trusts it
+            self._fs.rm(remote, recursive=True)
+        for name in [*manifest.files, MANIFEST]:
+            self._fs.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
+            self._fs.put_file(str(directory / name), f"{remote}/{name}")
+        return self._local_copy(key, manifest)
+
+    def _scratch_root(self, key: str) -> Path:
+        return (Path(self._base) if self._local else self._cache) / ".scratch" / key.replace("/", "__")
+
+    def _drop_scratch(self, key: str) -> None:
+        shutil.rmtree(self._scratch_root(key), ignore_errors=True)
+
+
+def shard_key(table: str, shard: int) -> str:
+    """Key of one shard of a sharded artifact."""
+    return f"{table}/shard_{shard:04d}"
+
+
+def _describe(key: str, directory: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Manifest:
+    names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
+    files = {name: _file_entry(directory / name) for name in names}
+    digest = _digest_json({name: entry.sha256 for name, entry in files.items()})
+    return Manifest(artifact=key, digest=digest, recipe=recipe, summary=dict(summary), files=files)
+
+
+def _file_entry(path: Path) -> FileEntry:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(bytes=path.stat().st_size, sha256=digest)
+
+
+def _digest_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _remove_leftovers(temporary: Path, flat_key: str) -> None:
+    """Deletes what killed runs on this machine left of one artifact."""
+    for path in temporary.glob(f"{flat_key}.{socket.gethostname()}.*"):
+        pid = path.name.removesuffix(".replaced").rpartition(".")[2]
+        if not Path(f"/proc/{pid}").exists() or int(pid) == os.getpid():
+            shutil.rmtree(path, ignore_errors=True)
