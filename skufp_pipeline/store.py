@@ -171,13 +171,23 @@ class ArtifactStore:
         temporary.write_text(f"{text}\n")
         temporary.replace(path)
 
-    def list_keys(self, prefix: str) -> list[str]:
-        """Names of the complete artifacts directly below `prefix`, sorted."""
+    def newest_keys(self, prefix: str) -> list[str]:
+        """Names of the complete artifacts directly below `prefix`, the last written first."""
         base = f"{self._base}/{prefix}"
         if not self._fs.isdir(base):
             return []
-        names = sorted(Path(path).name for path in self._fs.ls(base, detail=False))
-        return [name for name in names if self._fs.isfile(f"{base}/{name}/{MANIFEST}")]
+        names = [Path(path).name for path in self._fs.ls(base, detail=False)]
+        written = {
+            name: self._fs.modified(f"{base}/{name}/{MANIFEST}")
+            for name in sorted(names)
+            if self._fs.isfile(f"{base}/{name}/{MANIFEST}")
+        }
+        return sorted(written, key=lambda name: written[name], reverse=True)
+
+    def delete(self, key: str) -> None:
+        """Removes an artifact, its manifest first, so that no reader takes a half for the whole."""
+        self._fs.rm_file(f"{self._base}/{key}/{MANIFEST}")
+        self._fs.rm(f"{self._base}/{key}", recursive=True)
 
     def _read_manifest(self, key: str) -> Manifest | None:
         path = f"{self._base}/{key}/{MANIFEST}"
@@ -237,10 +247,10 @@ class ArtifactStore:
             shutil.rmtree(replaced, ignore_errors=True)
             return target
         remote = f"{self._base}/{key}"
-        if self._fs.exists(remote):
-            if self._fs.exists(f"{remote}/{MANIFEST}"):
-                self._fs.rm_file(f"{remote}/{MANIFEST}")  # incomplete first, so that no reader trusts it
-            self._fs.rm(remote, recursive=True)
+        if self._fs.exists(f"{remote}/{MANIFEST}"):
+            self.delete(key)
+        elif self._fs.exists(remote):
+            self._fs.rm(remote, recursive=True)  # what a killed upload left
         for name in [*manifest.files, MANIFEST]:
             self._fs.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(directory / name), f"{remote}/{name}")
@@ -279,5 +289,15 @@ def _remove_leftovers(temporary: Path, flat_key: str) -> None:
     """Deletes what killed runs on this machine left of one artifact."""
     for path in temporary.glob(f"{flat_key}.{socket.gethostname()}.*"):
         pid = path.name.removesuffix(".replaced").rpartition(".")[2]
-        if not Path(f"/proc/{pid}").exists() or int(pid) == os.getpid():
+        if int(pid) == os.getpid() or not _is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

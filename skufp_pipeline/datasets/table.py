@@ -47,6 +47,11 @@ SKIPPED_SCHEMA: dict[str, pl.DataType] = {
 ITEM_ORDER = ["sku_id", "domain", "image_id", "item_idx"]
 
 
+def item_id() -> pl.Expr:
+    """The name of an item across splits, `<split>/<image_id>_item<idx>`: a query's id."""
+    return pl.format("{}/{}_item{}", "split", "image_id", "item_idx").alias("item_id")
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What a reader makes of a data set.

@@ -5,15 +5,36 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 
 Progress = Callable[[int, int], None]
+
+
+def embed_images(
+    encoder: Encoder, image_text: pl.DataFrame, crop_dir: Path, batch_size: int, progress: Progress | None = None
+) -> pl.DataFrame:
+    """One row per crop: who it is, and `embedding`, a fixed-size list of D float32, of unit norm."""
+    paths = [crop_dir / path for path in image_text["image_path"]]
+    rows = embed_crops(encoder, paths, batch_size, progress)
+    who = image_text.select(
+        item_id(), "sku_id", "split", "domain", "role", "category_name", "image_id", "item_idx", "image_path"
+    )
+    return who.with_columns(embedding_column(rows))
+
+
+def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> pl.DataFrame:
+    """One row per text (`text_id`, `sku_id`, `split`, `role`, `text`), with its `embedding`."""
+    rows = embed_texts(encoder, texts["text"].to_list(), batch_size)
+    return texts.select("text_id", "sku_id", "split", "role", "text").with_columns(embedding_column(rows))
 
 
 def embed_crops(

@@ -48,13 +48,13 @@ class TrainingData:
 
     Attributes:
         images: catalog crops and `train` queries of training SKUs.
-        texts: their prompts.
+        texts: their prompts, drawn anew each epoch (supervision tokens are dropped at random).
         development: `development` queries, for choosing the epoch.
         num_skus: S, the number of classes.
     """
 
     images: LabelledImages
-    texts: LabelledTexts
+    texts: Callable[[int], LabelledTexts]
     development: LabelledImages
     num_skus: int
 
@@ -103,7 +103,6 @@ class _Trainer:
         self.model, self.device = encoder.model, encoder.device
         self.prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(self.device))
         self.optimizer = torch.optim.AdamW(self._parameter_groups(), weight_decay=settings.weight_decay)
-        self.tokens = encoder.tokenize(data.texts.texts) if data.texts.texts else None
         self.steps_per_epoch = math.ceil(len(data.images.labels) / settings.batch_size)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -114,11 +113,13 @@ class _Trainer:
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
         torch.manual_seed(self.seed * 100_003 + self.epoch)  # dropout inside the towers
         self._set_train_mode()
+        texts = self.data.texts(self.epoch)
+        tokens = self.encoder.tokenize(texts.texts) if texts.texts else torch.empty(0, 0, dtype=torch.long)
         order = torch.randperm(len(self.data.images.labels), generator=generator)
         totals: dict[str, float] = {"image_loss": 0.0, "text_loss": 0.0, "gradient_norm": 0.0}
         for step, chosen in enumerate(order.split(settings.batch_size)):
             self._set_learning_rate(self.epoch * self.steps_per_epoch + step)
-            for name, value in self._step(chosen.sort().values, generator).items():
+            for name, value in self._step(chosen.sort().values, tokens, texts.labels, generator).items():
                 totals[name] += value / self.steps_per_epoch
         seconds = time.perf_counter() - started
         self.epoch += 1
@@ -132,7 +133,9 @@ class _Trainer:
         self.history.append(row)
         return row
 
-    def _step(self, chosen: Tensor, generator: torch.Generator) -> dict[str, float]:
+    def _step(
+        self, chosen: Tensor, tokens: Tensor, text_labels: NDArray[np.int64], generator: torch.Generator
+    ) -> dict[str, float]:
         settings = self.settings
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
             pixels = augment(
@@ -150,7 +153,7 @@ class _Trainer:
                 margin=settings.margin,
                 label_smoothing=settings.label_smoothing,
             )
-            text_loss = self._text_loss(len(chosen), generator)
+            text_loss = self._text_loss(len(chosen), tokens, text_labels, generator)
         loss = image_loss + settings.text_weight * text_loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -159,12 +162,14 @@ class _Trainer:
         self.optimizer.step()
         return {"image_loss": image_loss.item(), "text_loss": text_loss.item(), "gradient_norm": norm.item()}
 
-    def _text_loss(self, count: int, generator: torch.Generator) -> Tensor:
-        if self.tokens is None or self.settings.text_weight == 0:
+    def _text_loss(
+        self, count: int, tokens: Tensor, text_labels: NDArray[np.int64], generator: torch.Generator
+    ) -> Tensor:
+        if len(tokens) == 0 or self.settings.text_weight == 0:
             return torch.zeros((), device=self.device)
-        chosen = torch.randint(len(self.tokens), (count,), generator=generator)
-        embeddings = self.model.encode_text(self.tokens[chosen].to(self.device))
-        labels = torch.from_numpy(self.data.texts.labels[chosen.numpy()]).to(self.device)
+        chosen = torch.randint(len(tokens), (count,), generator=generator)
+        embeddings = self.model.encode_text(tokens[chosen].to(self.device))
+        labels = torch.from_numpy(text_labels[chosen.numpy()]).to(self.device)
         # No margin: prompts of several SKUs may be the same words.
         return sku_cross_entropy(embeddings.float(), self.prototypes, labels, scale=self.settings.scale)
 

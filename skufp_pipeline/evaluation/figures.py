@@ -76,6 +76,26 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
     return _png(figure)
 
 
+def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str], quality: str) -> bytes:
+    """A trainer's history: its losses at the left, what chose the epoch at the right.
+
+    Args:
+        history: one row an epoch, with `epoch`, every name of `losses`, and `quality`.
+    """
+    figure = _figure(9.0, 3.2)
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in history]
+    for number, name in enumerate(losses):
+        style = LINE_STYLES[number % len(LINE_STYLES)]
+        values = [row[name] for row in history]
+        left.plot(epochs, values, label=name, color=COLOURS[number % len(COLOURS)], linestyle=style)
+    right.plot(epochs, [row[quality] for row in history], color=COLOURS[2])
+    left.set(xlabel="epoch", ylabel="loss")
+    left.legend(fontsize=8, frameon=False)
+    right.set(xlabel="epoch", ylabel=quality.replace("_", " "))
+    return _png(figure)
+
+
 def latency_histogram(stages: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The spread of each stage's time; `stages` as `latency.measure` returns them, with samples."""
     figure = _figure(width=7.0, height=1.1 * max(len(stages), 1) + 0.6)

@@ -36,7 +36,7 @@ def measure(
             f"repeats and queries_per_call must be at least 1, found {repeats}, {queries_per_call}"
         )
     return {
-        stage: _statistics(_samples_ms(function, repeats, warmup, queries_per_call))
+        stage: statistics_ms(_samples_ms(function, repeats, warmup, queries_per_call))
         for stage, function in stage_functions.items()
     }
 
@@ -86,7 +86,8 @@ def _samples_ms(function: Callable[[], Any], repeats: int, warmup: int, queries:
     return samples
 
 
-def _statistics(samples_ms: list[float]) -> dict[str, Any]:
+def statistics_ms(samples_ms: list[float]) -> dict[str, Any]:
+    """p50_ms, p95_ms, mean_ms of per-query times in milliseconds, and the times themselves."""
     p50, p95 = np.quantile(samples_ms, [0.5, 0.95])
     return {
         "p50_ms": float(p50),

@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,37 +25,11 @@ from skufp_pipeline.fingerprint.settings import (
     FingerprintSettings,
     FingerprintTrainingSettings,
 )
+from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import ViewSet
 
 WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
 Log = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Query embeddings (Q, D), unit rows, and the row of each one's SKU in a `ViewSet` (Q,)."""
-
-    embeddings: NDArray[np.float32]
-    truth: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class FingerprintData:
-    """What the aggregator learns from: training SKUs, their `train` queries, their teachers.
-
-    Attributes:
-        views: S training SKUs.
-        image_queries, text_queries: of role `train`.
-        development: image queries of role `development`.
-        image_teachers, text_teachers: (S, D) unit rows; a text teacher is zero where a SKU has no text.
-    """
-
-    views: ViewSet
-    image_queries: Queries
-    text_queries: Queries
-    development: Queries
-    image_teachers: NDArray[np.float32]
-    text_teachers: NDArray[np.float32]
 
 
 def train_aggregator(

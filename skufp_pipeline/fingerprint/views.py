@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.encoders.tables import embedding_rows
+
 
 @dataclass(frozen=True)
 class ViewSet:
@@ -47,11 +49,10 @@ def gather_views(embeddings: pl.DataFrame, max_views: int) -> ViewSet:
     gallery = gallery.with_columns(pl.int_range(pl.len()).over("sku_id").alias("view"))
     gallery = gallery.filter(pl.col("view") < max_views)
     skus = gallery.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
-    vectors = gallery["embedding"].to_numpy()
+    vectors = embedding_rows(gallery)
     row = np.repeat(np.arange(len(skus)), skus["len"].to_numpy())
-    width = int(skus["len"].max() or 1)  # type: ignore[arg-type]
-    dimension = vectors.shape[1] if len(vectors) else 0
-    views = np.zeros((len(skus), width, dimension), dtype=np.float32)
+    width = int(skus["len"].to_numpy().max(initial=1))
+    views = np.zeros((len(skus), width, vectors.shape[1]), dtype=np.float32)
     mask = np.zeros((len(skus), width), dtype=bool)
     views[row, gallery["view"].to_numpy()] = vectors
     mask[row, gallery["view"].to_numpy()] = True

@@ -1,0 +1,282 @@
+"""Group `catalog`: from a data set on disk to SKU crops and their image-text tables."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from skufp_pipeline.assets.declare import Step, asset, shard_number
+from skufp_pipeline.assets.show import counts_table, frame_metadata, picture, progress, result
+from skufp_pipeline.checks.catalog import CROPS_COMPLETE, crops_complete
+from skufp_pipeline.compute import Needs
+from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
+from skufp_pipeline.datasets.contact_sheet import contact_sheet
+from skufp_pipeline.datasets.crops import write_crops
+from skufp_pipeline.datasets.deepfashion2 import inventory, read_deepfashion2
+from skufp_pipeline.datasets.manifest import read_manifest
+from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
+from skufp_pipeline.datasets.sample import render_sample
+from skufp_pipeline.datasets.table import CATALOG, QUERY, Catalogue
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.store import Artifact, ArtifactStore
+
+DATASETS = "skufp_pipeline.datasets."
+GROUP = "catalog"
+
+
+def catalog_steps(preset: Preset) -> dict[str, Step]:
+    """The steps of this group, by asset name."""
+    shards = preset.shards
+    io_needs = Needs(cores=preset.compute.cores, memory_gib=2)
+    steps = [
+        Step(
+            "raw_dataset",
+            "raw/dataset",
+            GROUP,
+            {"python", "jpeg"},
+            "The data set as it came: the rendered sample in DeepFashion2's layout, or a user's folder, "
+            "checked and inventoried.",
+            tuple(DATASETS + "sample." + name for name in _SAMPLE_MODULES),
+            _dataset_config(preset.dataset),
+            io_needs,
+        ),
+        Step(
+            "annotations",
+            "tables/annotations",
+            GROUP,
+            {"polars", "parquet"},
+            "The internal table: one row per annotated item with its SKU, split, role and box; what was "
+            "left out stands in `skipped_items` with the reason.",
+            tuple(DATASETS + name for name in ("deepfashion2", "manifest", "reading", "splits", "catalogue")),
+            {
+                "dataset": preset.dataset.read.model_dump(mode="json"),
+                "splits": preset.splits.model_dump(),
+                "shards": shards,
+            },
+            io_needs,
+            ("raw_dataset",),
+        ),
+        Step(
+            "sku_crops",
+            "crops",
+            GROUP,
+            {"pillow", "jpeg"},
+            "Every item of the shard's SKUs cut out of its photo, one JPEG each.",
+            (DATASETS + "crops", DATASETS + "reading"),
+            preset.crops.model_dump(),
+            io_needs,
+            ("annotations",),
+            shards,
+        ),
+        Step(
+            "image_text",
+            "tables/image_text",
+            GROUP,
+            {"polars", "parquet"},
+            "The image-text table: each crop with its metadata and attribute prompts, the text queries, and "
+            "the texts of the catalog.",
+            (DATASETS + "prompts", DATASETS + "attributes"),
+            {"prompts": preset.prompts.model_dump(), "splits": preset.splits.model_dump()},
+            io_needs,
+            ("sku_crops",),
+            shards,
+        ),
+    ]
+    return {step.name: step for step in steps}
+
+
+_SAMPLE_MODULES = (
+    "camera", "drawing", "garments", "labels", "outlines", "plan", "randomness", "scenery", "scenes",
+    "textures", "views", "writer",
+)  # fmt: skip
+
+
+def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
+    """The four assets of this group."""
+    steps = catalog_steps(preset)
+
+    @asset(steps["raw_dataset"])
+    def raw_dataset(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
+    ) -> dg.MaterializeResult:
+        step, dataset = steps["raw_dataset"], preset.dataset
+        inputs = {} if isinstance(dataset, SampleDataset) else {"folder": _listing(dataset)["digest"]}
+        artifact = artifacts.get().produce(
+            step.key, step.recipe(inputs), lambda directory: _raw(dataset, directory, context)
+        )
+        return result(artifact, {"inventory": dg.MetadataValue.json(artifact.summary)})
+
+    @asset(steps["annotations"])
+    def annotations(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
+    ) -> dg.MaterializeResult:
+        store, step = artifacts.get(), steps["annotations"]
+        raw = store.read(steps["raw_dataset"].key)
+
+        def build(directory: Path) -> dict[str, Any]:
+            root = source_root(preset, raw)
+            catalogue = read_catalogue(preset, root, context)
+            items = with_shards(with_image_digests(catalogue.items, root), preset.shards)
+            (directory / "items").mkdir()
+            for shard in range(preset.shards):
+                rows = items.filter(pl.col("shard") == shard)
+                rows.write_parquet(directory / _shard_file(shard), compression="zstd")
+            catalogue.skipped.write_parquet(directory / "skipped_items.parquet", compression="zstd")
+            return {
+                "items": items.height,
+                "skus": items["sku_id"].n_unique(),
+                "skipped_items": catalogue.skipped.height,
+                "skipped_by_reason": count_by(catalogue.skipped, "reason"),
+            }
+
+        artifact = store.produce(step.key, step.recipe({"raw_dataset": raw.digest}), build)
+        items = pl.read_parquet(artifact.path / "items" / "*.parquet")
+        skipped = pl.read_parquet(artifact.path / "skipped_items.parquet")
+        return result(
+            artifact,
+            {
+                **frame_metadata(items),
+                "items_by_role": counts_table(items, ["split", "domain", "role"]),
+                "skipped_by_reason": counts_table(skipped, ["reason"]),
+            },
+        )
+
+    @asset(steps["sku_crops"], [CROPS_COMPLETE])
+    def sku_crops(context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+        store, step = artifacts.get(), steps["sku_crops"]
+        shard = shard_number(context.partition_key)
+        table = store.read(steps["annotations"].key)
+
+        def build(directory: Path) -> dict[str, Any]:
+            items = pl.read_parquet(table.path / _shard_file(shard))
+            root = source_root(preset, store.read(steps["raw_dataset"].key))
+            crops, skipped = write_crops(
+                items, root, directory, preset.crops, progress(context, f"crops of {context.partition_key}")
+            )
+            crops.write_parquet(directory / "crops.parquet", compression="zstd")
+            skipped.write_parquet(directory / "skipped_items.parquet", compression="zstd")
+            return {"items": items.height, "crops": crops.height, "skipped_items": skipped.height}
+
+        shard_rows = table.manifest.files[_shard_file(shard)].sha256
+        artifact = store.produce(step.shard_key(shard), step.recipe({"annotations": shard_rows}), build)
+        crops = pl.read_parquet(artifact.path / "crops.parquet")
+        check = crops_complete(artifact, preset.evaluation.thresholds.skipped_fraction)
+        return result(
+            artifact,
+            {**frame_metadata(crops), "contact_sheet": picture(_sheet_of_skus(crops, artifact.path))},
+            [check],
+        )
+
+    @asset(steps["image_text"])
+    def image_text(context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+        store, step = artifacts.get(), steps["image_text"]
+        shard = shard_number(context.partition_key)
+        crops = store.read(steps["sku_crops"].shard_key(shard))
+
+        def build(directory: Path) -> dict[str, Any]:
+            rows = pl.read_parquet(crops.path / "crops.parquet")
+            table = build_image_text(rows, crops.path, preset.prompts, preset.splits)
+            queries, catalog_texts = build_text_queries(table), build_catalog_texts(table)
+            for name, frame in (
+                ("image_text", table),
+                ("text_queries", queries),
+                ("catalog_texts", catalog_texts),
+            ):
+                frame.write_parquet(directory / f"{name}.parquet", compression="zstd")
+            return {"rows": table.height, "text_queries": queries.height, "catalog_texts": catalog_texts.height}
+
+        artifact = store.produce(step.shard_key(shard), step.recipe({"sku_crops": crops.digest}), build)
+        table = pl.read_parquet(artifact.path / "image_text.parquet")
+        return result(
+            artifact,
+            {
+                **frame_metadata(table),
+                "examples": dg.MetadataValue.md("\n".join(f"- {text}" for text in table["text"].head(8))),
+            },
+        )
+
+    return [raw_dataset, annotations, sku_crops, image_text]
+
+
+def source_root(preset: Preset, raw: Artifact) -> Path:
+    """The folder that `orig_image_path` is relative to."""
+    match preset.dataset:
+        case SampleDataset():
+            return raw.path
+        case DeepFashion2Dataset(path=path):
+            return Path(path)
+        case ManifestDataset(read=settings):
+            return Path(settings.path).parent
+
+
+def read_catalogue(preset: Preset, root: Path, context: dg.AssetExecutionContext) -> Catalogue:
+    """The data set of the preset through the reader of its kind."""
+    dataset = preset.dataset
+    if isinstance(dataset, ManifestDataset):
+        told = progress(context, "manifest rows")
+        return read_manifest(Path(dataset.read.path), dataset.read, preset.splits, told)
+    return read_deepfashion2(root, dataset.read, preset.splits, progress(context, "annotations"))
+
+
+def read_shards(store: ArtifactStore, step: Step, shards: int) -> list[Artifact]:
+    """Every shard of a sharded asset; a `UserError` names the first that is missing."""
+    return [store.read(step.shard_key(shard)) for shard in range(shards)]
+
+
+def count_by(frame: pl.DataFrame, column: str) -> dict[str, int]:
+    """Rows by value of a column."""
+    return dict(frame.group_by(column).len().sort(column).iter_rows())
+
+
+def _dataset_config(dataset: Any) -> dict[str, Any]:
+    config: dict[str, Any] = dataset.model_dump(mode="json", exclude={"read"})
+    if "render" in config:
+        del config["render"]["workers"]  # how many processes render does not change a byte
+    return config
+
+
+def _listing(dataset: DeepFashion2Dataset | ManifestDataset) -> dict[str, Any]:
+    if isinstance(dataset, DeepFashion2Dataset):
+        root = Path(dataset.path)
+    else:
+        root = Path(dataset.read.path).parent
+        if not Path(dataset.read.path).is_file():
+            raise UserError(f"dataset.read.path {dataset.read.path!r} is no file; expected a .csv or .parquet manifest")
+    if not root.is_dir():
+        raise UserError(f"dataset.path {str(root)!r} is no folder; see README, 'Your own data'")
+    return folder_listing(root)
+
+
+def _raw(
+    dataset: SampleDataset | DeepFashion2Dataset | ManifestDataset,
+    directory: Path,
+    context: dg.AssetExecutionContext,
+) -> Mapping[str, Any]:
+    if isinstance(dataset, SampleDataset):
+        return asdict(render_sample(dataset.render, directory, progress(context, "sample images")))
+    listing = _listing(dataset)
+    if isinstance(dataset, DeepFashion2Dataset):
+        listing["splits"] = inventory(Path(dataset.path))
+    (directory / "inventory.json").write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
+    return listing
+
+
+def _shard_file(shard: int) -> str:
+    return f"items/shard_{shard:04d}.parquet"
+
+
+def _sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int = 4) -> Any:
+    """Some SKUs of the shard, a row each: catalog views, then queries."""
+    rows, labels = [], []
+    for sku_id in crops["sku_id"].unique(maintain_order=True).head(skus):
+        mine = crops.filter(pl.col("sku_id") == sku_id)
+        picked = pl.concat([mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)])
+        rows.append([folder / path for path in picked["crop_path"]])
+        labels.append(sku_id)
+    return contact_sheet(rows, tile=72, labels=labels)

@@ -1,0 +1,129 @@
+"""Group `evaluation`: the report that says how good it is, and whether each part helped."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from skufp_pipeline.assets.catalog import count_by
+from skufp_pipeline.assets.declare import Step, asset
+from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
+from skufp_pipeline.assets.show import picture, result
+from skufp_pipeline.compute import Needs
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.store import shard_key
+
+
+def evaluation_steps(preset: Preset) -> dict[str, Step]:
+    """The one step of this group."""
+    deps = ["clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
+    if preset.encoder.is_pretrained:
+        deps.append("frozen_clip_embeddings")
+    evaluation = preset.evaluation.model_dump(mode="json", exclude={"thresholds"})
+    step = Step(
+        "retrieval_report",
+        "reports/retrieval",
+        "evaluation",
+        {"numpy", "html"},
+        "Recall@K, MRR and NDCG of every model on seen, zero and seen+zero, with paired intervals, latency "
+        "by stage, and a page with curves and a grid of results.",
+        tuple(
+            "skufp_pipeline.evaluation." + name
+            for name in ("retrieval", "metrics", "protocol", "statistics", "report", "page", "figures")
+        ),
+        {"evaluation": evaluation, "seed": preset.seed, "max_views": preset.fingerprint.max_views},
+        Needs(preset.compute.cores, preset.compute.memory_gib),
+        tuple(deps),
+    )
+    return {step.name: step}
+
+
+def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefinition]:
+    """The one asset of this group, given the steps before it."""
+    step = evaluation_steps(preset)["retrieval_report"]
+
+    @asset(step)
+    def retrieval_report(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
+    ) -> dg.MaterializeResult:
+        import torch
+
+        from skufp_pipeline.evaluation import retrieval
+        from skufp_pipeline.evaluation.report import markdown_tables
+        from skufp_pipeline.search.bundle import current_index
+        from skufp_pipeline.search.engine import QueryEngine
+
+        store = artifacts.get()
+        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
+        frozen = []
+        if "frozen_clip_embeddings" in others:
+            step_frozen = others["frozen_clip_embeddings"]
+            frozen = [store.read(step_frozen.shard_key(shard)) for shard in range(preset.shards)]
+        teachers = store.read(others["best_shot_teachers"].key)
+        fingerprints = store.read(others["fingerprints"].key)
+        index, _ = current_index(store)
+        parts = [*shards, *frozen, teachers, fingerprints, index]
+        recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
+
+        def build(directory: Path) -> dict[str, Any]:
+            settings = preset.evaluation
+            tables = embedding_tables(shards)
+            inputs = retrieval.ReportInputs(
+                tables,
+                embedding_tables(frozen) if frozen else None,
+                pl.read_parquet(teachers.path / "teachers.parquet"),
+                pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
+                preset.fingerprint.max_views,
+            )
+            evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
+            context.log.info("all models judged; measuring latency")
+            engine = QueryEngine.open(store, torch.device("cpu"))
+            queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
+            photos = [store.local_path(_crop_of(row, others, preset)) for row in queries.iter_rows(named=True)]
+            texts = tables.texts.filter(pl.col("role") == "evaluation")["text"]
+            latency = retrieval.measure_latency(
+                engine, photos, texts.head(settings.latency_queries).to_list(), settings.batch, torch.get_num_threads()
+            )
+            shown = queries.head(settings.grid_queries)
+            grid = retrieval.grid_rows(shown, photos[: shown.height], engine, store.local_path)
+            catalogue = pl.read_parquet(store.read(others["annotations"].key).path / "skipped_items.parquet")
+            report = retrieval.write_report(
+                directory,
+                preset.name,
+                evaluation,
+                {"protocol": "leak-free", "skipped_items": count_by(catalogue, "reason")},
+                latency,
+                grid,
+                count_by(catalogue, "reason"),
+                {"inputs": recipe.inputs, "preset": preset.model_dump(mode="json")},
+            )
+            return {"headline": _headline(report)}
+
+        artifact = store.produce(step.key, recipe, build)
+        report = json.loads((artifact.path / "report.json").read_text())
+        figures = {
+            name: picture((artifact.path / f"{name}.png").read_bytes()) for name in ("recall", "latency", "grid")
+        }
+        page = dg.MetadataValue.path(str(artifact.path / "report.html"))
+        return result(
+            artifact, {"tables": dg.MetadataValue.md(markdown_tables(report)), "page": page, **figures}
+        )
+
+    return [retrieval_report]
+
+
+def _headline(report: dict[str, Any]) -> str:
+    from skufp_pipeline.evaluation.page import headline
+
+    return headline(report)
+
+
+def _crop_of(row: dict[str, Any], others: dict[str, Step], preset: Preset) -> str:
+    from skufp_pipeline.hashing import stable_shard
+
+    shard = stable_shard(row["sku_id"], preset.shards)
+    return f"{shard_key(others['sku_crops'].key, shard)}/{row['image_path']}"

@@ -1,0 +1,187 @@
+"""Group `fingerprints`: best-shot teachers, the aggregator, and one vector per SKU."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+
+from skufp_pipeline.assets.catalog import read_shards
+from skufp_pipeline.assets.declare import Step, asset
+from skufp_pipeline.assets.show import counts_table, frame_metadata, markdown_table, picture, result
+from skufp_pipeline.compute import Needs
+from skufp_pipeline.evaluation.figures import training_curves
+from skufp_pipeline.fingerprint.tables import (
+    EmbeddingTables,
+    fingerprint_data,
+    fingerprint_table,
+    teacher_table,
+    used_by_fingerprints,
+)
+from skufp_pipeline.fingerprint.views import gather_views
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.store import Artifact, ArtifactStore
+
+FINGERPRINT = "skufp_pipeline.fingerprint."
+GROUP = "fingerprints"
+
+
+def fingerprint_steps(preset: Preset) -> dict[str, Step]:
+    """The steps of this group, by asset name."""
+    light = Needs(preset.compute.cores, preset.compute.memory_gib)
+    heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
+    settings = preset.fingerprint.model_dump(mode="json")
+    steps = [
+        Step(
+            "best_shot_teachers",
+            "tables/best_shot_teachers",
+            GROUP,
+            {"numpy", "parquet"},
+            "For each SKU the one view, and the one text, that alone retrieves its training queries best.",
+            (FINGERPRINT + "teachers", FINGERPRINT + "views", FINGERPRINT + "tables"),
+            {"max_views": preset.fingerprint.max_views},
+            light,
+            ("clip_embeddings",),
+        ),
+        Step(
+            "fingerprint_checkpoint",
+            "checkpoints/fingerprint",
+            GROUP,
+            {"pytorch", "safetensors"},
+            "The Q-Former-style aggregator trained by regression, rank distillation and classification.",
+            tuple(FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "tables")),
+            {"fingerprint": settings, "seed": preset.seed},
+            heavy,
+            ("clip_embeddings", "best_shot_teachers"),
+        ),
+        Step(
+            "fingerprints",
+            "tables/fingerprints",
+            GROUP,
+            {"pytorch", "parquet"},
+            "One unit vector per SKU, from its catalog views alone: a new SKU needs no training.",
+            tuple(FINGERPRINT + name for name in ("train", "aggregator", "views", "tables")),
+            {"max_views": preset.fingerprint.max_views},
+            light,
+            ("clip_embeddings", "fingerprint_checkpoint"),
+        ),
+    ]
+    return {step.name: step for step in steps}
+
+
+def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.AssetsDefinition]:
+    """The three assets of this group, given the encoder's steps."""
+    steps = fingerprint_steps(preset)
+
+    def embeddings(store: ArtifactStore) -> tuple[EmbeddingTables, dict[str, str]]:
+        shards = read_embedding_shards(store, encoder["clip_embeddings"], encoder["clip_checkpoint"], preset)
+        return embedding_tables(shards), {shard.manifest.artifact: shard.digest for shard in shards}
+
+    @asset(steps["best_shot_teachers"])
+    def best_shot_teachers(artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+        store, step = artifacts.get(), steps["best_shot_teachers"]
+        tables, inputs = embeddings(store)
+
+        def build(directory: Path) -> dict[str, Any]:
+            teachers, used = teacher_table(tables, preset.fingerprint.max_views)
+            teachers.write_parquet(directory / "teachers.parquet", compression="zstd")
+            used.write_parquet(directory / "used_queries.parquet", compression="zstd")
+            return {"skus": teachers.height, "queries": used.height}
+
+        artifact = store.produce(step.key, step.recipe(inputs), build)
+        teachers = pl.read_parquet(artifact.path / "teachers.parquet")
+        return result(
+            artifact,
+            {**frame_metadata(teachers), "chosen_by": counts_table(teachers, ["split", "chosen_by"])},
+        )
+
+    @asset(steps["fingerprint_checkpoint"])
+    def fingerprint_checkpoint(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
+    ) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.train import save_aggregator, train_aggregator
+
+        store, step = artifacts.get(), steps["fingerprint_checkpoint"]
+        tables, inputs = embeddings(store)
+        teachers = store.read(steps["best_shot_teachers"].key)
+        _require_inputs(teachers, inputs)
+
+        def build(directory: Path) -> dict[str, Any]:
+            data = fingerprint_data(
+                tables, pl.read_parquet(teachers.path / "teachers.parquet"), preset.fingerprint.max_views
+            )
+            model, history = train_aggregator(
+                data, preset.fingerprint, preset.seed, models.torch_device(), context.log.info
+            )
+            save_aggregator(model, data.views.views.shape[2], preset.fingerprint.aggregator, directory)
+            (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            used_by_fingerprints(tables).write_parquet(directory / "used_queries.parquet", compression="zstd")
+            best = max(history, key=lambda row: row["development_mrr"])
+            return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **_last(best)}
+
+        recipe = step.recipe({**inputs, "best_shot_teachers": teachers.digest})
+        artifact = store.produce(step.key, recipe, build)
+        history = json.loads((artifact.path / "history.json").read_text())
+        losses = tuple(name for name in history[0] if name not in ("epoch", "development_mrr"))
+        return result(
+            artifact,
+            {
+                "curve": picture(training_curves(history, losses, "development_mrr")),
+                "history": markdown_table(pl.DataFrame(history).tail(5)),
+            },
+        )
+
+    @asset(steps["fingerprints"])
+    def fingerprints(artifacts: ArtifactStoreResource, models: ModelProvider) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.train import fingerprints as make_fingerprints
+        from skufp_pipeline.fingerprint.train import load_aggregator
+
+        store, step = artifacts.get(), steps["fingerprints"]
+        tables, inputs = embeddings(store)
+        checkpoint = store.read(steps["fingerprint_checkpoint"].key)
+
+        def build(directory: Path) -> dict[str, Any]:
+            device = models.torch_device()
+            views = gather_views(tables.images, preset.fingerprint.max_views)
+            rows = make_fingerprints(load_aggregator(checkpoint.path, device), views, device)
+            table = fingerprint_table(views, rows)
+            table.write_parquet(directory / "fingerprints.parquet", compression="zstd")
+            return {"skus": table.height, "dimension": rows.shape[1]}
+
+        recipe = step.recipe({**inputs, "fingerprint_checkpoint": checkpoint.digest})
+        artifact = store.produce(step.key, recipe, build)
+        table = pl.read_parquet(artifact.path / "fingerprints.parquet")
+        return result(artifact, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
+
+    return [best_shot_teachers, fingerprint_checkpoint, fingerprints]
+
+
+def read_embedding_shards(store: ArtifactStore, step: Step, checkpoint: Step, preset: Preset) -> list[Artifact]:
+    """Every embedding shard, all made by the encoder that is there now; refused by name otherwise."""
+    shards = read_shards(store, step, preset.shards)
+    digest = store.read(checkpoint.key).digest
+    for shard in shards:
+        shard.require_input(checkpoint.name, digest)
+    return shards
+
+
+def embedding_tables(shards: list[Artifact]) -> EmbeddingTables:
+    """The image and text tables of all shards together, by SKU."""
+
+    def gather(name: str) -> pl.DataFrame:
+        tables = [pl.read_parquet(shard.path / f"{name}.parquet") for shard in shards]
+        return pl.concat(tables).sort("sku_id", maintain_order=True)
+
+    return EmbeddingTables(gather("images"), gather("texts"))
+
+
+def _require_inputs(artifact: Artifact, inputs: dict[str, str]) -> None:
+    for name, digest in inputs.items():
+        artifact.require_input(name, digest)
+
+
+def _last(row: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name.startswith("development")}

@@ -1,0 +1,95 @@
+"""What a person sees of a result in Dagster: counts, tables, curves and contact sheets, kept small."""
+
+import base64
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+import polars as pl
+from PIL import Image
+from tqdm import tqdm
+
+from skufp_pipeline.store import Artifact
+
+_LOG_EVERY = 5.0  # seconds
+
+
+def progress(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:
+    """A `progress(done, total)` that logs counts and rate, and draws a bar in a terminal."""
+    started = time.monotonic()
+    last = started
+    bar = tqdm(desc=what, unit="", leave=False, disable=not sys.stderr.isatty())
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        bar.total = total
+        bar.update(done - bar.n)
+        now = time.monotonic()
+        if done >= total or now - last >= _LOG_EVERY:
+            last = now
+            context.log.info(f"{what}: {done}/{total}, {done / max(now - started, 1e-9):.0f}/s")
+        if done >= total:
+            bar.close()
+
+    return report
+
+
+def result(
+    artifact: Artifact, metadata: Mapping[str, Any] | None = None, checks: Sequence[dg.AssetCheckResult] = ()
+) -> dg.MaterializeResult:
+    """The materialization of one artifact: its content is the data version."""
+    return dg.MaterializeResult(
+        metadata={**artifact_metadata(artifact), **(metadata or {})},
+        data_version=dg.DataVersion(artifact.digest),
+        check_results=list(checks) or None,
+    )
+
+
+def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
+    """Where it is, whether this run computed it, and its summary's counts."""
+    counts = {name: value for name, value in artifact.summary.items() if isinstance(value, int | float | str)}
+    return {
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "digest": artifact.digest,
+        "computed": int(artifact.computed),
+        "skipped_as_unchanged": int(not artifact.computed),
+        **counts,
+    }
+
+
+def frame_metadata(frame: pl.DataFrame) -> dict[str, Any]:
+    """Row count and column schema under the names the Dagster UI knows."""
+    columns = [dg.TableColumn(name, str(kind)) for name, kind in frame.schema.items()]
+    return {
+        "dagster/row_count": frame.height,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+    }
+
+
+def counts_table(frame: pl.DataFrame, by: Sequence[str]) -> dg.MarkdownMetadataValue:
+    """How many rows there are by some columns, as a Markdown table."""
+    counts = frame.group_by(list(by)).len("rows").sort(list(by))
+    return markdown_table(counts)
+
+
+def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
+    """A small frame as a Markdown table."""
+    header = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * frame.width
+    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.iter_rows()]
+    return dg.MetadataValue.md("\n".join([header, *rows]))
+
+
+def picture(image: Image.Image | bytes, quality: int = 80) -> dg.MarkdownMetadataValue:
+    """An image inside the metadata: a JPEG where it is drawn here, PNG bytes as they are."""
+    if isinstance(image, bytes):
+        return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(image).decode()})")
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return dg.MetadataValue.md(f"![sheet](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")

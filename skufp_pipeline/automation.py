@@ -1,0 +1,41 @@
+"""Jobs: the stages of the graph, each of one partitioning, in the order they run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from skufp_pipeline.assets.declare import Step
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of assets that can be materialized together: all sharded, or none."""
+
+    name: str
+    assets: tuple[str, ...]
+    sharded: bool
+
+
+def stages(steps: dict[str, Step]) -> list[Stage]:
+    """The whole graph, in order; `skufp materialize` runs one after the other."""
+    embeddings = [name for name in ("clip_embeddings", "frozen_clip_embeddings") if name in steps]
+    return [
+        Stage("read_catalog", ("raw_dataset", "annotations"), sharded=False),
+        Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
+        Stage("train_encoder", ("clip_checkpoint",), sharded=False),
+        Stage("embed_shards", tuple(embeddings), sharded=True),
+        Stage(
+            "build_index",
+            ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints", "search_index", "retrieval_report"),
+            sharded=False,
+        ),
+    ]
+
+
+def jobs(steps: dict[str, Step]) -> list[Any]:
+    """One job a stage."""
+    return [
+        dg.define_asset_job(stage.name, selection=dg.AssetSelection.assets(*stage.assets))
+        for stage in stages(steps)
+    ]

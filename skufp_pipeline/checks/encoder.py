@@ -1,0 +1,37 @@
+"""Checks of the embeddings: finite, of unit norm, one row per crop and text."""
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+_TOLERANCE = 1e-5
+
+EMBEDDINGS_SOUND = {
+    asset: dg.AssetCheckSpec(
+        "embeddings_sound",
+        asset=asset,
+        blocking=True,
+        description="Every embedding of the shard is finite and of unit norm, and no id occurs twice.",
+    )
+    for asset in ("clip_embeddings", "frozen_clip_embeddings")
+}
+
+
+def embeddings_sound(asset: str, images: pl.DataFrame, texts: pl.DataFrame) -> dg.AssetCheckResult:
+    """Passes where both tables hold finite unit rows under unique ids."""
+    worst = max(_norm_error(images), _norm_error(texts))
+    repeated = int(images["item_id"].is_duplicated().sum())
+    return dg.AssetCheckResult(
+        check_name="embeddings_sound",
+        asset_key=asset,
+        passed=bool(worst <= _TOLERANCE) and repeated == 0,
+        metadata={"largest_norm_error": worst, "tolerance": _TOLERANCE, "repeated_ids": repeated},
+    )
+
+
+def _norm_error(table: pl.DataFrame) -> float:
+    """Largest distance of a norm from 1; infinite where a value is not finite."""
+    if table.is_empty():
+        return 0.0
+    norms = np.linalg.norm(table["embedding"].to_numpy().astype(np.float64), axis=1)
+    return float(np.abs(norms - 1).max()) if np.isfinite(norms).all() else float("inf")

@@ -1,0 +1,142 @@
+"""Checks of what was learnt and published: no leak, the fingerprint helps, the index is exact and quick."""
+
+import json
+
+import dagster as dg
+import numpy as np
+import polars as pl
+
+from skufp_pipeline.assets.declare import Step
+from skufp_pipeline.compute import Needs, declare
+from skufp_pipeline.datasets.table import EVALUATION, item_id
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.store import ArtifactStore
+
+TRAINED = ("clip_checkpoint", "best_shot_teachers", "fingerprint_checkpoint")
+
+
+def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetChecksDefinition]:
+    """All checks that look at a whole result; those of shards come with the shards' assets."""
+    thresholds = preset.evaluation.thresholds
+    resources = declare(Needs())
+
+    @dg.asset_check(asset="annotations", blocking=True, description="No SKU is in two splits.", **resources)
+    def splits_disjoint(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        items = _read_items(artifacts.get(), steps)
+        shared = items.group_by("sku_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1)
+        return dg.AssetCheckResult(
+            passed=shared.is_empty(), metadata={"skus_in_two_splits": shared["sku_id"].head(20).to_list()}
+        )
+
+    def no_leak(asset: str) -> dg.AssetChecksDefinition:
+        @dg.asset_check(
+            asset=asset,
+            name="no_evaluation_query_used",
+            blocking=True,
+            description="No evaluation query is among the ids that this result recorded as used.",
+            **resources,
+        )
+        def check(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+            store = artifacts.get()
+            held = _evaluation_ids(store, steps, preset.shards)
+            used = pl.read_parquet(store.read(steps[asset].key).path / "used_queries.parquet")
+            leaked = sorted(held & set(used["query_id"]))
+            return dg.AssetCheckResult(
+                passed=not leaked and used.height > 0,
+                metadata={"used": used.height, "evaluation": len(held), "leaked": leaked[:20]},
+            )
+
+        return check
+
+    @dg.asset_check(
+        asset="retrieval_report",
+        description="Image R@1 of Baseline 3 on seen+zero lies where the data set is hard, not broken.",
+        **resources,
+    )
+    def encoder_recall_in_range(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        recall = _report(artifacts.get(), steps)["settings"]["seen+zero"]["image"]["models"]["mean_sku"]["recall@1"]
+        low, high = thresholds.encoder_recall_low, thresholds.encoder_recall_high
+        return dg.AssetCheckResult(
+            passed=(low is None or recall >= low) and (high is None or recall <= high),
+            metadata={"recall@1": recall, "low": str(low), "high": str(high)},
+        )
+
+    @dg.asset_check(
+        asset="retrieval_report",
+        description="The fingerprint beats mean-SKU in image R@1 by what the preset asks for.",
+        **resources,
+    )
+    def fingerprint_beats_mean_sku(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        settings = _report(artifacts.get(), steps)["settings"]
+        gain = {
+            name: settings[name]["image"]["differences"]["fingerprint-mean_sku"]["recall@1"]
+            for name in ("seen", "zero")
+        }
+        seen, zero = thresholds.fingerprint_gain_seen, thresholds.fingerprint_gain_zero_low
+        return dg.AssetCheckResult(
+            passed=(seen is None or gain["seen"]["delta"] >= seen) and (zero is None or gain["zero"]["low"] > zero),
+            metadata={"gain": dg.MetadataValue.json(gain), "least_seen": str(seen), "least_zero_low": str(zero)},
+        )
+
+    @dg.asset_check(
+        asset="retrieval_report",
+        description="The p95 of a single search stays within the preset's budget.",
+        **resources,
+    )
+    def search_latency_within_budget(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        p95 = _report(artifacts.get(), steps)["latency"]["stages"]["search"]["p95_ms"]
+        return dg.AssetCheckResult(
+            passed=p95 <= thresholds.search_p95_ms,
+            metadata={"search_p95_ms": p95, "budget_ms": thresholds.search_p95_ms},
+        )
+
+    @dg.asset_check(
+        asset="search_index",
+        blocking=True,
+        description="The published index answers as float64 brute force does, and its files match their checksums.",
+        **resources,
+    )
+    def index_is_exact(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        artifact, index = current_index(artifacts.get())
+        damaged = artifact.damaged_files()
+        queries = np.random.default_rng(preset.seed).standard_normal((64, index.dimension))
+        top = min(10, len(index))
+        wrong = 0
+        for query, found in zip(queries, index.search(queries, top), strict=True):
+            scores = (index.fingerprints.astype(np.float64) * (query / np.linalg.norm(query))).sum(axis=1)
+            wrong += not np.array_equal(np.lexsort((np.arange(len(index)), -scores))[:top], found.rows)
+        return dg.AssetCheckResult(
+            passed=not damaged and wrong == 0,
+            metadata={"damaged_files": damaged, "queries": len(queries), "wrong_answers": wrong},
+        )
+
+    return [
+        splits_disjoint,
+        *(no_leak(asset) for asset in TRAINED),
+        encoder_recall_in_range,
+        fingerprint_beats_mean_sku,
+        search_latency_within_budget,
+        index_is_exact,
+    ]
+
+
+def _read_items(store: ArtifactStore, steps: dict[str, Step]) -> pl.DataFrame:
+    return pl.read_parquet(store.read(steps["annotations"].key).path / "items" / "*.parquet")
+
+
+def _evaluation_ids(store: ArtifactStore, steps: dict[str, Step], shards: int) -> set[str]:
+    """Ids of all evaluation queries, images and texts, from the tables that assign the roles."""
+    ids: set[str] = set()
+    for shard in range(shards):
+        folder = store.read(steps["image_text"].shard_key(shard)).path
+        images = pl.read_parquet(folder / "image_text.parquet").filter(pl.col("role") == EVALUATION)
+        texts = pl.read_parquet(folder / "text_queries.parquet").filter(pl.col("role") == EVALUATION)
+        ids.update(images.select(item_id())["item_id"], texts["text_id"])
+    return ids
+
+
+def _report(store: ArtifactStore, steps: dict[str, Step]) -> dict:
+    report: dict = json.loads((store.read(steps["retrieval_report"].key).path / "report.json").read_text())
+    return report

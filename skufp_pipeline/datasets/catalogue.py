@@ -1,0 +1,45 @@
+"""Any data set as one `Catalogue`: the reader of its kind, shards, and what each image's bytes are."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from skufp_pipeline.datasets.reading import map_in_threads
+from skufp_pipeline.hashing import stable_shard
+
+Progress = Callable[[int, int], None]
+
+
+def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:
+    """`items` with the `shard` (Int32) of each row's SKU."""
+    shard = pl.col("sku_id").map_elements(lambda sku_id: stable_shard(sku_id, shards), return_dtype=pl.Int32)
+    return items.with_columns(shard.alias("shard"))
+
+
+def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | None = None) -> pl.DataFrame:
+    """`items` with `image_digest`: a changed image changes its rows, and so re-runs its shards alone."""
+    paths = items["orig_image_path"].unique(maintain_order=True).to_list()
+    digests = map_in_threads(lambda path: _file_digest(root / path), paths, progress)
+    known = pl.DataFrame(
+        {"orig_image_path": paths, "image_digest": digests},
+        schema={"orig_image_path": pl.String, "image_digest": pl.String},
+    )
+    return items.join(known, on="orig_image_path", how="left", maintain_order="left")
+
+
+def folder_listing(root: Path) -> dict[str, Any]:
+    """A user's folder at a glance: files, bytes, and a digest of names, sizes and times of change."""
+    digest, count, size = hashlib.sha256(), 0, 0
+    for path in sorted(path for path in root.rglob("*") if path.is_file()):
+        stat = path.stat()
+        digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        count, size = count + 1, size + stat.st_size
+    return {"files": count, "bytes": size, "digest": digest.hexdigest()[:16]}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""Pictures side by side on one sheet, so that a person can look at a data set or a result."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+GAP, FRAME, LABEL_WIDTH = 4, 3, 160
+PAPER, INK, UNREADABLE = (255, 255, 255), (30, 30, 30), (160, 160, 160)
+
+Picture = np.ndarray | Path | str
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Picture]],
+    tile: int = 96,
+    labels: Sequence[str] | None = None,
+    frames: Sequence[Sequence[str | None]] | None = None,
+) -> Image.Image:
+    """One sheet with a row of square tiles per entry of `rows`; rows may differ in length.
+
+    Args:
+        rows: pictures as (H, W, 3) or (H, W) uint8 arrays, or paths; one that can't be read is a grey tile.
+        tile: side of a tile in pixels; pictures keep their proportions.
+        labels: one text per row, written at its left.
+        frames: a colour name (or None) for every tile, drawn around it.
+
+    Raises:
+        ValueError: `labels` or `frames` differ from `rows` in length.
+    """
+    for name, given in (("labels", labels), ("frames", frames)):
+        if given is not None and len(given) != len(rows):
+            raise ValueError(f"{name} must have one entry per row: expected {len(rows)}, found {len(given)}")
+    left = 0 if labels is None else LABEL_WIDTH
+    step = tile + GAP
+    columns = max((len(row) for row in rows), default=0)
+    sheet = Image.new("RGB", (left + columns * step + GAP, len(rows) * step + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for y, row in enumerate(rows):
+        top = GAP + y * step
+        if labels is not None:
+            draw.multiline_text((GAP, top), labels[y], fill=INK)
+        for x, picture in enumerate(row):
+            corner = (left + GAP + x * step, top)
+            sheet.paste(_tile(picture, tile), corner)
+            colour = frames[y][x] if frames is not None else None
+            if colour is not None:
+                box = (*corner, corner[0] + tile - 1, corner[1] + tile - 1)
+                draw.rectangle(box, outline=colour, width=FRAME)
+    return sheet
+
+
+def _tile(picture: Picture, side: int) -> Image.Image:
+    try:
+        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(picture)
+        return ImageOps.pad(image.convert("RGB"), (side, side), color=PAPER)
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+    ):  # what PIL raises on broken files
+        return Image.new("RGB", (side, side), UNREADABLE)

@@ -1,0 +1,166 @@
+"""Cuts every item out of its image: the crop files that all later assets look at.
+
+Boxes are in pixels of the upright image (see reading.py), so EXIF orientation is applied before the
+cut; DeepFashion2's files carry none, and for them it changes nothing.
+"""
+
+import errno
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import polars as pl
+from PIL import Image
+from pydantic import Field
+
+from skufp_pipeline.datasets.reading import (
+    DECODE_THREADS,
+    DEFAULT_MAX_PIXELS,
+    ItemError,
+    MaxPixels,
+    Progress,
+    Row,
+    decoding,
+    map_in_threads,
+    skipped_row,
+    upright,
+)
+from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.settings import Settings
+
+CROP_SCHEMA: dict[str, pl.DataType] = {
+    "crop_path": pl.String(),  # relative to the crop folder
+    "width": pl.Int32(),  # of the saved crop, pixels
+    "height": pl.Int32(),
+}
+
+
+class CropSettings(Settings):
+    """Size and quality of the saved crops."""
+
+    max_side: int = Field(512, ge=1)  # pixels; a larger crop is scaled down, a smaller one kept
+    quality: int = Field(95, ge=1, le=100)  # of the JPEG
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS  # of the source image
+
+
+def crop_path(row: Mapping[str, Any]) -> str:
+    """`<split>/<catalog|query>/<sku_id>/<image_id>_item<idx>.jpg`, the SKU id quoted as in a URL."""
+    folder = quote(row["sku_id"], safe="")
+    if folder.startswith("."):  # quote() leaves dots, and ".." would lead out of the tree
+        folder = "%2E" + folder[1:]
+    return f"{row['split']}/{row['domain']}/{folder}/{row['image_id']}_item{row['item_idx']}.jpg"
+
+
+def write_crops(
+    items: pl.DataFrame,
+    source_root: Path,
+    out_dir: Path,
+    settings: CropSettings,
+    progress: Progress | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Writes one JPEG per item; the same bytes for the same image and settings.
+
+    Args:
+        items: rows of `ITEM_SCHEMA`; their `orig_image_path` is relative to `source_root`.
+        out_dir: crops are written to `out_dir / crop_path`.
+        progress: told (source images cut, of how many).
+
+    Returns:
+        The items that have a crop, in their order, with the columns of `CROP_SCHEMA`; and a table of
+        `SKIPPED_SCHEMA` of those that have none.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    by_image: dict[str, list[Row]] = {}
+    for index, row in enumerate(items.iter_rows(named=True)):
+        by_image.setdefault(row["orig_image_path"], []).append(row | {"index": index})
+    outcomes = map_in_threads(
+        lambda rows: _cut_image(rows, source_root, out_dir, settings),
+        list(by_image.values()),
+        progress,
+        threads=DECODE_THREADS,
+    )
+    crops = [row for cut, _ in outcomes for row in cut]
+    skipped = [row for _, left_out in outcomes for row in left_out]
+    crop_frame = pl.DataFrame(crops, schema={"index": pl.UInt32(), **CROP_SCHEMA})
+    with_crops = (
+        items.with_row_index("index").join(crop_frame, on="index", maintain_order="left").drop("index")
+    )
+    return with_crops, pl.DataFrame(skipped, schema=SKIPPED_SCHEMA)
+
+
+@contextmanager
+def told_when_disk_is_full(path: Path) -> Iterator[None]:
+    """Turns a full disk while writing `path` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"disk full while writing {path}; free some space or move the data root, then run again"
+        ) from error
+
+
+def _cut_image(
+    rows: list[Row], source_root: Path, out_dir: Path, settings: CropSettings
+) -> tuple[list[Row], list[Row]]:
+    """Crop rows and skip rows of the items of one image, which is decoded once."""
+    source = source_root / rows[0]["orig_image_path"]
+    try:
+        image = _decode(source, settings.max_pixels)
+    except ItemError as error:
+        return [], [_skipped(row, error) for row in rows]
+    crops: list[Row] = []
+    skipped: list[Row] = []
+    for row in rows:
+        try:
+            crop = _cut(image, row["bbox"], settings.max_side)
+        except ItemError as error:
+            skipped.append(_skipped(row, error))
+            continue
+        relative = crop_path(row)
+        _save(crop, out_dir / relative, settings.quality)
+        crops.append(
+            {"index": row["index"], "crop_path": relative, "width": crop.width, "height": crop.height}
+        )
+    return crops, skipped
+
+
+def _skipped(row: Row, error: ItemError) -> Row:
+    return skipped_row(row["split"], row["image_id"], row["item_idx"], row["orig_image_path"], error)
+
+
+def _decode(path: Path, max_pixels: int) -> Image.Image:
+    """The upright RGB image; what is transparent becomes white, as a shop's page shows it."""
+    with decoding(path, max_pixels) as image:
+        turned = upright(image)
+        if not turned.has_transparency_data:
+            return turned.convert("RGB")
+        layer = turned.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+
+
+def _cut(image: Image.Image, bbox: list[int], max_side: int) -> Image.Image:
+    x1, y1, x2, y2 = bbox
+    if x2 > image.width or y2 > image.height:
+        now = f"{image.width} x {image.height}"
+        raise ItemError("image_changed", f"bounding box {bbox} is outside the image, which is now {now}")
+    crop = image.crop((x1, y1, x2, y2))
+    scale = max_side / max(crop.size)
+    if scale >= 1:
+        return crop
+    size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
+    return crop.resize(size, Image.Resampling.LANCZOS)
+
+
+def _save(crop: Image.Image, path: Path, quality: int) -> None:
+    crop.info = {}  # a source file's comment would be copied
+    with told_when_disk_is_full(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop.save(path, format="JPEG", quality=quality)

@@ -1,0 +1,244 @@
+"""Reads DeepFashion2's original folders into the internal table.
+
+A visual SKU is (pair_id, style > 0, category_id): items of shop images are its catalog views, items
+of user images its queries (report, section 3). Every item that is not kept is counted with a reason.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from skufp_pipeline.datasets.reading import (
+    DEFAULT_MAX_PIXELS,
+    ItemError,
+    MaxPixels,
+    Progress,
+    Row,
+    build_catalogue,
+    clip_bbox,
+    map_in_threads,
+    read_size,
+    skip_summary,
+    skipped_row,
+    whole_number,
+)
+from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.settings import Settings
+
+CATEGORIES = {
+    1: "short sleeve top",
+    2: "long sleeve top",
+    3: "short sleeve outwear",
+    4: "long sleeve outwear",
+    5: "vest",
+    6: "sling",
+    7: "shorts",
+    8: "trousers",
+    9: "skirt",
+    10: "short sleeve dress",
+    11: "long sleeve dress",
+    12: "vest dress",
+    13: "sling dress",
+}
+DOMAINS = {"shop": CATALOG, "user": QUERY}
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+ITEM_KEY = re.compile(r"item([1-9][0-9]{0,8})")
+LAYOUT = "expected DeepFashion2's layout <split>/image/000001.jpg beside <split>/annos/000001.json"
+
+
+class DeepFashion2Settings(Settings):
+    """Which part of DeepFashion2 is read."""
+
+    only_pairs: bool = True  # keep only SKUs that have both catalog and query items
+    splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """One annotation file and its image's file name, null where there is no such image."""
+
+    split: str
+    image_id: str
+    image_name: str | None
+
+    @property
+    def json_path(self) -> str:
+        return f"{self.split}/annos/{self.image_id}.json"
+
+    @property
+    def image_path(self) -> str:
+        return f"{self.split}/image/{self.image_name or self.image_id + '.jpg'}"
+
+
+def read_deepfashion2(
+    root: Path, settings: DeepFashion2Settings, splits: SplitSettings, progress: Progress | None = None
+) -> Catalogue:
+    """The items of a DeepFashion2 folder, in the same order on every run.
+
+    Args:
+        root: the folder that holds `train/image`, `train/annos` and so on. A missing `validation` or
+            `test` folder (DeepFashion2's own test split has no annotations) is noted in `skipped`.
+        progress: told (annotation files read, of how many).
+
+    Raises:
+        UserError: the folder or its train split is missing, empty, or has no usable item.
+    """
+    _check_layout(root, settings)
+    annotations: list[_Annotation] = []
+    skipped: list[Row] = []
+    for split in settings.splits:
+        found, problems = _list_split(root, split)
+        annotations += found
+        skipped += problems
+    rows: list[Row] = []
+    results = map_in_threads(lambda one: _read_annotation(root, one, settings), annotations, progress)
+    for kept, left_out in results:
+        rows += kept
+        skipped += left_out
+    catalogue = build_catalogue(rows, skipped, settings.only_pairs, splits, root)
+    if "train" in settings.splits and "train" not in catalogue.items["split"]:
+        raise UserError(f"{root}/train holds no usable item; left out: {skip_summary(catalogue.skipped)}")
+    return catalogue
+
+
+def inventory(root: Path) -> dict[str, dict[str, int]]:
+    """Files per split: {"train": {"images": 12, "annotations": 12}, ...}; 0 where a folder is missing."""
+    return {
+        split: {
+            "images": len(_files_by_stem(root / split / "image", IMAGE_SUFFIXES)),
+            "annotations": len(_files_by_stem(root / split / "annos", (".json",))),
+        }
+        for split in SPLITS
+    }
+
+
+def _check_layout(root: Path, settings: DeepFashion2Settings) -> None:
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder; {LAYOUT}; set the data set's root to an unzipped DeepFashion2"
+        )
+    if "train" not in settings.splits:
+        return
+    for folder in ("train/annos", "train/image"):
+        if not (root / folder).is_dir():
+            raise UserError(f"{root} has no {folder} folder; {LAYOUT}")
+    if not _files_by_stem(root / "train/annos", (".json",)):
+        raise UserError(f"{root}/train/annos holds no .json file; {LAYOUT}; was the archive fully unzipped?")
+
+
+def _list_split(root: Path, split: str) -> tuple[list[_Annotation], list[Row]]:
+    annos = root / split / "annos"
+    if not annos.is_dir():
+        error = ItemError("missing_split", f"there is no folder {split}/annos; the split is left out")
+        return [], [skipped_row(split, None, None, f"{split}/annos", error)]
+    images = _files_by_stem(root / split / "image", IMAGE_SUFFIXES)
+    stems = _files_by_stem(annos, (".json",))
+    orphans = [_Annotation(split, stem, images[stem]) for stem in sorted(images.keys() - stems.keys())]
+    skipped = [
+        skipped_row(split, orphan.image_id, None, orphan.image_path, _no_annotation(orphan))
+        for orphan in orphans
+    ]
+    return [_Annotation(split, stem, images.get(stem)) for stem in sorted(stems)], skipped
+
+
+def _no_annotation(orphan: _Annotation) -> ItemError:
+    return ItemError("missing_annotation", f"there is no annotation {orphan.json_path} for this image")
+
+
+def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """File names by stem; hidden files, such as macOS leaves in archives, are no part of a data set."""
+    if not folder.is_dir():
+        return {}
+    names = sorted(name for name in os.listdir(folder) if name.isprintable() and not name.startswith("."))
+    split_names = ((os.path.splitext(name), name) for name in names)
+    return {stem: name for (stem, suffix), name in split_names if suffix.lower() in suffixes}
+
+
+def _read_annotation(
+    root: Path, annotation: _Annotation, settings: DeepFashion2Settings
+) -> tuple[list[Row], list[Row]]:
+    """Kept items and skip rows of one annotated image."""
+    split, image_id = annotation.split, annotation.image_id
+    try:
+        fields = _load_json(root / annotation.json_path)
+        domain = _domain(fields)
+        pair_id = whole_number(fields, "pair_id", 2**63 - 1)
+        size = read_size(root / annotation.image_path, settings.max_pixels)
+        items = _items(fields)
+    except ItemError as error:
+        path = annotation.json_path if error.reason == "bad_json" else annotation.image_path
+        return [], [skipped_row(split, image_id, None, path, error)]
+    kept: list[Row] = []
+    skipped: list[Row] = []
+    for item_idx, item in items:
+        try:
+            row = _item_row(item, pair_id, size)
+        except ItemError as error:
+            skipped.append(skipped_row(split, image_id, item_idx, annotation.image_path, error))
+            continue
+        image = {"split": split, "image_id": image_id, "orig_image_path": annotation.image_path}
+        kept.append(row | image | {"domain": domain, "item_idx": item_idx})
+    return kept, skipped
+
+
+def _load_json(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ItemError("bad_json", f"{path.name} is not valid JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ItemError("bad_json", f"{path.name} holds no JSON object")
+    return fields
+
+
+def _domain(fields: dict[str, Any]) -> str:
+    if "source" not in fields:
+        raise ItemError("missing_field", "the field 'source' is missing")
+    source = fields["source"]
+    if not isinstance(source, str) or source not in DOMAINS:
+        raise ItemError("unknown_source", f"source is neither 'shop' nor 'user': {source!r}")
+    return DOMAINS[source]
+
+
+def _items(fields: dict[str, Any]) -> list[tuple[int, Any]]:
+    """(item_idx, fields) of item1, item2, ... by number: item10 comes after item2."""
+    matches = ((ITEM_KEY.fullmatch(key), value) for key, value in fields.items())
+    items = sorted(((int(match[1]), value) for match, value in matches if match), key=lambda item: item[0])
+    if not items:
+        raise ItemError("no_items", "the annotation has no item1")
+    return items
+
+
+def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
+    """The fields of one item that its image does not decide."""
+    if not isinstance(item, dict):
+        raise ItemError("bad_field", f"the item is not a JSON object: {item!r}")
+    style = whole_number(item, "style", 2**31 - 1)
+    category_id = whole_number(item, "category_id", 2**31 - 1)
+    if "bounding_box" not in item:
+        raise ItemError("missing_field", "the field 'bounding_box' is missing")
+    if style <= 0:
+        raise ItemError("style_zero", f"style {style}: the item has no counterpart in the other domain")
+    if category_id not in CATEGORIES:
+        raise ItemError("unknown_category", f"category_id {category_id} is not one of 1 to {len(CATEGORIES)}")
+    return {
+        "sku_id": f"{pair_id:06d}_{style:02d}_{category_id:02d}",
+        "pair_id": pair_id,
+        "style": style,
+        "category_id": category_id,
+        "category_name": CATEGORIES[category_id],
+        "bbox": clip_bbox(item["bounding_box"], *size),
+        "occlusion": _grade(item.get("occlusion")),
+        "viewpoint": _grade(item.get("viewpoint")),
+    }
+
+
+def _grade(value: object) -> int | None:
+    """Occlusion or viewpoint, 1 to 3; anything else is unknown."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 3 else None

@@ -1,0 +1,338 @@
+"""Words for images: DeepFashion2 has none, so prompts are made (report, appendix D).
+
+Two kinds of template: `metadata` is the report's (category, domain, occlusion, viewpoint);
+`attributes` adds what the pixels tell (colours, pattern, lightness), so that a text can name more than
+a category. A SKU that has a title or description is *described*: its catalogue's own words are used.
+
+What keeps text queries honest: for every described SKU, `build_image_text` gives each of its sentences
+a role once, and everything else only reads `sentences` and `sentence_roles`. A SKU of the training split
+shows its catalog views nothing but `train` sentences; what is held out appears in `build_text_queries`
+alone. The sentences of other splits' SKUs are all held out.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from PIL import Image
+from pydantic import Field
+
+from skufp_pipeline.datasets.attributes import ItemAttributes, describe
+from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads
+from skufp_pipeline.datasets.splits import SplitSettings, query_role
+from skufp_pipeline.datasets.table import (
+    CATALOG,
+    EVALUATION,
+    GALLERY,
+    ITEM_ORDER,
+    ITEM_SCHEMA,
+    QUERY,
+    TRAIN,
+    item_id,
+)
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.hashing import stable_fraction, stable_hash
+from skufp_pipeline.settings import Settings
+
+# The fields of the JSONL contract, in its order.
+CONTRACT_FIELDS = (
+    "split",
+    "sku_id",
+    "pair_id",
+    "style",
+    "category_id",
+    "category_name",
+    "domain",
+    "image_path",  # of the crop: <split>/<domain>/<sku_id>/<image_id>_item<idx>.jpg
+    "orig_image_path",
+    "image_id",
+    "item_idx",
+    "bbox",
+    "occlusion",
+    "viewpoint",
+    "text",
+)
+IMAGE_TEXT_SCHEMA: dict[str, pl.DataType] = {
+    **{name: ITEM_SCHEMA.get(name, pl.String()) for name in CONTRACT_FIELDS},
+    "role": pl.String(),
+    "title": pl.String(),
+    "description": pl.String(),  # whole, held-out sentences included: never a text to train on
+    "colours": pl.List(pl.String()),
+    "pattern": pl.String(),
+    "lightness": pl.String(),
+    "text_metadata": pl.String(),
+    "text_attributes": pl.String(),
+    "sentences": pl.List(pl.String()),  # of the SKU, over all its rows; empty where it is not described
+    "sentence_roles": pl.List(pl.String()),  # train | development | evaluation, one per sentence
+}
+TEXT_SCHEMA: dict[str, pl.DataType] = {
+    "text_id": pl.String(),  # stable: a text keeps its id whatever else the shard holds
+    "sku_id": pl.String(),
+    "split": pl.String(),
+    "role": pl.String(),
+    "text": pl.String(),
+}
+CATALOG_TEXT_SCHEMA: dict[str, pl.DataType] = {
+    **TEXT_SCHEMA,
+    "image_id": pl.String(),  # of the catalog view the text goes with
+    "item_idx": pl.Int32(),
+}
+
+PHOTO = {CATALOG: "catalog photo", QUERY: "user photo"}
+NOT_WORN = 1
+VIEWPOINT = {2: "from the front", 3: "from the side or back"}
+OCCLUSION = {2: "partially occluded", 3: "heavily occluded"}
+# Vowels that are read as consonants, and the reverse.
+SOUNDS_LIKE_CONSONANT = re.compile(r"(uni|use|usu|eu|one\b|once\b)", re.IGNORECASE)
+SOUNDS_LIKE_VOWEL = re.compile(r"(hour|honest|heir)", re.IGNORECASE)
+# After a full stop, unless a small letter or digit goes on ("approx. 5 cm"); after a new line.
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![a-z0-9])|[\r\n]+")
+ATTRIBUTE_SIDE = 96  # pixels: twice what describe() looks at; JPEG decodes to it directly
+
+
+class PromptSettings(Settings):
+    """Which prompts are used, and how often training texts carry supervision tokens."""
+
+    kind: Literal["metadata", "attributes"] = "attributes"
+    supervision_tokens: bool = False  # append "(style X, SKU Y)" to training texts
+    token_dropout: float = Field(0.5, ge=0, le=1)  # share of training texts without the tokens
+
+
+def metadata_prompt(row: Mapping[str, Any]) -> str:
+    """The report's sentence for one item, from the columns of the internal table.
+
+    "A user photo of a person wearing a heavily occluded short sleeve top from the side or back."
+    """
+    return _prompt(row, [])
+
+
+def attribute_prompt(row: Mapping[str, Any], attributes: ItemAttributes) -> str:
+    """The same sentence with lightness, colours and pattern before the category.
+
+    "A user photo of a person wearing a dark navy and white striped short sleeve top from the front."
+    """
+    says_itself = attributes.colours[0] in ("black", "white")
+    lightness = [] if says_itself or attributes.lightness == "medium" else [attributes.lightness]
+    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern])
+
+
+def _prompt(row: Mapping[str, Any], adjectives: list[str]) -> str:
+    occlusion = OCCLUSION.get(row["occlusion"])
+    thing = _noun_phrase(row, [occlusion, *adjectives] if occlusion else adjectives)
+    photo = f"A {PHOTO[row['domain']]} of"
+    viewpoint = row["viewpoint"]
+    if viewpoint == NOT_WORN:
+        return f"{photo} {thing}, not worn."
+    if viewpoint in VIEWPOINT:
+        return f"{photo} a person wearing {thing} {VIEWPOINT[viewpoint]}."
+    return f"{photo} {thing}."
+
+
+def _noun_phrase(row: Mapping[str, Any], adjectives: list[str]) -> str:
+    """A title is a name and takes no article; nor does a plural such as "shorts"."""
+    title = row.get("title")
+    name = " ".join((title or row["category_name"]).split()).rstrip(" .!?")
+    phrase = " ".join([*adjectives, name])
+    is_plural = name.endswith("s") and not name.endswith("ss")
+    return phrase if title or is_plural else f"{_article(phrase)} {phrase}"
+
+
+def _article(phrase: str) -> str:
+    if SOUNDS_LIKE_VOWEL.match(phrase):
+        return "an"
+    starts_with_vowel = phrase[:1].lower() in set("aeiou")
+    return "an" if starts_with_vowel and not SOUNDS_LIKE_CONSONANT.match(phrase) else "a"
+
+
+def with_supervision_tokens(prompt: str, row: Mapping[str, Any]) -> str:
+    """The prompt with the SKU's identity behind it: for training only, never for a query."""
+    style = "" if row["style"] is None else f"style {row['style']}, "
+    return f"{prompt} ({style}SKU {row['sku_id']})"
+
+
+def sentences(title: str | None, description: str | None) -> list[str]:
+    """The title, where there is one, and then the sentences of the description, each once."""
+    parts = [] if title is None else [title]
+    parts += [] if description is None else SENTENCE_END.split(description)
+    cleaned = (" ".join(part.split()) for part in parts)
+    by_key = {
+        _sentence_key(part): part for part in reversed([part for part in cleaned if _sentence_key(part)])
+    }
+    return list(reversed(by_key.values()))
+
+
+def _sentence_key(sentence: str) -> str:
+    """What makes two sentences the same: their words, not their capitals or final stop."""
+    return sentence.casefold().strip(" .!?")
+
+
+def build_image_text(
+    crops: pl.DataFrame, crop_dir: Path, settings: PromptSettings, splits: SplitSettings
+) -> pl.DataFrame:
+    """The image-text table of a shard.
+
+    Args:
+        crops: items with a `crop_path` relative to `crop_dir`. All items of a SKU must be in it,
+            because a sentence's role holds for the whole SKU.
+        splits: the fractions that parted the query images part the sentences too.
+
+    Returns:
+        `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` is the prompt of
+        `settings.kind`, or the catalogue's own words on a catalog row of a described SKU: the `train`
+        sentences of a training SKU, all of another's. It never carries supervision tokens.
+
+    Raises:
+        UserError: a crop file is missing.
+    """
+    rows = list(crops.sort(ITEM_ORDER).iter_rows(named=True))
+    attributes = map_in_threads(
+        lambda row: _describe_crop(crop_dir / row["crop_path"]), rows, threads=DECODE_THREADS
+    )
+    roles_of_sku = _sentence_roles(rows, splits)
+    built = [
+        _image_text_row(row, described, roles_of_sku[row["sku_id"]], settings)
+        for row, described in zip(rows, attributes, strict=True)
+    ]
+    return pl.DataFrame(built, schema=IMAGE_TEXT_SCHEMA)
+
+
+def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
+    """The texts that are searched for, `TEXT_SCHEMA`.
+
+    A described SKU gives one per sentence, with the sentence's role. Another gives one per query row,
+    with the row's text and role.
+    """
+    templates = image_text.filter(_is_template() & (pl.col("domain") == QUERY))
+    of_rows = templates.select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
+    return _sorted_texts([of_rows, _sku_sentences(image_text)], TEXT_SCHEMA)
+
+
+def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
+    """The gallery's side of the texts, `CATALOG_TEXT_SCHEMA`, role `gallery`.
+
+    The encoder may train on those of training SKUs, and text teachers are chosen among them. A described
+    SKU gives its `train` sentences, beside its first catalog view: none outside the training split, where
+    every sentence is a query. Another gives the text of each of its catalog rows.
+    """
+    views = image_text.filter(pl.col("domain") == CATALOG).with_columns(role=pl.lit(GALLERY))
+    templates = views.filter(_is_template()).with_columns(text_id=item_id())
+    first_view = (
+        views.group_by("sku_id", maintain_order=True).first().select("sku_id", "image_id", "item_idx")
+    )
+    told = _sku_sentences(image_text).filter(pl.col("role") == TRAIN).with_columns(role=pl.lit(GALLERY))
+    of_skus = told.join(first_view, on="sku_id")
+    return _sorted_texts([templates, of_skus], CATALOG_TEXT_SCHEMA)
+
+
+def training_texts(image_text: pl.DataFrame, settings: PromptSettings, epoch: int = 0) -> pl.DataFrame:
+    """The (crop, text) pairs an encoder may train on in one epoch.
+
+    Rows of training SKUs whose role is `gallery` or `train`. With `supervision_tokens`, a stable draw per
+    crop and epoch appends them to all but `token_dropout` of the texts.
+
+    Returns:
+        Columns image_path, sku_id, domain, image_id, item_idx and text, in the order of `image_text`.
+    """
+    allowed = (pl.col("split") == "train") & pl.col("role").is_in([GALLERY, TRAIN])
+    rows = image_text.filter(allowed)
+    texts = [_training_text(row, settings, epoch) for row in rows.iter_rows(named=True)]
+    columns = rows.select("image_path", "sku_id", "domain", "image_id", "item_idx")
+    return columns.with_columns(text=pl.Series(texts, dtype=pl.String))
+
+
+def _training_text(row: Row, settings: PromptSettings, epoch: int) -> str:
+    draw = stable_fraction(row["image_path"], f"supervision-tokens-{epoch}")
+    if not settings.supervision_tokens or draw < settings.token_dropout:
+        return row["text"]
+    return with_supervision_tokens(row["text"], row)
+
+
+def _describe_crop(path: Path) -> ItemAttributes:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (ATTRIBUTE_SIDE, ATTRIBUTE_SIDE))
+            return describe(np.asarray(image.convert("RGB")))
+    except FileNotFoundError as error:
+        raise UserError(f"the crop {path} is missing; materialize sku_crops of this shard again") from error
+
+
+def _sentence_roles(rows: Sequence[Row], splits: SplitSettings) -> dict[str, dict[str, str]]:
+    """Role by sentence of every SKU; empty for one that is not described."""
+    rows_of_sku: dict[str, list[Row]] = {}
+    for row in rows:
+        rows_of_sku.setdefault(row["sku_id"], []).append(row)
+    return {sku_id: _roles_of_sku(sku_id, group, splits) for sku_id, group in rows_of_sku.items()}
+
+
+def _roles_of_sku(sku_id: str, rows: Sequence[Row], splits: SplitSettings) -> dict[str, str]:
+    """Role by sentence over all rows of a SKU.
+
+    In a training SKU the first sentence of a row, its title where it has one, is always `train`: it is
+    what the views are called. So is a sentence that a `train` sentence contains.
+    """
+    texts = dict.fromkeys((row["title"], row["description"]) for row in rows)  # each once, in order
+    of_rows = [sentences(title, description) for title, description in texts]
+    by_key: dict[str, str] = {}
+    for sentence in (sentence for own in of_rows for sentence in own):
+        by_key.setdefault(_sentence_key(sentence), sentence)
+    if rows[0]["split"] != "train":
+        return dict.fromkeys(by_key.values(), EVALUATION)
+    roles = {key: query_role(f"{sku_id}/{key}", splits) for key in by_key}
+    roles |= {_sentence_key(own[0]): TRAIN for own in of_rows if own}
+    shown = [key for key, role in roles.items() if role == TRAIN]
+    return {
+        sentence: TRAIN if any(key in text for text in shown) else roles[key]
+        for key, sentence in by_key.items()
+    }
+
+
+def _image_text_row(
+    row: Row, attributes: ItemAttributes, roles: dict[str, str], settings: PromptSettings
+) -> Row:
+    texts = {"metadata": metadata_prompt(row), "attributes": attribute_prompt(row, attributes)}
+    if roles and row["domain"] == CATALOG:
+        own_words = _own_words(row, roles)
+        texts = dict.fromkeys(texts, own_words)
+    fields = {name: row[name] for name in IMAGE_TEXT_SCHEMA if name in row}
+    return fields | {
+        "image_path": row["crop_path"],
+        "text": texts[settings.kind],
+        "text_metadata": texts["metadata"],
+        "text_attributes": texts["attributes"],
+        "colours": list(attributes.colours),
+        "pattern": attributes.pattern,
+        "lightness": attributes.lightness,
+        "sentences": list(roles),
+        "sentence_roles": list(roles.values()),
+    }
+
+
+def _own_words(row: Row, roles: dict[str, str]) -> str:
+    """The SKU's sentences that this row may show, as one text."""
+    in_training = row["split"] == "train"
+    shown = [sentence for sentence, role in roles.items() if role == TRAIN or not in_training]
+    return " ".join(part if part[-1] in ".!?" else f"{part}." for part in shown)
+
+
+def _is_template() -> pl.Expr:
+    return pl.col("sentences").list.len() == 0
+
+
+def _sku_sentences(image_text: pl.DataFrame) -> pl.DataFrame:
+    """One row per sentence of each described SKU: `TEXT_SCHEMA`."""
+    of_sku = image_text.filter(~_is_template()).unique("sku_id", keep="first", maintain_order=True)
+    long = of_sku.select("sku_id", "split", text="sentences", role="sentence_roles").explode("text", "role")
+    ids = [
+        f"{sku_id}#{stable_hash(_sentence_key(text), 'text-id'):016x}"
+        for sku_id, text in long.select("sku_id", "text").iter_rows()
+    ]
+    return long.with_columns(text_id=pl.Series(ids, dtype=pl.String))
+
+
+def _sorted_texts(parts: list[pl.DataFrame], schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    return (
+        pl.concat([part.select(*schema) for part in parts]).cast(pl.Schema(schema)).sort("sku_id", "text_id")
+    )

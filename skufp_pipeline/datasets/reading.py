@@ -1,0 +1,240 @@
+"""What every reader of a data set shares: image headers, bounding boxes, skip rows, SKU filters.
+
+One rule for coordinates holds everywhere: a bounding box is in pixels of the upright image, the one
+a viewer shows after applying EXIF orientation. DeepFashion2's files carry no orientation, so for them
+stored and upright coordinates are the same; phone photographs in a manifest are where it matters.
+"""
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import polars as pl
+from PIL import ExifTags, Image, ImageOps
+from pydantic import Field
+
+from skufp_pipeline.datasets.splits import SplitSettings, assign_roles
+from skufp_pipeline.datasets.table import (
+    CATALOG,
+    ITEM_ORDER,
+    ITEM_SCHEMA,
+    QUERY,
+    SKIPPED_SCHEMA,
+    SPLITS,
+    Catalogue,
+)
+from skufp_pipeline.errors import UserError
+
+# Above this Pillow refuses an image whatever our setting says.
+PILLOW_LIMIT = 178_956_970
+MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
+DEFAULT_MAX_PIXELS = 100_000_000
+
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+# Where EXIF stands before the pixels; asking a PNG for it would decode the whole file.
+EXIF_FORMATS = ("JPEG", "MPO", "WEBP")
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+
+READ_THREADS = 16  # small files: the disk or network is waited for
+DECODE_THREADS = min(os.cpu_count() or 1, 8)  # each holds one whole decoded image
+CHUNK = 64
+
+Progress = Callable[[int, int], None]  # (done, total)
+Row = dict[str, Any]
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class ItemError(Exception):
+    """Why one item is left out: a countable reason and a sentence for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@contextmanager
+def decoding(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """The image at `path`, opened lazily: nothing but its header is read until pixels are asked for.
+
+    Raises:
+        ItemError: missing_image, image_too_large (by the header, before any pixel is decoded) or
+            broken_image, also for what fails inside the `with` block while decoding.
+        OSError: the disk or network failed, which says nothing about the image.
+    """
+    if not os.path.isfile(path):
+        raise ItemError("missing_image", f"there is no image file {path.name}")
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height} pixels"
+                raise ItemError("image_too_large", f"{path.name} has {size}, more than {max_pixels:,}")
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ItemError("image_too_large", f"{path.name}: {error}") from error
+    except DECODE_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ItemError("broken_image", f"{path.name} cannot be decoded: {error}") from error
+
+
+def read_size(path: Path, max_pixels: int) -> tuple[int, int]:
+    """(width, height) of the upright image, from its header alone. Raises as `decoding` does."""
+    with decoding(path, max_pixels) as image:
+        turned = orientation(image) >= 5  # 5-8 lie on their side
+        return (image.height, image.width) if turned else image.size
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as a viewer shows it: EXIF orientation applied."""
+    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
+    if image.format not in EXIF_FORMATS:
+        return 1
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except DECODE_ERRORS:
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def clip_bbox(values: object, width: int, height: int) -> list[int]:
+    """Four numbers x1, y1, x2, y2, rounded and clipped to an image of `width` x `height` pixels.
+
+    Raises:
+        ItemError: bbox_malformed where they are not four finite numbers, bbox_empty where no pixel
+            is left.
+    """
+    if not isinstance(values, Sequence) or len(values) != 4 or not all(map(_is_finite, values)):
+        raise ItemError("bbox_malformed", f"the bounding box is not four numbers x1, y1, x2, y2: {values!r}")
+    limits = (width, height, width, height)
+    x1, y1, x2, y2 = (min(max(round(value), 0), limit) for value, limit in zip(values, limits, strict=True))
+    if x2 <= x1 or y2 <= y1:
+        raise ItemError("bbox_empty", f"bounding box {values!r} holds no pixel of a {width} x {height} image")
+    return [x1, y1, x2, y2]
+
+
+def _is_finite(value: object) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def skipped_row(
+    split: str | None, image_id: str | None, item_idx: int | None, path: str | None, error: ItemError
+) -> Row:
+    """One row of the skipped table."""
+    return {
+        "split": split,
+        "image_id": image_id,
+        "item_idx": item_idx,
+        "path": path,
+        "reason": error.reason,
+        "detail": error.detail,
+    }
+
+
+def map_in_threads(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    progress: Progress | None = None,
+    threads: int = READ_THREADS,
+) -> list[Result]:
+    """`function` of every task, in the order of the tasks; `progress` is told after each chunk."""
+    chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
+    results: list[Result] = []
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for chunk in pool.map(lambda chunk: [function(task) for task in chunk], chunks):
+                results += chunk
+                if progress is not None:
+                    progress(len(results), len(tasks))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return results
+
+
+def build_catalogue(
+    rows: Sequence[Row], skipped: Sequence[Row], only_pairs: bool, splits: SplitSettings, source: Path
+) -> Catalogue:
+    """The tail every reader ends with: one split per SKU, pairs if asked for, roles, order.
+
+    Args:
+        rows: kept items with the fields of `ITEM_SCHEMA`, less `role`.
+        skipped: fields of `SKIPPED_SCHEMA`.
+        source: what was read, for the message.
+
+    Raises:
+        UserError: no item is left.
+    """
+    items, leaked = keep_first_split(pl.DataFrame(rows, schema=ITEM_SCHEMA))
+    left_out = [pl.DataFrame(skipped, schema=SKIPPED_SCHEMA), leaked]
+    if only_pairs:
+        items, unpaired = keep_pairs(items)
+        left_out.append(unpaired)
+    all_skipped = pl.concat(left_out)
+    if items.is_empty():
+        raise UserError(f"{source} holds no usable item; left out: {skip_summary(all_skipped)}")
+    return Catalogue(assign_roles(items, splits).sort(ITEM_ORDER), all_skipped)
+
+
+def keep_first_split(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Items of SKUs in their first split (train, validation, test), and skip rows for the others.
+
+    A SKU seen in training must not be counted as unseen in validation.
+    """
+    rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.Int8)
+    marked = items.with_columns(_rank=rank, _first=rank.min().over("sku_id"))
+    leaked = marked.filter(pl.col("_rank") > pl.col("_first"))
+    detail = pl.format("SKU {} is in an earlier split too; it is kept there", "sku_id")
+    kept = marked.filter(pl.col("_rank") == pl.col("_first")).drop("_rank", "_first")
+    return kept, _as_skipped(leaked, pl.lit("sku_in_two_splits"), detail)
+
+
+def keep_pairs(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Items of SKUs that have both catalog and query items, and skip rows for the others."""
+    has = {domain: (pl.col("domain") == domain).any().over("sku_id") for domain in (CATALOG, QUERY)}
+    missing = pl.when(~has[QUERY]).then(pl.lit(QUERY)).when(~has[CATALOG]).then(pl.lit(CATALOG))
+    marked = items.with_columns(_missing=missing)
+    unpaired = marked.filter(pl.col("_missing").is_not_null())
+    reason = pl.format("sku_without_{}", "_missing")
+    detail = pl.format("SKU {} has no {} item, and only pairs are wanted", "sku_id", "_missing")
+    return marked.filter(pl.col("_missing").is_null()).drop("_missing"), _as_skipped(unpaired, reason, detail)
+
+
+def _as_skipped(items: pl.DataFrame, reason: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
+    path = pl.col("orig_image_path").alias("path")
+    frame = items.select(
+        "split", "image_id", "item_idx", path, reason.alias("reason"), detail.alias("detail")
+    )
+    return frame.cast(pl.Schema(SKIPPED_SCHEMA))
+
+
+def skip_summary(skipped: pl.DataFrame) -> str:
+    """Counts by reason for a message, most frequent first: "missing_image 12, style_zero 3"."""
+    counts = skipped.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
+    return ", ".join(f"{reason} {count}" for reason, count in counts.iter_rows()) or "nothing"
+
+
+def whole_number(fields: Mapping[str, Any], name: str, limit: int) -> int:
+    """The field `name`, a whole number of at most `limit` either side of zero.
+
+    Raises:
+        ItemError: missing_field, or bad_field where it is something else.
+    """
+    if name not in fields:
+        raise ItemError("missing_field", f"the field {name!r} is missing")
+    value = fields[name]
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > limit:
+        raise ItemError("bad_field", f"the field {name!r} is not a whole number up to {limit}: {value!r}")
+    return value

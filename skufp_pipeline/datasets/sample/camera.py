@@ -1,0 +1,90 @@
+"""What light and camera do to a picture: folds, colour cast, exposure, blur, resolution, noise, JPEG."""
+
+import cv2
+import numpy as np
+
+from skufp_pipeline.datasets.sample.randomness import chance
+
+
+def fold(rng: np.random.Generator, rgb: np.ndarray, depth: float) -> np.ndarray:
+    """Cloth (S, S, 3) with folds: smooth waves of brightness, `depth` about their spread."""
+    size = rgb.shape[0]
+    rows, columns = (int(n) for n in rng.integers(3, 12, 2))
+    waves = rng.normal(0, depth, (rows, columns)).astype(np.float32)
+    field = 1 + cv2.resize(waves, (size, size), interpolation=cv2.INTER_CUBIC)
+    return np.clip(rgb * field[..., None], 0, 255).astype(np.uint8)
+
+
+def studio_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """A shop's photo: a little warmer or colder, lighter or darker."""
+    gain = np.exp(rng.normal(0, 0.02, 3) + rng.normal(0, 0.06)).astype(np.float32)
+    return np.clip(image * gain, 0, 255).astype(np.uint8)
+
+
+def phone_photo(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    """A customer's photo, spoilt in proportion to `severity` (0 fair, 1 nearly hopeless)."""
+    lit = _light(rng, image, severity)
+    return _noisy(rng, _small(rng, _blurred(rng, lit, severity), severity), severity)
+
+
+def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
+    """The picture (H, W, 3) uint8 as a JPEG file."""
+    done, data = cv2.imencode(
+        ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not done:
+        raise RuntimeError(f"OpenCV could not encode a picture of shape {rgb.shape}")
+    return data.tobytes()
+
+
+def _light(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    """Colour cast, exposure, uneven light, haze and contrast, at once."""
+    size = image.shape[0]
+    cast = rng.normal(0, 0.04 + 0.16 * severity, 3)
+    exposure = rng.normal(-0.05, 0.08 + 0.32 * severity)
+    spots = np.exp(rng.normal(0, 0.04 + 0.2 * severity, (3, 3))).astype(np.float32)
+    field = cv2.resize(spots, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+    haze = np.float32(rng.uniform(0, 0.05 + 0.25 * severity))
+    veil = np.float32(rng.uniform(90, 255))
+    lit = image * (field * np.exp(cast + exposure).astype(np.float32))
+    lit = lit + haze * (veil - lit)
+    curve = np.exp(rng.normal(0, 0.05 + 0.2 * severity))
+    return _apply_curve(np.clip(lit, 0, 255).astype(np.uint8), curve)
+
+
+def _apply_curve(image: np.ndarray, exponent: float) -> np.ndarray:
+    table = np.round(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+    return cv2.LUT(image, table)
+
+
+def _blurred(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    size = image.shape[0]
+    if chance(rng, 0.25 + 0.3 * severity):
+        return _shaken(rng, image, length=size * rng.uniform(0.01, 0.02 + 0.05 * severity))
+    spread = size * rng.uniform(0, 0.004 + 0.014 * severity)
+    return cv2.GaussianBlur(image, (0, 0), spread) if spread > 0.3 else image
+
+
+def _shaken(rng: np.random.Generator, image: np.ndarray, length: float) -> np.ndarray:
+    """Motion blur along a straight line."""
+    reach = max(1, round(length / 2))
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    angle = rng.uniform(0, np.pi)
+    x, y = round(reach * np.cos(angle)), round(reach * np.sin(angle))
+    cv2.line(kernel, (reach - x, reach - y), (reach + x, reach + y), 1.0, 1)
+    return cv2.filter2D(image, -1, kernel / kernel.sum())
+
+
+def _small(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    """Fewer pixels, enlarged again."""
+    size = image.shape[0]
+    share = rng.uniform(max(0.3, 0.85 - 0.55 * severity), 1.0)
+    if share > 0.92:
+        return image
+    fewer = cv2.resize(image, (round(size * share),) * 2, interpolation=cv2.INTER_AREA)
+    return cv2.resize(fewer, (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+def _noisy(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+    grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0.5, 3 + 11 * severity))
+    return np.clip(image + grain, 0, 255).astype(np.uint8)

@@ -1,0 +1,189 @@
+"""Renders the sample and writes it in DeepFashion2's layout, on as many processes as wanted.
+
+<root>/<split>/image/NNNNNN.jpg
+<root>/<split>/annos/NNNNNN.json
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from skufp_pipeline.datasets.sample.camera import encode_jpeg
+from skufp_pipeline.datasets.sample.labels import Annotation, annotate
+from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
+from skufp_pipeline.datasets.sample.randomness import generator
+from skufp_pipeline.datasets.sample.scenes import render_scene
+from skufp_pipeline.datasets.sample.settings import SampleSettings
+from skufp_pipeline.errors import UserError
+
+IMAGES_PER_TASK = 200
+TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SampleSummary:
+    """What was written."""
+
+    skus: int
+    skus_with_query: int
+    pairs: int
+    images: dict[str, int]  # by split
+    shop_images: int
+    user_images: int
+    items: int
+    style_zero_items: int
+    two_item_images: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A pair and the numbers of its images, in the order of `plan_shots`."""
+
+    pair: Pair
+    image_numbers: np.ndarray
+
+
+def render_sample(settings: SampleSettings, root: Path, progress: Progress | None = None) -> SampleSummary:
+    """Writes the sample under `root`, an empty or new directory.
+
+    The same settings give the same bytes, for any number of workers (with the same OpenCV and NumPy).
+
+    Args:
+        progress: called with (images written, images in all) as the work goes on.
+
+    Raises:
+        UserError: `root` holds something already.
+    """
+    _refuse_used(root)
+    totals = _count_images(settings)
+    for split in totals:
+        for folder in ("image", "annos"):
+            (root / split / folder).mkdir(parents=True)
+    counts: Counter[str] = Counter()
+    for done in _run(settings, partial(_render_jobs, settings, root), _tasks(_jobs(settings, totals))):
+        counts += done
+        if progress is not None:
+            progress(counts["shop"] + counts["user"], sum(totals.values()))
+    return SampleSummary(
+        skus=settings.num_skus,
+        skus_with_query=counts["skus_with_query"],
+        pairs=counts["pairs"],
+        images=totals,
+        shop_images=counts["shop"],
+        user_images=counts["user"],
+        items=counts["items"],
+        style_zero_items=counts["style_zero"],
+        two_item_images=counts["two_items"],
+    )
+
+
+def _refuse_used(root: Path) -> None:
+    if root.exists() and any(root.iterdir()):
+        raise UserError(
+            f"The sample data set needs an empty directory, but {root} holds files. "
+            f"Choose another directory or empty this one."
+        )
+
+
+def _count_images(settings: SampleSettings) -> dict[str, int]:
+    totals: Counter[str] = Counter()
+    for pair in plan_pairs(settings):
+        totals[pair.split] += len(plan_shots(settings, pair))
+    return {split: totals[split] for split in ("train", "validation", "test") if totals[split]}
+
+
+def _jobs(settings: SampleSettings, totals: dict[str, int]) -> Iterator[_Job]:
+    """Numbers the images of each split in a shuffled order, so that a number tells nothing of the SKU."""
+    shuffled = {
+        split: generator(settings.seed, "image-numbers", split).permutation(total) + 1
+        for split, total in totals.items()
+    }
+    used: Counter[str] = Counter()
+    for pair in plan_pairs(settings):
+        start = used[pair.split]
+        used[pair.split] += len(plan_shots(settings, pair))
+        yield _Job(pair, shuffled[pair.split][start : used[pair.split]])
+
+
+def _tasks(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
+    task: list[_Job] = []
+    for job in jobs:
+        task.append(job)
+        if sum(len(each.image_numbers) for each in task) >= IMAGES_PER_TASK:
+            yield task
+            task = []
+    if task:
+        yield task
+
+
+def _run(
+    settings: SampleSettings, work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
+) -> Iterator[Counter[str]]:
+    """The results of all tasks, in the order in which they are done."""
+    workers = settings.workers or _cores()
+    if workers == 1:
+        yield from _run_here(work, tasks)
+        return
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        running: set[Future[Counter[str]]] = {
+            pool.submit(work, task) for task in islice(tasks, workers * TASKS_AHEAD)
+        }
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {pool.submit(work, task) for task in islice(tasks, len(done))}
+            yield from (future.result() for future in done)
+
+
+def _run_here(
+    work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
+) -> Iterator[Counter[str]]:
+    """The same in this process; on pictures this small, OpenCV's threads only cost time."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield from map(work, tasks)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _cores() -> int:
+    """The cores this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _render_jobs(settings: SampleSettings, root: Path, jobs: list[_Job]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for job in jobs:
+        shots = plan_shots(settings, job.pair)
+        counts["pairs"] += 1
+        counts["skus_with_query"] += sum(has_query(settings, sku.index) for sku in job.pair.skus)
+        for shot, number in zip(shots, job.image_numbers, strict=True):
+            annotation = _write_image(settings, root / job.pair.split, job.pair, shot, int(number))
+            items = [value for key, value in annotation.items() if key.startswith("item")]
+            counts[shot.source] += 1
+            counts["items"] += len(items)
+            counts["style_zero"] += sum(item["style"] == 0 for item in items)
+            counts["two_items"] += len(items) == 2
+    return counts
+
+
+def _write_image(settings: SampleSettings, folder: Path, pair: Pair, shot: Shot, number: int) -> Annotation:
+    scene = render_scene(settings, shot)
+    rng = generator(settings.seed, "labels", shot.source, shot.sku.index, shot.number, shot.is_stray)
+    annotation = annotate(rng, scene, shot, pair)
+    (folder / "image" / f"{number:06d}.jpg").write_bytes(encode_jpeg(scene.image, scene.jpeg_quality))
+    (folder / "annos" / f"{number:06d}.json").write_text(json.dumps(annotation))
+    return annotation

@@ -1,0 +1,66 @@
+"""The one Definitions: assets, checks, jobs and resources of a preset."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from skufp_pipeline.assets.catalog import catalog_assets, catalog_steps
+from skufp_pipeline.assets.declare import Step
+from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
+from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
+from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
+from skufp_pipeline.assets.index import index_assets, index_steps
+from skufp_pipeline.automation import jobs
+from skufp_pipeline.checks.evaluation import evaluation_checks
+from skufp_pipeline.resources.logger import plain_logger
+from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.resources.store import ArtifactStoreResource
+
+MAX_CONCURRENT = 2
+
+
+def graph_steps(preset: Preset) -> dict[str, Step]:
+    """Every step of the graph by asset name."""
+    return {
+        **catalog_steps(preset),
+        **encoder_steps(preset),
+        **fingerprint_steps(preset),
+        **index_steps(preset),
+        **evaluation_steps(preset),
+    }
+
+
+def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+    """The definitions of a preset (`$SKUFP_PRESET` or `demo` by default).
+
+    Args:
+        resources: replacements for `artifacts` and `models`, for tests.
+    """
+    preset = preset or load_preset()
+    steps = graph_steps(preset)
+    return dg.Definitions(
+        assets=[
+            *catalog_assets(preset),
+            *encoder_assets(preset, steps),
+            *fingerprint_assets(preset, steps),
+            *index_assets(preset, steps),
+            *evaluation_assets(preset, steps),
+        ],
+        asset_checks=evaluation_checks(preset, steps),
+        jobs=jobs(steps),
+        resources={
+            "artifacts": ArtifactStoreResource(root=preset.data_root),
+            "models": ModelProvider(device=preset.compute.device),
+            **(resources or {}),
+        },
+        loggers={"console": dg.colored_console_logger, "plain": plain_logger},
+        executor=dg.multiprocess_executor.configured({"max_concurrent": MAX_CONCURRENT}),
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Loaded by `dg dev` and by workspace.yaml."""
+    return build_defs()

@@ -1,0 +1,17 @@
+"""Which device a model runs on."""
+
+import torch
+
+from skufp_pipeline.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device.
+
+    Raises:
+        UserError: `cuda` was asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("compute.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")

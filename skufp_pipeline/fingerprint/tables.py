@@ -1,0 +1,152 @@
+"""Between the embedding tables and the fingerprint model: who is a view, who a query, who a teacher.
+
+Training SKUs only, and of their queries the roles that may be used: `train` teaches and chooses
+teachers, `development` chooses the epoch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
+from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows, used_queries
+from skufp_pipeline.fingerprint.teachers import Teachers, best_shot
+from skufp_pipeline.fingerprint.views import ViewSet, gather_views
+
+
+@dataclass(frozen=True)
+class EmbeddingTables:
+    """Embeddings of all shards.
+
+    Attributes:
+        images: `item_id`, `sku_id`, `split`, `role`, `image_path`, `embedding` and more.
+        texts: `text_id`, `sku_id`, `split`, `role`, `text`, `embedding`.
+    """
+
+    images: pl.DataFrame
+    texts: pl.DataFrame
+
+    def queries(self, role: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Image and text queries of training SKUs in one role, under the name `query_id`."""
+        mine = (pl.col("role") == role) & (pl.col("split") == "train")
+        return (
+            self.images.filter(mine).rename({"item_id": "query_id"}),
+            self.texts.filter(mine).rename({"text_id": "query_id"}),
+        )
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Query embeddings (Q, D), unit rows, and the row of each one's SKU in a `ViewSet` (Q,)."""
+
+    embeddings: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FingerprintData:
+    """What the aggregator learns from: training SKUs, their `train` queries, their teachers.
+
+    Attributes:
+        views: S training SKUs.
+        image_queries, text_queries: of role `train`.
+        development: image queries of role `development`.
+        image_teachers, text_teachers: (S, D) unit rows; a text teacher is zero where a SKU has no text.
+    """
+
+    views: ViewSet
+    image_queries: Queries
+    text_queries: Queries
+    development: Queries
+    image_teachers: NDArray[np.float32]
+    text_teachers: NDArray[np.float32]
+
+
+def teacher_table(tables: EmbeddingTables, max_views: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Teachers of every SKU, and the queries that chose them.
+
+    Returns:
+        One row per SKU: `image_path` of the best view, `image_teacher`, `text_teacher` (zero where the
+        SKU has no catalog text), `chosen_by` (`queries` or `medoid`), `reciprocal_rank`, `num_queries`.
+        And `USED_SCHEMA` of the queries.
+    """
+    image_queries, text_queries = tables.queries(TRAIN)
+    views = gather_views(tables.images, max_views)
+    image = best_shot(views, *_rows(image_queries, views))
+    text_views = gather_views(tables.texts, max_views)
+    text = best_shot(text_views, *_rows(text_queries, text_views))
+    table = pl.DataFrame(
+        {
+            "sku_id": views.sku_ids,
+            "split": views.splits,
+            "chosen_by": np.where(image.num_queries > 0, "queries", "medoid"),
+            "reciprocal_rank": image.reciprocal_rank,
+            "num_queries": image.num_queries,
+        }
+    )
+    table = table.with_columns(
+        embedding_column(image.vectors).alias("image_teacher"),
+        embedding_column(_aligned(text, text_views, views)).alias("text_teacher"),
+    )
+    table = table.join(_chosen_paths(tables.images, image.view, views), on="sku_id", maintain_order="left")
+    return table, pl.concat([used_queries(image_queries, TRAIN), used_queries(text_queries, TRAIN)])
+
+
+def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views: int) -> FingerprintData:
+    """What the aggregator trains on: training SKUs and their `train` and `development` queries."""
+    every = gather_views(tables.images, max_views)
+    training = np.flatnonzero(np.array(every.splits) == "train")
+    views = every.select(training)
+    aligned = pl.DataFrame({"sku_id": views.sku_ids}).join(teachers, on="sku_id", maintain_order="left")
+    image_queries, text_queries = tables.queries(TRAIN)
+    development, _ = tables.queries(DEVELOPMENT)
+    return FingerprintData(
+        views,
+        Queries(*_rows(image_queries, views)),
+        Queries(*_rows(text_queries, views)),
+        Queries(*_rows(development, views)),
+        embedding_rows(aligned, "image_teacher"),
+        embedding_rows(aligned, "text_teacher"),
+    )
+
+
+def used_by_fingerprints(tables: EmbeddingTables) -> pl.DataFrame:
+    """`USED_SCHEMA` of the queries in `fingerprint_data`."""
+    development, _ = tables.queries(DEVELOPMENT)
+    trained = [used_queries(frame, TRAIN) for frame in tables.queries(TRAIN)]
+    return pl.concat([*trained, used_queries(development, DEVELOPMENT)]).select(*USED_SCHEMA)
+
+
+def fingerprint_table(views: ViewSet, fingerprints: NDArray[np.float32]) -> pl.DataFrame:
+    """One row per SKU: `sku_id`, `split`, `num_views`, `fingerprint` (D float32, unit norm)."""
+    table = pl.DataFrame({"sku_id": views.sku_ids, "split": views.splits, "num_views": views.counts})
+    return table.with_columns(embedding_column(fingerprints).alias("fingerprint"))
+
+
+def _rows(queries: pl.DataFrame, views: ViewSet) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Embeddings (Q, D) and SKU rows (Q,) of the queries whose SKU is among `views`."""
+    place = {sku_id: row for row, sku_id in enumerate(views.sku_ids)}
+    known = queries.filter(pl.col("sku_id").is_in(views.sku_ids))
+    truth = np.array([place[sku_id] for sku_id in known["sku_id"]], dtype=np.int64)
+    return embedding_rows(known), truth
+
+
+def _aligned(text: Teachers, text_views: ViewSet, views: ViewSet) -> NDArray[np.float32]:
+    """Text teachers in the order of `views`; a zero row for a SKU without catalog text."""
+    rows = np.zeros((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
+    place = {sku_id: row for row, sku_id in enumerate(text_views.sku_ids)}
+    known = [(row, place[sku_id]) for row, sku_id in enumerate(views.sku_ids) if sku_id in place]
+    if known:
+        here, there = np.array(known).T
+        rows[here] = text.vectors[there]
+    return rows
+
+
+def _chosen_paths(images: pl.DataFrame, view: NDArray[np.int64], views: ViewSet) -> pl.DataFrame:
+    """`sku_id` and the `image_path` of each SKU's chosen view."""
+    gallery = images.filter(pl.col("role") == GALLERY).sort("sku_id", maintain_order=True)
+    numbered = gallery.select("sku_id", "image_path", pl.int_range(pl.len()).over("sku_id").alias("view"))
+    chosen = pl.DataFrame({"sku_id": views.sku_ids, "view": view})
+    return chosen.join(numbered, on=["sku_id", "view"], maintain_order="left").drop("view")

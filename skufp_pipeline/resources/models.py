@@ -1,0 +1,39 @@
+"""Models and the device they run on, as a Dagster resource; tests put small real ones in its place."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from skufp_pipeline.encoders.settings import EncoderSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from skufp_pipeline.encoders.clip import Encoder
+
+
+class ModelProvider(dg.ConfigurableResource):
+    """Creates and loads encoders.
+
+    Attributes:
+        device: `auto` takes a GPU where there is one; `cuda` demands it.
+    """
+
+    device: str = "auto"
+
+    def torch_device(self) -> "torch.device":
+        # Imported on use: loading the definitions must not import torch.
+        from skufp_pipeline.encoders.device import pick_device
+
+        return pick_device(self.device)
+
+    def new_encoder(self, settings: EncoderSettings, seed: int) -> "Encoder":
+        from skufp_pipeline.encoders.clip import create_encoder
+
+        return create_encoder(settings, self.torch_device(), seed)
+
+    def load_encoder(self, directory: Path) -> "Encoder":
+        from skufp_pipeline.encoders.clip import load_encoder
+
+        return load_encoder(directory, self.torch_device())
