@@ -5,13 +5,15 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from skufp_pipeline.datasets.sample.garments import CATEGORIES, LOWER, Garment, Print
+from skufp_pipeline.datasets.sample.garments import CATEGORIES, LOWER, Colour, Garment, Print
 from skufp_pipeline.datasets.sample.outlines import ARMPIT_Y, Outline, Points, outline_of
 from skufp_pipeline.datasets.sample.textures import paint_texture
 
 CANVAS_SCALE = 1.25  # the flat picture's side, in sides of the final image
 MARGIN = 0.04  # of the canvas, on each side
 SUBPIXEL_BITS = 4  # cv2 takes coordinates in sixteenths of pixels
+
+Paint = Colour | np.ndarray  # RGB, 0..255
 
 
 @dataclass(frozen=True)
@@ -70,21 +72,21 @@ class _Brush:
     def width(self, units: float) -> int:
         return max(1, round(units * self.scale))
 
-    def fill(self, points: Points, colour: object) -> None:
-        cv2.fillPoly(self.rgb, [self.pixels(points)], _bgr_free(colour), cv2.LINE_AA, SUBPIXEL_BITS)
+    def fill(self, points: Points, colour: Paint) -> None:
+        cv2.fillPoly(self.rgb, [self.pixels(points)], _scalar(colour), cv2.LINE_AA, SUBPIXEL_BITS)
 
-    def line(self, points: Points, colour: object, units: float) -> None:
+    def line(self, points: Points, colour: Paint, units: float) -> None:
         line = [self.pixels(points)]
-        cv2.polylines(self.rgb, line, False, _bgr_free(colour), self.width(units), cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.polylines(self.rgb, line, False, _scalar(colour), self.width(units), cv2.LINE_AA, SUBPIXEL_BITS)
 
-    def disc(self, centre: Points, radius: float, colour: object, units: float | None = None) -> None:
+    def disc(self, centre: Points, radius: float, colour: Paint, units: float | None = None) -> None:
         x, y = self.pixels(np.asarray(centre)).tolist()
         size = round(radius * self.scale * 2**SUBPIXEL_BITS)
         thickness = -1 if units is None else self.width(units)
-        cv2.circle(self.rgb, (x, y), size, _bgr_free(colour), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+        cv2.circle(self.rgb, (x, y), size, _scalar(colour), thickness, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
-def _bgr_free(colour: object) -> tuple[float, ...]:
+def _scalar(colour: Paint) -> tuple[float, ...]:
     """The colour as cv2 wants it; pictures stay RGB until they are encoded."""
     return tuple(float(channel) for channel in np.asarray(colour))
 
@@ -156,7 +158,7 @@ def _draw_front(brush: _Brush, garment: Garment, outline: Outline) -> None:
         _draw_print(brush, garment, garment.print)
 
 
-def _draw_closure(brush: _Brush, garment: Garment, accent: np.ndarray, seam: np.ndarray) -> None:
+def _draw_closure(brush: _Brush, garment: Garment, accent: Paint, seam: Paint) -> None:
     shape = garment.silhouette
     if garment.details.closure == "none":
         return
@@ -197,7 +199,7 @@ _POLYGONS: dict[str, Points] = {
 }  # fmt: skip
 
 
-def _draw_motif(brush: _Brush, motif: Print, centre: Points, radius: float, colour: object) -> None:
+def _draw_motif(brush: _Brush, motif: Print, centre: Points, radius: float, colour: Paint) -> None:
     if motif.kind in _POLYGONS:
         brush.fill(centre + radius * _POLYGONS[motif.kind], colour)
     elif motif.kind == "disc":
@@ -214,12 +216,12 @@ def _draw_motif(brush: _Brush, motif: Print, centre: Points, radius: float, colo
         _draw_letters(brush, motif.text, centre, radius, colour)
 
 
-def _draw_letters(brush: _Brush, text: str, centre: Points, radius: float, colour: object) -> None:
+def _draw_letters(brush: _Brush, text: str, centre: Points, radius: float, colour: Paint) -> None:
     thickness = max(1, round(radius * brush.scale / 8))
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.0, 1)
     scale = 2 * radius * brush.scale / width
     x, y = centre * brush.scale + brush.matrix[:2, 2] + [-width * scale / 2, height * scale / 2]
     cv2.putText(
-        brush.rgb, text, (round(x), round(y)), cv2.FONT_HERSHEY_SIMPLEX, scale, _bgr_free(colour), thickness,
+        brush.rgb, text, (round(x), round(y)), cv2.FONT_HERSHEY_SIMPLEX, scale, _scalar(colour), thickness,
         cv2.LINE_AA,
     )  # fmt: skip

@@ -13,9 +13,9 @@ from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece
 SEEN = 127  # alpha above which a pixel belongs to a garment
 SMALLEST_ITEM = 30  # pixels; a second item of which less is seen is not annotated
 OVERHANG_SHARE = 0.04  # of the boxes run over the border of the image, as some of DeepFashion2's do
-Annotation = dict[str, Any]  # as JSON has it
-
 OUTSIDE, HIDDEN, VISIBLE = 0, 1, 2  # a landmark's third number
+
+Annotation = dict[str, Any]  # as JSON has it
 
 
 def annotate(rng: np.random.Generator, scene: Scene, shot: Shot, pair: Pair) -> Annotation:

@@ -7,6 +7,7 @@ at (+-0.42, 0.09), the waist at 0.85, the hips at 1.2, the knees at 2.05, the an
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from skufp_pipeline.datasets.sample.garments import DRESSES, LOWER, SLINGS, Garment, Silhouette
 
@@ -148,7 +149,7 @@ def _hem(shape: Silhouette) -> Points:
     return _curve([shape.hem, shape.length], [shape.hem * 0.5, bottom], [0.0, bottom])
 
 
-def _curve(start: object, control: object, end: object, steps: int = 6) -> Points:
+def _curve(start: ArrayLike, control: ArrayLike, end: ArrayLike, steps: int = 6) -> Points:
     """Points of a quadratic Bezier curve, both ends included: (steps, 2)."""
     t = np.linspace(0, 1, steps)[:, None]
     return (1 - t) ** 2 * np.asarray(start) + 2 * t * (1 - t) * np.asarray(control) + t**2 * np.asarray(end)

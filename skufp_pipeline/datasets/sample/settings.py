@@ -23,7 +23,9 @@ class SampleSettings(Settings):
     mean_user_views: float = Field(default=8.0, ge=1)
     max_user_views: int = Field(default=40, ge=1)
     fraction_without_query: float = Field(default=0.03, ge=0, le=1)  # of the SKUs
-    style_zero_fraction: float = Field(default=0.03, ge=0, le=1)  # images with nothing but a style-0 item
+    # Images with nothing but a style-0 item, for every image of a SKU. A second item is of style 0 too
+    # where the SKU's pair has no other garment to be worn with it.
+    style_zero_fraction: float = Field(default=0.03, ge=0, le=1)
     two_item_fraction: float = Field(default=0.08, ge=0, le=1)  # images with a second item
     variants: int = Field(default=5, ge=1)  # SKUs that share one design
     difficulty: float = Field(default=1.0, ge=0, le=2)  # scales what spoils the user photos

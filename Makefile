@@ -1,0 +1,43 @@
+# make demo | test | dev. A virtual environment is made on first use; nothing is installed outside it.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+export DAGSTER_HOME := $(CURDIR)/.dagster_home
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test dev lint clean
+
+demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
+	skufp demo
+
+test: $(VENV)/installed-dev
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest
+
+dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
+	dg dev
+
+lint: $(VENV)/installed-dev
+	ruff check --fix .
+	ruff format .
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3]"
+	touch $@ $(VENV)/installed
+
+$(DAGSTER_HOME)/dagster.yaml: deploy/laptop/dagster.yaml
+	mkdir -p $(DAGSTER_HOME)
+	cp $< $@
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache
