@@ -27,7 +27,13 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
         Stage("embed_shards", tuple(embeddings), sharded=True),
         Stage(
             "build_index",
-            ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints", "search_index", "retrieval_report"),
+            (
+                "best_shot_teachers",
+                "fingerprint_checkpoint",
+                "fingerprints",
+                "search_index",
+                "retrieval_report",
+            ),
             sharded=False,
         ),
     ]

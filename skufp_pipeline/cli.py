@@ -65,7 +65,10 @@ def demo(name: str | None) -> None:
     engine = _engine(preset, store)
     photo, text = _examples(store, preset)
     for title, answer in (
-        (f"A photo no model was trained on ({photo.name} of {photo.parent.name}):", engine.search_image(photo, 5)),
+        (
+            f"A photo no model was trained on ({photo.name} of {photo.parent.name}):",
+            engine.search_image(photo, 5),
+        ),
         (f'A sentence: "{text}"', engine.search_text(text, 5)),
     ):
         click.echo(f"\n{title}")
@@ -86,13 +89,15 @@ def search(
 ) -> None:
     """The SKUs that a photo or a sentence means, best first."""
     if (image is None) == (text is None):
-        raise UserError("give either --image FILE or --text \"...\"")
+        raise UserError('give either --image FILE or --text "..."')
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = _engine(preset, store)
     answer = engine.search_image(image, top) if image is not None else engine.search_text(text or "", top)
     if as_json:
-        click.echo(json.dumps({"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}, indent=1))
+        click.echo(
+            json.dumps({"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}, indent=1)
+        )
     else:
         _print_answer(answer)
     if save is not None:
@@ -148,7 +153,8 @@ def doctor(name: str | None) -> None:
     for artifact in (index, store.read("checkpoints/clip"), store.read("checkpoints/fingerprint")):
         wrong = artifact.damaged_files()
         damaged += [f"{artifact.manifest.artifact}/{file}" for file in wrong]
-        click.echo(f"{artifact.manifest.artifact}: {'DAMAGED' if wrong else 'ok'} ({len(artifact.manifest.files)} files)")
+        state = "DAMAGED" if wrong else "ok"
+        click.echo(f"{artifact.manifest.artifact}: {state} ({len(artifact.manifest.files)} files)")
     if damaged:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 

@@ -30,7 +30,9 @@ def declare(needs: Needs) -> dict[str, Any]:
     return {
         "pool": GPU_POOL if needs.gpus else None,
         "op_tags": {
-            "dagster-k8s/config": {"container_config": {"resources": {"requests": resources, "limits": limits}}},
+            "dagster-k8s/config": {
+                "container_config": {"resources": {"requests": resources, "limits": limits}}
+            },
             "dagster-ray/config": {
                 "num_cpus": needs.cores,
                 "num_gpus": needs.gpus,

@@ -13,8 +13,8 @@ from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_s
 from skufp_pipeline.assets.index import index_assets, index_steps
 from skufp_pipeline.automation import jobs
 from skufp_pipeline.checks.evaluation import evaluation_checks
-from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 

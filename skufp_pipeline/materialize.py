@@ -40,13 +40,17 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     plan = stages(graph_steps(preset))
     for number, stage in enumerate(plan, start=1):
         started = time.perf_counter()
-        keys = [f"shard_{shard:04d}" for shard in range(preset.shards)] if stage.sharded else [None]
+        keys = _partition_keys(stage, preset)
         say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
         for key in keys:
             failed += _run(definitions, stage, key, instance)
         seconds[stage.name] = time.perf_counter() - started
         say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s")
     return Outcome(seconds, failed)
+
+
+def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
+    return [f"shard_{shard:04d}" for shard in range(preset.shards)] if stage.sharded else [None]
 
 
 def _runs(keys: list[str | None]) -> str:
@@ -76,5 +80,6 @@ def _first_failure(result: dg.ExecuteInProcessResult) -> str:
         while error is not None and error.cause is not None:
             error = error.cause
         if error is not None:
-            return f"{event.step_key} failed: {error.message.strip().removeprefix('skufp_pipeline.errors.UserError: ')}"
+            message = error.message.strip().removeprefix("skufp_pipeline.errors.UserError: ")
+            return f"{event.step_key} failed: {message}"
     return "the run failed; see its log in the Dagster UI"

@@ -126,14 +126,18 @@ def _preset_path(name: str) -> Path:
     for path in candidates:
         if path.is_file():
             return path
-    known = sorted(path.stem for folder in {c.parent for c in candidates[1:]} for path in folder.glob("*.yaml"))
+    known = sorted(
+        path.stem for folder in {c.parent for c in candidates[1:]} for path in folder.glob("*.yaml")
+    )
     raise UserError(f"no preset {name!r}: expected a YAML file or one of {', '.join(sorted(set(known)))}")
 
 
 def _expand(value: Any, path: Path, key: str) -> Any:
     """`value` with `${NAME}` replaced in every string."""
     if isinstance(value, dict):
-        return {name: _expand(inner, path, f"{key}.{name}" if key else str(name)) for name, inner in value.items()}
+        return {
+            name: _expand(inner, path, f"{key}.{name}" if key else str(name)) for name, inner in value.items()
+        }
     if isinstance(value, list):
         return [_expand(inner, path, key) for inner in value]
     if not isinstance(value, str):
@@ -142,7 +146,9 @@ def _expand(value: Any, path: Path, key: str) -> Any:
     def replacement(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
-            raise UserError(f"{path}: {key} needs the environment variable {match[1]}; set it, or edit the preset")
+            raise UserError(
+                f"{path}: {key} needs the environment variable {match[1]}; set it, or edit the preset"
+            )
         return found
 
     return _VARIABLE.sub(replacement, value)

@@ -148,7 +148,9 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         )
 
     @asset(steps["sku_crops"], [CROPS_COMPLETE])
-    def sku_crops(context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+    def sku_crops(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
+    ) -> dg.MaterializeResult:
         store, step = artifacts.get(), steps["sku_crops"]
         shard = shard_number(context.partition_key)
         table = store.read(steps["annotations"].key)
@@ -174,7 +176,9 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         )
 
     @asset(steps["image_text"])
-    def image_text(context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+    def image_text(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
+    ) -> dg.MaterializeResult:
         store, step = artifacts.get(), steps["image_text"]
         shard = shard_number(context.partition_key)
         crops = store.read(steps["sku_crops"].shard_key(shard))
@@ -189,7 +193,11 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
                 ("catalog_texts", catalog_texts),
             ):
                 frame.write_parquet(directory / f"{name}.parquet", compression="zstd")
-            return {"rows": table.height, "text_queries": queries.height, "catalog_texts": catalog_texts.height}
+            return {
+                "rows": table.height,
+                "text_queries": queries.height,
+                "catalog_texts": catalog_texts.height,
+            }
 
         artifact = store.produce(step.shard_key(shard), step.recipe({"sku_crops": crops.digest}), build)
         table = pl.read_parquet(artifact.path / "image_text.parquet")
@@ -247,7 +255,9 @@ def _listing(dataset: DeepFashion2Dataset | ManifestDataset) -> dict[str, Any]:
     else:
         root = Path(dataset.read.path).parent
         if not Path(dataset.read.path).is_file():
-            raise UserError(f"dataset.read.path {dataset.read.path!r} is no file; expected a .csv or .parquet manifest")
+            raise UserError(
+                f"dataset.read.path {dataset.read.path!r} is no file; expected a .csv or .parquet manifest"
+            )
     if not root.is_dir():
         raise UserError(f"dataset.path {str(root)!r} is no folder; see README, 'Your own data'")
     return folder_listing(root)
@@ -276,7 +286,9 @@ def _sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int 
     rows, labels = [], []
     for sku_id in crops["sku_id"].unique(maintain_order=True).head(skus):
         mine = crops.filter(pl.col("sku_id") == sku_id)
-        picked = pl.concat([mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)])
+        picked = pl.concat(
+            [mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
+        )
         rows.append([folder / path for path in picked["crop_path"]])
         labels.append(sku_id)
     return contact_sheet(rows, tile=72, labels=labels)

@@ -36,7 +36,9 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "openclip", "safetensors"},
             "Baseline 3: image and text towers fine-tuned with SKU cross-entropy, in open_clip's own "
             "format, with the training curve and the ids of every query used.",
-            tuple(ENCODERS + n for n in ("clip", "train", "losses", "augment", "pixels", "dataset", "schedule")),
+            tuple(
+                ENCODERS + n for n in ("clip", "train", "losses", "augment", "pixels", "dataset", "schedule")
+            ),
             {
                 "encoder": encoder,
                 "training": preset.encoder.training.model_dump(mode="json"),
@@ -123,7 +125,9 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
         return result(
             artifact,
             {
-                "curve": picture(training_curves(history, ("image_loss", "text_loss"), "development_accuracy")),
+                "curve": picture(
+                    training_curves(history, ("image_loss", "text_loss"), "development_accuracy")
+                ),
                 "history": markdown_table(pl.DataFrame(history)),
             },
         )
@@ -143,7 +147,11 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
         )
 
     def _embed_shard(
-        context: dg.AssetExecutionContext, store: ArtifactStore, step: Step, inputs: dict[str, str], encoder: Any
+        context: dg.AssetExecutionContext,
+        store: ArtifactStore,
+        step: Step,
+        inputs: dict[str, str],
+        encoder: Any,
     ) -> dg.MaterializeResult:
         shard = shard_number(context.partition_key)
         crops = store.read(catalog["sku_crops"].shard_key(shard))

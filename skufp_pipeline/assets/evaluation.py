@@ -83,10 +83,16 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             context.log.info("all models judged; measuring latency")
             engine = QueryEngine.open(store, torch.device("cpu"))
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
-            photos = [store.local_path(_crop_of(row, others, preset)) for row in queries.iter_rows(named=True)]
+            photos = [
+                store.local_path(_crop_of(row, others, preset)) for row in queries.iter_rows(named=True)
+            ]
             texts = tables.texts.filter(pl.col("role") == "evaluation")["text"]
             latency = retrieval.measure_latency(
-                engine, photos, texts.head(settings.latency_queries).to_list(), settings.batch, torch.get_num_threads()
+                engine,
+                photos,
+                texts.head(settings.latency_queries).to_list(),
+                settings.batch,
+                torch.get_num_threads(),
             )
             shown = queries.head(settings.grid_queries)
             grid = retrieval.grid_rows(shown, photos[: shown.height], engine, store.local_path)
@@ -106,7 +112,8 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         artifact = store.produce(step.key, recipe, build)
         report = json.loads((artifact.path / "report.json").read_text())
         figures = {
-            name: picture((artifact.path / f"{name}.png").read_bytes()) for name in ("recall", "latency", "grid")
+            name: picture((artifact.path / f"{name}.png").read_bytes())
+            for name in ("recall", "latency", "grid")
         }
         page = dg.MetadataValue.path(str(artifact.path / "report.html"))
         return result(

@@ -159,7 +159,9 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
     return [best_shot_teachers, fingerprint_checkpoint, fingerprints]
 
 
-def read_embedding_shards(store: ArtifactStore, step: Step, checkpoint: Step, preset: Preset) -> list[Artifact]:
+def read_embedding_shards(
+    store: ArtifactStore, step: Step, checkpoint: Step, preset: Preset
+) -> list[Artifact]:
     """Every embedding shard, all made by the encoder that is there now; refused by name otherwise."""
     shards = read_shards(store, step, preset.shards)
     digest = store.read(checkpoint.key).digest

@@ -88,7 +88,9 @@ def picture(image: Image.Image | bytes, quality: int = 80) -> dg.MarkdownMetadat
         return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(image).decode()})")
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)
-    return dg.MetadataValue.md(f"![sheet](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})")
+    return dg.MetadataValue.md(
+        f"![sheet](data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()})"
+    )
 
 
 def _cell(value: Any) -> str:

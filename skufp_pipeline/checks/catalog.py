@@ -23,7 +23,12 @@ def crops_complete(shard: Artifact, tolerated: float) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name="crops_complete",
         passed=not broken and share <= tolerated,
-        metadata={"broken": broken[:20], "skipped_items": skipped, "skipped_share": share, "tolerated": tolerated},
+        metadata={
+            "broken": broken[:20],
+            "skipped_items": skipped,
+            "skipped_share": share,
+            "tolerated": tolerated,
+        },
     )
 
 

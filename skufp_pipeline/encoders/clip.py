@@ -24,7 +24,11 @@ from torch import Tensor, nn
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.errors import UserError
 
-CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = "open_clip_config.json", "open_clip_model.safetensors", "image_tower.json"
+CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = (
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "image_tower.json",
+)
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Encoder:
         image_tower_kwargs: what `timm.create_model` was given beside the model's name.
     """
 
-    model: nn.Module
+    model: Any  # open_clip declares no types
     model_config: dict[str, Any]
     preprocess_config: dict[str, Any]
     device: torch.device
@@ -127,10 +131,10 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
     return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options)
 
 
-def image_trunk(model: nn.Module) -> nn.Module:
+def image_trunk(model: Any) -> nn.Module:
     """The image tower without its projection into the shared space: the pretrained part."""
-    visual = model.visual
-    return visual.trunk if hasattr(visual, "trunk") else visual
+    trunk: nn.Module = getattr(model.visual, "trunk", model.visual)
+    return trunk
 
 
 def _model_config(name: str) -> tuple[str, dict[str, Any]]:
@@ -146,14 +150,14 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
     if config is None:
         bundled = ", ".join(sorted(path.stem for path in BUNDLED_MODELS.glob("*.json")))
         raise UserError(
-            f"encoder.model {name!r} is neither an open_clip JSON config (embed_dim, vision_cfg, text_cfg), nor "
-            f"bundled ({bundled}), nor one of open_clip's models; "
+            f"encoder.model {name!r} is neither an open_clip JSON config (embed_dim, vision_cfg, text_cfg), "
+            f"nor bundled ({bundled}), nor one of open_clip's models; "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists those"
         )
     return name, dict(config)
 
 
-def _set_image_tower_options(model: nn.Module, config: dict[str, Any], options: dict[str, Any]) -> None:
+def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[str, Any]) -> None:
     """Rebuilds timm's trunk with options that an open_clip config has no words for; weights stay."""
     if not options:
         return
@@ -178,7 +182,7 @@ def _tokenizer(text_config: dict[str, Any]) -> Any:
     return open_clip.tokenizer.SimpleTokenizer(context_length=length)
 
 
-def _load_image_tower(model: nn.Module, path: Path) -> None:
+def _load_image_tower(model: Any, path: Path) -> None:
     """timm weights into the trunk; a classifier head in the file is left aside."""
     trunk = image_trunk(model)
     if not path.is_file():
@@ -189,7 +193,9 @@ def _load_image_tower(model: nn.Module, path: Path) -> None:
         raise UserError(f"{path} is no weight file (safetensors or .pth): {error}") from error
     # num_batches_tracked is a counter that many exports leave out; it plays no part in the result.
     wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
-    unfit = [name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape]
+    unfit = [
+        name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape
+    ]
     if unfit:
         raise UserError(
             f"{path} does not fit the image tower: {len(unfit)} of {len(wanted)} tensors are missing or have "
@@ -198,7 +204,7 @@ def _load_image_tower(model: nn.Module, path: Path) -> None:
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
 
 
-def _preprocess_config(settings: EncoderSettings, model: nn.Module) -> dict[str, Any]:
+def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     own = model.visual.preprocess_cfg
     return {
         "size": own["size"],
@@ -216,8 +222,9 @@ def _model_error(settings: EncoderSettings, error: Exception) -> str:
         return f"encoder.model {settings.model!r} can't be built: {error}"
     tags = open_clip.list_pretrained_tags_by_model(settings.model)
     return (
-        f"encoder.pretrained {settings.pretrained!r} is no local file, and as a hub tag of {settings.model!r} "
-        f"it could not be loaded ({type(error).__name__}: {error}); known tags: {', '.join(tags) or 'none'}"
+        f"encoder.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
+        f"it could not be loaded ({type(error).__name__}: {error}); "
+        f"known tags: {', '.join(tags) or 'none'}"
     )
 
 

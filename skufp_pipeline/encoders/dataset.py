@@ -19,6 +19,7 @@ from skufp_pipeline.encoders.train import LabelledImages, LabelledTexts, Trainin
 
 Progress = Callable[[int, int], None]
 
+
 @dataclass(frozen=True)
 class TextShard:
     """One shard's image-text table, its text queries, and the folder its `image_path` is relative to."""
@@ -62,7 +63,9 @@ def gather_training_data(
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
     data = TrainingData(images(fit, "fit"), texts, images(held, "development"), len(sku_ids))
-    told = sentences.rename({"text_id": "query_id"}).filter(~pl.col("query_id").is_in(fit["query_id"].implode()))
+    told = sentences.rename({"text_id": "query_id"}).filter(
+        ~pl.col("query_id").is_in(fit["query_id"].implode())
+    )
     used = [used_queries(fit, TRAIN), used_queries(told, TRAIN), used_queries(held, DEVELOPMENT)]
     return data, pl.concat(used)
 

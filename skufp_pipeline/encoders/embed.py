@@ -20,7 +20,11 @@ Progress = Callable[[int, int], None]
 
 
 def embed_images(
-    encoder: Encoder, image_text: pl.DataFrame, crop_dir: Path, batch_size: int, progress: Progress | None = None
+    encoder: Encoder,
+    image_text: pl.DataFrame,
+    crop_dir: Path,
+    batch_size: int,
+    progress: Progress | None = None,
 ) -> pl.DataFrame:
     """One row per crop: who it is, and `embedding`, a fixed-size list of D float32, of unit norm."""
     paths = [crop_dir / path for path in image_text["image_path"]]

@@ -125,9 +125,7 @@ def write_report(
         (directory / f"{name}.png").write_bytes(png)
     (directory / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     report_frame(report).write_parquet(directory / "metrics.parquet", compression="zstd")
-    page = render_page(
-        report, figures["recall"], figures["latency"], figures["grid"], skipped, provenance
-    )
+    page = render_page(report, figures["recall"], figures["latency"], figures["grid"], skipped, provenance)
     (directory / "report.html").write_text(page)
     return report
 
@@ -156,4 +154,3 @@ def _queries(tables: EmbeddingTables) -> dict[str, Any]:
     images = evaluation_queries(tables.images.rename({"item_id": "query_id"}))
     texts = evaluation_queries(tables.texts.rename({"text_id": "query_id"}))
     return {"image": images, "text": texts}
-

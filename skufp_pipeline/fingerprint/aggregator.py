@@ -32,7 +32,9 @@ class _Layer(nn.Module):
         x = self.norms[0](tokens)
         tokens = tokens + self.self_attention(x, x, x, need_weights=False)[0]
         x = self.norms[1](tokens)
-        tokens = tokens + self.cross_attention(x, views, views, key_padding_mask=absent, need_weights=False)[0]
+        tokens = (
+            tokens + self.cross_attention(x, views, views, key_padding_mask=absent, need_weights=False)[0]
+        )
         attended: Tensor = tokens + self.feedforward(self.norms[2](tokens))
         return attended
 

@@ -44,7 +44,7 @@ def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.in
     reciprocal = np.full(len(chosen), np.nan)
     by_sku = np.argsort(truth, kind="stable")
     bounds = np.searchsorted(truth[by_sku], np.arange(len(chosen) + 1))
-    for sku in np.flatnonzero(np.diff(bounds)):
+    for sku in np.flatnonzero(np.diff(bounds)).tolist():
         own = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
         scores = _reciprocal_ranks(own, views.views[sku, views.mask[sku]], rivals, sku)
         cosine = (own @ views.views[sku, views.mask[sku]].T).mean(axis=0)

@@ -150,12 +150,16 @@ def _losses(
         "classification": made.new_zeros(()),
     }
     if known.any():
-        losses["regression_text"] = settings.text_weight * embedding_regression(made[known], text_teachers[known])
+        losses["regression_text"] = settings.text_weight * embedding_regression(
+            made[known], text_teachers[known]
+        )
     for (embeddings, truth), teachers, weight in (
         (data.image_queries, image_teachers, 1.0),
         (data.text_queries, text_teachers, settings.text_query_weight),
     ):
-        queries, place = _draw(embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator)
+        queries, place = _draw(
+            embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator
+        )
         if weight == 0 or len(queries) == 0:
             continue
         rank = rank_distillation(queries, teachers, made, settings.rank_temperature)

@@ -5,7 +5,7 @@ import logging
 import dagster as dg
 
 
-@dg.logger(description="The message and nothing else, for a person at a terminal.")
+@dg.logger({}, description="The message and nothing else, for a person at a terminal.")
 def plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
     """Prints what assets log, without Dagster's prefixes and its own bookkeeping."""
     logger = logging.Logger("skufp", level=logging.INFO)

@@ -74,7 +74,9 @@ class FingerprintIndex:
         if len(self) == 0:
             return [SearchResult(np.empty(0, np.int64), np.empty(0)) for _ in unit]
         approximate = unit.astype(np.float32) @ self.fingerprints.T  # (Q, N)
-        return [self._exact(query, row, min(k, len(self))) for query, row in zip(unit, approximate, strict=True)]
+        return [
+            self._exact(query, row, min(k, len(self))) for query, row in zip(unit, approximate, strict=True)
+        ]
 
     def _unit_queries(self, queries: ArrayLike) -> NDArray[np.float64]:
         rows = np.atleast_2d(np.asarray(queries, dtype=np.float64))
@@ -115,5 +117,7 @@ class FingerprintIndex:
             skus = pl.read_parquet(directory / SKUS_FILE)
             references = json.loads((directory / REFERENCES_FILE).read_text())
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"index bundle {directory} can't be read: {error}; materialize search_index") from error
+            raise UserError(
+                f"index bundle {directory} can't be read: {error}; materialize search_index"
+            ) from error
         return cls(fingerprints, skus, references)
