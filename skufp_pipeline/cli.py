@@ -13,7 +13,7 @@ import click
 import polars as pl
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.store import ArtifactStore, shard_key
 
 if TYPE_CHECKING:
@@ -27,14 +27,14 @@ preset_option = click.option(
 
 
 def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Prints a `UserError` without a stack trace."""
+    """Prints a `UserError` in one line, without a stack trace."""
 
     @wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except UserError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(" ".join(str(error).split())) from error
 
     return wrapped
 
@@ -49,7 +49,7 @@ def main() -> None:
 @told
 def materialize(name: str | None) -> None:
     """Materialize the whole graph through Dagster; what is unchanged is skipped."""
-    _materialize(load_preset(name))
+    _materialize(load_preset(name), name)
 
 
 @main.command()
@@ -58,7 +58,7 @@ def materialize(name: str | None) -> None:
 def demo(name: str | None) -> None:
     """Materialize the graph, print its tables, and answer one photo and one sentence."""
     preset = load_preset(name)
-    _materialize(preset)
+    _materialize(preset, name)
     store = ArtifactStore(preset.data_root)
     click.echo()
     _print_report(store, as_json=False)
@@ -159,15 +159,14 @@ def doctor(name: str | None) -> None:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 
 
-def _materialize(preset: Preset) -> None:
+def _materialize(preset: Preset, name: str | None) -> None:
     import dagster as dg
 
-    from skufp_pipeline.materialize import materialize_graph
+    from skufp_pipeline.materialize import instance_home, materialize_graph
 
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(Path(".dagster_home").resolve())))
-    home.mkdir(parents=True, exist_ok=True)
-    # The UI's processes must load the preset that these runs belong to.
-    os.environ["SKUFP_PRESET"] = preset.name
+    instance_home()
+    if name is not None:  # processes that Dagster starts must load the preset that these runs belong to
+        os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
         outcome = materialize_graph(preset, instance, lambda line: click.echo(line, err=True))
     total = sum(outcome.seconds.values())

@@ -112,7 +112,7 @@ def load_preset(name: str | None = None) -> Preset:
     path = _preset_path(name)
     try:
         raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
     try:
         return Preset.model_validate(_expand(raw, path, ""))

@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.settings import Settings
 
 MANIFEST = "manifest.json"
+_LEAST_FREE = 1 << 20  # bytes; with less, whatever went wrong is taken for a full disk
 
 
 class FileEntry(Settings):
@@ -186,8 +187,10 @@ class ArtifactStore:
 
     def delete(self, key: str) -> None:
         """Removes an artifact, its manifest first, so that no reader takes a half for the whole."""
-        self._fs.rm_file(f"{self._base}/{key}/{MANIFEST}")
-        self._fs.rm(f"{self._base}/{key}", recursive=True)
+        folder = f"{self._base}/{key}"
+        self._fs.rm_file(f"{folder}/{MANIFEST}")
+        if self._fs.exists(folder):  # an object store has no empty folders
+            self._fs.rm(folder, recursive=True)
 
     def _read_manifest(self, key: str) -> Manifest | None:
         path = f"{self._base}/{key}/{MANIFEST}"
@@ -212,7 +215,12 @@ class ArtifactStore:
             for name in manifest.files:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(f"{self._base}/{key}/{name}", str(partial / name))
-            partial.rename(target)
+            try:
+                partial.rename(target)
+            except OSError:
+                if not target.is_dir():
+                    raise
+                shutil.rmtree(partial)  # another reader fetched it meanwhile
         return target
 
     @contextmanager
@@ -224,14 +232,16 @@ class ArtifactStore:
         try:
             directory.mkdir(parents=True)
             yield directory
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except UserError:
+            raise
+        except PermissionError as error:
+            raise UserError(f"no permission to write {key} under {self.root}: {error}") from error
+        except Exception as error:
+            if _is_disk_full(error, directory):
                 raise UserError(
                     f"disk full while writing {key} under {self.root}; free some space and run it again "
                     "(nothing half-written was left)"
                 ) from error
-            if isinstance(error, PermissionError):
-                raise UserError(f"no permission to write {key} under {self.root}: {error}") from error
             raise
         finally:
             shutil.rmtree(directory, ignore_errors=True)
@@ -240,11 +250,7 @@ class ArtifactStore:
         if self._local:
             target = Path(self._base) / key
             target.parent.mkdir(parents=True, exist_ok=True)
-            replaced = directory.with_name(directory.name + ".replaced")
-            if target.exists():
-                target.rename(replaced)
-            directory.rename(target)
-            shutil.rmtree(replaced, ignore_errors=True)
+            _move_into_place(directory, target)
             return target
         remote = f"{self._base}/{key}"
         if self._fs.exists(f"{remote}/{MANIFEST}"):
@@ -283,6 +289,29 @@ def _file_entry(path: Path) -> FileEntry:
 
 def _digest_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _move_into_place(directory: Path, target: Path) -> None:
+    """Puts `directory` at `target`; of several processes that do so at once the last one stays."""
+    replaced = directory.with_name(directory.name + ".replaced")
+    while True:
+        try:
+            with suppress(FileNotFoundError):
+                target.rename(replaced)
+            directory.rename(target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        finally:
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_disk_full(error: Exception, directory: Path) -> bool:
+    """Whether a build failed for want of space: torch and numpy don't say so, nor does each an errno."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    told = told or "No space left on device" in str(error)
+    return told or (directory.is_dir() and shutil.disk_usage(directory).free < _LEAST_FREE)
 
 
 def _remove_leftovers(temporary: Path, flat_key: str) -> None:

@@ -68,7 +68,7 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pillow", "jpeg"},
             "Every item of the shard's SKUs cut out of its photo, one JPEG each.",
-            (DATASETS + "crops", DATASETS + "reading"),
+            (DATASETS + "crops", DATASETS + "reading", DATASETS + "splits"),
             preset.crops.model_dump(),
             io_needs,
             ("annotations",),
@@ -81,7 +81,7 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             {"polars", "parquet"},
             "The image-text table: each crop with its metadata and attribute prompts, the text queries, and "
             "the texts of the catalog.",
-            (DATASETS + "prompts", DATASETS + "attributes"),
+            tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
             {"prompts": preset.prompts.model_dump(), "splits": preset.splits.model_dump()},
             io_needs,
             ("sku_crops",),

@@ -1,5 +1,6 @@
 """Group `encoder`: CLIP fine-tuned on SKUs (Baseline 3), and the embeddings of crops and texts."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.store import Artifact, ArtifactStore
 
+DATASETS = "skufp_pipeline.datasets."
 ENCODERS = "skufp_pipeline.encoders."
 GROUP = "encoder"
 TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
@@ -27,7 +30,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
     """The steps of this group; the frozen encoder has a place only where it is pretrained."""
     needs = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
     encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
-    embedding_modules = (ENCODERS + "clip", ENCODERS + "embed")
+    embedding_modules = (ENCODERS + "clip", ENCODERS + "embed", ENCODERS + "tables")
     steps = [
         Step(
             "clip_checkpoint",
@@ -36,9 +39,8 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "openclip", "safetensors"},
             "Baseline 3: image and text towers fine-tuned with SKU cross-entropy, in open_clip's own "
             "format, with the training curve and the ids of every query used.",
-            tuple(
-                ENCODERS + n for n in ("clip", "train", "losses", "augment", "pixels", "dataset", "schedule")
-            ),
+            tuple(ENCODERS + name for name in _TRAINING_MODULES)
+            + tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
             {
                 "encoder": encoder,
                 "training": preset.encoder.training.model_dump(mode="json"),
@@ -79,6 +81,11 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
     return {step.name: step for step in steps}
 
 
+_TRAINING_MODULES = (
+    "clip", "train", "losses", "augment", "pixels", "dataset", "schedule", "tables",
+)  # fmt: skip
+
+
 def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDefinition]:
     """The assets of this group, given the catalogue's steps."""
     steps = encoder_steps(preset)
@@ -93,7 +100,10 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
         store, step = artifacts.get(), steps["clip_checkpoint"]
         crops = read_shards(store, catalog["sku_crops"], preset.shards)
         texts = read_shards(store, catalog["image_text"], preset.shards)
-        recipe = step.recipe({artifact.manifest.artifact: artifact.digest for artifact in [*crops, *texts]})
+        recipe = step.recipe(
+            {artifact.manifest.artifact: artifact.digest for artifact in [*crops, *texts]}
+            | model_files(preset.encoder)
+        )
 
         def build(directory: Path) -> dict[str, Any]:
             shards = [
@@ -186,10 +196,35 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
         ) -> dg.MaterializeResult:
             new_encoder = lambda: models.new_encoder(preset.encoder, preset.seed)  # noqa: E731
-            return _embed_shard(context, artifacts.get(), frozen_step, {}, new_encoder)
+            files = model_files(preset.encoder)
+            return _embed_shard(context, artifacts.get(), frozen_step, files, new_encoder)
 
         assets.append(frozen_clip_embeddings)
     return assets
+
+
+def model_files(settings: EncoderSettings) -> dict[str, str]:
+    """Digests of the local files and folders that `settings` names: other content is another encoder."""
+    bundled = str(BUNDLED_MODELS / f"{settings.model}.json")
+    named = {
+        "encoder.model": settings.model if Path(settings.model).is_file() else bundled,
+        "encoder.pretrained": settings.pretrained,
+        "encoder.image_tower_weights": settings.image_tower_weights,
+    }
+    return {
+        name: _content_digest(Path(path))
+        for name, path in named.items()
+        if path is not None and Path(path).exists()
+    }
+
+
+def _content_digest(path: Path) -> str:
+    """Of a file, or of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _table(shard: Artifact, name: str) -> pl.DataFrame:

@@ -9,7 +9,12 @@ import polars as pl
 
 from skufp_pipeline.assets.catalog import count_by
 from skufp_pipeline.assets.declare import Step, asset
-from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
+from skufp_pipeline.assets.fingerprints import (
+    embedding_inputs,
+    embedding_tables,
+    read_embedding_shards,
+    require_inputs,
+)
 from skufp_pipeline.assets.show import picture, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
@@ -31,15 +36,20 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
         {"numpy", "html"},
         "Recall@K, MRR and NDCG of every model on seen, zero and seen+zero, with paired intervals, latency "
         "by stage, and a page with curves and a grid of results.",
-        tuple(
-            "skufp_pipeline.evaluation." + name
-            for name in ("retrieval", "metrics", "protocol", "statistics", "report", "page", "figures")
-        ),
+        tuple("skufp_pipeline." + name for name in _MODULES),
         {"evaluation": evaluation, "seed": preset.seed, "max_views": preset.fingerprint.max_views},
         Needs(preset.compute.cores, preset.compute.memory_gib),
         tuple(deps),
     )
     return {step.name: step}
+
+
+_MODULES = (
+    "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
+    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
+    "encoders.clip", "encoders.tables", "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "search.bundle", "search.engine", "search.index",
+)  # fmt: skip
 
 
 def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefinition]:
@@ -65,7 +75,10 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             frozen = [store.read(step_frozen.shard_key(shard)) for shard in range(preset.shards)]
         teachers = store.read(others["best_shot_teachers"].key)
         fingerprints = store.read(others["fingerprints"].key)
+        for table in (teachers, fingerprints):
+            require_inputs(table, embedding_inputs(shards))
         index, _ = current_index(store)
+        index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
         parts = [*shards, *frozen, teachers, fingerprints, index]
         recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
 

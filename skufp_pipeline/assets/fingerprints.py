@@ -34,6 +34,9 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
     settings = preset.fingerprint.model_dump(mode="json")
+    tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
+    model = tuple(FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers"))
+    model += (*tables, "skufp_pipeline.encoders.schedule")
     steps = [
         Step(
             "best_shot_teachers",
@@ -41,7 +44,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"numpy", "parquet"},
             "For each SKU the one view, and the one text, that alone retrieves its training queries best.",
-            (FINGERPRINT + "teachers", FINGERPRINT + "views", FINGERPRINT + "tables"),
+            (FINGERPRINT + "teachers", FINGERPRINT + "views", *tables),
             {"max_views": preset.fingerprint.max_views},
             light,
             ("clip_embeddings",),
@@ -52,7 +55,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pytorch", "safetensors"},
             "The Q-Former-style aggregator trained by regression, rank distillation and classification.",
-            tuple(FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "tables")),
+            model,
             {"fingerprint": settings, "seed": preset.seed},
             heavy,
             ("clip_embeddings", "best_shot_teachers"),
@@ -63,7 +66,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pytorch", "parquet"},
             "One unit vector per SKU, from its catalog views alone: a new SKU needs no training.",
-            tuple(FINGERPRINT + name for name in ("train", "aggregator", "views", "tables")),
+            model,
             {"max_views": preset.fingerprint.max_views},
             light,
             ("clip_embeddings", "fingerprint_checkpoint"),
@@ -78,7 +81,7 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
 
     def embeddings(store: ArtifactStore) -> tuple[EmbeddingTables, dict[str, str]]:
         shards = read_embedding_shards(store, encoder["clip_embeddings"], encoder["clip_checkpoint"], preset)
-        return embedding_tables(shards), {shard.manifest.artifact: shard.digest for shard in shards}
+        return embedding_tables(shards), embedding_inputs(shards)
 
     @asset(steps["best_shot_teachers"])
     def best_shot_teachers(artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
@@ -107,7 +110,7 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
         store, step = artifacts.get(), steps["fingerprint_checkpoint"]
         tables, inputs = embeddings(store)
         teachers = store.read(steps["best_shot_teachers"].key)
-        _require_inputs(teachers, inputs)
+        require_inputs(teachers, inputs)
 
         def build(directory: Path) -> dict[str, Any]:
             data = fingerprint_data(
@@ -142,6 +145,8 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
         store, step = artifacts.get(), steps["fingerprints"]
         tables, inputs = embeddings(store)
         checkpoint = store.read(steps["fingerprint_checkpoint"].key)
+        # Of the same encoder, but not of the same SKUs: a new one gets its fingerprint without training.
+        checkpoint.require_input("clip_checkpoint", inputs["clip_checkpoint"])
 
         def build(directory: Path) -> dict[str, Any]:
             device = models.torch_device()
@@ -180,7 +185,14 @@ def embedding_tables(shards: list[Artifact]) -> EmbeddingTables:
     return EmbeddingTables(gather("images"), gather("texts"))
 
 
-def _require_inputs(artifact: Artifact, inputs: dict[str, str]) -> None:
+def embedding_inputs(shards: list[Artifact]) -> dict[str, str]:
+    """What a result made from these shards records: their digests and their encoder's."""
+    encoder = shards[0].manifest.recipe.inputs["clip_checkpoint"]
+    return {shard.manifest.artifact: shard.digest for shard in shards} | {"clip_checkpoint": encoder}
+
+
+def require_inputs(artifact: Artifact, inputs: dict[str, str]) -> None:
+    """Refuses an artifact that was made from another version of any of these."""
     for name, digest in inputs.items():
         artifact.require_input(name, digest)
 

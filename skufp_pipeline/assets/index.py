@@ -8,6 +8,7 @@ import polars as pl
 
 from skufp_pipeline.assets.catalog import read_shards
 from skufp_pipeline.assets.declare import Step, asset
+from skufp_pipeline.assets.fingerprints import embedding_inputs, read_embedding_shards, require_inputs
 from skufp_pipeline.assets.show import counts_table, frame_metadata, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
@@ -25,7 +26,7 @@ def index_steps(preset: Preset) -> dict[str, Step]:
         {"numpy", "parquet"},
         "The bundle a search loads: fingerprints, SKU table, references to the encoder and aggregator. "
         "`index/CURRENT` names the version in use.",
-        ("skufp_pipeline.search.bundle", "skufp_pipeline.search.index"),
+        ("skufp_pipeline.search.bundle", "skufp_pipeline.search.index", "skufp_pipeline.encoders.tables"),
         {},
         Needs(preset.compute.cores, preset.compute.memory_gib),
         ("image_text", "best_shot_teachers", "fingerprints"),
@@ -43,6 +44,9 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
         fingerprints = store.read(others["fingerprints"].key)
         teachers = store.read(others["best_shot_teachers"].key)
         texts = read_shards(store, others["image_text"], preset.shards)
+        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
+        for table in (fingerprints, teachers):
+            require_inputs(table, embedding_inputs(shards))
         aggregator = store.read(others["fingerprint_checkpoint"].key)
         fingerprints.require_input("fingerprint_checkpoint", aggregator.digest)
         references = {

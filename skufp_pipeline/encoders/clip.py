@@ -5,9 +5,12 @@ unit rows in one space of D dimensions.
 """
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -107,9 +110,14 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
     name, config = _model_config(settings.model)
     try:
         # pretrained_image: a timm tower's own weights come from image_tower_weights, never from a hub.
-        model = open_clip.create_model(name, settings.pretrained, device="cpu", pretrained_image=False)
+        with _meant_to_be_random() if settings.pretrained is None else nullcontext():
+            model = open_clip.create_model(
+                name, _checkpoint(settings.pretrained), device="cpu", pretrained_image=False
+            )
+    except UserError:
+        raise
     except Exception as error:  # open_clip raises RuntimeError, the hub and torch a dozen other kinds
-        raise UserError(_model_error(settings, error)) from error
+        raise UserError(_model_error(settings, name, error)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
     if settings.image_tower_weights is not None:
         _load_image_tower(model, Path(settings.image_tower_weights))
@@ -119,13 +127,20 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
 
 
 def load_encoder(directory: Path, device: torch.device) -> Encoder:
-    """The encoder that `Encoder.save` wrote."""
+    """The encoder that `Encoder.save` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    for name in (CONFIG_FILE, TOWER_FILE, WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} holds no encoder: {name} is missing")
     try:
         config = json.loads((directory / CONFIG_FILE).read_text())
         tower_options = json.loads((directory / TOWER_FILE).read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{directory} holds no encoder: {error.filename} is missing") from error
-    model = open_clip.create_model(f"local-dir:{directory}", device="cpu", pretrained_image=False)
+        model = open_clip.create_model(f"local-dir:{directory}", device="cpu", pretrained_image=False)
+    except Exception as error:  # as many kinds as in create_encoder
+        raise UserError(f"the encoder in {directory} can't be read: {_in_a_line(error)}") from error
     _set_image_tower_options(model, config["model_cfg"], tower_options)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options)
@@ -141,12 +156,10 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
     """The name open_clip knows the model by, and its config; a JSON file is made known to it first."""
     for path in (Path(name), BUNDLED_MODELS / f"{name}.json"):
         if path.is_file():
+            _require_model_config(path)  # open_clip fails on every model once it knows a broken file
             open_clip.add_model_config(path)
             name = path.stem
-    try:
-        config = open_clip.get_model_config(name)
-    except (OSError, ValueError) as error:
-        raise UserError(f"encoder.model {name!r} can't be read: {error}") from error
+    config = open_clip.get_model_config(name)
     if config is None:
         bundled = ", ".join(sorted(path.stem for path in BUNDLED_MODELS.glob("*.json")))
         raise UserError(
@@ -155,6 +168,42 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists those"
         )
     return name, dict(config)
+
+
+def _require_model_config(path: Path) -> None:
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"encoder.model {str(path)!r} is no JSON file: {error}") from error
+    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
+    if not isinstance(config, dict) or missing:
+        raise UserError(f"encoder.model {str(path)!r} is no open_clip config: it lacks {', '.join(missing)}")
+
+
+def _checkpoint(pretrained: str | None) -> str | None:
+    """`pretrained` as open_clip takes it, a tag or a file; of a directory, the checkpoint in it."""
+    if pretrained is None or not Path(pretrained).is_dir():
+        return pretrained
+    names = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
+    for path in (Path(pretrained) / name for name in names):
+        if path.is_file():
+            return str(path)
+    raise UserError(f"encoder.pretrained {pretrained!r} holds neither {names[0]} nor {names[1]}")
+
+
+@contextmanager
+def _meant_to_be_random() -> Iterator[None]:
+    """Silences open_clip's one warning that a model has no pretrained weights; others are shown."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("No pretrained weights loaded")
+
+    logger = logging.getLogger()  # open_clip logs to the root
+    logger.addFilter(keep)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keep)
 
 
 def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[str, Any]) -> None:
@@ -168,9 +217,9 @@ def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[s
         trunk = timm.create_model(
             vision["timm_model_name"], num_classes=0, global_pool=vision.get("timm_pool", "avg"), **options
         )
-    except TypeError as error:
-        raise UserError(f"encoder.image_tower_kwargs {options}: {error}") from error
-    trunk.load_state_dict(model.visual.trunk.state_dict())
+        trunk.load_state_dict(model.visual.trunk.state_dict())
+    except Exception as error:  # whatever timm's constructors raise for an option they don't take
+        raise UserError(f"encoder.image_tower_kwargs {options}: {_in_a_line(error)}") from error
     model.visual.trunk = trunk
 
 
@@ -190,7 +239,7 @@ def _load_image_tower(model: Any, path: Path) -> None:
     try:
         weights = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is no weight file (safetensors or .pth): {error}") from error
+        raise UserError(f"{path} is no weight file (safetensors or .pth): {_in_a_line(error)}") from error
     # num_batches_tracked is a counter that many exports leave out; it plays no part in the result.
     wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
     unfit = [
@@ -217,15 +266,24 @@ def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     }
 
 
-def _model_error(settings: EncoderSettings, error: Exception) -> str:
+def _model_error(settings: EncoderSettings, name: str, error: Exception) -> str:
     if settings.pretrained is None:
-        return f"encoder.model {settings.model!r} can't be built: {error}"
-    tags = open_clip.list_pretrained_tags_by_model(settings.model)
+        return f"encoder.model {settings.model!r} can't be built: {_in_a_line(error)}"
+    if Path(settings.pretrained).exists():
+        return (
+            f"encoder.pretrained {settings.pretrained!r} is no checkpoint of encoder.model "
+            f"{settings.model!r}: {_in_a_line(error)}"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(name)
     return (
         f"encoder.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
-        f"it could not be loaded ({type(error).__name__}: {error}); "
-        f"known tags: {', '.join(tags) or 'none'}"
+        f"it could not be loaded ({_in_a_line(error)}); known tags: {', '.join(tags) or 'none'}"
     )
+
+
+def _in_a_line(error: Exception) -> str:
+    """Kind and first words of an error; a hub's and torch's run over many lines."""
+    return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"
 
 
 def _unit_rows(features: Tensor) -> NDArray[np.float32]:

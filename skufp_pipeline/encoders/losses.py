@@ -19,9 +19,10 @@ def sku_logits(
         labels: (B,) true SKUs, needed where `margin` is not 0.
 
     Returns:
-        (B, S) logits.
+        (B, S) float32 logits.
     """
-    cosine = F.normalize(embeddings, dim=-1) @ F.normalize(prototypes, dim=-1).T
+    with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 cosines are too coarse to scale
+        cosine = F.normalize(embeddings.float(), dim=-1) @ F.normalize(prototypes.float(), dim=-1).T
     if margin == 0.0 or labels is None:
         return scale * cosine
     true = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)

@@ -30,15 +30,15 @@ def decode_squares(
     shape = (len(paths), side, side, 3)
     if not target.exists():
         partial = target.with_suffix(".partial")
-        array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-        with ThreadPoolExecutor() as pool:
+        # Written as a stream: on a full disk a write fails, where a memory-mapped page kills the process.
+        with partial.open("wb") as stream, ThreadPoolExecutor() as pool:
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
             for start in range(0, len(paths), _BLOCK):
                 block = paths[start : start + _BLOCK]
-                for offset, square in enumerate(pool.map(lambda path: read_square(path, side), block)):
-                    array[start + offset] = square
+                stream.writelines(square.data for square in pool.map(lambda p: read_square(p, side), block))
                 if progress is not None:
                     progress(min(start + _BLOCK, len(paths)), len(paths))
-        array.flush()
         partial.rename(target)
     squares: NDArray[np.uint8] = np.load(target, mmap_mode="r")
     if squares.shape != shape:

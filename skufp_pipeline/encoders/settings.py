@@ -37,6 +37,7 @@ class ClipTrainingSettings(Settings):
     scale: float = Field(16.0, gt=0)  # inverse temperature of the cosine classifier
     margin: float = Field(0.0, ge=0, lt=1.5)  # additive angle in radians (ArcFace); 0 is plain cross-entropy
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    text_batch_size: int = Field(128, ge=1)  # prompts beside the images of one step
     text_weight: float = Field(0.5, ge=0)  # of the text tower's cross-entropy
     clip_gradient: float = Field(5.0, gt=0)  # largest gradient norm
     freeze_batch_norm: bool = False  # keep the trunk's running statistics (pretrained towers)

@@ -102,7 +102,9 @@ class _Trainer:
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
         self.model, self.device = encoder.model, encoder.device
         self.prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(self.device))
-        self.optimizer = torch.optim.AdamW(self._parameter_groups(), weight_decay=settings.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self._parameter_groups(), weight_decay=settings.weight_decay, fused=True
+        )
         self.steps_per_epoch = math.ceil(len(data.images.labels) / settings.batch_size)
         self.epoch = 0
         self.history: list[dict[str, float]] = []
@@ -153,7 +155,7 @@ class _Trainer:
                 margin=settings.margin,
                 label_smoothing=settings.label_smoothing,
             )
-            text_loss = self._text_loss(len(chosen), tokens, text_labels, generator)
+            text_loss = self._text_loss(tokens, text_labels, generator)
         loss = image_loss + settings.text_weight * text_loss
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -163,11 +165,11 @@ class _Trainer:
         return {"image_loss": image_loss.item(), "text_loss": text_loss.item(), "gradient_norm": norm.item()}
 
     def _text_loss(
-        self, count: int, tokens: Tensor, text_labels: NDArray[np.int64], generator: torch.Generator
+        self, tokens: Tensor, text_labels: NDArray[np.int64], generator: torch.Generator
     ) -> Tensor:
         if len(tokens) == 0 or self.settings.text_weight == 0:
             return torch.zeros((), device=self.device)
-        chosen = torch.randint(len(tokens), (count,), generator=generator)
+        chosen = torch.randint(len(tokens), (self.settings.text_batch_size,), generator=generator)
         embeddings = self.model.encode_text(tokens[chosen].to(self.device))
         labels = torch.from_numpy(text_labels[chosen.numpy()]).to(self.device)
         # No margin: prompts of several SKUs may be the same words.

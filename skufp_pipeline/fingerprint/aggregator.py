@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import AggregatorSettings
 
 
@@ -46,13 +47,16 @@ class Aggregator(nn.Module):
         dimension: D.
 
     Raises:
-        ValueError: D is not a multiple of the number of heads.
+        UserError: D is not a multiple of the number of heads.
     """
 
     def __init__(self, dimension: int, settings: AggregatorSettings) -> None:
         super().__init__()
         if dimension % settings.heads:
-            raise ValueError(f"fingerprint.aggregator.heads {settings.heads} does not divide D = {dimension}")
+            raise UserError(
+                f"fingerprint.aggregator.heads {settings.heads} does not divide D = {dimension}, "
+                "the encoder's embed_dim; choose a divisor"
+            )
         self.residual = settings.residual
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.tokens, dimension))
         self.view_norm = nn.LayerNorm(dimension)
@@ -70,7 +74,7 @@ class Aggregator(nn.Module):
             views: (S, V, D) unit rows; what stands where `mask` is False does not matter.
             mask: (S, V) bool, True for a view that is there; at least one a SKU.
         """
-        views = views * mask.unsqueeze(-1)
+        views = views.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.tokens.expand(len(views), -1, -1)
         seen, absent = self.view_norm(views), ~mask
         for layer in self.layers:

@@ -11,8 +11,16 @@ def plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
     logger = logging.Logger("skufp", level=logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter())
+    handler.addFilter(_is_of_an_asset)
     logger.addHandler(handler)
     return logger
+
+
+def _is_of_an_asset(record: logging.LogRecord) -> bool:
+    """Whether an asset said it: neither an event, nor Dagster's word on steps after a failed one."""
+    meta = getattr(record, "dagster_meta", {})
+    skipped_step = str(meta.get("orig_message")).startswith("Dependencies for step ")
+    return meta.get("dagster_event") is None and not skipped_step
 
 
 class _PlainFormatter(logging.Formatter):

@@ -116,7 +116,7 @@ class FingerprintIndex:
             fingerprints = np.load(directory / FINGERPRINTS_FILE, mmap_mode="r", allow_pickle=False)
             skus = pl.read_parquet(directory / SKUS_FILE)
             references = json.loads((directory / REFERENCES_FILE).read_text())
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
             raise UserError(
                 f"index bundle {directory} can't be read: {error}; materialize search_index"
             ) from error

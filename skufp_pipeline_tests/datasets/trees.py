@@ -5,10 +5,11 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import polars as pl
-from PIL import Image
+from PIL import ExifTags, Image
 
 from skufp_pipeline.datasets.table import ITEM_SCHEMA, Catalogue
 
@@ -66,6 +67,18 @@ def write_png_bomb(path: Path, width: int, height: int) -> None:
 def truncate(path: Path, keep: float = 0.5) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
+
+
+def write_changed_image(path: Path, kind: str, random: Random) -> None:
+    """A small picture of which some bytes are changed, and perhaps the end is missing."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture = Image.linear_gradient("L").resize((24, 16)).convert("RGB")
+    picture.save(path, kind, **({} if kind == "BMP" else {"exif": exif}))
+    content = bytearray(path.read_bytes())
+    for _ in range(random.randint(1, 6)):
+        content[random.randrange(len(content))] = random.randrange(256)
+    path.write_bytes(content[: random.choice([len(content), random.randint(1, len(content))])])
 
 
 def reasons(catalogue: Catalogue) -> dict[str, int]:

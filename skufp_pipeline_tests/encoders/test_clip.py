@@ -1,0 +1,355 @@
+"""The encoder: open_clip's own format, pretrained weights from everywhere they may come, bad files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import open_clip.factory
+import open_clip.pretrained
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, load_encoder
+from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.errors import UserError
+
+from .conftest import CPU
+from .examples import noise, pictures, write_model
+
+TEXTS = ["a red shirt", "a dark blue coat from the side", ""]
+
+
+def with_changes(settings: EncoderSettings, **changes: Any) -> EncoderSettings:
+    return settings.model_copy(update=changes)
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    weights, others = one.state_dict(), other.state_dict()
+    return set(weights) == set(others) and all(weights[name].equal(others[name]) for name in weights)
+
+
+def write_weights(model: torch.nn.Module, path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, path) if path.suffix == ".safetensors" else torch.save(weights, path)
+
+
+def complaint(settings: EncoderSettings) -> str:
+    """What the user sees where no encoder can be made: one line of reasonable length."""
+    with pytest.raises(UserError) as caught:
+        create_encoder(settings, CPU, seed=0)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert len(message) < 800
+    return message
+
+
+def tag(monkeypatch: pytest.MonkeyPatch, settings: EncoderSettings, download: Any) -> EncoderSettings:
+    """`settings` with a pretrained tag that open_clip knows and fetches by `download`."""
+    name = Path(settings.model).stem
+    config = open_clip.pretrained._pcfg(hf_hub="someone/tiny/")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {"fine_tag": config})
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", download)
+    return with_changes(settings, pretrained="fine_tag")
+
+
+def test_embeddings_are_unit_float32_rows_of_the_models_dimension(encoder: Encoder) -> None:
+    for rows in (encoder.embed_images(pictures()), encoder.embed_texts(TEXTS)):
+        assert rows.dtype == np.float32
+        assert rows.shape[1] == encoder.dimension == 8
+        np.testing.assert_allclose(np.linalg.norm(rows.astype(np.float64), axis=1), 1, atol=1e-7)
+
+
+def test_embeddings_do_not_depend_on_the_batch(encoder: Encoder) -> None:
+    together = encoder.embed_images(pictures())
+    alone = np.concatenate([encoder.embed_images([picture]) for picture in pictures()])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA"])
+def test_grey_and_transparent_images_are_embedded_as_rgb(encoder: Encoder, mode: str) -> None:
+    picture = noise().convert(mode)
+    np.testing.assert_array_equal(
+        encoder.embed_images([picture]), encoder.embed_images([picture.convert("RGB")])
+    )
+
+
+def test_the_same_seed_gives_the_same_encoder(encoder: Encoder, settings: EncoderSettings) -> None:
+    assert same_weights(encoder.model, create_encoder(settings, CPU, seed=0).model)
+    assert not same_weights(encoder.model, create_encoder(settings, CPU, seed=1).model)
+
+
+def test_encoders_are_made_in_evaluation_mode(encoder: Encoder) -> None:
+    assert not any(module.training for module in encoder.model.modules())
+
+
+@pytest.mark.parametrize("bundled", ["skufp-tiny", "skufp-mobilenetv2"])
+def test_bundled_models_are_built_by_name(bundled: str) -> None:
+    made = create_encoder(EncoderSettings(model=bundled), CPU, seed=0)
+    assert made.embed_images(pictures()[:1]).shape == (1, made.dimension)
+    assert made.embed_texts(TEXTS).shape == (3, made.dimension)
+
+
+@pytest.mark.parametrize("kind", ["settings", "vit_settings"])
+def test_a_saved_encoder_is_one_of_stock_open_clip(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    changes = {"image_mean": (0.4, 0.5, 0.6), "image_std": (0.2, 0.3, 0.4), "interpolation": "bilinear"}
+    made = create_encoder(with_changes(request.getfixturevalue(kind), **changes), CPU, seed=3)
+    made.save(tmp_path / "saved")
+    source = f"local-dir:{tmp_path / 'saved'}"
+    model, preprocess = open_clip.create_model_from_pretrained(source)
+    assert same_weights(open_clip.create_model(source), made.model)
+    tokenizer = open_clip.get_tokenizer(source)
+    model.eval()
+    with torch.inference_mode():
+        images = model.encode_image(
+            torch.stack([preprocess(noise(seed)) for seed in range(3)]), normalize=True
+        )
+        texts = model.encode_text(tokenizer(TEXTS), normalize=True)
+    ours = made.embed_images([noise(seed) for seed in range(3)])
+    np.testing.assert_allclose(images.numpy(), ours, atol=1e-6)
+    np.testing.assert_allclose(texts.numpy(), made.embed_texts(TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["settings", "vit_settings"])
+def test_a_loaded_encoder_equals_the_saved(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    changes = {"image_mean": (0.1, 0.2, 0.3), "resize_mode": "longest"}
+    made = create_encoder(with_changes(request.getfixturevalue(kind), **changes), CPU, seed=3)
+    made.save(tmp_path)
+    loaded = load_encoder(tmp_path, CPU)
+    assert same_weights(loaded.model, made.model)
+    assert loaded.preprocess_config == json.loads(json.dumps(made.preprocess_config))
+    assert loaded.model_config == made.model_config
+    assert (loaded.dimension, loaded.image_size, loaded.mean_and_std) == (
+        made.dimension,
+        made.image_size,
+        made.mean_and_std,
+    )
+    np.testing.assert_array_equal(loaded.embed_images([noise()]), made.embed_images([noise()]))
+    np.testing.assert_array_equal(loaded.embed_texts(TEXTS), made.embed_texts(TEXTS))
+    loaded.save(tmp_path / "again")
+    for path in (tmp_path / "again").iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["open_clip_config.json", "image_tower.json", "open_clip_model.safetensors"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "half"])
+def test_a_damaged_saved_encoder_is_told_by_its_folder(
+    encoder: Encoder, tmp_path: Path, name: str, damage: str
+) -> None:
+    encoder.save(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).unlink()
+    if damage != "missing":
+        (tmp_path / name).write_bytes(b"" if damage == "empty" else content[: len(content) // 2])
+    with pytest.raises(UserError) as caught:
+        load_encoder(tmp_path, CPU)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if damage == "missing":
+        assert f"{name} is missing" in str(caught.value)
+
+
+def test_an_unknown_model_is_told_with_what_there_is(tmp_path: Path) -> None:
+    assert "'ViT-Z-99' is neither" in complaint(EncoderSettings(model="ViT-Z-99"))
+    assert "skufp-tiny" in complaint(EncoderSettings(model="skufp-tinny"))
+    assert "is neither" in complaint(EncoderSettings(model=str(tmp_path / "nowhere.json")))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"embed_dim": 8}'])
+def test_a_file_that_is_no_model_config_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "broken-config.json"
+    path.write_text(content)
+    assert "broken-config" in complaint(EncoderSettings(model=str(path)))
+
+
+def test_a_config_that_can_not_be_built_is_told_by_its_name(tmp_path: Path) -> None:
+    settings = write_model(
+        tmp_path / "no-such-tower.json", {"timm_model_name": "resnet_none", "image_size": 32}
+    )
+    assert "no-such-tower" in complaint(settings)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".bin", ".safetensors"])
+def test_a_local_checkpoint_is_loaded(
+    encoder: Encoder, settings: EncoderSettings, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    write_weights(encoder.model, path)
+    loaded = create_encoder(with_changes(settings, pretrained=str(path)), CPU, seed=9)
+    assert same_weights(loaded.model, encoder.model)
+
+
+def test_a_checkpoint_of_a_training_run_is_loaded(
+    encoder: Encoder, settings: EncoderSettings, tmp_path: Path
+) -> None:
+    """open_clip's trainer saves an epoch and an optimizer too, and `module.` before each name."""
+    weights = {f"module.{name}": value for name, value in encoder.model.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": weights, "optimizer": {}}, tmp_path / "epoch_3.pt")
+    loaded = create_encoder(with_changes(settings, pretrained=str(tmp_path / "epoch_3.pt")), CPU, seed=9)
+    assert same_weights(loaded.model, encoder.model)
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_a_local_checkpoint_directory_is_loaded(
+    encoder: Encoder, settings: EncoderSettings, tmp_path: Path, name: str
+) -> None:
+    write_weights(encoder.model, tmp_path / name)
+    loaded = create_encoder(with_changes(settings, pretrained=str(tmp_path)), CPU, seed=9)
+    assert same_weights(loaded.model, encoder.model)
+
+
+def test_a_directory_without_a_checkpoint_is_told(settings: EncoderSettings, tmp_path: Path) -> None:
+    message = complaint(with_changes(settings, pretrained=str(tmp_path)))
+    assert str(tmp_path) in message
+    assert "open_clip_model.safetensors" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"half"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_broken_checkpoint_is_told_by_its_path(
+    weights_file: Path, settings: EncoderSettings, tmp_path: Path, content: bytes, suffix: str
+) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(weights_file.read_bytes()[:5000] if content == b"half" else content)
+    message = complaint(with_changes(settings, pretrained=str(path)))
+    assert str(path) in message
+    assert "tag" not in message
+
+
+def test_a_checkpoint_of_another_architecture_is_told_by_both_names(
+    weights_file: Path, vit_settings: EncoderSettings
+) -> None:
+    message = complaint(with_changes(vit_settings, pretrained=str(weights_file)))
+    assert str(weights_file) in message
+    assert vit_settings.model in message
+    assert "key" in message
+
+
+def test_a_missing_checkpoint_is_told(settings: EncoderSettings, tmp_path: Path) -> None:
+    message = complaint(with_changes(settings, pretrained=str(tmp_path / "nowhere.pt")))
+    assert f"{tmp_path / 'nowhere.pt'}' is no local file" in message
+
+
+def test_a_tags_weights_are_fetched_and_loaded(
+    encoder: Encoder, settings: EncoderSettings, weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[dict[str, Any]] = []
+
+    def download(config: dict[str, Any], cache_dir: str | None = None) -> str:
+        fetched.append(config)
+        return str(weights_file)
+
+    made = create_encoder(tag(monkeypatch, settings, download), CPU, seed=9)
+    assert [config["hf_hub"] for config in fetched] == ["someone/tiny/"]
+    assert same_weights(made.model, encoder.model)
+    np.testing.assert_array_equal(made.embed_texts(TEXTS), encoder.embed_texts(TEXTS))
+
+
+def test_a_tag_without_network_is_told_with_the_tags_there_are(
+    settings: EncoderSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(config: dict[str, Any], cache_dir: str | None = None) -> str:
+        raise ConnectionError("Max retries exceeded\n  (no route)\n" + "x" * 2000)
+
+    message = complaint(tag(monkeypatch, settings, download))
+    assert "'fine_tag' is no local file" in message
+    assert "could not be loaded" in message
+    assert "Max retries exceeded" in message
+    assert "known tags: fine_tag" in message
+
+
+def test_an_unknown_tag_of_a_known_model_is_told_with_the_tags_there_are() -> None:
+    message = complaint(EncoderSettings(model="ViT-B-32", pretrained="laion2b_s34b_b79"))
+    assert "laion2b_s34b_b79k" in message
+
+
+@pytest.mark.parametrize("form", [".safetensors", ".pth", "nested.pth"])
+def test_a_timm_files_tower_is_loaded_exactly(settings: EncoderSettings, tmp_path: Path, form: str) -> None:
+    torch.manual_seed(5)
+    tower = timm.create_model("test_resnet", num_classes=10)
+    weights, path = tower.state_dict(), tmp_path / f"tower{form}"
+    if form == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights} if form.startswith("nested") else weights, path)
+    made = create_encoder(with_changes(settings, image_tower_weights=str(path)), CPU, seed=0)
+    trunk = image_trunk(made.model).state_dict()
+    assert trunk
+    assert all(value.equal(weights[name]) for name, value in trunk.items())
+    random = create_encoder(settings, CPU, seed=0)
+    assert made.model.text_projection.equal(random.model.text_projection)
+
+
+def test_counters_may_be_missing_from_a_timm_file(settings: EncoderSettings, tmp_path: Path) -> None:
+    weights = timm.create_model("test_resnet").state_dict()
+    slim = {name: value for name, value in weights.items() if "num_batches_tracked" not in name}
+    assert len(slim) < len(weights)
+    save_file(slim, tmp_path / "tower.safetensors")
+    create_encoder(with_changes(settings, image_tower_weights=str(tmp_path / "tower.safetensors")), CPU, 0)
+
+
+def test_a_bad_timm_file_is_told(settings: EncoderSettings, tmp_path: Path) -> None:
+    def told(path: Path) -> str:
+        return complaint(with_changes(settings, image_tower_weights=str(path)))
+
+    assert "does not exist" in told(tmp_path / "nowhere.pth")
+    (tmp_path / "words.pth").write_text("no weights")
+    assert f"{tmp_path / 'words.pth'} is no weight file" in told(tmp_path / "words.pth")
+    (tmp_path / "words.safetensors").write_text("no weights")
+    assert "is no weight file" in told(tmp_path / "words.safetensors")
+    torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "other.pth")
+    assert "does not fit the image tower" in told(tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "list.pth" in told(tmp_path / "list.pth")
+
+
+def test_tower_options_rebuild_the_tower_and_survive_saving(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    made = create_encoder(with_changes(settings, image_tower_kwargs={"act_layer": "silu"}), CPU, seed=0)
+    other = create_encoder(settings, CPU, seed=0)
+    twin = timm.create_model("test_resnet", num_classes=0, act_layer="silu").eval()
+    twin.load_state_dict(image_trunk(other.model).state_dict())
+    pixels = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(image_trunk(made.model)(pixels), twin(pixels))
+        assert not torch.allclose(image_trunk(other.model)(pixels), twin(pixels))
+    made.save(tmp_path / "saved")
+    loaded = load_encoder(tmp_path / "saved", CPU)
+    np.testing.assert_array_equal(loaded.embed_images([noise()]), made.embed_images([noise()]))
+
+
+@pytest.mark.parametrize("options", [{"pad_typ": "same"}, {"act_layer": "none such"}, {"stem_width": 5}])
+def test_tower_options_that_timm_does_not_take_are_told(
+    settings: EncoderSettings, options: dict[str, Any]
+) -> None:
+    message = complaint(with_changes(settings, image_tower_kwargs=options))
+    assert message.startswith("encoder.image_tower_kwargs")
+    assert next(iter(options)) in message
+
+
+def test_tower_options_are_for_timm_towers_alone(vit_settings: EncoderSettings) -> None:
+    message = complaint(with_changes(vit_settings, image_tower_kwargs={"pad_type": "same"}))
+    assert "encoder.image_tower_kwargs is for image towers named by timm_model_name" in message
+
+
+def test_preprocessing_follows_the_settings(settings: EncoderSettings) -> None:
+    changes = {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.25, 0.25, 0.25)}
+    made = create_encoder(with_changes(settings, **changes), CPU, seed=0)
+    pixels = made.preprocess(Image.new("RGB", (10, 90), (255, 0, 51)))
+    assert pixels.shape == (3, 32, 32)
+    torch.testing.assert_close(pixels[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]))
+    assert made.mean_and_std == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_the_config_is_readable_json(encoder: Encoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path)
+    config = json.loads((tmp_path / "open_clip_config.json").read_text())
+    assert config["model_cfg"]["embed_dim"] == 8
+    assert config["preprocess_cfg"]["size"] in (32, [32, 32])

@@ -1,0 +1,21 @@
+import pytest
+import torch
+
+from skufp_pipeline.encoders.device import pick_device
+from skufp_pipeline.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "device"), [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")]
+)
+def test_a_gpu_is_taken_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, there: bool, name: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert pick_device(name).type == device
+
+
+def test_a_gpu_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"compute.device is 'cuda' but torch sees no GPU; set it to 'auto'"):
+        pick_device("cuda")

@@ -1,0 +1,273 @@
+"""Fine-tuning: repeatable, resumable, and the best epoch is the one that is kept."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from skufp_pipeline.encoders import train
+from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
+from skufp_pipeline.encoders.settings import AugmentationSettings, ClipTrainingSettings, EncoderSettings
+from skufp_pipeline.encoders.train import LabelledImages, LabelledTexts, TrainingData, fine_tune
+from skufp_pipeline.errors import UserError
+
+from .conftest import CPU
+
+SKUS, SIDE = 4, 16
+SHORT: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 5,
+    "learning_rate": 3e-3,
+    "backbone_learning_rate": 1e-3,
+    "head_only_epochs": 0,
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.05,
+    "scale": 16.0,
+    "margin": 0.1,
+    "text_weight": 0.5,
+    "freeze_batch_norm": False,
+    "augmentation": AugmentationSettings(crop_scale=(0.8, 1.0), brightness=0.1, contrast=0.1, saturation=0.1),
+}
+Weights = dict[str, Tensor]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def silent(message: str) -> None:
+    pass
+
+
+def images(each: int, seed: int) -> LabelledImages:
+    """Noisy squares, each SKU about its own grey level."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(SKUS), each)
+    noise = rng.integers(0, 40, (len(labels), SIDE, SIDE, 3))
+    return LabelledImages((noise + 50 * labels[:, None, None, None]).astype(np.uint8), labels)
+
+
+def texts(epoch: int) -> LabelledTexts:
+    return LabelledTexts([f"garment {sku} {epoch}" for sku in range(SKUS)], np.arange(SKUS))
+
+
+def make_data(texts: Callable[[int], LabelledTexts] = texts, development: int = 2) -> TrainingData:
+    return TrainingData(images(3, 0), texts, images(development, 1), SKUS)
+
+
+def tune(
+    encoder_settings: EncoderSettings,
+    scratch: Path,
+    data: TrainingData | None = None,
+    seed: int = 5,
+    log: Callable[[str], None] = silent,
+    **changes: Any,
+) -> tuple[Encoder, list[dict[str, float]]]:
+    """A new encoder fine-tuned on the data of this module."""
+    scratch.mkdir(exist_ok=True)
+    encoder = create_encoder(encoder_settings, CPU, seed=1)
+    settings = ClipTrainingSettings(**SHORT | changes)
+    return encoder, fine_tune(encoder, data or make_data(), settings, seed, scratch, log)
+
+
+def weights(encoder: Encoder) -> Weights:
+    return {name: value.clone() for name, value in encoder.model.state_dict().items()}
+
+
+def equal(one: Weights, other: Weights) -> bool:
+    return set(one) == set(other) and all(one[name].equal(other[name]) for name in one)
+
+
+def without_times(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(settings: EncoderSettings, tmp_path: Path) -> None:
+    one, history = tune(settings, tmp_path / "one")
+    two, again = tune(settings, tmp_path / "two")
+    assert equal(weights(one), weights(two))
+    assert without_times(history) == without_times(again)
+    other, _ = tune(settings, tmp_path / "other", seed=6)
+    assert not equal(weights(one), weights(other))
+
+
+def test_training_learns_to_tell_the_skus(settings: EncoderSettings, tmp_path: Path) -> None:
+    encoder, history = tune(settings, tmp_path, epochs=12, learning_rate=0.01, backbone_learning_rate=0.01)
+    assert history[-1]["image_loss"] < 0.7 * history[0]["image_loss"]
+    assert history[-1]["text_loss"] < history[0]["text_loss"]
+    assert max(row["development_accuracy"] for row in history) >= 0.5
+    assert not encoder.model.training
+
+
+def test_the_history_has_a_row_an_epoch(settings: EncoderSettings, tmp_path: Path) -> None:
+    said: list[str] = []
+    _, history = tune(settings, tmp_path, log=said.append)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert all(math.isfinite(value) for row in history for value in row.values())
+    assert [line.split(":")[0] for line in said] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_killed_after_an_epoch_and_resumed_gives_the_uninterrupted_result(
+    settings: EncoderSettings, tmp_path: Path, epoch: int
+) -> None:
+    whole, history = tune(settings, tmp_path / "whole")
+
+    def kill(message: str) -> None:
+        if message.startswith(f"epoch {epoch}/"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, tmp_path / "killed", log=kill)
+    said: list[str] = []
+    resumed, again = tune(settings, tmp_path / "killed", log=said.append)
+    assert said[0] == f"resuming after epoch {epoch} of 3"
+    assert len(said) == 1 + 3 - epoch
+    assert equal(weights(resumed), weights(whole))
+    assert without_times(again) == without_times(history)
+
+
+def test_a_resumed_tower_drops_out_what_it_would_have_dropped(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    """Stochastic depth draws from torch's global generator."""
+    dropping = settings.model_copy(update={"image_tower_kwargs": {"drop_path_rate": 0.5}})
+    whole, _ = tune(dropping, tmp_path / "whole")
+    assert not equal(weights(whole), weights(tune(settings, tmp_path / "plain")[0]))
+
+    def kill(message: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        tune(dropping, tmp_path / "killed", log=kill)
+    torch.rand(3)  # another process stands elsewhere in its random numbers
+    resumed, _ = tune(dropping, tmp_path / "killed")
+    assert equal(weights(resumed), weights(whole))
+
+
+def test_killed_within_an_epoch_and_resumed_gives_the_uninterrupted_result(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    whole, _ = tune(settings, tmp_path / "whole")
+
+    def kill(epoch: int) -> LabelledTexts:
+        if epoch == 1:
+            raise Killed
+        return texts(epoch)
+
+    with pytest.raises(Killed):
+        tune(settings, tmp_path / "killed", data=make_data(kill))
+    resumed, _ = tune(settings, tmp_path / "killed")
+    assert equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_killed_while_saving_and_resumed_gives_the_uninterrupted_result(
+    settings: EncoderSettings, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(development=0)  # without them every epoch is saved as the best
+    whole, _ = tune(settings, tmp_path / "whole", data=data)
+    save, saved = torch.save, []
+
+    def save_half(state: Any, path: Path) -> None:
+        saved.append(path)
+        save(state, path)
+        if len([p for p in saved if p.name.startswith(name.removesuffix(".pt"))]) == 2:
+            path.write_bytes(path.read_bytes()[:1000])
+            raise Killed
+
+    monkeypatch.setattr(torch, "save", save_half)
+    with pytest.raises(Killed):
+        tune(settings, tmp_path / "killed", data=data)
+    monkeypatch.undo()
+    resumed, _ = tune(settings, tmp_path / "killed", data=data)
+    assert equal(weights(resumed), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"),
+    [([0.2, 0.9, 0.5], 2), ([0.9, 0.5, 0.5], 1), ([0.5, 0.9, 0.9], 3), ([float("nan")] * 3, 3)],
+    ids=["middle", "first", "last of equals", "none measured"],
+)
+def test_the_weights_of_the_best_epoch_are_kept(
+    settings: EncoderSettings,
+    tmp_path: Path,
+    accuracies: list[float],
+    best: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Weights] = []
+
+    def accuracy(trainer: Any) -> float:
+        seen.append(weights(trainer.encoder))
+        return accuracies[len(seen) - 1]
+
+    monkeypatch.setattr(train._Trainer, "_development_accuracy", accuracy)
+    encoder, history = tune(settings, tmp_path)
+    np.testing.assert_array_equal([row["development_accuracy"] for row in history], accuracies)
+    assert [equal(weights(encoder), epoch) for epoch in seen].index(True) + 1 == best
+
+
+def test_without_development_queries_the_last_epoch_is_kept(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    _, history = tune(settings, tmp_path, data=make_data(development=0))
+    assert len(history) == 3
+    assert all(math.isnan(row["development_accuracy"]) for row in history)
+
+
+def test_without_texts_the_text_tower_is_not_trained(settings: EncoderSettings, tmp_path: Path) -> None:
+    data = make_data(lambda epoch: LabelledTexts([], np.empty(0, np.int64)))
+    _, history = tune(settings, tmp_path, data=data)
+    assert [row["text_loss"] for row in history] == [0, 0, 0]
+    assert all(math.isfinite(row["image_loss"]) for row in history)
+
+
+def test_the_trunk_rests_while_the_head_settles(settings: EncoderSettings, tmp_path: Path) -> None:
+    before = create_encoder(settings, CPU, seed=1)
+    trained, _ = tune(settings, tmp_path, epochs=2, head_only_epochs=2)
+    trunk, old = dict(image_trunk(trained.model).named_parameters()), image_trunk(before.model)
+    assert all(value.equal(trunk[name]) for name, value in old.named_parameters())
+    assert not trained.model.visual.head.proj.weight.equal(before.model.visual.head.proj.weight)
+    moved, _ = tune(settings, tmp_path / "moved", epochs=2, head_only_epochs=1)
+    trunk = dict(image_trunk(moved.model).named_parameters())
+    assert not any(value.equal(trunk[name]) for name, value in old.named_parameters() if value.dim() > 1)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_running_statistics_stay_where_they_are_frozen(
+    settings: EncoderSettings, tmp_path: Path, frozen: bool
+) -> None:
+    before = create_encoder(settings, CPU, seed=1)
+    trained, _ = tune(settings, tmp_path, freeze_batch_norm=frozen)
+    norms = [module for module in image_trunk(trained.model).modules() if isinstance(module, nn.BatchNorm2d)]
+    old = [module for module in image_trunk(before.model).modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    for now, then in zip(norms, old, strict=True):
+        assert now.running_mean is not None
+        assert now.running_mean.equal(then.running_mean) is frozen
+
+
+def test_a_tower_of_open_clips_own_is_trained_too(vit_settings: EncoderSettings, tmp_path: Path) -> None:
+    before = create_encoder(vit_settings, CPU, seed=1)
+    trained, history = tune(vit_settings, tmp_path, epochs=1)
+    assert math.isfinite(history[0]["image_loss"])
+    assert not trained.model.visual.conv1.weight.equal(before.model.visual.conv1.weight)
+
+
+@pytest.mark.parametrize(("kept", "num_skus"), [(0, 0), (3, 1), (1, 2)])
+def test_too_little_to_train_on_is_told(
+    settings: EncoderSettings, tmp_path: Path, kept: int, num_skus: int
+) -> None:
+    every = images(3, 0)
+    few = LabelledImages(every.pixels[:kept], every.labels[:kept])
+    data = TrainingData(few, texts, few, num_skus)
+    with pytest.raises(
+        UserError, match=f"two training SKUs at least; found {kept} images of {num_skus} SKUs"
+    ):
+        tune(settings, tmp_path, data=data)

@@ -1,0 +1,124 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from torch import Tensor
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.fingerprint.aggregator import Aggregator
+from skufp_pipeline.fingerprint.settings import AggregatorSettings
+from skufp_pipeline.fingerprint.views import mean_sku
+
+from .examples import random_views
+
+DIMENSION = 8
+
+
+def make(residual: bool = True, trained: bool = True, **settings: Any) -> Aggregator:
+    """A small aggregator in evaluation mode; `trained` moves every weight away from where it starts."""
+    torch.manual_seed(0)
+    small = {"tokens": 3, "layers": 2, "heads": 2, "feedforward": 16, "dropout": 0.1}
+    model = Aggregator(DIMENSION, AggregatorSettings(**{**small, "residual": residual, **settings})).eval()
+    if trained:
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def tensors(counts: list[int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    views = random_views(counts, DIMENSION, seed)
+    return torch.from_numpy(views.views), torch.from_numpy(views.mask)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@examples(deadline=None, max_examples=30)
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=5), seed=st.integers(0, 99))
+def test_the_order_of_views_does_not_matter(residual: bool, counts: list[int], seed: int) -> None:
+    model, (views, mask) = make(residual), tensors(counts, seed)
+    order = torch.randperm(views.shape[1], generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(views[:, order], mask[:, order]), model(views, mask), atol=2e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("noise", [1.0, 1e30, float("inf"), float("nan")])
+def test_what_stands_in_the_place_of_an_absent_view_does_not_matter(residual: bool, noise: float) -> None:
+    model, (views, mask) = make(residual), tensors([1, 3, 2])
+    filled = torch.where(mask.unsqueeze(-1), views, torch.full_like(views, noise))
+    with torch.inference_mode():
+        assert model(filled, mask).equal(model(views, mask))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_more_places_for_absent_views_change_nothing(residual: bool) -> None:
+    model, (views, mask) = make(residual), tensors([1, 3, 2])
+    wider = torch.nn.functional.pad(views, (0, 0, 0, 4))
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model(wider, torch.nn.functional.pad(mask, (0, 4))), model(views, mask), atol=1e-6, rtol=0
+        )
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_any_number_of_views_gives_a_unit_row(residual: bool, count: int) -> None:
+    with torch.inference_mode():
+        made = make(residual)(*tensors([count, 1]))
+    assert made.shape == (2, DIMENSION)
+    torch.testing.assert_close(made.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_a_skus_fingerprint_depends_on_its_own_views_alone(residual: bool) -> None:
+    model, (views, mask) = make(residual), tensors([1, 3, 2])
+    with torch.inference_mode():
+        together = model(views, mask)
+        for sku in range(3):
+            alone = model(views[[sku]], mask[[sku]])
+            torch.testing.assert_close(alone, together[[sku]], atol=1e-6, rtol=0)
+
+
+def test_the_residual_form_starts_as_the_mean() -> None:
+    views = random_views([1, 4, 3], DIMENSION)
+    with torch.inference_mode():
+        made = make(trained=False)(torch.from_numpy(views.views), torch.from_numpy(views.mask))
+    np.testing.assert_allclose(made.numpy(), mean_sku(views), atol=1e-6)
+
+
+def test_the_plain_form_does_not() -> None:
+    views = random_views([1, 4, 3], DIMENSION)
+    with torch.inference_mode():
+        made = make(residual=False, trained=False)(
+            torch.from_numpy(views.views), torch.from_numpy(views.mask)
+        )
+    assert np.abs(made.numpy() - mean_sku(views)).max() > 0.1
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_views_are_told_apart(residual: bool) -> None:
+    """Trained weights give another answer than the mean, and one that each view has a part in."""
+    model, (views, mask) = make(residual), tensors([3])
+    views.requires_grad_()
+    model(views, mask)[0, 0].backward()
+    assert views.grad is not None
+    assert (views.grad.abs().sum(dim=2) > 0).all()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_every_weight_learns_and_gradients_are_finite(residual: bool) -> None:
+    model, (views, mask) = make(residual).train(), tensors([1, 3, 2])
+    model(views, mask)[:, 0].sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_heads_that_do_not_divide_the_dimension_are_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"fingerprint.aggregator.heads 3 does not divide D = 8"):
+        make(heads=3)

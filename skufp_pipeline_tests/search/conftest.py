@@ -1,0 +1,68 @@
+"""Three SKUs of one colour each, their encoder, and a store that holds both."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from skufp_pipeline.encoders.clip import Encoder, create_encoder
+from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index
+from skufp_pipeline.search.engine import CLIP_CHECKPOINT
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import ArtifactStore, Recipe
+from skufp_pipeline_tests.encoders.examples import picture, write_model
+
+SKUS = {"apple": "red", "lime": "lime", "plum": "purple"}
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
+    settings = write_model(tmp_path_factory.mktemp("models") / "tiny-search.json")
+    return create_encoder(settings, torch.device("cpu"), seed=0)
+
+
+@pytest.fixture
+def index(encoder: Encoder) -> FingerprintIndex:
+    """The fingerprint of a SKU is the embedding of its colour."""
+    rows = encoder.embed_images([picture(colour) for colour in SKUS.values()])
+    fingerprints = pl.DataFrame({"sku_id": list(SKUS), "split": "train", "num_views": [1, 2, 3]})
+    teachers = pl.DataFrame({"sku_id": list(SKUS), "image_path": [f"{sku_id}.jpg" for sku_id in SKUS]})
+    catalog = {"domain": "catalog", "category_name": "fruit", "title": [f"A {s}" for s in SKUS], "text": "x"}
+    image_text = pl.DataFrame({"sku_id": list(SKUS), **catalog})
+    return build_index(
+        fingerprints.with_columns(embedding_column(np.asarray(rows)).alias("fingerprint")),
+        teachers,
+        {"crops/shard_0000": image_text[:2], "crops/shard_0001": image_text[2:]},
+        {"clip_checkpoint": "abc"},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ArtifactStore:
+    return ArtifactStore(tmp_path / "root")
+
+
+def publish_encoder(store: ArtifactStore, encoder: Encoder, version: str = "1") -> str:
+    """Puts the encoder's checkpoint into the store; returns its digest."""
+
+    def build(directory: Path) -> dict[str, str]:
+        encoder.save(directory / "encoder")
+        (directory / "version").write_text(version)
+        return {}
+
+    return store.produce(CLIP_CHECKPOINT, Recipe(code_version=version), build).digest
+
+
+def publish_index(store: ArtifactStore, index: FingerprintIndex, version: str, clip: str = "abc") -> None:
+    """Puts the index into the store as this version, and makes it the current one."""
+
+    def build(directory: Path) -> dict[str, int]:
+        index.save(directory)
+        return {"skus": len(index)}
+
+    recipe = Recipe(code_version=version, inputs={"clip_checkpoint": clip})
+    store.produce(f"{INDEX}/{version}", recipe, build)
+    store.write_pointer(CURRENT, version)

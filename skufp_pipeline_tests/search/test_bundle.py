@@ -1,0 +1,128 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index, current_index, prune
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import MANIFEST, ArtifactStore
+
+from .conftest import publish_index
+
+
+def tables(vectors: list[list[float]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Fingerprints, teachers and image-text rows of SKUs `0`, `1`, ..."""
+    names = [str(number) for number in range(len(vectors))]
+    fingerprints = pl.DataFrame({"sku_id": names, "split": "train", "num_views": 1}).with_columns(
+        embedding_column(np.array(vectors, dtype=np.float32)).alias("fingerprint")
+    )
+    teachers = pl.DataFrame({"sku_id": names, "image_path": [f"{name}.jpg" for name in names]})
+    shown = {"domain": "catalog", "category_name": "skirt", "title": None, "text": "a skirt"}
+    return fingerprints, teachers, pl.DataFrame({"sku_id": names, **shown})
+
+
+def test_a_bundle_shows_each_sku_with_its_picture(index: FingerprintIndex) -> None:
+    assert index.skus.rows(named=True) == [
+        {
+            "sku_id": sku_id,
+            "split": "train",
+            "num_views": views,
+            "category_name": "fruit",
+            "title": f"A {sku_id}",
+            "text": "x",
+            "image": f"crops/shard_000{shard}/{sku_id}.jpg",
+        }
+        for sku_id, views, shard in (("apple", 1, 0), ("lime", 2, 0), ("plum", 3, 1))
+    ]
+    assert index.references == {"clip_checkpoint": "abc"}
+    np.testing.assert_allclose(np.linalg.norm(index.fingerprints, axis=1), 1, atol=1e-6)
+
+
+def test_what_is_shown_comes_from_the_first_catalog_row() -> None:
+    fingerprints, teachers, text = tables([[1, 0]])
+    query = text.with_columns(domain=pl.lit("query"), text=pl.lit("a photo"))
+    later = text.with_columns(text=pl.lit("another"))
+    skus = build_index(fingerprints, teachers, {"crops/0": pl.concat([query, text, later])}, {}).skus
+    assert skus["text"].to_list() == ["a skirt"]
+
+
+def test_rows_follow_the_fingerprints_whatever_the_order_of_the_rest() -> None:
+    fingerprints, teachers, text = tables([[1, 0], [0, 1], [0.6, 0.8]])
+    skus = build_index(fingerprints, teachers.reverse(), {"crops/0": text.reverse()}, {}).skus
+    assert skus["sku_id"].to_list() == ["0", "1", "2"]
+    assert skus["image"].to_list() == [f"crops/0/{n}.jpg" for n in range(3)]
+
+
+@pytest.mark.parametrize("bad", [[0.0, 0.0], [1.0, 1.0], [float("nan"), 0.0], [float("inf"), 0.0]])
+def test_fingerprints_that_are_no_unit_rows_are_refused(bad: list[float]) -> None:
+    fingerprints, teachers, text = tables([[1, 0], bad])
+    with pytest.raises(UserError, match="not unit rows; materialize fingerprints again"):
+        build_index(fingerprints, teachers, {"crops/0": text}, {})
+
+
+def test_the_published_version_is_the_one_in_use(store: ArtifactStore, index: FingerprintIndex) -> None:
+    for version in ("one", "two"):
+        publish_index(store, index, version)
+        artifact, loaded = current_index(store)
+        assert artifact.path.name == version
+        assert loaded.skus.equals(index.skus)
+        np.testing.assert_array_equal(loaded.fingerprints, index.fingerprints)
+
+
+def test_without_an_index_the_user_is_told_what_to_do(store: ArtifactStore) -> None:
+    with pytest.raises(UserError, match="has no search index; materialize the graph first"):
+        current_index(store)
+
+
+def test_a_pointer_to_nothing_is_told(store: ArtifactStore) -> None:
+    store.write_pointer(CURRENT, "gone")
+    with pytest.raises(UserError, match=r"no complete index/gone under .*; materialize it first"):
+        current_index(store)
+
+
+def publish_versions(store: ArtifactStore, index: FingerprintIndex, versions: str) -> None:
+    """Version `a` first, each a second later than the one before; the last is current."""
+    for age, version in enumerate(versions):
+        publish_index(store, index, version)
+        os.utime(Path(store.root) / INDEX / version / MANIFEST, (1000 + age, 1000 + age))
+
+
+@pytest.mark.parametrize(
+    ("current", "kept", "left"),
+    [
+        ("d", 1, "d"),
+        ("d", 2, "dc"),
+        ("d", 3, "dcb"),
+        ("d", 9, "dcba"),
+        ("a", 1, "a"),
+        ("a", 2, "da"),
+        ("d", 0, "d"),
+    ],
+)
+def test_the_newest_versions_are_kept_and_the_current_always(
+    store: ArtifactStore, index: FingerprintIndex, current: str, kept: int, left: str
+) -> None:
+    publish_versions(store, index, "abcd")
+    assert prune(store, current, kept) == 4 - len(left)
+    assert store.newest_keys(INDEX) == list(left)
+    assert store.read_pointer(CURRENT) == "d"
+
+
+def test_pruning_leaves_nothing_of_a_version_behind(store: ArtifactStore, index: FingerprintIndex) -> None:
+    publish_versions(store, index, "ab")
+    assert prune(store, "b", 1) == 1
+    assert sorted(path.name for path in (Path(store.root) / INDEX).iterdir()) == ["CURRENT", "b"]
+
+
+def test_an_index_in_use_can_be_searched_while_a_new_one_is_published(
+    store: ArtifactStore, index: FingerprintIndex
+) -> None:
+    publish_index(store, index, "old")
+    _, old = current_index(store)
+    publish_index(store, index, "new")
+    prune(store, "new", 1)
+    assert old.search(index.fingerprints[1], 1)[0].rows.tolist() == [1]

@@ -1,0 +1,162 @@
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.engine import QueryEngine, read_photo
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline_tests.datasets.trees import truncate, write_changed_image, write_png_bomb
+from skufp_pipeline_tests.encoders.examples import noise, picture
+
+from .conftest import SKUS, publish_encoder, publish_index
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def engine(index: FingerprintIndex, encoder: Encoder) -> QueryEngine:
+    return QueryEngine(index, encoder)
+
+
+@pytest.mark.parametrize("sku_id", SKUS)
+def test_a_photo_of_a_sku_finds_it(engine: QueryEngine, tmp_path: Path, sku_id: str) -> None:
+    picture(SKUS[sku_id]).save(tmp_path / "photo.png")
+    answer = engine.search_image(tmp_path / "photo.png", 2)
+    assert [hit.rank for hit in answer.hits] == [1, 2]
+    best = answer.hits[0]
+    assert (best.sku_id, best.category_name, best.title) == (sku_id, "fruit", f"A {sku_id}")
+    assert best.score == pytest.approx(1, abs=1e-5)
+    assert best.image.endswith(f"/{sku_id}.jpg")
+    assert list(answer.milliseconds) == ["decode", "encode", "search"]
+    assert all(value > 0 for value in answer.milliseconds.values())
+
+
+def test_a_sentence_finds_the_sku_that_it_is_nearest_to(encoder: Encoder) -> None:
+    texts = ["a red apple", "a green lime", "a blue coat"]
+    skus = pl.DataFrame({"sku_id": ["a", "l", "c"], "category_name": None, "title": None, "image": "x.jpg"})
+    engine = QueryEngine(FingerprintIndex(encoder.embed_texts(texts), skus), encoder)
+    answer = engine.search_text("a green lime", 10)
+    assert len(answer.hits) == 3
+    assert answer.hits[0].sku_id == "l"
+    assert answer.hits[0].score == pytest.approx(1, abs=1e-5)
+    assert list(answer.milliseconds) == ["encode", "search"]
+
+
+def test_the_same_question_has_the_same_answer(engine: QueryEngine, tmp_path: Path) -> None:
+    noise().save(tmp_path / "photo.png")
+    one, two = (engine.search_image(tmp_path / "photo.png", 3).hits for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_an_empty_sentence_is_told(engine: QueryEngine, text: str) -> None:
+    with pytest.raises(UserError, match="the text to search for is empty"):
+        engine.search_text(text, 3)
+
+
+@pytest.mark.parametrize("top", [0, -1])
+def test_less_than_one_answer_is_told(engine: QueryEngine, top: int) -> None:
+    with pytest.raises(UserError, match=f"--top must be at least 1, got {top}"):
+        engine.search_text("red", top)
+
+
+def complaint(path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        read_photo(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_is_no_photo_is_told(tmp_path: Path) -> None:
+    assert "does not exist" in complaint(tmp_path / "nowhere.jpg")
+    assert "is no file" in complaint(tmp_path)
+    for name, content in (("words.jpg", b"no picture"), ("empty.jpg", b""), ("page.pdf", b"%PDF-1.4\n")):
+        (tmp_path / name).write_bytes(content)
+        assert "can't be read as an image" in complaint(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
+def test_a_truncated_photo_is_told(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"short.{suffix}"
+    noise(size=(200, 200)).save(path)
+    assert read_photo(path).size == (200, 200)
+    truncate(path)
+    assert "can't be read as an image" in complaint(path)
+
+
+@pytest.mark.parametrize("side", [8_000, 12_000, 30_000])
+def test_a_huge_photo_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
+    write_png_bomb(tmp_path / "bomb.png", side, side)
+    message = complaint(tmp_path / "bomb.png")
+    assert "pixels" in message
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), random=st.randoms())
+def test_bytes_changed_anywhere_are_a_photo_or_a_user_error(
+    tmp_path: Path, kind: str, random: Random
+) -> None:
+    path = tmp_path / "changed"
+    write_changed_image(path, kind, random)
+    try:
+        outcome = read_photo(path).mode
+    except UserError as error:
+        outcome = str(error)
+    assert outcome == "RGB" or str(path) in outcome
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
+def test_a_photo_of_any_mode_becomes_rgb(engine: QueryEngine, tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("photo.tiff" if mode == "CMYK" else "photo.png")
+    picture("gray").convert("L").convert("I;16" if mode == "I;16" else mode).save(path)
+    assert read_photo(path).mode == "RGB"
+    assert len(engine.search_image(path, 3).hits) == 3
+
+
+def test_a_phones_photo_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    sideways = Image.new("RGB", (40, 20), "white")
+    sideways.paste("black", (0, 0, 20, 20))
+    sideways.save(tmp_path / "photo.png", exif=exif)
+    upright = np.asarray(read_photo(tmp_path / "photo.png"))
+    assert upright.shape == (40, 20, 3)
+    assert upright[0, 0].tolist() == [0, 0, 0]
+    assert upright[-1, 0].tolist() == [255, 255, 255]
+
+
+def test_an_engine_opens_what_is_published(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    publish_index(store, index, "one", clip=publish_encoder(store, encoder))
+    picture(SKUS["plum"]).save(tmp_path / "photo.png")
+    assert QueryEngine.open(store, CPU).search_image(tmp_path / "photo.png", 1).hits[0].sku_id == "plum"
+
+
+def test_an_encoder_that_has_changed_since_is_refused_with_both_digests(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder
+) -> None:
+    old = publish_encoder(store, encoder)
+    publish_index(store, index, "one", clip=old)
+    new = publish_encoder(store, encoder, version="2")
+    assert old != new
+    with pytest.raises(UserError, match=f"made with clip_checkpoint {old}, but .* in use is {new}"):
+        QueryEngine.open(store, CPU)
+
+
+def test_an_engine_without_an_index_or_encoder_is_told(store: ArtifactStore, index: FingerprintIndex) -> None:
+    with pytest.raises(UserError, match="has no search index"):
+        QueryEngine.open(store, CPU)
+    publish_index(store, index, "one")
+    with pytest.raises(UserError, match="no complete checkpoints/clip"):
+        QueryEngine.open(store, CPU)
