@@ -1,0 +1,55 @@
+"""The check of the embeddings passes on finite unit rows under unique ids, and on nothing else."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
+from skufp_pipeline.encoders.tables import embedding_column
+
+GOOD = np.array([[0.6, 0.8], [1, 0], [0, -1]], dtype=np.float32)
+
+
+def images(rows: np.ndarray = GOOD, ids: tuple[str, ...] = ("a", "b", "c")) -> pl.DataFrame:
+    return pl.DataFrame({"item_id": ids[: len(rows)]}).with_columns(embedding_column(rows))
+
+
+def texts(rows: np.ndarray = GOOD) -> pl.DataFrame:
+    return images(rows).rename({"item_id": "text_id"})
+
+
+def with_value(value: float) -> np.ndarray:
+    rows = GOOD.copy()
+    rows[1, 0] = value
+    return rows
+
+
+def passed(images: pl.DataFrame, texts: pl.DataFrame) -> bool:
+    return embeddings_sound("clip_embeddings", images, texts).passed
+
+
+def test_unit_rows_pass() -> None:
+    assert passed(images(), texts())
+
+
+def test_no_rows_pass() -> None:
+    assert passed(images(GOOD[:0]), texts(GOOD[:0]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1.001])
+def test_a_row_that_is_not_a_finite_unit_vector_fails(value: float) -> None:
+    assert not passed(images(with_value(value)), texts())
+    assert not passed(images(), texts(with_value(value)))
+
+
+def test_an_id_that_occurs_twice_fails() -> None:
+    result = embeddings_sound("clip_embeddings", images(ids=("a", "b", "a")), texts())
+    assert not result.passed
+    assert result.metadata["repeated_ids"].value == 2
+
+
+def test_the_result_belongs_to_the_asset_it_looked_at() -> None:
+    for asset, spec in EMBEDDINGS_SOUND.items():
+        result = embeddings_sound(asset, images(), texts())
+        assert result.asset_key is not None
+        assert result.asset_key == spec.asset_key

@@ -1,0 +1,260 @@
+"""The command line: what it prints, and how it answers a mistake - one line, no stack trace."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from skufp_pipeline.cli import main
+from skufp_pipeline.search.bundle import current_index
+
+from .datasets.trees import truncate
+from .graphs import SMALL, Graph, pretend_made_with, skufp, write_preset
+
+
+def ask(*words: str | Path) -> Result:
+    """`skufp WORDS`, in this process."""
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def refused(result: Result) -> str:
+    """The one line that a mistake was answered with."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    return line.removeprefix("Error: ")
+
+
+def a_photo(graph: Graph) -> Path:
+    """A query photo of a validation SKU."""
+    return sorted(Path(graph.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))[0]
+
+
+@pytest.fixture
+def preset(graph: Graph) -> tuple[str, Path]:
+    return "--preset", graph.preset_file
+
+
+def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
+    result = ask("search", *preset, "--image", a_photo(graph), "--top", "7", "--json")
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert set(answer["ms"]) == {"decode", "encode", "search"}
+    hits = answer["hits"]
+    assert [hit["rank"] for hit in hits] == list(range(1, 8))
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert len({hit["sku_id"] for hit in hits}) == 7
+    assert all(graph.store.local_path(hit["image"]).is_file() for hit in hits)
+
+
+def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path]) -> None:
+    folder = Path(graph.preset.data_root) / "crops"
+    photos = sorted(folder.glob("shard_*/validation/catalog/*/*.jpg"))[:10]
+    found = 0
+    for photo in photos:
+        answer = json.loads(ask("search", *preset, "--image", photo, "--top", "5", "--json").stdout)
+        found += photo.parent.name in [hit["sku_id"] for hit in answer["hits"]]
+    assert found >= 7
+
+
+def test_a_sentence_is_answered_for_a_person(preset: tuple[str, Path]) -> None:
+    result = ask("search", *preset, "--text", "a dark brown dress", "--top", "3")
+    assert result.exit_code == 0, result.stderr
+    *hits, spent = result.stdout.splitlines()
+    assert [line.split()[0] for line in hits] == ["1", "2", "3"]
+    assert "encode " in spent
+    assert "search " in spent
+
+
+def test_more_than_there_is_gives_every_sku(graph: Graph, preset: tuple[str, Path]) -> None:
+    answer = json.loads(ask("search", *preset, "--text", "a dress", "--top", "100000", "--json").stdout)
+    assert len(answer["hits"]) == len(current_index(graph.store)[1])
+
+
+def test_the_results_are_saved_as_a_picture(graph: Graph, preset: tuple[str, Path], tmp_path: Path) -> None:
+    for name, query in (("photo", ("--image", a_photo(graph))), ("text", ("--text", "a dress"))):
+        target = tmp_path / f"{name}.png"
+        result = ask("search", *preset, *query, "--save", target)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr == f"saved {target}\n"
+        with Image.open(target) as image:
+            assert image.format == "PNG"
+            assert image.width > 300
+
+
+def test_the_report_is_printed_as_tables_and_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
+    tables = ask("report", *preset).stdout
+    assert "Table 1: Image-to-SKU retrieval (preset ci, leak-free protocol)" in tables
+    assert "fingerprint - mean_sku" in tables
+    found = json.loads(ask("report", *preset, "--json").stdout)
+    assert found == json.loads((graph.store.read("reports/retrieval").path / "report.json").read_text())
+
+
+def test_the_export_has_the_crop_tree_the_metadata_and_the_jsonl(
+    graph: Graph, preset: tuple[str, Path], tmp_path: Path
+) -> None:
+    result = ask("export", "df2-jsonl", *preset, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    for split in ("train", "validation"):
+        lines = (tmp_path / "out" / f"{split}_image_text.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert f"{len(rows)} {split} rows" in result.stdout
+        assert all((tmp_path / "out" / row["image_path"]).is_file() for row in rows)
+        assert (tmp_path / "out" / f"{split}_sku_metadata.json").is_file()
+
+
+def test_the_doctor_finds_a_graph_well(preset: tuple[str, Path]) -> None:
+    result = ask("doctor", *preset)
+    assert result.exit_code == 0
+    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 3
+
+
+@pytest.mark.parametrize("key", ["checkpoints/clip", "checkpoints/fingerprint"])
+def test_the_doctor_names_a_damaged_file(spoilt: Graph, key: str) -> None:
+    victim = next(spoilt.store.read(key).path.rglob("*.safetensors"))
+    content = bytearray(victim.read_bytes())
+    content[-1] ^= 1
+    victim.write_bytes(content)
+    result = ask("doctor", "--preset", spoilt.preset_file)
+    assert result.exit_code == 1
+    assert f"{key}: DAMAGED" in result.stdout
+    (line,) = result.stderr.splitlines()
+    assert victim.name in line
+    assert "delete the folder and materialize it again" in line
+
+
+def test_an_index_of_another_encoder_is_refused_by_name(spoilt: Graph) -> None:
+    pretend_made_with(current_index(spoilt.store)[0].path, "clip_checkpoint", "0123456789abcdef")
+    told = refused(ask("search", "--preset", spoilt.preset_file, "--text", "a dress"))
+    assert "was made with clip_checkpoint 0123456789abcdef, but the clip_checkpoint in use is " in told
+
+
+def test_an_unknown_preset_names_those_there_are() -> None:
+    assert refused(ask("search", "--preset", "nope", "--text", "a")).startswith(
+        "no preset 'nope': expected a YAML file or one of "
+    )
+
+
+def test_a_preset_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [b\n c: {")
+    assert "bad.yaml is not YAML: " in refused(ask("report", "--preset", tmp_path / "bad.yaml"))
+
+
+def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
+    path = write_preset(tmp_path, {**SMALL, "shard": 3})
+    assert refused(ask("report", "--preset", path)).endswith("shard: unknown key")
+
+
+def test_both_or_neither_of_image_and_text_is_refused(graph: Graph, preset: tuple[str, Path]) -> None:
+    wanted = 'give either --image FILE or --text "..."'
+    assert refused(ask("search", *preset)) == wanted
+    assert refused(ask("search", *preset, "--text", "a", "--image", a_photo(graph))) == wanted
+
+
+def test_an_empty_sentence_is_refused(preset: tuple[str, Path]) -> None:
+    assert refused(ask("search", *preset, "--text", "  ")) == "the text to search for is empty"
+
+
+def test_a_photo_that_is_not_there_is_named(preset: tuple[str, Path], tmp_path: Path) -> None:
+    told = refused(ask("search", *preset, "--image", tmp_path / "nope.jpg"))
+    assert "nope.jpg' does not exist" in told
+    assert "does not exist or is no file" in refused(ask("search", *preset, "--image", tmp_path))
+
+
+def test_a_photo_that_is_none_is_named(graph: Graph, preset: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no photo")
+    (tmp_path / "empty.jpg").touch()
+    shutil.copy(a_photo(graph), tmp_path / "cut.jpg")
+    truncate(tmp_path / "cut.jpg")
+    for name in ("text.jpg", "empty.jpg", "cut.jpg"):
+        assert f"{name} can't be read as an image" in refused(
+            ask("search", *preset, "--image", tmp_path / name)
+        )
+
+
+def test_a_top_below_one_is_refused(preset: tuple[str, Path]) -> None:
+    for top in ("0", "-3"):
+        told = refused(ask("search", *preset, "--text", "a dress", "--top", top))
+        assert told == f"--top must be at least 1, got {top}"
+
+
+def test_a_top_that_is_no_number_is_refused(preset: tuple[str, Path]) -> None:
+    result = ask("search", *preset, "--text", "a dress", "--top", "ten")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "Error: Invalid value for '--top': 'ten' is not a valid integer."
+    )
+
+
+def test_a_picture_that_can_not_be_written_is_named(preset: tuple[str, Path], tmp_path: Path) -> None:
+    result = ask("search", *preset, "--text", "a dress", "--save", tmp_path / "no" / "where.png")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"Error: --save {tmp_path / 'no' / 'where.png'}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("search", "--text", "a"), "has no search index; materialize the graph first (`skufp demo`)"),
+        (("doctor",), "has no search index; materialize the graph first (`skufp demo`)"),
+        (("report",), "no complete reports/retrieval under"),
+        (("export", "df2-jsonl", "--out", "out"), "no complete raw/dataset under"),
+    ],
+)
+def test_what_is_not_materialized_yet_is_said(
+    tmp_path: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_preset(tmp_path, SMALL)
+    assert message in refused(ask(*words, "--preset", path))
+
+
+def test_a_mistake_while_materializing_is_one_line_and_no_stack_trace(tmp_path: Path) -> None:
+    missing = {"source": "deepfashion2", "path": str(tmp_path / "nowhere")}
+    path = write_preset(tmp_path, {**SMALL, "dataset": missing})
+    done = skufp("materialize", "--preset", path, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "[1/5] read_catalog: raw_dataset, annotations",
+        f"Error: raw_dataset failed: dataset.path '{tmp_path / 'nowhere'}' is no folder; see README, "
+        "'Your own data'",
+    ]
+    assert done.stdout == ""
+
+
+def test_processes_that_dagster_starts_find_the_preset_that_was_given(
+    small_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SKUFP_PRESET", "of-another-run")
+    monkeypatch.chdir(small_graph.preset_file.parent)
+    result = ask("materialize", "--preset", small_graph.preset_file.name)
+    assert result.exit_code == 0, result.stderr
+    assert os.environ["SKUFP_PRESET"] == str(small_graph.preset_file)
+
+
+def test_the_demo_prints_tables_and_answers_a_photo_and_a_sentence(
+    small_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SKUFP_PRESET", str(small_graph.preset_file))
+    result = ask("demo")
+    assert result.exit_code == 0, result.stderr
+    assert "Table 2: Text-to-SKU retrieval (preset small, leak-free protocol)" in result.stdout
+    assert "A photo no model was trained on (" in result.stdout
+    assert 'A sentence: "' in result.stdout
+    page = Path(result.stdout.splitlines()[-1].removeprefix("The report: "))
+    assert page.name == "report.html"
+    assert page.is_file()
+
+
+def test_help_names_every_command() -> None:
+    shown = ask("-h").stdout
+    assert all(name in shown for name in ("demo", "doctor", "export", "materialize", "report", "search"))

@@ -1,0 +1,31 @@
+"""What an asset asks for, in the words of each executor."""
+
+import pytest
+
+from skufp_pipeline.compute import Needs, declare
+
+
+def test_a_gpu_step_asks_every_executor_for_the_same() -> None:
+    declared = declare(Needs(cores=8, memory_gib=48, gpus=1))
+    assert declared["pool"] == "gpu"
+    assert declared["op_tags"]["dagster-k8s/config"]["container_config"]["resources"] == {
+        "requests": {"cpu": "8", "memory": "48Gi"},
+        "limits": {"memory": "48Gi", "nvidia.com/gpu": "1"},
+    }
+    ray = declared["op_tags"]["dagster-ray/config"]
+    assert ray == {"num_cpus": 8, "num_gpus": 1, "memory": 48 * 2**30}
+
+
+def test_a_cpu_step_waits_in_no_pool_and_asks_for_no_gpu() -> None:
+    declared = declare(Needs(cores=0.5, memory_gib=1.5))
+    assert declared["pool"] is None
+    resources = declared["op_tags"]["dagster-k8s/config"]["container_config"]["resources"]
+    assert resources == {"requests": {"cpu": "0.5", "memory": "1.5Gi"}, "limits": {"memory": "1.5Gi"}}
+    assert declared["op_tags"]["dagster-ray/config"]["num_gpus"] == 0
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+def test_kubernetes_and_ray_get_the_same_number_of_gpus(gpus: int) -> None:
+    tags = declare(Needs(gpus=gpus))["op_tags"]
+    limits = tags["dagster-k8s/config"]["container_config"]["resources"]["limits"]
+    assert int(limits["nvidia.com/gpu"]) == tags["dagster-ray/config"]["num_gpus"] == gpus

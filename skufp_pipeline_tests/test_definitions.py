@@ -1,0 +1,185 @@
+"""The graph as Dagster sees it, held against tables written here by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from skufp_pipeline.assets.declare import OWNERS
+from skufp_pipeline.compute import Needs, declare
+from skufp_pipeline.definitions import build_defs, graph_steps
+from skufp_pipeline.definitions import defs as loaded_by_dagster
+from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.resources.store import ArtifactStoreResource
+
+from .graphs import REPOSITORY, environment
+
+SHARDS = "by SKU shard"
+
+# group, partitions, upstream assets
+ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
+    "raw_dataset": ("catalog", None, set()),
+    "annotations": ("catalog", None, {"raw_dataset"}),
+    "sku_crops": ("catalog", SHARDS, {"annotations"}),
+    "image_text": ("catalog", SHARDS, {"sku_crops"}),
+    "clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
+    "clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "clip_checkpoint"}),
+    "best_shot_teachers": ("fingerprints", None, {"clip_embeddings"}),
+    "fingerprint_checkpoint": ("fingerprints", None, {"clip_embeddings", "best_shot_teachers"}),
+    "fingerprints": ("fingerprints", None, {"clip_embeddings", "fingerprint_checkpoint"}),
+    "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints"}),
+    "retrieval_report": (
+        "evaluation",
+        None,
+        {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"},
+    ),
+}
+# With a pretrained encoder there is also what fine-tuning has to beat.
+PRETRAINED_ASSETS = {
+    **ASSETS,
+    "frozen_clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text"}),
+    "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], "frozen_clip_embeddings"}),
+}
+GPU_ASSETS = {"clip_checkpoint", "clip_embeddings", "frozen_clip_embeddings", "fingerprint_checkpoint"}
+
+# asset:check, and whether it stops what comes after
+CHECKS = {
+    "annotations:splits_disjoint": True,
+    "sku_crops:crops_complete": True,
+    "clip_embeddings:embeddings_sound": True,
+    "clip_checkpoint:no_evaluation_query_used": True,
+    "best_shot_teachers:no_evaluation_query_used": True,
+    "fingerprint_checkpoint:no_evaluation_query_used": True,
+    "search_index:index_is_exact": True,
+    "retrieval_report:encoder_recall_in_range": False,
+    "retrieval_report:fingerprint_beats_mean_sku": False,
+    "retrieval_report:search_latency_within_budget": False,
+}
+
+
+@pytest.fixture(params=["ci", "df2"])
+def preset(request: pytest.FixtureRequest) -> Preset:
+    return load_preset(request.param)
+
+
+def asset_definitions(preset: Preset) -> dict[str, dg.AssetsDefinition]:
+    definitions = build_defs(preset)
+    return {asset.key.to_user_string(): asset for asset in definitions.assets or []}
+
+
+def check_definitions(preset: Preset) -> list[dg.AssetChecksDefinition]:
+    definitions = build_defs(preset)
+    return [*(definitions.assets or []), *(definitions.asset_checks or [])]
+
+
+def spec(asset: dg.AssetsDefinition) -> dg.AssetSpec:
+    return asset.get_asset_spec(asset.key)
+
+
+def test_the_definitions_can_be_loaded(preset: Preset) -> None:
+    dg.Definitions.validate_loadable(build_defs(preset))
+
+
+def test_assets_groups_partitions_and_dependencies_are_those_of_the_table(preset: Preset) -> None:
+    found = {
+        name: (
+            spec(asset).group_name,
+            None if asset.partitions_def is None else SHARDS,
+            {dep.asset_key.to_user_string() for dep in spec(asset).deps},
+        )
+        for name, asset in asset_definitions(preset).items()
+    }
+    assert found == (PRETRAINED_ASSETS if preset.encoder.is_pretrained else ASSETS)
+
+
+def test_every_sharded_asset_has_one_partition_a_shard(preset: Preset) -> None:
+    for asset in asset_definitions(preset).values():
+        if asset.partitions_def is not None:
+            keys = asset.partitions_def.get_partition_keys()
+            assert len(keys) == preset.shards
+            assert keys[0] == "shard_0000"
+            assert keys[-1] == f"shard_{preset.shards - 1:04d}"
+
+
+def test_every_asset_is_described_owned_kinded_and_versioned(preset: Preset) -> None:
+    for name, asset in asset_definitions(preset).items():
+        described = spec(asset)
+        assert described.description
+        assert described.description.endswith("."), name
+        assert list(described.owners) == OWNERS
+        assert described.kinds, name
+        assert described.code_version == graph_steps(preset)[name].code_version
+
+
+def test_every_asset_carries_the_tags_of_what_its_step_needs(preset: Preset) -> None:
+    for name, asset in asset_definitions(preset).items():
+        declared = declare(graph_steps(preset)[name].needs)
+        tags = asset.op.tags
+        for executor in ("dagster-k8s/config", "dagster-ray/config"):
+            assert tag_value(tags[executor]) == declared["op_tags"][executor], name
+        assert asset.op.pool == declared["pool"], name
+
+
+def tag_value(tag: object) -> object:
+    """Dagster keeps a tag that is no string as JSON."""
+    return json.loads(tag) if isinstance(tag, str) else tag
+
+
+def test_gpu_assets_ask_for_a_gpu_and_wait_in_its_pool_where_the_preset_has_gpus() -> None:
+    steps = graph_steps(load_preset("df2"))
+    assert {name for name, step in steps.items() if step.needs.gpus} == GPU_ASSETS
+    pools = {name: asset.op.pool for name, asset in asset_definitions(load_preset("df2")).items()}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == GPU_ASSETS
+
+
+def test_no_asset_asks_for_a_gpu_where_the_preset_has_none() -> None:
+    assert not any(step.needs.gpus for step in graph_steps(load_preset("ci")).values())
+    assert {asset.op.pool for asset in asset_definitions(load_preset("ci")).values()} == {None}
+
+
+def test_checks_are_those_of_the_table(preset: Preset) -> None:
+    expected = dict(CHECKS)
+    if preset.encoder.is_pretrained:
+        expected["frozen_clip_embeddings:embeddings_sound"] = True
+    specs = [spec for definition in check_definitions(preset) for spec in definition.check_specs]
+    found = {f"{s.asset_key.to_user_string()}:{s.name}": s.blocking for s in specs}
+    assert found == expected
+    assert all(spec.description for spec in specs)
+
+
+def test_checks_that_stand_alone_carry_their_own_tags(preset: Preset) -> None:
+    for check in build_defs(preset).asset_checks or []:
+        tags = check.op.tags
+        assert tag_value(tags["dagster-k8s/config"]) == declare(Needs())["op_tags"]["dagster-k8s/config"]
+        assert tag_value(tags["dagster-ray/config"]) == declare(Needs())["op_tags"]["dagster-ray/config"]
+
+
+def test_a_test_can_put_its_own_resources_in_place() -> None:
+    elsewhere = ArtifactStoreResource(root="memory://elsewhere")
+    definitions = build_defs(load_preset("ci"), {"artifacts": elsewhere})
+    assert definitions.resources is not None
+    assert definitions.resources["artifacts"] is elsewhere
+    assert set(definitions.resources) == {"artifacts", "models"}
+
+
+def test_dagster_loads_the_preset_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKUFP_PRESET", "df2")
+    assert build_defs().resources["artifacts"].root == load_preset("df2").data_root  # type: ignore[index]
+    found = loaded_by_dagster()
+    assert "frozen_clip_embeddings" in {asset.key.to_user_string() for asset in found.assets}
+
+
+def test_dg_finds_nothing_wrong_with_the_project() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("dg"), "check", "defs"],
+        cwd=REPOSITORY,
+        env=environment(SKUFP_PRESET="ci", VIRTUAL_ENV=sys.prefix),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All definitions loaded successfully" in done.stdout + done.stderr
