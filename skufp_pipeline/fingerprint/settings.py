@@ -33,6 +33,8 @@ class FingerprintTrainingSettings(Settings):
     weight_decay: float = Field(0.01, ge=0)
     warmup_fraction: float = Field(0.1, ge=0, lt=1)
     view_dropout: float = Field(0.2, ge=0, lt=1)  # share of a SKU's views hidden in a step, never all
+    query_spread: float = Field(1.0, gt=0)  # stretches a query's offset from its SKU's mean view
+    query_swap: float = Field(0.0, ge=0, le=1)  # probability that the offset is another query's
 
 
 class FingerprintSettings(Settings):

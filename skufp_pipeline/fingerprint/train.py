@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,7 +27,7 @@ from skufp_pipeline.fingerprint.settings import (
     FingerprintTrainingSettings,
 )
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
-from skufp_pipeline.fingerprint.views import ViewSet
+from skufp_pipeline.fingerprint.views import ViewSet, mean_sku
 
 WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
 Log = Callable[[str], None]
@@ -124,6 +125,7 @@ class _Tensors:
     def __init__(self, data: FingerprintData, device: torch.device) -> None:
         self.views = torch.from_numpy(data.views.views).to(device)
         self.mask = torch.from_numpy(data.views.mask).to(device)
+        self.means = torch.from_numpy(mean_sku(data.views)).to(device)
         self.image_teachers = torch.from_numpy(data.image_teachers).to(device)
         self.text_teachers = torch.from_numpy(data.text_teachers).to(device)
         self.image_queries = _on(data.image_queries, device)
@@ -162,6 +164,8 @@ def _losses(
         )
         if weight == 0 or len(queries) == 0:
             continue
+        means = data.means[skus][place]
+        queries = spread_queries(queries, means, settings.query_spread, settings.query_swap, generator)
         rank = rank_distillation(queries, teachers, made, settings.rank_temperature)
         wrong = classification(queries, made, place, settings.classification_temperature)
         losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank
@@ -178,6 +182,32 @@ def _draw(
     inside = torch.nonzero(place[truth] >= 0).squeeze(1)
     chosen = inside[torch.randperm(len(inside), generator=generator)[:count]]
     return embeddings[chosen], place[truth[chosen]]
+
+
+def spread_queries(
+    queries: Tensor, means: Tensor, spread: float, swap: float, generator: torch.Generator
+) -> Tensor:
+    """Queries as scattered as those of SKUs that the encoder was not trained on.
+
+    The encoder has pulled the photos of training SKUs towards their views; an aggregator that sees
+    only those has nothing to learn about new SKUs. Each query's offset from the mean of its SKU's views
+    is stretched, or replaced by the offset of another query of the batch.
+
+    Args:
+        queries: (Q, D) unit rows.
+        means: (Q, D) unit mean of the views of each query's SKU.
+        spread: factor of the offset; 1 leaves it.
+        swap: probability that a query takes another one's offset.
+
+    Returns:
+        (Q, D) unit rows.
+    """
+    if spread == 1 and swap == 0:
+        return queries
+    offsets = queries - means
+    others = offsets[torch.randperm(len(queries), generator=generator).to(queries.device)]
+    swapped = (torch.rand(len(queries), 1, generator=generator) < swap).to(queries.device)
+    return F.normalize(means + spread * torch.where(swapped, others, offsets), dim=-1)
 
 
 def _drop_views(mask: Tensor, share: float, generator: torch.Generator) -> Tensor:

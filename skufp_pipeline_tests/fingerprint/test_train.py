@@ -25,6 +25,7 @@ from skufp_pipeline.fingerprint.train import (
     fingerprints,
     load_aggregator,
     save_aggregator,
+    spread_queries,
     train_aggregator,
 )
 from skufp_pipeline.fingerprint.views import mean_sku
@@ -49,6 +50,8 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 0.01,
     "warmup_fraction": 0.1,
     "view_dropout": 0.3,
+    "query_spread": 1.5,
+    "query_swap": 0.25,
 }
 
 
@@ -244,3 +247,24 @@ def test_a_saved_aggregator_comes_back_as_it_was(
     assert not loaded.training
     assert loaded.residual is residual
     np.testing.assert_array_equal(fingerprints(loaded, data.views, CPU), fingerprints(model, data.views, CPU))
+
+
+def test_a_spread_of_one_without_swaps_leaves_the_queries_as_they_are():
+    rows, means = torch.from_numpy(unit_rows((6, 4), seed=1)), torch.from_numpy(unit_rows((6, 4), seed=2))
+    assert spread_queries(rows, means, 1.0, 0.0, torch.Generator()) is rows
+
+
+def test_a_spread_of_two_doubles_the_offset_from_the_mean_and_normalises():
+    query, mean = torch.tensor([[0.8, 0.6]]), torch.tensor([[1.0, 0.0]])
+    spread = spread_queries(query, mean, 2.0, 0.0, torch.Generator().manual_seed(1))
+    wanted = torch.tensor([[0.6, 1.2]]) / math.sqrt(0.6**2 + 1.2**2)
+    torch.testing.assert_close(spread, wanted)
+
+
+def test_a_swapped_query_keeps_its_mean_and_takes_the_offset_of_a_query_of_the_batch():
+    rows, means = torch.from_numpy(unit_rows((9, 4), seed=3)), torch.from_numpy(unit_rows((9, 4), seed=4))
+    swapped = spread_queries(rows, means, 1.0, 1.0, torch.Generator().manual_seed(5))
+    possible = torch.nn.functional.normalize(means[:, None] + (rows - means)[None], dim=-1)
+    distance = (swapped[:, None] - possible).norm(dim=-1)
+    assert distance.min(dim=1).values.max() < 1e-6
+    assert (distance.argmin(dim=1) != torch.arange(9)).any()
