@@ -220,7 +220,7 @@ def _save_picture(
     query = np.asarray(read_photo(image)) if image is not None else (text or "")
     hits = [(store.local_path(hit.image), hit.sku_id, hit.score) for hit in answer.hits]
     try:
-        target.write_bytes(results_grid([GridRow(query, "", hits)]))
+        target.write_bytes(results_grid([GridRow(query, None, hits)], shown=len(hits)))
     except OSError as error:
         raise UserError(f"--save {target}: {error}") from error
     click.echo(f"saved {target}", err=True)

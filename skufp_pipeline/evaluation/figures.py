@@ -34,12 +34,12 @@ class GridRow:
 
     Attributes:
         query: (H, W, 3) uint8 photo, or the text that was asked.
-        truth_sku: the right SKU.
-        results: (image path, sku_id, score), best first; the first five are drawn.
+        truth_sku: the right SKU, None where nobody knows.
+        results: (image path, sku_id, score), best first.
     """
 
     query: np.ndarray | str
-    truth_sku: str
+    truth_sku: str | None
     results: Sequence[tuple[Path | str, str, float]]
 
 
@@ -115,13 +115,13 @@ def latency_histogram(stages: Mapping[str, Mapping[str, Any]]) -> bytes:
     return _png(figure)
 
 
-def results_grid(rows: Sequence[GridRow]) -> bytes:
-    """Each query with its first five results; the right one framed green, the others thin grey.
+def results_grid(rows: Sequence[GridRow], shown: int = SHOWN) -> bytes:
+    """Each query with its first `shown` results; the right one framed green, the others thin grey.
 
     The thumbnails shrink until the picture is small enough to stand in the page.
     """
     for side in THUMBNAILS:
-        data = _image_png(_draw_grid(rows, side))
+        data = _image_png(_draw_grid(rows, side, shown))
         if len(data) <= LARGEST_PNG:
             break
     return data
@@ -168,18 +168,18 @@ def _image_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _draw_grid(rows: Sequence[GridRow], side: int) -> Image.Image:
+def _draw_grid(rows: Sequence[GridRow], side: int, shown: int) -> Image.Image:
     gap, caption = 8, 26
     cell_width, cell_height = side + gap, side + caption + gap
     # The query's column is set off from the results, and wide enough for a sentence.
     query_width = max(side, 120) + 2 * gap
-    size = (query_width + SHOWN * cell_width + gap, max(len(rows), 1) * cell_height + gap)
+    size = (query_width + shown * cell_width + gap, max(len(rows), 1) * cell_height + gap)
     image = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(image), _font(9)
     for r, row in enumerate(rows):
         top = gap + r * cell_height
         _draw_query(image, draw, row, (gap, top), query_width - 2 * gap, side)
-        for c, (path, sku_id, score) in enumerate(row.results[:SHOWN]):
+        for c, (path, sku_id, score) in enumerate(row.results[:shown]):
             left = query_width + c * cell_width
             image.paste(_thumbnail(path, side), (left, top))
             right = sku_id == row.truth_sku
@@ -199,8 +199,9 @@ def _draw_query(
         draw.multiline_text(at, "\n".join(lines), fill=INK, font=_font(11), spacing=3)
     else:
         image.paste(ImageOps.pad(Image.fromarray(row.query).convert("RGB"), (side, side), color="white"), at)
-    caption = f"right answer:\n{_cut(row.truth_sku, font, width)}"
-    draw.text((at[0], at[1] + side + 3), caption, fill=INK, font=font, spacing=1)
+    if row.truth_sku is not None:
+        caption = f"right answer:\n{_cut(row.truth_sku, font, width)}"
+        draw.text((at[0], at[1] + side + 3), caption, fill=INK, font=font, spacing=1)
 
 
 def _thumbnail(path: Path | str, side: int) -> Image.Image:

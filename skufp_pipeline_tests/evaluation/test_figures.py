@@ -96,6 +96,14 @@ def test_a_text_query_and_an_unreadable_picture_are_drawn(tmp_path):
     assert (drawn[:, :120] < 100).any()
 
 
-def test_only_the_first_five_results_are_drawn(noise):
-    paths = [*noise, noise[0]]
-    assert results_grid(grid_rows(paths, "sku1")) == results_grid(grid_rows(noise, "sku1"))
+def test_only_the_first_five_results_are_drawn_unless_more_are_asked_for(noise):
+    rows, five = grid_rows([*noise, noise[0]], "sku1"), grid_rows(noise, "sku1")
+    assert results_grid(rows) == results_grid(five)
+    assert pixels(results_grid(rows, shown=6)).shape[1] > pixels(results_grid(five)).shape[1]
+
+
+def test_a_query_without_a_known_answer_has_no_caption_and_no_frame(noise):
+    known, unknown = grid_rows(noise, "sku1"), grid_rows(noise, None)
+    assert near_green(results_grid(unknown)) < near_green(results_grid(known))
+    dark = [int((pixels(results_grid(rows))[:, :120] < 100).sum()) for rows in (known, unknown)]
+    assert dark[0] > dark[1] == 0
