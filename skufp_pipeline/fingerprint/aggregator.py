@@ -83,3 +83,20 @@ class Aggregator(nn.Module):
         if self.residual:
             output = output + F.normalize(views.sum(dim=1), dim=-1)
         return F.normalize(output, dim=-1)
+
+
+class AggregatorEnsemble(nn.Module):
+    """The unit mean of `members` aggregators of different initial weights: what one of them made up
+    by chance, the others do not.
+
+    Raises:
+        UserError: as `Aggregator`.
+    """
+
+    def __init__(self, dimension: int, settings: AggregatorSettings) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(Aggregator(dimension, settings) for _ in range(settings.members))
+
+    def forward(self, views: Tensor, mask: Tensor) -> Tensor:
+        """(S, D) unit fingerprints of (S, V, D) views under their (S, V) mask."""
+        return F.normalize(torch.stack([member(views, mask) for member in self.members]).sum(dim=0), dim=-1)

@@ -8,6 +8,7 @@ from skufp_pipeline.settings import Settings
 class AggregatorSettings(Settings):
     """The Q-Former-style aggregator of section 4.3."""
 
+    members: int = Field(1, ge=1)  # aggregators trained side by side; the fingerprint is their mean
     tokens: int = Field(4, ge=1)  # K learnable query tokens
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)

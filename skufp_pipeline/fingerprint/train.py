@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from skufp_pipeline.encoders.schedule import warm_cosine
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.fingerprint.aggregator import Aggregator
+from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.losses import classification, embedding_regression, rank_distillation
 from skufp_pipeline.fingerprint.settings import (
     AggregatorSettings,
@@ -35,8 +35,10 @@ Log = Callable[[str], None]
 
 def train_aggregator(
     data: FingerprintData, settings: FingerprintSettings, seed: int, device: torch.device, log: Log
-) -> tuple[Aggregator, list[dict[str, float]]]:
-    """The aggregator of the best epoch, and the history of all (losses, development MRR).
+) -> tuple[AggregatorEnsemble, list[dict[str, float]]]:
+    """The aggregators of the best epoch, and the history of all (losses, development MRR).
+
+    Members learn side by side, each with its own loss; the epoch is chosen for their mean.
 
     Raises:
         UserError: no training queries, or fewer than two SKUs.
@@ -48,7 +50,7 @@ def train_aggregator(
         )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = Aggregator(data.views.views.shape[2], settings.aggregator).to(device)
+    model = AggregatorEnsemble(data.views.views.shape[2], settings.aggregator).to(device)
     tensors = _Tensors(data, device)
     training = settings.training
     optimizer = torch.optim.AdamW(
@@ -65,7 +67,7 @@ def train_aggregator(
         model.train()
         totals: dict[str, float] = {}
         for _ in range(steps):
-            losses = _losses(model, tensors, training, generator)
+            losses = _member_losses(model, tensors, training, generator)
             loss = torch.stack(list(losses.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -90,7 +92,7 @@ def train_aggregator(
 
 @torch.inference_mode()
 def fingerprints(
-    model: Aggregator, views: ViewSet, device: torch.device, batch: int = 4096
+    model: AggregatorEnsemble, views: ViewSet, device: torch.device, batch: int = 4096
 ) -> NDArray[np.float32]:
     """(S, D) unit rows: the zero-shot path too, since it needs nothing but the views."""
     model.eval()
@@ -104,17 +106,19 @@ def fingerprints(
     return rows
 
 
-def save_aggregator(model: Aggregator, dimension: int, settings: AggregatorSettings, directory: Path) -> None:
+def save_aggregator(
+    model: AggregatorEnsemble, dimension: int, settings: AggregatorSettings, directory: Path
+) -> None:
     """Weights as safetensors, and the configuration that rebuilds the model."""
     save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
     config = {"dimension": dimension, "settings": settings.model_dump()}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 
-def load_aggregator(directory: Path, device: torch.device) -> Aggregator:
+def load_aggregator(directory: Path, device: torch.device) -> AggregatorEnsemble:
     """The model that `save_aggregator` wrote, in evaluation mode."""
     config = json.loads((directory / CONFIG_FILE).read_text())
-    model = Aggregator(config["dimension"], AggregatorSettings(**config["settings"]))
+    model = AggregatorEnsemble(config["dimension"], AggregatorSettings(**config["settings"]))
     model.load_state_dict(load_file(directory / WEIGHTS_FILE))
     return model.to(device).eval()
 
@@ -137,8 +141,22 @@ def _on(queries: Queries, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(queries.embeddings).to(device), torch.from_numpy(queries.truth).to(device)
 
 
+def _member_losses(
+    model: AggregatorEnsemble,
+    data: _Tensors,
+    settings: FingerprintTrainingSettings,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """The sum over members of each term; every member draws a batch of its own."""
+    totals: dict[str, Tensor] = {}
+    for member in model.members:
+        for name, value in _losses(member, data, settings, generator).items():
+            totals[name] = totals[name] + value if name in totals else value
+    return totals
+
+
 def _losses(
-    model: Aggregator, data: _Tensors, settings: FingerprintTrainingSettings, generator: torch.Generator
+    model: nn.Module, data: _Tensors, settings: FingerprintTrainingSettings, generator: torch.Generator
 ) -> dict[str, Tensor]:
     """The weighted terms of eq. 14 on one batch of SKUs and their queries."""
     skus = torch.randperm(len(data.views), generator=generator)[: settings.skus_per_batch].sort().values
@@ -219,7 +237,7 @@ def _drop_views(mask: Tensor, share: float, generator: torch.Generator) -> Tenso
 
 
 @torch.inference_mode()
-def _development_mrr(model: Aggregator, data: _Tensors) -> float:
+def _development_mrr(model: nn.Module, data: _Tensors) -> float:
     """Mean reciprocal rank of the development queries, ties counted against the truth."""
     queries, truth = data.development
     if len(queries) == 0:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.fingerprint.aggregator import Aggregator
+from skufp_pipeline.fingerprint.aggregator import Aggregator, AggregatorEnsemble
 from skufp_pipeline.fingerprint.settings import AggregatorSettings
 from skufp_pipeline.fingerprint.views import mean_sku
 
@@ -122,3 +122,15 @@ def test_every_weight_learns_and_gradients_are_finite(residual: bool) -> None:
 def test_heads_that_do_not_divide_the_dimension_are_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"fingerprint.aggregator.heads 3 does not divide D = 8"):
         make(heads=3)
+
+
+def test_an_ensemble_is_the_unit_mean_of_members_that_began_differently() -> None:
+    torch.manual_seed(3)
+    settings = AggregatorSettings(members=3, tokens=2, layers=1, heads=2, feedforward=16, residual=False)
+    ensemble = AggregatorEnsemble(8, settings).eval()
+    views = torch.nn.functional.normalize(torch.randn(5, 4, 8), dim=-1)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    alone = torch.stack([member(views, mask) for member in ensemble.members])
+    assert (alone[0] - alone[1]).norm(dim=-1).min() > 0.01
+    mean = alone.mean(dim=0)
+    torch.testing.assert_close(ensemble(views, mask), mean / mean.norm(dim=-1, keepdim=True))

@@ -12,7 +12,7 @@ import torch
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint import train as train_room
-from skufp_pipeline.fingerprint.aggregator import Aggregator
+from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.settings import (
     AggregatorSettings,
     FingerprintSettings,
@@ -34,7 +34,9 @@ from .examples import random_views, unit_rows
 
 CPU = torch.device("cpu")
 SKUS, DIMENSION = 12, 8
-AGGREGATOR = AggregatorSettings(tokens=2, layers=1, heads=2, feedforward=16, dropout=0.1, residual=True)
+AGGREGATOR = AggregatorSettings(
+    members=2, tokens=2, layers=1, heads=2, feedforward=16, dropout=0.1, residual=True
+)
 TRAINING: dict[str, Any] = {
     "image_weight": 1.0,
     "text_weight": 0.5,
@@ -243,7 +245,7 @@ def test_a_saved_aggregator_comes_back_as_it_was(
 ) -> None:
     torch.manual_seed(0)
     settings = AGGREGATOR.model_copy(update={"residual": residual})
-    model = Aggregator(DIMENSION, settings).eval()
+    model = AggregatorEnsemble(DIMENSION, settings).eval()
     save_aggregator(model, DIMENSION, settings, tmp_path)
     loaded = load_aggregator(tmp_path, CPU)
     assert not loaded.training
