@@ -80,19 +80,19 @@ def data() -> FingerprintData:
 
 def train(
     data: FingerprintData, seed: int = 3, log: Callable[[str], None] = silent, **changes: Any
-) -> tuple[Aggregator, list[dict[str, float]]]:
+) -> tuple[AggregatorEnsemble, list[dict[str, float]]]:
     settings = FingerprintSettings(
         aggregator=AGGREGATOR, training=FingerprintTrainingSettings(**{**TRAINING, **changes})
     )
     return train_aggregator(data, settings, seed, CPU, log)
 
 
-def equal(one: Aggregator, other: Aggregator) -> bool:
+def equal(one: AggregatorEnsemble, other: AggregatorEnsemble) -> bool:
     weights, others = one.state_dict(), other.state_dict()
     return all(weights[name].equal(others[name]) for name in weights)
 
 
-def reciprocal_rank(model: Aggregator, data: FingerprintData) -> float:
+def reciprocal_rank(model: AggregatorEnsemble, data: FingerprintData) -> float:
     """Mean reciprocal rank of the development queries, counted one by one."""
     made = fingerprints(model, data.views, CPU)
     scores = data.development.embeddings @ made.T
@@ -126,7 +126,7 @@ def test_the_weights_of_the_best_epoch_are_kept(
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
 
-    def measure(model: Aggregator, tensors: object) -> float:
+    def measure(model: AggregatorEnsemble, tensors: object) -> float:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return measured[len(seen) - 1]
 
