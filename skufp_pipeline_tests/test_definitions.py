@@ -31,10 +31,11 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "fingerprint_checkpoint": ("fingerprints", None, {"clip_embeddings", "best_shot_teachers"}),
     "fingerprints": ("fingerprints", None, {"clip_embeddings", "fingerprint_checkpoint"}),
     "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints"}),
+    "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "retrieval_report": (
         "evaluation",
         None,
-        {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"},
+        {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index", "image_encoder_onnx"},
     ),
 }
 # With a pretrained encoder there is also what fine-tuning has to beat.
@@ -54,6 +55,8 @@ CHECKS = {
     "best_shot_teachers:no_evaluation_query_used": True,
     "fingerprint_checkpoint:no_evaluation_query_used": True,
     "search_index:index_is_exact": True,
+    "image_encoder_onnx:parity_holds": True,
+    "image_encoder_onnx:no_evaluation_query_used": True,
     "retrieval_report:encoder_recall_in_range": False,
     "retrieval_report:fingerprint_beats_mean_sku": False,
     "retrieval_report:search_latency_within_budget": False,
