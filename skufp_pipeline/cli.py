@@ -140,6 +140,23 @@ def export_df2(name: str | None, out: Path) -> None:
     click.echo(f"{out}: " + ", ".join(f"{count} {split} rows" for split, count in counts.items()))
 
 
+@export.command("fingerprints")
+@preset_option
+@click.option(
+    "--format", "file_format", required=True, type=click.Choice(["parquet", "numpy", "faiss", "qdrant"])
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
+@told
+def export_index(name: str | None, file_format: str, out: Path) -> None:
+    """All fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
+    from skufp_pipeline.search.bundle import current_index
+    from skufp_pipeline.search.export import export_fingerprints
+
+    _, index = current_index(ArtifactStore(load_preset(name).data_root))
+    written = export_fingerprints(index, file_format, out)
+    click.echo(f"{out}: {len(index)} fingerprints of {index.dimension} dimensions in {', '.join(written)}")
+
+
 @main.command()
 @preset_option
 @told
