@@ -19,6 +19,7 @@ class Stage:
 
 def stages(steps: dict[str, Step]) -> list[Stage]:
     """The whole graph, in order; `skufp materialize` runs one after the other."""
+    exported = [name for name in ("image_encoder_onnx",) if name in steps]
     embeddings = [name for name in ("clip_embeddings", "frozen_clip_embeddings") if name in steps]
     return [
         Stage("read_catalog", ("raw_dataset", "annotations"), sharded=False),
@@ -32,6 +33,7 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
                 "fingerprint_checkpoint",
                 "fingerprints",
                 "search_index",
+                *exported,
                 "retrieval_report",
             ),
             sharded=False,

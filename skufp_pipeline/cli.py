@@ -140,17 +140,38 @@ def export_df2(name: str | None, out: Path) -> None:
     click.echo(f"{out}: " + ", ".join(f"{count} {split} rows" for split, count in counts.items()))
 
 
+@export.command("fingerprints")
+@preset_option
+@click.option(
+    "--format", "file_format", required=True, type=click.Choice(["parquet", "numpy", "faiss", "qdrant"])
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
+@told
+def export_index(name: str | None, file_format: str, out: Path) -> None:
+    """All fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
+    from skufp_pipeline.search.bundle import current_index
+    from skufp_pipeline.search.export import export_fingerprints
+
+    _, index = current_index(ArtifactStore(load_preset(name).data_root))
+    written = export_fingerprints(index, file_format, out)
+    click.echo(f"{out}: {len(index)} fingerprints of {index.dimension} dimensions in {', '.join(written)}")
+
+
 @main.command()
 @preset_option
 @told
 def doctor(name: str | None) -> None:
-    """Verify the checksums of the published index and its encoder."""
-    from skufp_pipeline.search.bundle import current_index
+    """Verify the checksums of the published index and its encoders."""
+    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
 
-    store = ArtifactStore(load_preset(name).data_root)
+    preset = load_preset(name)
+    store = ArtifactStore(preset.data_root)
     index, _ = current_index(store)
+    keys = ["checkpoints/clip", "checkpoints/fingerprint"]
+    if preset.query_encoder.engine == "onnx":
+        keys.append(IMAGE_ENCODER)
     damaged = []
-    for artifact in (index, store.read("checkpoints/clip"), store.read("checkpoints/fingerprint")):
+    for artifact in (index, *map(store.read, keys)):
         wrong = artifact.damaged_files()
         damaged += [f"{artifact.manifest.artifact}/{file}" for file in wrong]
         state = "DAMAGED" if wrong else "ok"
@@ -179,7 +200,7 @@ def _engine(preset: Preset, store: ArtifactStore) -> "QueryEngine":
     from skufp_pipeline.encoders.device import pick_device
     from skufp_pipeline.search.engine import QueryEngine
 
-    return QueryEngine.open(store, pick_device(preset.compute.device))
+    return QueryEngine.open(store, pick_device(preset.compute.device), preset.query_encoder)
 
 
 def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:

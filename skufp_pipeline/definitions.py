@@ -13,6 +13,7 @@ from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_s
 from skufp_pipeline.assets.index import index_assets, index_steps
 from skufp_pipeline.automation import jobs
 from skufp_pipeline.checks.evaluation import evaluation_checks
+from skufp_pipeline.checks.index import index_checks
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.resources.models import ModelProvider
@@ -48,7 +49,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
             *index_assets(preset, steps),
             *evaluation_assets(preset, steps),
         ],
-        asset_checks=evaluation_checks(preset, steps),
+        asset_checks=[*evaluation_checks(preset, steps), *index_checks(preset, steps)],
         jobs=jobs(steps),
         resources={
             "artifacts": ArtifactStoreResource(root=preset.data_root),

@@ -18,7 +18,7 @@ from skufp_pipeline.datasets.manifest import ManifestSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.datasets.splits import SplitSettings
-from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.settings import Settings
@@ -98,6 +98,7 @@ class Preset(Settings):
     encoder: EncoderSettings
     fingerprint: FingerprintSettings = FingerprintSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     kept_index_versions: int = Field(3, ge=1)
     compute: ComputeSettings = ComputeSettings()
 

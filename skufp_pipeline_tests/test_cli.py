@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tupl
     result = ask("search", *preset, "--image", a_photo(graph), "--top", "7", "--json")
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert set(answer["ms"]) == {"decode", "encode", "search"}
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search"}
     hits = answer["hits"]
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
@@ -112,12 +113,19 @@ def test_the_export_has_the_crop_tree_the_metadata_and_the_jsonl(
 def test_the_doctor_finds_a_graph_well(preset: tuple[str, Path]) -> None:
     result = ask("doctor", *preset)
     assert result.exit_code == 0
-    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 3
+    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 4
 
 
-@pytest.mark.parametrize("key", ["checkpoints/clip", "checkpoints/fingerprint"])
-def test_the_doctor_names_a_damaged_file(spoilt: Graph, key: str) -> None:
-    victim = next(spoilt.store.read(key).path.rglob("*.safetensors"))
+@pytest.mark.parametrize(
+    ("key", "files"),
+    [
+        ("checkpoints/clip", "*.safetensors"),
+        ("checkpoints/fingerprint", "*.safetensors"),
+        ("checkpoints/image_encoder_onnx", "*.onnx"),
+    ],
+)
+def test_the_doctor_names_a_damaged_file(spoilt: Graph, key: str, files: str) -> None:
+    victim = next(spoilt.store.read(key).path.rglob(files))
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1
     victim.write_bytes(content)
@@ -133,6 +141,33 @@ def test_an_index_of_another_encoder_is_refused_by_name(spoilt: Graph) -> None:
     pretend_made_with(current_index(spoilt.store)[0].path, "clip_checkpoint", "0123456789abcdef")
     told = refused(ask("search", "--preset", spoilt.preset_file, "--text", "a dress"))
     assert "was made with clip_checkpoint 0123456789abcdef, but the clip_checkpoint in use is " in told
+
+
+def test_an_exported_tower_of_another_encoder_is_refused_by_name(spoilt: Graph) -> None:
+    folder = spoilt.store.read("checkpoints/image_encoder_onnx").path
+    pretend_made_with(folder, "clip_checkpoint", "0123456789abcdef")
+    told = refused(ask("search", "--preset", spoilt.preset_file, "--image", a_photo(spoilt)))
+    assert "image_encoder_onnx was made with clip_checkpoint 0123456789abcdef, but the clip_check" in told
+
+
+@pytest.mark.parametrize("name", ["parquet", "numpy"])
+def test_the_fingerprints_are_exported(
+    graph: Graph, preset: tuple[str, Path], tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "fingerprints"
+    result = ask("export", "fingerprints", *preset, "--format", name, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    count = len(current_index(graph.store)[1])
+    assert result.stdout.startswith(f"{out}: {count} fingerprints of 128 dimensions in fingerprints.")
+    assert "is not empty" in refused(ask("export", "fingerprints", *preset, "--format", name, "--out", out))
+
+
+def test_a_format_whose_library_is_missing_names_the_extra(
+    preset: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    told = refused(ask("export", "fingerprints", *preset, "--format", "faiss", "--out", tmp_path / "out"))
+    assert told.endswith("pip install 'skufp-pipeline[export]'")
 
 
 def test_an_unknown_preset_names_those_there_are() -> None:

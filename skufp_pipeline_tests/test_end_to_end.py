@@ -38,7 +38,7 @@ from .graphs import (
 from .test_definitions import ASSETS, CHECKS, SHARDS
 
 MODELS = {"mean_sku", "trimmed_mean", "medoid", "best_shot", "fingerprint"}
-STAGES = {"decode", "encode_image", "encode_text", "search"}
+STAGES = {"decode", "preprocess", "encode_image", "encode_image_pytorch", "encode_text", "search"}
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_tex
 from skufp_pipeline.datasets.sample import render_sample
 from skufp_pipeline.datasets.table import CATALOG, QUERY, Catalogue
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.store import Artifact, ArtifactStore
@@ -235,6 +236,11 @@ def read_catalogue(preset: Preset, root: Path, context: dg.AssetExecutionContext
 def read_shards(store: ArtifactStore, step: Step, shards: int) -> list[Artifact]:
     """Every shard of a sharded asset; a `UserError` names the first that is missing."""
     return [store.read(step.shard_key(shard)) for shard in range(shards)]
+
+
+def crop_path(row: dict[str, Any], sku_crops: Step, preset: Preset) -> str:
+    """Where an item's crop stands below the data root (`row`: `sku_id`, `image_path`)."""
+    return f"{sku_crops.shard_key(stable_shard(row['sku_id'], preset.shards))}/{row['image_path']}"
 
 
 def count_by(frame: pl.DataFrame, column: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import count_by
+from skufp_pipeline.assets.catalog import count_by, crop_path
 from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
@@ -20,7 +20,6 @@ from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.store import shard_key
 
 
 def evaluation_steps(preset: Preset) -> dict[str, Step]:
@@ -28,6 +27,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
     deps = ["clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
     if preset.encoder.is_pretrained:
         deps.append("frozen_clip_embeddings")
+    if preset.query_encoder.engine == "onnx":
+        deps.append("image_encoder_onnx")
     evaluation = preset.evaluation.model_dump(mode="json", exclude={"thresholds"})
     step = Step(
         "retrieval_report",
@@ -37,7 +38,12 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
         "Recall@K, MRR and NDCG of every model on seen, zero and seen+zero, with paired intervals, latency "
         "by stage, and a page with curves and a grid of results.",
         tuple("skufp_pipeline." + name for name in _MODULES),
-        {"evaluation": evaluation, "seed": preset.seed, "max_views": preset.fingerprint.max_views},
+        {
+            "evaluation": evaluation,
+            "seed": preset.seed,
+            "max_views": preset.fingerprint.max_views,
+            "query_encoder": preset.query_encoder.model_dump(mode="json"),
+        },
         Needs(preset.compute.cores, preset.compute.memory_gib),
         tuple(deps),
     )
@@ -47,8 +53,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
-    "encoders.clip", "encoders.tables", "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
-    "search.bundle", "search.engine", "search.index",
+    "encoders.clip", "encoders.onnx", "encoders.tables", "fingerprint.tables", "fingerprint.teachers",
+    "fingerprint.views", "search.bundle", "search.engine", "search.index",
 )  # fmt: skip
 
 
@@ -79,7 +85,8 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             require_inputs(table, embedding_inputs(shards))
         index, _ = current_index(store)
         index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
-        parts = [*shards, *frozen, teachers, fingerprints, index]
+        exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
+        parts = [*shards, *frozen, teachers, fingerprints, index, *exported]
         recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
 
         def build(directory: Path) -> dict[str, Any]:
@@ -94,10 +101,11 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             )
             evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
             context.log.info("all models judged; measuring latency")
-            engine = QueryEngine.open(store, torch.device("cpu"))
+            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
-                store.local_path(_crop_of(row, others, preset)) for row in queries.iter_rows(named=True)
+                store.local_path(crop_path(row, others["sku_crops"], preset))
+                for row in queries.iter_rows(named=True)
             ]
             texts = tables.texts.filter(pl.col("role") == "evaluation")["text"]
             latency = retrieval.measure_latency(
@@ -114,7 +122,11 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 directory,
                 preset.name,
                 evaluation,
-                {"protocol": "leak-free", "skipped_items": count_by(catalogue, "reason")},
+                {
+                    "protocol": "leak-free",
+                    "skipped_items": count_by(catalogue, "reason"),
+                    "query_encoder": exported[0].summary if exported else {"precision": "PyTorch"},
+                },
                 latency,
                 grid,
                 count_by(catalogue, "reason"),
@@ -140,10 +152,3 @@ def _headline(report: dict[str, Any]) -> str:
     from skufp_pipeline.evaluation.page import headline
 
     return headline(report)
-
-
-def _crop_of(row: dict[str, Any], others: dict[str, Step], preset: Preset) -> str:
-    from skufp_pipeline.hashing import stable_shard
-
-    shard = stable_shard(row["sku_id"], preset.shards)
-    return f"{shard_key(others['sku_crops'].key, shard)}/{row['image_path']}"

@@ -1,4 +1,4 @@
-"""Group `index`: the bundle that a search loads, published under its version."""
+"""Group `index`: the bundle that a search loads, and the encoder that its queries' photos go through."""
 
 from pathlib import Path
 from typing import Any
@@ -6,20 +6,33 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import read_shards
+from skufp_pipeline.assets.catalog import crop_path, read_shards
 from skufp_pipeline.assets.declare import Step, asset
-from skufp_pipeline.assets.fingerprints import embedding_inputs, read_embedding_shards, require_inputs
+from skufp_pipeline.assets.fingerprints import (
+    embedding_inputs,
+    embedding_tables,
+    read_embedding_shards,
+    require_inputs,
+)
 from skufp_pipeline.assets.show import counts_table, frame_metadata, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index, prune
-from skufp_pipeline.store import shard_key
+from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, build_index, prune
+from skufp_pipeline.search.parity import ParityPhotos, parity_photos
+from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
 
 
 def index_steps(preset: Preset) -> dict[str, Step]:
-    """The one step of this group."""
-    step = Step(
+    """The steps of this group; the exported encoder has a place only where a preset asks for it."""
+    steps = [_index_step(preset)]
+    if preset.query_encoder.engine == "onnx":
+        steps.append(_image_encoder_step(preset))
+    return {step.name: step for step in steps}
+
+
+def _index_step(preset: Preset) -> Step:
+    return Step(
         "search_index",
         INDEX,
         "index",
@@ -31,11 +44,32 @@ def index_steps(preset: Preset) -> dict[str, Step]:
         Needs(preset.compute.cores, preset.compute.memory_gib),
         ("image_text", "best_shot_teachers", "fingerprints"),
     )
-    return {step.name: step}
+
+
+def _image_encoder_step(preset: Preset) -> Step:
+    settings = preset.query_encoder.model_dump(include={"precision", "parity_photos"})
+    return Step(
+        "image_encoder_onnx",
+        IMAGE_ENCODER,
+        "index",
+        {"onnx"},
+        "The encoder's image tower for ONNX Runtime, which encodes the photos of queries: int8 where that "
+        "stays near PyTorch, else float32. The gallery stays PyTorch's.",
+        tuple("skufp_pipeline." + name for name in _IMAGE_ENCODER_MODULES),
+        {"query_encoder": settings, "max_views": preset.fingerprint.max_views},
+        Needs(preset.compute.cores, preset.compute.memory_gib),
+        ("sku_crops", "clip_checkpoint", "clip_embeddings"),
+    )
+
+
+_IMAGE_ENCODER_MODULES = (
+    "encoders.export", "encoders.onnx", "encoders.parity", "encoders.clip", "encoders.embed",
+    "encoders.tables", "search.parity", "fingerprint.views",
+)  # fmt: skip
 
 
 def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefinition]:
-    """The one asset of this group, given the steps before it."""
+    """The assets of this group, given the steps before it."""
     step = index_steps(preset)["search_index"]
 
     @asset(step)
@@ -87,4 +121,45 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
             },
         )
 
+    if preset.query_encoder.engine == "onnx":
+        return [search_index, _image_encoder_asset(preset, others)]
     return [search_index]
+
+
+def photos_of_training(
+    store: ArtifactStore, shards: list[Artifact], sku_crops: Step, preset: Preset, count: int
+) -> tuple[ParityPhotos, list[Path]]:
+    """`count` photos to judge the exported encoder on, and their files."""
+    photos = parity_photos(embedding_tables(shards).images, count, preset.fingerprint.max_views)
+    rows = photos.rows.iter_rows(named=True)
+    return photos, [store.local_path(crop_path(row, sku_crops, preset)) for row in rows]
+
+
+def _image_encoder_asset(preset: Preset, others: dict[str, Step]) -> dg.AssetsDefinition:
+    step, settings = _image_encoder_step(preset), preset.query_encoder
+
+    @asset(step)
+    def image_encoder_onnx(artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
+        import torch
+
+        from skufp_pipeline.encoders.clip import load_encoder
+        from skufp_pipeline.encoders.export import build_image_encoder
+
+        store = artifacts.get()
+        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
+        checkpoint = store.read(others["clip_checkpoint"].key)
+
+        def build(directory: Path) -> dict[str, Any]:
+            photos, files = photos_of_training(
+                store, shards, others["sku_crops"], preset, settings.parity_photos
+            )
+            photos.used().write_parquet(directory / "used_queries.parquet", compression="zstd")
+            encoder = load_encoder(checkpoint.path / "encoder", torch.device("cpu"))
+            return build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
+
+        artifact = store.produce(step.key, step.recipe(embedding_inputs(shards)), build)
+        size = artifact.manifest.files["image_encoder.onnx"].bytes
+        return result(artifact, {"model_megabytes": round(size / 1e6, 1)})
+
+    image_encoder: dg.AssetsDefinition = image_encoder_onnx
+    return image_encoder

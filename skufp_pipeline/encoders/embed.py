@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,22 @@ from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 
 Progress = Callable[[int, int], None]
+
+
+class ImageEncoder(Protocol):
+    """What turns a photo into a unit row: an `Encoder`, or its exported image tower."""
+
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]:
+        """A photo to (3, side, side)."""
+        ...
+
+    @property
+    def dimension(self) -> int: ...
+
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        """(B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
+        ...
 
 
 def embed_images(
@@ -42,7 +59,7 @@ def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> 
 
 
 def embed_crops(
-    encoder: Encoder, paths: Sequence[Path], batch_size: int, progress: Progress | None = None
+    encoder: ImageEncoder, paths: Sequence[Path], batch_size: int, progress: Progress | None = None
 ) -> NDArray[np.float32]:
     """(N, D) unit rows of crop files; decoding runs on threads.
 
@@ -71,7 +88,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDAr
     return rows[[place[text] for text in texts]]
 
 
-def _read(encoder: Encoder, path: Path) -> Tensor:
+def _read(encoder: ImageEncoder, path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels: Tensor = encoder.preprocess(image)
@@ -80,7 +97,7 @@ def _read(encoder: Encoder, path: Path) -> Tensor:
     return pixels
 
 
-def _embed_halving(encoder: Encoder, pixels: Tensor) -> NDArray[np.float32]:
+def _embed_halving(encoder: ImageEncoder, pixels: Tensor) -> NDArray[np.float32]:
     """Embeds a batch, in halves when the GPU has no memory for the whole."""
     try:
         return encoder.embed_pixels(pixels)

@@ -71,3 +71,12 @@ class EncoderSettings(Settings):
     def is_pretrained(self) -> bool:
         """Whether the encoder knows anything before fine-tuning (Baseline 2 exists)."""
         return self.pretrained is not None or self.image_tower_weights is not None
+
+
+class QueryEncoderSettings(Settings):
+    """What encodes a query's photo; catalogue and gallery are always embedded by PyTorch."""
+
+    engine: Literal["onnx", "pytorch"] = "onnx"
+    precision: Literal["auto", "float32", "int8"] = "auto"  # auto: int8 where parity allows it
+    parity_photos: int = Field(500, ge=1)  # photos of training SKUs that the parity is measured on
+    threads: int = Field(0, ge=0)  # of ONNX Runtime; 0 takes as many as PyTorch

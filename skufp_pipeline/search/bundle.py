@@ -12,6 +12,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 INDEX, CURRENT = "index", "index/CURRENT"
+IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
 
 
 def build_index(

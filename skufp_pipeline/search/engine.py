@@ -1,8 +1,9 @@
-"""Answers a photo or a sentence: decode, encode, search, each stage timed."""
+"""Answers a photo or a sentence: decode, preprocess, encode, search, each stage timed."""
 
 import time
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
+from skufp_pipeline.encoders.embed import ImageEncoder
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
+CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
 MAX_PIXELS = 50_000_000
 
 
@@ -47,23 +51,43 @@ class Answer:
 
 
 class QueryEngine:
-    """An index and the encoder its fingerprints were made with."""
+    """An index and the encoder its fingerprints were made with.
 
-    def __init__(self, index: FingerprintIndex, encoder: Encoder) -> None:
+    Args:
+        encoder: embeds sentences, and photos where there is no `image_encoder`.
+        image_encoder: embeds photos in its place.
+    """
+
+    def __init__(
+        self, index: FingerprintIndex, encoder: Encoder, image_encoder: ImageEncoder | None = None
+    ) -> None:
         self.index = index
         self.encoder = encoder
+        self.image_encoder: ImageEncoder = image_encoder or encoder
+        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: encoder.embed_texts([text]))
 
     @classmethod
-    def open(cls, store: ArtifactStore, device: torch.device) -> "QueryEngine":
-        """The index in use and its encoder.
+    def open(
+        cls, store: ArtifactStore, device: torch.device, settings: QueryEncoderSettings | None = None
+    ) -> "QueryEngine":
+        """The index in use and its encoder; photos by ONNX Runtime where `settings` say so.
 
         Raises:
-            UserError: no index, or the encoder has changed since the index was made.
+            UserError: no index, the encoder has changed since the index or its ONNX form was made, or
+                there is no such form.
         """
         artifact, index = current_index(store)
         checkpoint = store.read(CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
-        return cls(index, load_encoder(checkpoint.path / "encoder", device))
+        encoder = load_encoder(checkpoint.path / "encoder", device)
+        if settings is None or settings.engine == "pytorch":
+            return cls(index, encoder)
+        from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
+
+        exported = store.read(IMAGE_ENCODER)
+        exported.require_input("clip_checkpoint", checkpoint.digest)
+        threads = settings.threads or torch.get_num_threads()
+        return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads))
 
     def search_image(self, path: Path, top: int) -> Answer:
         """The SKUs nearest to a photo.
@@ -74,12 +98,14 @@ class QueryEngine:
         clock = _Clock()
         image = read_photo(path)
         clock.lap("decode")
-        query = self.encoder.embed_images([image])
+        pixels = self.image_encoder.preprocess(image)[None]
+        clock.lap("preprocess")
+        query = self.image_encoder.embed_pixels(pixels)
         clock.lap("encode")
         return self._answer(query, top, clock)
 
     def search_text(self, text: str, top: int) -> Answer:
-        """The SKUs nearest to a sentence.
+        """The SKUs nearest to a sentence; one asked before is not encoded again.
 
         Raises:
             UserError: the text is empty.
@@ -87,7 +113,7 @@ class QueryEngine:
         if not text.strip():
             raise UserError("the text to search for is empty")
         clock = _Clock()
-        query = self.encoder.embed_texts([text])
+        query = self._text_row(text)
         clock.lap("encode")
         return self._answer(query, top, clock)
 

@@ -1,14 +1,17 @@
 """The index's asset publishes whole versions, keeps some, and refuses parts that do not belong together."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import current_index
 
-from ..graphs import Graph, failure, metadata, pretend_made_with, run_asset
+from ..graphs import Graph, checks, failure, metadata, pretend_made_with, run_asset
 
 
 def with_other_teachers(graph: Graph, digest: str) -> None:
@@ -82,3 +85,48 @@ def test_a_missing_shard_of_texts_is_refused_by_name(spoilt: Graph) -> None:
     shutil.rmtree(spoilt.store.read("tables/image_text/shard_0000").path)
     told = failure(run_asset(spoilt.preset, "search_index"))
     assert told.startswith("no complete tables/image_text/shard_0000 under ")
+
+
+def test_the_exported_encoder_tells_its_precision_and_parity(small_graph: Graph) -> None:
+    told = metadata(run_asset(small_graph.preset, "image_encoder_onnx"))
+    assert told["computed"] == 0
+    assert told["precision"] == "float32"
+    assert told["why"].endswith("which stay float32")
+    assert told["float32_photos"] > 100
+    assert told["float32_cosine_least"] >= 0.999
+    assert told["float32_recall"] == told["float32_reference_recall"]
+    assert told["model_megabytes"] > 1
+
+
+def test_the_encoder_exported_again_is_the_same_and_passes_its_checks(spoilt: Graph) -> None:
+    before = spoilt.store.read("checkpoints/image_encoder_onnx")
+    shutil.rmtree(before.path)
+    result = run_asset(spoilt.preset, "image_encoder_onnx")
+    assert metadata(result)["computed"] == 1
+    assert spoilt.store.read("checkpoints/image_encoder_onnx").digest == before.digest
+    assert checks(result) == {"parity_holds": True, "no_evaluation_query_used": True}
+
+
+def test_embeddings_by_another_encoder_are_not_compared_with(spoilt: Graph) -> None:
+    shard = spoilt.store.read("tables/clip_embeddings/shard_0001").path
+    pretend_made_with(shard, "clip_checkpoint", "0123456789abcdef")
+    told = failure(run_asset(spoilt.preset, "image_encoder_onnx"))
+    assert "shard_0001 was made with clip_checkpoint 0123456789abcdef" in told
+
+
+def test_int8_that_the_tower_does_not_allow_is_refused(spoilt: Graph) -> None:
+    asked = QueryEncoderSettings(precision="int8")
+    told = failure(run_asset(spoilt.preset.model_copy(update={"query_encoder": asked}), "image_encoder_onnx"))
+    assert told.startswith("query_encoder.precision is int8, but the tower's weights are those of conv")
+
+
+def test_where_a_preset_turns_it_off_pytorch_encodes_the_queries(spoilt: Graph) -> None:
+    shutil.rmtree(spoilt.store.read("checkpoints/image_encoder_onnx").path)
+    off = spoilt.preset.model_copy(update={"query_encoder": QueryEncoderSettings(engine="pytorch")})
+    assert "image_encoder_onnx" not in graph_steps(off)
+    assert metadata(run_asset(off, "retrieval_report"))["computed"] == 1
+    report = json.loads((spoilt.store.read("reports/retrieval").path / "report.json").read_text())
+    assert report["query_encoder"] == {"precision": "PyTorch"}
+    assert list(report["latency"]["stages"]) == [
+        "decode", "preprocess", "encode_image", "encode_text", "search"
+    ]  # fmt: skip

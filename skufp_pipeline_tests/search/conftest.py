@@ -1,6 +1,7 @@
 """Three SKUs of one colour each, their encoder, and a store that holds both."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
+from skufp_pipeline.encoders.export import build_image_encoder
+from skufp_pipeline.encoders.parity import compare
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.encoders.tables import embedding_column
-from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index
+from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, build_index
 from skufp_pipeline.search.engine import CLIP_CHECKPOINT
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore, Recipe
@@ -54,6 +58,23 @@ def publish_encoder(store: ArtifactStore, encoder: Encoder, version: str = "1") 
         return {}
 
     return store.produce(CLIP_CHECKPOINT, Recipe(code_version=version), build).digest
+
+
+def publish_image_encoder(store: ArtifactStore, encoder: Encoder, clip: str) -> None:
+    """Puts the encoder's exported image tower into the store, made from the checkpoint `clip`."""
+
+    def build(directory: Path) -> dict[str, Any]:
+        photo = directory / "photo.png"
+        picture("red").save(photo)
+        row = encoder.embed_images([picture("red")])
+        summary = build_image_encoder(
+            encoder, [photo], row, lambda found: compare(row, found, np.zeros(1, int), row),
+            QueryEncoderSettings(), directory,
+        )  # fmt: skip
+        photo.unlink()
+        return summary
+
+    store.produce(IMAGE_ENCODER, Recipe(code_version="1", inputs={"clip_checkpoint": clip}), build)
 
 
 def publish_index(store: ArtifactStore, index: FingerprintIndex, version: str, clip: str = "abc") -> None:

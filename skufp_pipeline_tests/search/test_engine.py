@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.onnx import OnnxImageEncoder
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.engine import QueryEngine, read_photo
+from skufp_pipeline.search.engine import CACHED_TEXTS, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline_tests.datasets.trees import truncate, write_changed_image, write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
 
-from .conftest import SKUS, publish_encoder, publish_index
+from .conftest import SKUS, publish_encoder, publish_image_encoder, publish_index
 
 CPU = torch.device("cpu")
 
@@ -36,7 +38,7 @@ def test_a_photo_of_a_sku_finds_it(engine: QueryEngine, tmp_path: Path, sku_id: 
     assert (best.sku_id, best.category_name, best.title) == (sku_id, "fruit", f"A {sku_id}")
     assert best.score == pytest.approx(1, abs=1e-5)
     assert best.image.endswith(f"/{sku_id}.jpg")
-    assert list(answer.milliseconds) == ["decode", "encode", "search"]
+    assert list(answer.milliseconds) == ["decode", "preprocess", "encode", "search"]
     assert all(value > 0 for value in answer.milliseconds.values())
 
 
@@ -152,6 +154,69 @@ def test_an_encoder_that_has_changed_since_is_refused_with_both_digests(
     assert old != new
     with pytest.raises(UserError, match=f"made with clip_checkpoint {old}, but .* in use is {new}"):
         QueryEngine.open(store, CPU)
+
+
+def test_a_sentence_asked_again_is_not_encoded_again(
+    engine: QueryEngine, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def count(texts: list[str]) -> np.ndarray:
+        asked.extend(texts)
+        return np.ones((1, encoder.dimension), np.float32)
+
+    monkeypatch.setattr(engine.encoder, "embed_texts", count)
+    first = engine.search_text("a red apple", 3).hits
+    assert engine.search_text("a red apple", 3).hits == first
+    engine.search_text("a lime", 3)
+    assert asked == ["a red apple", "a lime"]
+    for number in range(CACHED_TEXTS):
+        engine.search_text(f"words {number}", 1)
+    engine.search_text("a red apple", 3)
+    assert asked.count("a red apple") == 2, "the oldest sentence has made room"
+
+
+ONNX = QueryEncoderSettings(threads=1)
+
+
+def test_photos_are_encoded_by_the_exported_tower_as_by_pytorch(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    clip = publish_encoder(store, encoder)
+    publish_index(store, index, "one", clip=clip)
+    publish_image_encoder(store, encoder, clip)
+    noise().save(tmp_path / "photo.png")
+    engine = QueryEngine.open(store, CPU, ONNX)
+    assert isinstance(engine.image_encoder, OnnxImageEncoder)
+    found = engine.search_image(tmp_path / "photo.png", 3)
+    assert list(found.milliseconds) == ["decode", "preprocess", "encode", "search"]
+    eager = QueryEngine.open(store, CPU, QueryEncoderSettings(engine="pytorch"))
+    assert eager.image_encoder is eager.encoder
+    expected = eager.search_image(tmp_path / "photo.png", 3)
+    assert [hit.sku_id for hit in found.hits] == [hit.sku_id for hit in expected.hits]
+    scores = [[hit.score for hit in answer.hits] for answer in (found, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_tower_exported_from_another_encoder_is_refused_with_both_digests(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder
+) -> None:
+    old = publish_encoder(store, encoder)
+    publish_image_encoder(store, encoder, old)
+    new = publish_encoder(store, encoder, version="2")
+    publish_index(store, index, "two", clip=new)
+    told = f"image_encoder_onnx was made with clip_checkpoint {old}, but .* in use is {new}"
+    with pytest.raises(UserError, match=told):
+        QueryEngine.open(store, CPU, ONNX)
+    assert QueryEngine.open(store, CPU, QueryEncoderSettings(engine="pytorch")).index.dimension == 8
+
+
+def test_a_tower_that_was_never_exported_is_told(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder
+) -> None:
+    publish_index(store, index, "one", clip=publish_encoder(store, encoder))
+    with pytest.raises(UserError, match="no complete checkpoints/image_encoder_onnx"):
+        QueryEngine.open(store, CPU, ONNX)
 
 
 def test_an_engine_without_an_index_or_encoder_is_told(store: ArtifactStore, index: FingerprintIndex) -> None:

@@ -1,0 +1,216 @@
+"""Writes an encoder's image tower as ONNX: float32, and int8 where that stays near enough.
+
+int8 is ONNX Runtime's dynamic quantization: weights by output channel, activations when they are seen,
+so that nothing has to be calibrated. It covers matrix products; a tower of convolutions stays float32.
+"""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from PIL import Image
+from torch import Tensor, nn
+
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.embed import embed_crops
+from skufp_pipeline.encoders.onnx import (
+    CONFIG_FILE,
+    INPUT,
+    MODEL_FILE,
+    OUTPUT,
+    PROBE_FILE,
+    PROBE_ROW_FILE,
+    OnnxImageEncoder,
+)
+from skufp_pipeline.encoders.parity import FLOAT32, INT8, Parity
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
+from skufp_pipeline.errors import UserError
+
+OPSET = 20  # the first with Gelu
+_PRODUCTS = ("MatMul", "Gemm")
+_LARGEST_BATCH = 4096
+
+
+class _UnitImageTower(nn.Module):
+    """Tower and projection, its rows divided by their norm."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return nn.functional.normalize(self.model.encode_image(pixels), dim=-1)
+
+
+def build_image_encoder(
+    encoder: Encoder,
+    photos: Sequence[Path],
+    reference: NDArray[np.float32],
+    judge: Callable[[NDArray[np.float32]], Parity],
+    settings: QueryEncoderSettings,
+    directory: Path,
+) -> dict[str, Any]:
+    """Writes into `directory` what `onnx.load_image_encoder` reads, in the best precision that parity allows.
+
+    Args:
+        photos: files to judge the parity on, at least one.
+        reference: (N, D) their rows by `encoder`.
+        judge: parity of other rows of the same photos.
+
+    Returns:
+        The precision, why it was taken, and the figures of every precision that was tried.
+
+    Raises:
+        UserError: the tower can't be exported, not even float32 is near enough, or int8 was asked for and
+            is not.
+    """
+    candidate = directory / MODEL_FILE
+    export_image_tower(encoder, candidate)
+    found = {FLOAT32: _parity(candidate, encoder, photos, judge)}
+    if not found[FLOAT32].holds(FLOAT32):
+        raise UserError(
+            f"the exported image encoder differs from PyTorch: {found[FLOAT32]}; "
+            "set query_encoder.engine: pytorch in the preset"
+        )
+    precision, why = FLOAT32, "as the preset asks"
+    if settings.precision != FLOAT32:
+        smaller = directory / "int8.onnx"
+        if quantize_image_tower(candidate, smaller):
+            found[INT8] = _parity(smaller, encoder, photos, judge)
+        precision, why = _choose(found, settings.precision)
+        if precision == INT8:
+            smaller.replace(candidate)
+        smaller.unlink(missing_ok=True)
+    (directory / CONFIG_FILE).write_text(json.dumps({"precision": precision}) + "\n")
+    _write_probe(directory, encoder, photos[0], reference[0])
+    figures = {
+        f"{name}_{key}": value for name, parity in found.items() for key, value in asdict(parity).items()
+    }
+    return {"precision": precision, "why": why, "opset": OPSET, **figures}
+
+
+def export_image_tower(encoder: Encoder, target: Path) -> None:
+    """`encoder`'s image tower with its projection as ONNX: `pixels` (B, 3, side, side) to `embedding`
+    (B, D), unit rows, any B. The same weights give the same bytes.
+
+    Raises:
+        UserError: PyTorch can't express the tower in ONNX.
+    """
+    model = copy.deepcopy(encoder.model).to("cpu", memory_format=torch.contiguous_format).eval()
+    example = torch.zeros(2, 3, encoder.image_size, encoder.image_size)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                _UnitImageTower(model),
+                (example,),
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: batch},),
+            )
+        except Exception as error:  # torch.export and onnxscript raise kinds of their own
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"the image tower can't be exported to ONNX ({type(error).__name__}: {first}); "
+                "set query_encoder.engine: pytorch in the preset"
+            ) from error
+    assert program is not None
+    proto = program.model_proto
+    _drop_notes(proto)
+    onnx.save(proto, target)
+
+
+def quantize_image_tower(source: Path, target: Path) -> bool:
+    """Writes the int8 form of an exported tower; False, and nothing, where convolutions hold its weights."""
+    if not _is_of_products(onnx.load(source)):
+        return False
+    with _quiet():
+        quantize_dynamic(
+            source,
+            target,
+            op_types_to_quantize=list(_PRODUCTS),
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=True,  # 7 bits: processors without VNNI add pairs of 8-bit products in 16 bits
+            extra_options={"MatMulConstBOnly": True},
+        )
+    return True
+
+
+def _choose(found: dict[str, Parity], asked: str) -> tuple[str, str]:
+    """The precision to publish, and why."""
+    if INT8 not in found:
+        why = "the tower's weights are those of convolutions, which stay float32"
+    elif found[INT8].holds(INT8):
+        return INT8, "near enough to PyTorch"
+    else:
+        why = f"int8 is too far from PyTorch ({found[INT8]})"
+    if asked == INT8:
+        raise UserError(f"query_encoder.precision is int8, but {why}; set it to auto or float32")
+    return FLOAT32, why
+
+
+def _parity(
+    model: Path, encoder: Encoder, photos: Sequence[Path], judge: Callable[[NDArray[np.float32]], Parity]
+) -> Parity:
+    """One photo at a time, as queries come."""
+    exported = OnnxImageEncoder(model, encoder.preprocess, torch.get_num_threads())
+    return judge(embed_crops(exported, photos, batch_size=1))
+
+
+def _write_probe(directory: Path, encoder: Encoder, photo: Path, row: NDArray[np.float32]) -> None:
+    with Image.open(photo) as image:
+        np.save(directory / PROBE_FILE, encoder.preprocess(image).numpy()[None])
+    np.save(directory / PROBE_ROW_FILE, row[None])
+
+
+def _is_of_products(model: onnx.ModelProto) -> bool:
+    """Whether matrix products hold most of the weights."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    products, others = 0, 0
+    for node in model.graph.node:
+        size = sum(sizes.get(name, 0) for name in node.input)
+        products, others = (
+            (products + size, others) if node.op_type in _PRODUCTS else (products, others + size)
+        )
+    return products > others
+
+
+def _drop_notes(model: onnx.ModelProto) -> None:
+    """Removes source lines and stack traces, which name this machine's folders."""
+    del model.metadata_props[:]
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
+        part.ClearField("doc_string")
+        del part.metadata_props[:]
+    for part in (*model.graph.input, *model.graph.output):
+        del part.metadata_props[:]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' progress, advice and deprecations from the user's screen."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)  # without any handler, logging.info() would set up one that stays
+    before = root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        root.removeHandler(silent)

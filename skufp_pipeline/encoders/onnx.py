@@ -1,0 +1,100 @@
+"""The image tower in ONNX Runtime on the CPU: what a query's photo is encoded with.
+
+The model file is written by `encoders.export`. Preprocessing is the PyTorch encoder's own.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from skufp_pipeline.encoders.parity import LEAST_COSINE, unit_cosines
+from skufp_pipeline.errors import UserError
+
+MODEL_FILE, CONFIG_FILE = "image_encoder.onnx", "image_encoder.json"
+PROBE_FILE, PROBE_ROW_FILE = "probe_pixels.npy", "probe_embedding.npy"
+INPUT, OUTPUT = "pixels", "embedding"
+
+
+class OnnxImageEncoder:
+    """An exported image tower.
+
+    Args:
+        model: the ONNX file.
+        preprocess: the preprocessing of the encoder it was exported from.
+        threads: of ONNX Runtime's pool.
+
+    Raises:
+        UserError: the file is missing or no ONNX model.
+    """
+
+    def __init__(self, model: Path, preprocess: Callable[[Image.Image], Tensor], threads: int) -> None:
+        self.preprocess = preprocess
+        self._session = _session(model, threads)
+
+    @property
+    def dimension(self) -> int:
+        return int(self._session.get_outputs()[0].shape[1])
+
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        """(B, D) float32 unit rows of preprocessed images (B, 3, side, side).
+
+        In int8, activations are scaled by the largest of the batch: a row depends on the others a little.
+        """
+        rows: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels.numpy()})[0]
+        return rows
+
+
+def load_image_encoder(
+    directory: Path, preprocess: Callable[[Image.Image], Tensor], threads: int
+) -> OnnxImageEncoder:
+    """The exported tower in `directory`, warmed up, and right on this processor.
+
+    Raises:
+        UserError: a file is missing or damaged, or this machine computes other embeddings from the
+            photo kept with the model than PyTorch did.
+    """
+    encoder = OnnxImageEncoder(directory / MODEL_FILE, preprocess, threads)
+    try:
+        precision = json.loads((directory / CONFIG_FILE).read_text())["precision"]
+        pixels = np.load(directory / PROBE_FILE, allow_pickle=False)
+        expected = np.load(directory / PROBE_ROW_FILE, allow_pickle=False)
+        cosine = float(unit_cosines(encoder.embed_pixels(torch.from_numpy(pixels)), expected).min())
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        onnxruntime.capi.onnxruntime_pybind11_state.Fail,
+    ) as error:
+        raise UserError(
+            f"the image encoder in {directory} can't be read: {error}; materialize image_encoder_onnx"
+        ) from error
+    if not cosine >= LEAST_COSINE[precision]:
+        raise UserError(
+            f"the image encoder in {directory} ({precision}) differs from PyTorch on this machine: cosine "
+            f"{cosine:.4f}, expected at least {LEAST_COSINE[precision]}; set query_encoder.precision: "
+            "float32 or query_encoder.engine: pytorch in the preset, and materialize image_encoder_onnx"
+        )
+    return encoder
+
+
+def _session(model: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads wait actively within a run, where it pays, but not after it: the search is next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises a kind for each of its status codes
+        first = str(error).splitlines()[0]
+        raise UserError(f"{model} can't be loaded: {first}; materialize image_encoder_onnx") from error

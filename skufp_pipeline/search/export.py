@@ -1,0 +1,116 @@
+"""Fingerprints in the formats of other programs: Parquet, numpy, a FAISS file, a Qdrant collection."""
+
+import importlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.index import FingerprintIndex
+
+COLLECTION = "fingerprints"
+_QDRANT_BATCH = 1000
+
+
+def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path) -> list[str]:
+    """Writes all fingerprints and SKU ids into the folder `target`, in the order of the index.
+
+    Args:
+        file_format: one of `FORMATS`.
+            parquet: `fingerprints.parquet`, the SKU table with `fingerprint`, a list of D float32.
+            numpy: `fingerprints.npy` (N, D) float32 unit rows, and `sku_ids.json`.
+            faiss: `fingerprints.faiss`, an IndexFlatIP, and `sku_ids.json`.
+            qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`), cosine,
+                with the SKU table as payload; Qdrant itself advises a server above 20,000 points.
+
+    Returns:
+        Names of what was written.
+
+    Raises:
+        UserError: an unknown format, a missing library, or a folder that is not empty.
+    """
+    if file_format not in FORMATS:
+        raise UserError(f"unknown format {file_format!r}: expected one of {', '.join(FORMATS)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is not empty; name a new folder")
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        FORMATS[file_format](index, partial)
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    except OSError as error:
+        raise UserError(f"{target} can't be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sorted(path.name for path in target.iterdir() if not path.name.startswith("."))
+
+
+def _parquet(index: FingerprintIndex, folder: Path) -> None:
+    column = embedding_column(_rows(index)).alias("fingerprint")
+    index.skus.with_columns(column).write_parquet(folder / "fingerprints.parquet", compression="zstd")
+
+
+def _numpy(index: FingerprintIndex, folder: Path) -> None:
+    np.save(folder / "fingerprints.npy", _rows(index))
+    _write_ids(index, folder)
+
+
+def _faiss(index: FingerprintIndex, folder: Path) -> None:
+    faiss = _library("faiss", "faiss-cpu")
+    flat = faiss.IndexFlatIP(index.dimension)
+    flat.add(_rows(index))
+    faiss.write_index(flat, str(folder / "fingerprints.faiss"))
+    _write_ids(index, folder)
+
+
+def _qdrant(index: FingerprintIndex, folder: Path) -> None:
+    qdrant = _library("qdrant_client", "qdrant-client")
+    models, rows = qdrant.models, _rows(index)
+    client = qdrant.QdrantClient(path=str(folder))
+    try:
+        vectors = models.VectorParams(size=index.dimension, distance=models.Distance.COSINE)
+        client.create_collection(COLLECTION, vectors_config=vectors)
+        for start in range(0, len(rows), _QDRANT_BATCH):
+            payloads = index.skus[start : start + _QDRANT_BATCH].to_dicts()
+            points = [
+                models.PointStruct(id=start + i, vector=rows[start + i].tolist(), payload=payload)
+                for i, payload in enumerate(payloads)
+            ]
+            client.upsert(COLLECTION, points)
+    finally:
+        client.close()
+
+
+FORMATS: dict[str, Callable[[FingerprintIndex, Path], None]] = {
+    "parquet": _parquet,
+    "numpy": _numpy,
+    "faiss": _faiss,
+    "qdrant": _qdrant,
+}
+
+
+def _rows(index: FingerprintIndex) -> NDArray[np.float32]:
+    return np.ascontiguousarray(index.fingerprints, dtype=np.float32)
+
+
+def _write_ids(index: FingerprintIndex, folder: Path) -> None:
+    ids: Sequence[str] = index.skus["sku_id"].to_list()
+    (folder / "sku_ids.json").write_text(json.dumps(ids, indent=0) + "\n")
+
+
+def _library(module: str, package: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"this format needs {package}, which is not installed: pip install 'skufp-pipeline[export]'"
+        ) from error

@@ -1,0 +1,64 @@
+"""The photos that an exported image encoder is judged on, and what PyTorch made of them.
+
+They are photos of training SKUs, never a query of the evaluation. The gallery stays PyTorch's, as the
+index does: what is compared is the query's side alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN
+from skufp_pipeline.encoders.parity import Parity, compare
+from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
+from skufp_pipeline.fingerprint.views import gather_views, mean_sku
+from skufp_pipeline.hashing import stable_hash
+
+_FIRST = {DEVELOPMENT: 0, TRAIN: 1, GALLERY: 2}
+
+
+@dataclass(frozen=True)
+class ParityPhotos:
+    """Photos with known answers.
+
+    Attributes:
+        rows: one a photo: `item_id`, `sku_id`, `role`, `image_path` and more.
+        reference: (N, D) their embeddings by PyTorch.
+        answers: (N,) the row of each one's SKU in the gallery.
+        gallery: (S, D) the mean of each training SKU's views, by PyTorch.
+    """
+
+    rows: pl.DataFrame
+    reference: NDArray[np.float32]
+    answers: NDArray[np.int64]
+    gallery: NDArray[np.float32]
+
+    def judge(self, found: NDArray[np.float32]) -> Parity:
+        """Parity of another encoder's rows of the same photos."""
+        return compare(self.reference, found, self.answers, self.gallery)
+
+    def used(self) -> pl.DataFrame:
+        """`USED_SCHEMA` of the queries among them."""
+        queries = self.rows.rename({"item_id": "query_id"})
+        uses = [used_queries(queries.filter(pl.col("role") == role), role) for role in (TRAIN, DEVELOPMENT)]
+        return pl.concat(uses).select(*USED_SCHEMA)
+
+
+def parity_photos(images: pl.DataFrame, count: int, max_views: int) -> ParityPhotos:
+    """`count` photos by a stable draw: development queries first, then training queries, then views.
+
+    Args:
+        images: the embedding table of all shards.
+        max_views: of one SKU that make its mean.
+    """
+    mine = images.filter((pl.col("split") == "train") & (pl.col("role") != EVALUATION))
+    draw = pl.col("item_id").map_elements(lambda item: stable_hash(item, "parity"), return_dtype=pl.UInt64)
+    order = pl.col("role").replace_strict(_FIRST, return_dtype=pl.Int8)
+    views = gather_views(mine, max_views)
+    place = {sku_id: row for row, sku_id in enumerate(views.sku_ids)}
+    mine = mine.filter(pl.col("sku_id").is_in(views.sku_ids))
+    chosen = mine.with_columns(order.alias("order"), draw.alias("draw")).sort("order", "draw").head(count)
+    answers = np.array([place[sku_id] for sku_id in chosen["sku_id"]], dtype=np.int64)
+    return ParityPhotos(chosen.drop("order", "draw"), embedding_rows(chosen), answers, mean_sku(views))
