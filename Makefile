@@ -32,7 +32,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3,export]"
 	touch $@ $(VENV)/installed
 
 $(DAGSTER_HOME)/dagster.yaml: deploy/laptop/dagster.yaml

@@ -40,6 +40,7 @@ from skufp_pipeline.errors import UserError
 OPSET = 20  # the first with Gelu
 _PRODUCTS = ("MatMul", "Gemm")
 _LARGEST_BATCH = 4096
+_LARGEST_FILE = 2**31  # bytes: protobuf's limit
 
 
 class _UnitImageTower(nn.Module):
@@ -105,10 +106,12 @@ def export_image_tower(encoder: Encoder, target: Path) -> None:
     (B, D), unit rows, any B. The same weights give the same bytes.
 
     Raises:
-        UserError: PyTorch can't express the tower in ONNX.
+        UserError: PyTorch can't express the tower in ONNX, or it is larger than 2 GB.
     """
     model = copy.deepcopy(encoder.model).to("cpu", memory_format=torch.contiguous_format).eval()
-    example = torch.zeros(2, 3, encoder.image_size, encoder.image_size)
+    if sum(weights.nbytes for weights in model.visual.parameters()) >= _LARGEST_FILE:
+        raise UserError("the image tower is too large for an ONNX file; set query_encoder.engine: pytorch")
+    example = torch.stack([encoder.preprocess(Image.new("RGB", (8, 8)))] * 2)
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
     with _quiet():
         try:

@@ -19,6 +19,7 @@ from skufp_pipeline.evaluation.report import (
     latency_rows,
     latency_title,
     missing_note,
+    query_encoder_note,
     result_rows,
     title,
 )
@@ -59,6 +60,7 @@ def render_page(
             latency_title=latency_title(latency) if latency else "",
             latency={"header": LATENCY_HEADER, "rows": latency_rows(latency)},
             latency_figure=_data_uri(latency_figure),
+            query_encoder=query_encoder_note(report),
             grid=_data_uri(grid),
             skipped=sorted((skipped or {}).items(), key=lambda item: (-item[1], item[0])),
             provenance=json.dumps(

@@ -151,6 +151,21 @@ def title(report: Mapping[str, Any], modality: str) -> str:
     return f"{TITLES[modality]} (preset {report['preset']}, {protocol} protocol)"
 
 
+def query_encoder_note(report: Mapping[str, Any]) -> str:
+    """A sentence on what encodes a query's photo, and how near it is to PyTorch; empty for PyTorch itself."""
+    found = report.get("query_encoder", {})
+    precision = found.get("precision")
+    if f"{precision}_photos" not in found:
+        return ""
+    photos, cosine, before, after = (
+        found[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
+    )
+    return (
+        f"A query's photo is encoded by ONNX Runtime in {precision}. On {photos} photos of training SKUs its "
+        f"cosine with PyTorch is at least {cosine:.5f}, and R@1 is {after:.3f} (PyTorch {before:.3f})."
+    )
+
+
 def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> list[str]:
     sections = []
     for modality in MODALITIES:
@@ -161,6 +176,8 @@ def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[s
             sections += [table(DIFFERENCE_HEADER, rows), DIFFERENCE_NOTE]
     if rows := latency_rows(report["latency"]):
         sections += [latency_title(report["latency"]), table(LATENCY_HEADER, rows)]
+    if note := query_encoder_note(report):
+        sections.append(note)
     return sections
 
 

@@ -198,6 +198,14 @@ def test_a_tower_that_onnx_has_no_words_for_is_refused(
         export_image_tower(vit, tmp_path / "tower.onnx")
 
 
+def test_a_tower_larger_than_a_file_may_be_is_refused(
+    vit: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skufp_pipeline.encoders.export._LARGEST_FILE", 1000)
+    with pytest.raises(UserError, match="too large for an ONNX file"):
+        export_image_tower(vit, tmp_path / "tower.onnx")
+
+
 @pytest.fixture
 def published(vit: Encoder, garments: list[Path], tmp_path: Path) -> Path:
     build(vit, garments, near_only(vit, garments), tmp_path)

@@ -133,6 +133,23 @@ def test_text_tables_show_latency_with_processor_and_threads(report):
     assert "Latency" not in text_tables({**report, "latency": {}})
 
 
+ENCODER = {
+    "precision": "int8", "int8_photos": 500, "int8_cosine_least": 0.99321, "int8_cosine_mean": 0.999,
+    "int8_reference_recall": 0.5, "int8_recall": 0.496,
+}  # fmt: skip
+
+
+def test_tables_say_what_encodes_a_photo_and_how_near_it_is_to_pytorch(evaluation):
+    told = (
+        "int8. On 500 photos of training SKUs its cosine with PyTorch is at least 0.99321, and R@1 is 0.496"
+    )
+    report = report_json("demo", evaluation, LATENCY, {"query_encoder": ENCODER})
+    assert told in text_tables(report)
+    assert told in markdown_tables(report)
+    for other in ({"query_encoder": {"precision": "PyTorch"}}, {}):
+        assert "ONNX" not in text_tables(report_json("demo", evaluation, LATENCY, other))
+
+
 def test_text_tables_name_missing_skus():
     models = [Model("m", {"image": queries("ab")}, gallery("acd"))]
     text = text_tables(report_json("demo", evaluate(models, [], resamples=50), {}, {}))
