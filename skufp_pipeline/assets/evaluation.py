@@ -53,7 +53,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
-    "encoders.clip", "encoders.onnx", "encoders.tables", "fingerprint.tables", "fingerprint.teachers",
+    "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
+    "fingerprint.tables", "fingerprint.teachers",
     "fingerprint.views", "search.bundle", "search.engine", "search.index",
 )  # fmt: skip
 
