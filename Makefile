@@ -1,11 +1,11 @@
-# make demo | test | dev. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | test | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)/.dagster_home
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test dev lint clean
+.PHONY: demo test dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
@@ -23,6 +23,9 @@ lint: $(VENV)/installed-dev
 	ruff check --fix .
 	ruff format .
 
+bench: $(VENV)/installed-bench
+	python benchmarks/search.py --json search.json --plot search.png
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -34,6 +37,10 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3,export]"
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --constraint constraints.txt --editable ".[bench]"
+	touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: deploy/laptop/dagster.yaml
 	mkdir -p $(DAGSTER_HOME)

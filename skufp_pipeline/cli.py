@@ -17,7 +17,12 @@ from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.store import ArtifactStore, shard_key
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from skufp_pipeline.search.engine import Answer, QueryEngine
+    from skufp_pipeline.search.index import FingerprintIndex
+    from skufp_pipeline.search.rows import Rows
 
 REPORT = "reports/retrieval"
 
@@ -80,20 +85,37 @@ def demo(name: str | None) -> None:
 @preset_option
 @click.option("--image", type=click.Path(path_type=Path), help="A photo.")
 @click.option("--text", help="A few words.")
+@click.option(
+    "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
+)
+@click.option("--like", metavar="SKU_ID", help="A SKU of the index: what is most like it.")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only SKUs with this; repeatable.")
+@click.option("--within", type=click.Path(path_type=Path), help="Only SKUs of this file, an id a line.")
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
 @told
 def search(
-    name: str | None, image: Path | None, text: str | None, top: int, as_json: bool, save: Path | None
+    name: str | None,
+    image: Path | None,
+    text: str | None,
+    text_weight: float | None,
+    like: str | None,
+    where: tuple[str, ...],
+    within: Path | None,
+    top: int,
+    as_json: bool,
+    save: Path | None,
 ) -> None:
-    """The SKUs that a photo or a sentence means, best first."""
-    if (image is None) == (text is None):
-        raise UserError('give either --image FILE or --text "..."')
+    """The SKUs that a photo, a sentence, both together or another SKU mean, best first.
+
+    Values given to --where for one column are alternatives; each column narrows the search further.
+    """
+    question = _Question(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = _engine(preset, store)
-    answer = engine.search_image(image, top) if image is not None else engine.search_text(text or "", top)
+    answer = question.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         click.echo(
             json.dumps({"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}, indent=1)
@@ -101,7 +123,7 @@ def search(
     else:
         _print_answer(answer)
     if save is not None:
-        _save_picture(answer, image, text, store, save)
+        _save_picture(answer, question.shown(engine, store), store, save)
 
 
 @main.command()
@@ -162,11 +184,11 @@ def export_index(name: str | None, file_format: str, out: Path) -> None:
 @told
 def doctor(name: str | None) -> None:
     """Verify the checksums of the published index and its encoders."""
-    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
+    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_version
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    index, _ = current_index(store)
+    index = current_version(store)
     keys = ["checkpoints/clip", "checkpoints/fingerprint"]
     if preset.query_encoder.engine == "onnx":
         keys.append(IMAGE_ENCODER)
@@ -230,15 +252,75 @@ def _print_answer(answer: "Answer") -> None:
     click.echo(f"     {spent}")
 
 
+class _Question:
+    """What `skufp search` is asked: a photo, words, both, or a SKU.
+
+    Raises:
+        UserError: nothing is asked, a SKU beside something else, or a weight where there is nothing to weigh.
+    """
+
+    def __init__(
+        self, image: Path | None, text: str | None, text_weight: float | None, like: str | None
+    ) -> None:
+        if (like is None) == (image is None and text is None):
+            raise UserError('give --image FILE or --text "..." or both, or --like SKU_ID alone')
+        if text_weight is not None and (image is None or text is None):
+            raise UserError("--text-weight needs both --image and --text")
+        self.image, self.text, self.like = image, text, like
+        self.text_weight = 0.5 if text_weight is None else text_weight
+
+    def ask(self, engine: "QueryEngine", top: int, within: "Rows | None") -> "Answer":
+        if self.like is not None:
+            return engine.search_like(self.like, top, within)
+        if self.image is None:
+            return engine.search_text(self.text or "", top, within)
+        if self.text is None:
+            return engine.search_image(self.image, top, within)
+        return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
+
+    def shown(self, engine: "QueryEngine", store: ArtifactStore) -> "NDArray[np.uint8] | str":
+        """The question as a picture of results shows it: pixels, or words where there are no others."""
+        import numpy as np
+
+        from skufp_pipeline.search.engine import read_photo
+
+        if self.like is not None:
+            row = engine.index.of_skus([self.like]).numbers()
+            return np.asarray(read_photo(store.local_path(engine.index.skus["image"][row].item())))
+        return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
+
+
+def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":
+    """The rows that --where and --within leave; None for all."""
+    columns: dict[str, list[str]] = {}
+    for condition in where:
+        column, sign, value = condition.partition("=")
+        if not (column and sign and value):
+            raise UserError(f"--where {condition!r}: expected column=value, such as category_name=shorts")
+        columns.setdefault(column, []).append(value)
+    rows = index.where(**columns) if columns else None
+    if within is None:
+        return rows
+    listed = index.of_skus(_sku_ids(within))
+    return listed if rows is None else rows & listed
+
+
+def _sku_ids(path: Path) -> list[str]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--within {path}: {error}") from error
+    sku_ids = [line.strip() for line in lines if line.strip()]
+    if not sku_ids:
+        raise UserError(f"--within {path} holds no SKU id; expected one a line")
+    return sku_ids
+
+
 def _save_picture(
-    answer: "Answer", image: Path | None, text: str | None, store: ArtifactStore, target: Path
+    answer: "Answer", query: "NDArray[np.uint8] | str", store: ArtifactStore, target: Path
 ) -> None:
-    import numpy as np
-
     from skufp_pipeline.evaluation.figures import GridRow, results_grid
-    from skufp_pipeline.search.engine import read_photo
 
-    query = np.asarray(read_photo(image)) if image is not None else (text or "")
     hits = [(store.local_path(hit.image), hit.sku_id, hit.score) for hit in answer.hits]
     try:
         target.write_bytes(results_grid([GridRow(query, None, hits)], shown=len(hits)))

@@ -100,6 +100,7 @@ class Preset(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     kept_index_versions: int = Field(3, ge=1)
+    index_segment_rows: int = Field(10_000_000, ge=1)  # rows that are in memory at once while it is built
     compute: ComputeSettings = ComputeSettings()
 
 

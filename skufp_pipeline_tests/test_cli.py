@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -62,6 +63,75 @@ def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path
         answer = json.loads(ask("search", *preset, "--image", photo, "--top", "5", "--json").stdout)
         found += photo.parent.name in [hit["sku_id"] for hit in answer["hits"]]
     assert found >= 7
+
+
+def found(*words: str | Path) -> list[str]:
+    """Ids of the SKUs that a search prints, best first."""
+    result = ask("search", *words, "--json")
+    assert result.exit_code == 0, result.stderr
+    return [hit["sku_id"] for hit in json.loads(result.stdout)["hits"]]
+
+
+def test_a_photo_and_words_are_mixed(graph: Graph, preset: tuple[str, Path]) -> None:
+    both = (*preset, "--image", a_photo(graph), "--text", "a white skirt")
+    photo, text = found(*both[:4]), found(*preset, *both[4:])
+    assert found(*both, "--text-weight", "0") == photo
+    assert found(*both, "--text-weight", "1") == text
+    assert found(*both) == found(*both, "--text-weight", "0.5")
+    assert refused(ask("search", *both, "--text-weight", "1.5")) == (
+        "the text's weight must be 0 to 1, got 1.5"
+    )
+
+
+def test_what_is_most_like_a_sku_is_not_itself(
+    graph: Graph, preset: tuple[str, Path], tmp_path: Path
+) -> None:
+    _, index = current_index(graph.store)
+    sku_id = index.skus["sku_id"][3]
+    expected = index.skus["sku_id"][index.search_like(sku_id, 10).rows].to_list()
+    assert found(*preset, "--like", sku_id) == expected
+    assert sku_id not in expected
+    assert ask("search", *preset, "--like", sku_id, "--save", tmp_path / "like.png").exit_code == 0
+    with Image.open(tmp_path / "like.png") as image:
+        assert image.format == "PNG"
+    assert refused(ask("search", *preset, "--like", "nope")) == "SKU 'nope' is not in the index"
+
+
+def test_a_search_stays_where_it_is_told_to(graph: Graph, preset: tuple[str, Path], tmp_path: Path) -> None:
+    _, index = current_index(graph.store)
+    sku = index.skus.row(0, named=True)
+    wanted = {"category_name": sku["category_name"], "colour": sku["colour"]}
+    conditions = [word for name, value in wanted.items() for word in ("--where", f"{name}={value}")]
+    text = (*preset, "--text", "a dress", "--top", "1000")
+    alike = index.skus.filter(pl.col(name) == value for name, value in wanted.items())
+    assert sorted(found(*text, *conditions)) == sorted(alike["sku_id"])
+    other = index.skus.filter(pl.col("category_name") != sku["category_name"]).row(0, named=True)
+    two = (
+        "--where",
+        f"category_name={sku['category_name']}",
+        "--where",
+        f"category_name={other['category_name']}",
+    )
+    either = index.skus.filter(pl.col("category_name").is_in([sku["category_name"], other["category_name"]]))
+    assert sorted(found(*text, *two)) == sorted(either["sku_id"])
+    (tmp_path / "ids.txt").write_text(f"{sku['sku_id']}\n\n {other['sku_id']} \n")
+    within = ("--within", tmp_path / "ids.txt")
+    assert sorted(found(*text, *within)) == sorted([sku["sku_id"], other["sku_id"]])
+    assert found(*text, *within, *conditions) == [sku["sku_id"]]
+
+
+def test_a_filter_that_means_nothing_is_refused(preset: tuple[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("nope\n")
+    (tmp_path / "empty.txt").touch()
+    for words, told in (
+        (("--where", "colour"), "--where 'colour': expected column=value, such as category_name=shorts"),
+        (("--where", "size=L"), "the SKU table has no column 'size' to filter by; it has sku_id, split, "),
+        (("--where", "pattern=plane"), "no SKU has pattern 'plane'; nearest: plain"),
+        (("--within", tmp_path / "ids.txt"), "SKU 'nope' is not in the index"),
+        (("--within", tmp_path / "empty.txt"), "holds no SKU id; expected one a line"),
+        (("--within", tmp_path / "gone.txt"), "No such file or directory"),
+    ):
+        assert told in refused(ask("search", *preset, "--text", "a dress", *words))
 
 
 def test_a_sentence_is_answered_for_a_person(preset: tuple[str, Path]) -> None:
@@ -122,10 +192,14 @@ def test_the_doctor_finds_a_graph_well(preset: tuple[str, Path]) -> None:
         ("checkpoints/clip", "*.safetensors"),
         ("checkpoints/fingerprint", "*.safetensors"),
         ("checkpoints/image_encoder_onnx", "*.onnx"),
+        ("index", "segment_0000/fingerprints.npy"),
+        ("index", "segment_0000/skus.arrow"),
+        ("index", "index.json"),
     ],
 )
 def test_the_doctor_names_a_damaged_file(spoilt: Graph, key: str, files: str) -> None:
-    victim = next(spoilt.store.read(key).path.rglob(files))
+    artifact = current_index(spoilt.store)[0] if key == "index" else spoilt.store.read(key)
+    key, victim = artifact.manifest.artifact, next(artifact.path.glob(f"**/{files}"))
     content = bytearray(victim.read_bytes())
     content[-1] ^= 1
     victim.write_bytes(content)
@@ -186,10 +260,13 @@ def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
     assert refused(ask("report", "--preset", path)).endswith("shard: unknown key")
 
 
-def test_both_or_neither_of_image_and_text_is_refused(graph: Graph, preset: tuple[str, Path]) -> None:
-    wanted = 'give either --image FILE or --text "..."'
+def test_a_question_must_be_one(graph: Graph, preset: tuple[str, Path]) -> None:
+    wanted = 'give --image FILE or --text "..." or both, or --like SKU_ID alone'
     assert refused(ask("search", *preset)) == wanted
-    assert refused(ask("search", *preset, "--text", "a", "--image", a_photo(graph))) == wanted
+    assert refused(ask("search", *preset, "--text", "a", "--like", "b")) == wanted
+    for words in (("--text", "a"), ("--image", a_photo(graph)), ("--like", "b")):
+        told = refused(ask("search", *preset, *words, "--text-weight", "0.3"))
+        assert told == "--text-weight needs both --image and --text"
 
 
 def test_an_empty_sentence_is_refused(preset: tuple[str, Path]) -> None:

@@ -15,6 +15,7 @@ from skufp_pipeline.assets.fingerprints import (
     read_embedding_shards,
     require_inputs,
 )
+from skufp_pipeline.assets.index import INDEX_MODULES
 from skufp_pipeline.assets.show import picture, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
@@ -37,7 +38,7 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
         {"numpy", "html"},
         "Recall@K, MRR and NDCG of every model on seen, zero and seen+zero, with paired intervals, latency "
         "by stage, and a page with curves and a grid of results.",
-        tuple("skufp_pipeline." + name for name in _MODULES),
+        (*("skufp_pipeline." + name for name in _MODULES), *INDEX_MODULES),
         {
             "evaluation": evaluation,
             "seed": preset.seed,
@@ -54,8 +55,8 @@ _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
-    "fingerprint.tables", "fingerprint.teachers",
-    "fingerprint.views", "search.bundle", "search.engine", "search.index",
+    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "search.bundle", "search.engine",
 )  # fmt: skip
 
 

@@ -19,8 +19,15 @@ from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, build_index, prune
+from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.parity import ParityPhotos, parity_photos
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
+
+_KERNELS = ("batch", "bounds", "compiled", "encode", "score", "shapes", "simd", "single", "threads")
+INDEX_MODULES = (
+    *(f"skufp_pipeline.search.{name}" for name in ("codes", "files", "index", "rows", "scan", "segment")),
+    *(f"skufp_pipeline.search.kernels.{name}" for name in _KERNELS),
+)
 
 
 def index_steps(preset: Preset) -> dict[str, Step]:
@@ -39,8 +46,8 @@ def _index_step(preset: Preset) -> Step:
         {"numpy", "parquet"},
         "The bundle a search loads: fingerprints, SKU table, references to the encoder and aggregator. "
         "`index/CURRENT` names the version in use.",
-        ("skufp_pipeline.search.bundle", "skufp_pipeline.search.index", "skufp_pipeline.encoders.tables"),
-        {},
+        ("skufp_pipeline.search.bundle", *INDEX_MODULES, "skufp_pipeline.encoders.tables"),
+        {"segment_rows": preset.index_segment_rows},
         Needs(preset.compute.cores, preset.compute.memory_gib),
         ("image_text", "best_shot_teachers", "fingerprints"),
     )
@@ -99,18 +106,19 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
                 for shard, text in enumerate(texts)
             }
             index = build_index(
-                pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
+                directory,
+                pl.scan_parquet(fingerprints.path / "fingerprints.parquet"),
                 pl.read_parquet(teachers.path / "teachers.parquet"),
                 tables,
                 references,
+                preset.index_segment_rows,
             )
-            index.save(directory)
-            return {"skus": len(index), "dimension": index.dimension}
+            return {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
 
         artifact = store.produce(f"{INDEX}/{recipe.digest}", recipe, build)
         store.write_pointer(CURRENT, recipe.digest)
         pruned = prune(store, recipe.digest, preset.kept_index_versions)
-        skus = pl.read_parquet(artifact.path / "skus.parquet")
+        skus = FingerprintIndex.load(artifact.path).skus
         return result(
             artifact,
             {

@@ -110,10 +110,12 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
         damaged = artifact.damaged_files()
         queries = np.random.default_rng(preset.seed).standard_normal((64, index.dimension))
         top = min(10, len(index))
+        rows, gallery = index.present.numbers(), index.contents()[0].astype(np.float64)
+        biases = index.biases[rows].astype(np.float64)
         wrong = 0
         for query, found in zip(queries, index.search(queries, top), strict=True):
-            scores = (index.fingerprints.astype(np.float64) * (query / np.linalg.norm(query))).sum(axis=1)
-            wrong += not np.array_equal(np.lexsort((np.arange(len(index)), -scores))[:top], found.rows)
+            scores = (gallery * (query / np.linalg.norm(query))).sum(axis=1) + biases
+            wrong += not np.array_equal(rows[np.lexsort((rows, -scores))[:top]], found.rows)
         return dg.AssetCheckResult(
             passed=not damaged and wrong == 0,
             metadata={"damaged_files": damaged, "queries": len(queries), "wrong_answers": wrong},

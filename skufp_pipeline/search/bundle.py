@@ -1,13 +1,14 @@
 """The index bundle: what it is made of, where its versions stand, and which one is in use."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.files import Chunk, write_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import Artifact, ArtifactStore
 
@@ -16,36 +17,35 @@ IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
 
 
 def build_index(
-    fingerprints: pl.DataFrame,
+    directory: Path,
+    fingerprints: pl.LazyFrame,
     teachers: pl.DataFrame,
     image_text: Mapping[str, pl.DataFrame],
     references: dict[str, str],
+    segment_rows: int,
 ) -> FingerprintIndex:
-    """The index of all fingerprints.
+    """Writes the index of all fingerprints into `directory`, and loads it from there.
 
     Args:
-        fingerprints: `sku_id`, `split`, `num_views`, `fingerprint`.
+        fingerprints: `sku_id`, `split`, `num_views`, `fingerprint`; read a segment at a time.
         teachers: `sku_id` and the `image_path` of the view that represents it.
         image_text: by key of the crops (`crops/shard_0000`), the shard's image-text table.
         references: digests of the encoder and the aggregator.
+        segment_rows: rows of a segment at most.
 
     Raises:
-        UserError: a fingerprint is not finite or not of unit norm.
+        UserError: a fingerprint is not finite or not of unit norm, or a SKU has two.
     """
-    rows = embedding_rows(fingerprints, "fingerprint")
-    norms = np.linalg.norm(rows.astype(np.float64), axis=1)
-    if not (np.abs(norms - 1) < 1e-5).all():
-        raise UserError("fingerprints are not unit rows; materialize fingerprints again before the index")
-    known = [_sku_rows(table, crops) for crops, table in image_text.items()]
-    skus = fingerprints.select("sku_id", "split", "num_views")
-    skus = skus.join(pl.concat(known), on="sku_id", how="left", maintain_order="left")
-    skus = skus.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left", maintain_order="left")
+    known = pl.concat([_sku_rows(table, crops) for crops, table in image_text.items()])
+    shown = known.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left")
     image = pl.format("{}/{}", "crops", "image_path").alias("image")  # relative to the data root
-    return FingerprintIndex(rows, skus.with_columns(image).drop("crops", "image_path"), references)
+    shown = shown.with_columns(image).drop("crops", "image_path")
+    write_index(directory, _chunks(fingerprints, shown, segment_rows), references)
+    return FingerprintIndex.load(directory)
 
 
-def current_index(store: ArtifactStore) -> tuple[Artifact, FingerprintIndex]:
-    """The version in use.
+def current_version(store: ArtifactStore) -> Artifact:
+    """The files of the version in use.
 
     Raises:
         UserError: there is none, or it is incomplete.
@@ -53,7 +53,16 @@ def current_index(store: ArtifactStore) -> tuple[Artifact, FingerprintIndex]:
     version = store.read_pointer(CURRENT)
     if version is None:
         raise UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
-    artifact = store.read(f"{INDEX}/{version}")
+    return store.read(f"{INDEX}/{version}")
+
+
+def current_index(store: ArtifactStore) -> tuple[Artifact, FingerprintIndex]:
+    """The version in use, and its index loaded.
+
+    Raises:
+        UserError: there is none, or it is incomplete or can't be read.
+    """
+    artifact = current_version(store)
     return artifact, FingerprintIndex.load(artifact.path)
 
 
@@ -65,10 +74,26 @@ def prune(store: ArtifactStore, current: str, kept: int) -> int:
     return len(others[max(kept - 1, 0) :])
 
 
+def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Iterator[Chunk]:
+    """Fingerprints and their SKU table, `rows` at a time; one empty chunk where there are none."""
+    count = fingerprints.select(pl.len()).collect().item()
+    for begin in range(0, max(count, 1), rows):
+        part = fingerprints.slice(begin, rows).collect()
+        skus = part.select("sku_id", "split", "num_views")
+        yield (
+            embedding_rows(part, "fingerprint"),
+            skus.join(shown, on="sku_id", how="left", maintain_order="left"),
+        )
+
+
 def _sku_rows(table: pl.DataFrame, crops: str) -> pl.DataFrame:
-    """`sku_id`, what a result shows of it, and where its crops are."""
-    catalog = table.filter(pl.col("domain") == CATALOG)
+    """`sku_id`, what a result shows of it, what a filter asks for, and where its crops are.
+
+    Colour (the first of each view), pattern and lightness are those of most of its catalog views.
+    """
+    catalog = table.filter(pl.col("domain") == CATALOG).with_columns(colour=pl.col("colours").list.first())
+    most = pl.col("colour", "pattern", "lightness").drop_nulls().mode(maintain_order=True).first()
     shown = catalog.group_by("sku_id", maintain_order=True).agg(
-        pl.col("category_name", "title", "text").first()
+        pl.col("category_name", "title", "text").first(), most
     )
     return shown.with_columns(crops=pl.lit(crops))

@@ -16,7 +16,8 @@ from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
-from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
+from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.store import ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
@@ -30,7 +31,7 @@ class Hit:
 
     Attributes:
         rank: 1 for the best.
-        score: cosine of query and fingerprint.
+        score: cosine of query and fingerprint, plus the SKU's bias where the index has biases.
         image: its representative image, relative to the data root.
     """
 
@@ -89,45 +90,88 @@ class QueryEngine:
         threads = settings.threads or torch.get_num_threads()
         return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads))
 
-    def search_image(self, path: Path, top: int) -> Answer:
+    def search_image(self, path: Path, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a photo.
+
+        Args:
+            within: the SKUs that may be found (`index.where`, `index.of_skus`); by default all.
 
         Raises:
             UserError: the file is missing, no image, truncated or too large.
         """
         clock = _Clock()
-        image = read_photo(path)
-        clock.lap("decode")
-        pixels = self.image_encoder.preprocess(image)[None]
-        clock.lap("preprocess")
-        query = self.image_encoder.embed_pixels(pixels)
+        query = self._embed_photo(path, clock)
         clock.lap("encode")
-        return self._answer(query, top, clock)
+        return self._answer(query, top, within, clock)
 
-    def search_text(self, text: str, top: int) -> Answer:
+    def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a sentence; one asked before is not encoded again.
 
         Raises:
             UserError: the text is empty.
         """
+        clock = _Clock()
+        query = self._embed_text(text)
+        clock.lap("encode")
+        return self._answer(query, top, within, clock)
+
+    def search_mixed(
+        self, path: Path, text: str, text_weight: float, top: int, within: Rows | None = None
+    ) -> Answer:
+        """The SKUs nearest to a photo and a sentence together.
+
+        Args:
+            text_weight: 0 for the photo alone, 1 for the sentence alone.
+
+        Raises:
+            UserError: as `search_image` and `search_text`, or a weight outside 0 to 1.
+        """
+        clock = _Clock()
+        query = mix(self._embed_photo(path, clock), self._embed_text(text), text_weight)
+        clock.lap("encode")
+        return self._answer(query, top, within, clock)
+
+    def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
+        """The SKUs nearest to a SKU of the index, itself left out.
+
+        Raises:
+            UserError: the SKU is not in the index.
+        """
+        _require_top(top)
+        clock = _Clock()
+        result = self.index.search_like(sku_id, top, within)
+        clock.lap("search")
+        return Answer(self._hits(result), clock.milliseconds)
+
+    def _embed_photo(self, path: Path, clock: "_Clock") -> NDArray[np.float32]:
+        image = read_photo(path)
+        clock.lap("decode")
+        pixels = self.image_encoder.preprocess(image)[None]
+        clock.lap("preprocess")
+        return self.image_encoder.embed_pixels(pixels)
+
+    def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
             raise UserError("the text to search for is empty")
-        clock = _Clock()
-        query = self._text_row(text)
-        clock.lap("encode")
-        return self._answer(query, top, clock)
+        return self._text_row(text)
 
-    def _answer(self, query: NDArray[np.float32], top: int, clock: "_Clock") -> Answer:
-        if top < 1:
-            raise UserError(f"--top must be at least 1, got {top}")
-        result = self.index.search(query, top)[0]
+    def _answer(self, query: NDArray[np.floating], top: int, within: Rows | None, clock: "_Clock") -> Answer:
+        _require_top(top)
+        result = self.index.search(query, top, within)[0]
         clock.lap("search")
+        return Answer(self._hits(result), clock.milliseconds)
+
+    def _hits(self, result: SearchResult) -> list[Hit]:
         rows = self.index.skus[result.rows].iter_rows(named=True)
-        hits = [
+        return [
             Hit(rank, row["sku_id"], float(score), row["category_name"], row["title"], row["image"])
             for rank, (row, score) in enumerate(zip(rows, result.scores, strict=True), start=1)
         ]
-        return Answer(hits, clock.milliseconds)
+
+
+def _require_top(top: int) -> None:
+    if top < 1:
+        raise UserError(f"--top must be at least 1, got {top}")
 
 
 def read_photo(path: Path) -> Image.Image:

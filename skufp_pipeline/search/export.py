@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from skufp_pipeline.encoders.tables import embedding_column
@@ -19,7 +20,7 @@ _QDRANT_BATCH = 1000
 
 
 def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path) -> list[str]:
-    """Writes all fingerprints and SKU ids into the folder `target`, in the order of the index.
+    """Writes the fingerprints and ids of all SKUs into the folder `target`, in the order of the index.
 
     Args:
         file_format: one of `FORMATS`.
@@ -43,7 +44,7 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        FORMATS[file_format](index, partial)
+        FORMATS[file_format](*index.contents(), partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)
@@ -54,33 +55,33 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
     return sorted(path.name for path in target.iterdir() if not path.name.startswith("."))
 
 
-def _parquet(index: FingerprintIndex, folder: Path) -> None:
-    column = embedding_column(_rows(index)).alias("fingerprint")
-    index.skus.with_columns(column).write_parquet(folder / "fingerprints.parquet", compression="zstd")
+def _parquet(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
+    column = embedding_column(rows).alias("fingerprint")
+    skus.with_columns(column).write_parquet(folder / "fingerprints.parquet", compression="zstd")
 
 
-def _numpy(index: FingerprintIndex, folder: Path) -> None:
-    np.save(folder / "fingerprints.npy", _rows(index))
-    _write_ids(index, folder)
+def _numpy(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
+    np.save(folder / "fingerprints.npy", rows)
+    _write_ids(skus, folder)
 
 
-def _faiss(index: FingerprintIndex, folder: Path) -> None:
+def _faiss(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
     faiss = _library("faiss", "faiss-cpu")
-    flat = faiss.IndexFlatIP(index.dimension)
-    flat.add(_rows(index))
+    flat = faiss.IndexFlatIP(rows.shape[1])
+    flat.add(rows)
     faiss.write_index(flat, str(folder / "fingerprints.faiss"))
-    _write_ids(index, folder)
+    _write_ids(skus, folder)
 
 
-def _qdrant(index: FingerprintIndex, folder: Path) -> None:
+def _qdrant(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
     qdrant = _library("qdrant_client", "qdrant-client")
-    models, rows = qdrant.models, _rows(index)
+    models = qdrant.models
     client = qdrant.QdrantClient(path=str(folder))
     try:
-        vectors = models.VectorParams(size=index.dimension, distance=models.Distance.COSINE)
+        vectors = models.VectorParams(size=rows.shape[1], distance=models.Distance.COSINE)
         client.create_collection(COLLECTION, vectors_config=vectors)
         for start in range(0, len(rows), _QDRANT_BATCH):
-            payloads = index.skus[start : start + _QDRANT_BATCH].to_dicts()
+            payloads = skus[start : start + _QDRANT_BATCH].to_dicts()
             points = [
                 models.PointStruct(id=start + i, vector=rows[start + i].tolist(), payload=payload)
                 for i, payload in enumerate(payloads)
@@ -90,7 +91,7 @@ def _qdrant(index: FingerprintIndex, folder: Path) -> None:
         client.close()
 
 
-FORMATS: dict[str, Callable[[FingerprintIndex, Path], None]] = {
+FORMATS: dict[str, Callable[[NDArray[np.float32], pl.DataFrame, Path], None]] = {
     "parquet": _parquet,
     "numpy": _numpy,
     "faiss": _faiss,
@@ -98,12 +99,8 @@ FORMATS: dict[str, Callable[[FingerprintIndex, Path], None]] = {
 }
 
 
-def _rows(index: FingerprintIndex) -> NDArray[np.float32]:
-    return np.ascontiguousarray(index.fingerprints, dtype=np.float32)
-
-
-def _write_ids(index: FingerprintIndex, folder: Path) -> None:
-    ids: Sequence[str] = index.skus["sku_id"].to_list()
+def _write_ids(skus: pl.DataFrame, folder: Path) -> None:
+    ids: Sequence[str] = skus["sku_id"].to_list()
     (folder / "sku_ids.json").write_text(json.dumps(ids, indent=0) + "\n")
 
 

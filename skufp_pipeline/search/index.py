@@ -1,30 +1,38 @@
-"""The exact index: all fingerprints in one matrix, top-K by cosine, ties by row.
+"""The exact index: segments of fingerprints, top-K by cosine, ties by row.
 
-The order is that of a float64 product over the stored float32 fingerprints. A float32 product finds
-the rows that can still be among the top K, given its largest possible error; those are scored in
-float64.
+Ids and order are those of float64 brute force. A scan of coded fingerprints bounds every score from below and
+above; only rows that no bound rules out are scored in float64 (docs/search.md has the proof).
+
+An index is a value: adding, removing and biases make another one that shares its segments, and what was made
+before answers as before.
 """
 
-import json
-from dataclasses import dataclass
+import difflib
+import os
+from collections.abc import Collection, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.files import load_parts, save_parts
+from skufp_pipeline.search.rows import Rows, Words
+from skufp_pipeline.search.scan import unit_queries
+from skufp_pipeline.search.segment import Segment, make_segment, require_distinct, some, unit_rows
 
-FINGERPRINTS_FILE, SKUS_FILE, REFERENCES_FILE = "fingerprints.npy", "skus.parquet", "references.json"
+COMPARED_VALUES = 10_000  # of a column, for the nearest to one that is not there
 
 
-@dataclass(frozen=True)
-class SearchResult:
+class SearchResult(NamedTuple):
     """The best SKUs of one query, best first.
 
     Attributes:
         rows: (K,) rows of the index.
-        scores: (K,) float64 cosines.
+        scores: (K,) float64, cosine plus bias.
     """
 
     rows: NDArray[np.int64]
@@ -32,92 +40,356 @@ class SearchResult:
 
 
 class FingerprintIndex:
-    """N unit fingerprints and their SKU table.
+    """N unit fingerprints and their SKU table. Several threads may search it at once.
+
+    A SKU's row is counted through all segments, and stays its own when SKUs are added or removed; ties are
+    broken by it. A removed SKU keeps its row in `fingerprints`, `skus` and `biases`, so that these can always
+    be asked by row; `present` holds the rows of those that can be found, and `len` counts them.
 
     Args:
         fingerprints: (N, D) float32 unit rows; may be memory-mapped.
         skus: N rows; `sku_id` and whatever a result shows (category, representative image).
         references: digests of what the fingerprints were made with (encoder, aggregator).
+        threads: threads that one search may use; by default the processors this process may run on.
 
     Raises:
-        UserError: the two lengths differ.
+        UserError: the two lengths differ, a fingerprint is not finite, or a SKU id occurs twice.
     """
 
     def __init__(
-        self, fingerprints: NDArray[np.float32], skus: pl.DataFrame, references: dict[str, str] | None = None
+        self,
+        fingerprints: NDArray[np.float32],
+        skus: pl.DataFrame,
+        references: dict[str, str] | None = None,
+        threads: int | None = None,
     ) -> None:
-        if len(fingerprints) != len(skus):
-            raise UserError(f"index: {len(fingerprints)} fingerprints but {len(skus)} SKUs")
-        self.fingerprints = fingerprints
-        self.skus = skus
-        self.references = references or {}
+        threads = threads or len(os.sched_getaffinity(0))
+        segment = make_segment(fingerprints, skus, threads)
+        require_distinct(skus["sku_id"])
+        self._hold((segment,), Rows.everything([len(segment)]), references or {})
+
+    def _hold(self, segments: tuple[Segment, ...], present: Rows, references: dict[str, str]) -> None:
+        self.segments = segments
+        self.present = present
+        self.references = references
+        whole = zip(present.words, present.counts, present.sizes, strict=True)
+        self._allowed = tuple(None if count == size else words for words, count, size in whole)
+        self._starts = [0, *np.cumsum(present.sizes).tolist()]
+
+    @classmethod
+    def _of(
+        cls, segments: tuple[Segment, ...], present: Rows, references: dict[str, str]
+    ) -> "FingerprintIndex":
+        index = cls.__new__(cls)
+        index._hold(segments, present, references)
+        return index
 
     def __len__(self) -> int:
-        return len(self.fingerprints)
+        return self.present.count
+
+    @property
+    def row_count(self) -> int:
+        """Rows, those of removed SKUs too."""
+        return int(self._starts[-1])
 
     @property
     def dimension(self) -> int:
-        return int(self.fingerprints.shape[1])
+        return int(self.segments[0].fingerprints.shape[1])
 
-    def search(self, queries: ArrayLike, k: int) -> list[SearchResult]:
-        """The `k` SKUs of highest cosine for each query; fewer where the index holds fewer.
+    @property
+    def threads(self) -> int:
+        return self.segments[0].threads
+
+    @property
+    def fingerprints(self) -> NDArray[np.float32]:
+        """(row_count, D) by row; of several segments a copy."""
+        parts = [segment.fingerprints for segment in self.segments]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    @cached_property
+    def skus(self) -> pl.DataFrame:
+        """The SKU table by row; null where a segment lacks a column."""
+        parts = [segment.table.frame for segment in self.segments]
+        return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
+
+    @property
+    def biases(self) -> NDArray[np.float32]:
+        """(row_count,) what is added to the cosines, by row."""
+        return np.concatenate(
+            [np.zeros(len(s), np.float32) if s.biases is None else s.biases for s in self.segments]
+        )
+
+    def contents(self) -> tuple[NDArray[np.float32], pl.DataFrame]:
+        """(len, D) fingerprints and the table of the SKUs that can be found, by row."""
+        if len(self) == self.row_count:
+            return np.ascontiguousarray(self.fingerprints, dtype=np.float32), self.skus
+        kept = zip(self.segments, self.present.of_segments(), strict=True)
+        return (
+            np.concatenate([segment.fingerprints[rows] for segment, rows in kept]),
+            self.skus[self.present.numbers()],
+        )
+
+    # -- search ---------------------------------------------------------------------------------------------
+
+    def search(self, queries: ArrayLike, k: int, within: Rows | None = None) -> list[SearchResult]:
+        """The `k` SKUs of highest score for each query; fewer where there are fewer.
 
         Args:
-            queries: (Q, D) or (D,), any norm; a zero query scores 0 everywhere.
+            queries: (Q, D) or (D,), any norm; a zero query has cosine 0 everywhere.
+            within: the rows that may be found (`where`, `of_skus`); by default all.
 
         Raises:
             ValueError: another D, `k` below 1, or a query that is not finite.
+            UserError: `within` is of another index.
         """
-        unit = self._unit_queries(queries)
+        given = query_rows(queries, self.dimension)
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
-        if len(self) == 0:
-            return [SearchResult(np.empty(0, np.int64), np.empty(0)) for _ in unit]
-        approximate = unit.astype(np.float32) @ self.fingerprints.T  # (Q, N)
-        return [
-            self._exact(query, row, min(k, len(self))) for query, row in zip(unit, approximate, strict=True)
-        ]
+        if within is None:
+            rows, scores = self._best(given, k, self._allowed, self.present.counts)
+        else:
+            chosen = within & self.present
+            rows, scores = self._best(given, k, chosen.words, chosen.counts)
+        return [SearchResult(*found) for found in zip(rows, scores, strict=True)]
 
-    def _unit_queries(self, queries: ArrayLike) -> NDArray[np.float64]:
-        rows = np.atleast_2d(np.asarray(queries, dtype=np.float64))
-        if rows.shape[1] != self.dimension:
-            raise ValueError(f"queries have {rows.shape[1]} dimensions, the index has {self.dimension}")
-        if not np.isfinite(rows).all():
-            raise ValueError("a query holds NaN or infinity")
-        largest = np.abs(rows).max(axis=1, keepdims=True)
-        rows = rows / np.where(largest > 0, largest, 1)  # huge norms must not overflow when squared
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows / np.where(norms > 0, norms, 1)
-
-    def _exact(self, query: NDArray[np.float64], approximate: NDArray[np.float32], k: int) -> SearchResult:
-        # A float32 dot product of unit rows errs by at most about (D + 2) * 2^-24, whatever the order of
-        # its sums (Higham 2002, eq. 3.5); twice that, for the bound and for the k-th score, is safe.
-        error = 2 * (self.dimension + 2) * 2.0**-24 * 1.01
-        threshold = np.partition(approximate, len(approximate) - k)[len(approximate) - k]
-        candidates = np.flatnonzero(approximate >= threshold - error)
-        scores = (self.fingerprints[candidates].astype(np.float64) * query).sum(axis=1)
-        order = np.lexsort((candidates, -scores))[:k]
-        return SearchResult(candidates[order], scores[order])
-
-    def save(self, directory: Path) -> None:
-        """Writes the bundle: fingerprints, SKU table, references."""
-        np.save(directory / FINGERPRINTS_FILE, np.ascontiguousarray(self.fingerprints, dtype=np.float32))
-        self.skus.write_parquet(directory / SKUS_FILE, compression="zstd")
-        (directory / REFERENCES_FILE).write_text(json.dumps(self.references, indent=1, sort_keys=True) + "\n")
-
-    @classmethod
-    def load(cls, directory: Path) -> "FingerprintIndex":
-        """The bundle at `directory`, its fingerprints memory-mapped.
+    def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
+        """The `k` SKUs nearest to a SKU's own fingerprint, itself left out.
 
         Raises:
-            UserError: a file is missing or unreadable.
+            UserError: the SKU is not in the index, or `within` is of another index.
+            ValueError: `k` below 1.
         """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        (row,) = self.of_skus([sku_id]).numbers()
+        (result,) = self.search(self._fingerprint(row), k + 1, within)
+        others = np.flatnonzero(result.rows != row)[:k]
+        return SearchResult(result.rows[others], result.scores[others])
+
+    def _best(
+        self, queries: NDArray[np.floating], k: int, allowed: Sequence[Words | None], counts: Sequence[int]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows and scores, (Q, min(k, sum of counts)) each."""
+        found = [
+            (start, *segment.scanner.best(queries, min(k, count), words))
+            for start, segment, words, count in zip(
+                self._starts, self.segments, allowed, counts, strict=False
+            )
+            if count
+        ]
+        if len(found) == 1:
+            start, rows, scores = found[0]
+            return rows + start, scores
+        rows = np.concatenate(
+            [np.empty((len(queries), 0), np.int64), *(r + start for start, r, _ in found)], 1
+        )
+        scores = np.concatenate([np.empty((len(queries), 0)), *(scores for _, _, scores in found)], 1)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the lower row stands first
+        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+
+    def _fingerprint(self, row: int) -> NDArray[np.float32]:
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self.segments[number].fingerprints[row - self._starts[number]]
+
+    # -- filters --------------------------------------------------------------------------------------------
+
+    def where(self, /, **columns: Any) -> Rows:
+        """The rows whose columns have these values: one value, or several of which any will do.
+
+        `where(category_name=["shorts", "trousers"], colour="red")`: shorts or trousers, and red.
+
+        Raises:
+            UserError: a column that the SKU table lacks, or a value that no SKU has in it.
+        """
+        chosen = self.present
+        for column, asked in columns.items():
+            chosen = chosen & self._matching(column, asked)
+        return chosen
+
+    def of_skus(self, sku_ids: Iterable[Any]) -> Rows:
+        """The rows of these SKUs.
+
+        Raises:
+            UserError: one of them is not in the index.
+        """
+        wanted = self._ids(sku_ids).unique(maintain_order=True)
+        rows = self._rows_of(wanted)
+        if rows.count < len(wanted):
+            known = self.skus["sku_id"][rows.numbers()]
+            unknown = wanted.filter(~wanted.is_in(known.implode()))
+            raise UserError(f"{some(unknown)} is not in the index")
+        return rows
+
+    def _matching(self, column: str, asked: Any) -> Rows:
+        if column not in self.skus.columns:
+            known = ", ".join(self.skus.columns)
+            raise UserError(f"the SKU table has no column {column!r} to filter by; it has {known}")
+        values = asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]
+        if not values:
+            raise UserError(f"no value to filter {column} by")
+        chosen = Rows(self.present.sizes, tuple(np.zeros_like(words) for words in self.present.words))
+        for value in values:
+            words = tuple(segment.table.matching(column, value) for segment in self.segments)
+            if not any(part.any() for part in words):
+                raise UserError(f"no SKU has {column} {value!r}; {self._nearest(column, str(value))}")
+            chosen = chosen | Rows(self.present.sizes, words)
+        return chosen
+
+    def _nearest(self, column: str, value: str) -> str:
+        values = self.skus[column].drop_nulls()
+        values = values.explode() if isinstance(values.dtype, pl.List) else values
+        known = [str(value) for value in values.unique().sort().head(COMPARED_VALUES)]
+        nearest = difflib.get_close_matches(value, known, n=5, cutoff=0.4) or known[:5]
+        return f"nearest: {', '.join(nearest)}" if nearest else "no SKU has any"
+
+    def _ids(self, sku_ids: Iterable[Any]) -> pl.Series:
+        """The ids as a series of the index's own type."""
+        asked = [sku_ids] if isinstance(sku_ids, str) else list(sku_ids)
+        kind = self.skus.schema["sku_id"]
         try:
-            fingerprints = np.load(directory / FINGERPRINTS_FILE, mmap_mode="r", allow_pickle=False)
-            skus = pl.read_parquet(directory / SKUS_FILE)
-            references = json.loads((directory / REFERENCES_FILE).read_text())
-        except (OSError, EOFError, ValueError, pl.exceptions.PolarsError) as error:
-            raise UserError(
-                f"index bundle {directory} can't be read: {error}; materialize search_index"
-            ) from error
-        return cls(fingerprints, skus, references)
+            return pl.Series("sku_id", asked, dtype=kind)
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"SKU ids of this index are {kind}: {error}") from error
+
+    def _rows_of(self, wanted: pl.Series) -> Rows:
+        """The rows of those of these SKUs that are in the index."""
+        ids = (segment.table.frame["sku_id"] for segment in self.segments)
+        listed = wanted.implode()
+        return (
+            Rows.of_masks(column.is_in(listed).fill_null(False).to_numpy() for column in ids) & self.present
+        )
+
+    # -- other versions -------------------------------------------------------------------------------------
+
+    def add(self, fingerprints: ArrayLike, skus: pl.DataFrame) -> "FingerprintIndex":
+        """The index with more SKUs, behind those it has; their biases are 0.
+
+        Args:
+            fingerprints: (n, D) unit rows.
+            skus: n rows; columns of the index's own table, `sku_id` at least.
+
+        Raises:
+            UserError: another D, no unit rows, a SKU that is there already or twice, or other columns.
+        """
+        rows = unit_rows(fingerprints).copy()  # the caller's may change later
+        if rows.shape[1] != self.dimension:
+            raise UserError(f"fingerprints have {rows.shape[1]} dimensions, the index has {self.dimension}")
+        self._require_columns(skus)
+        segment = make_segment(rows, skus, self.threads)
+        require_distinct(skus["sku_id"])
+        there = self._rows_of(skus["sku_id"])
+        if there.count:
+            known = some(self.skus["sku_id"][there.numbers()])
+            raise UserError(f"{known} is in the index already; use update, or remove it first")
+        added = Rows.everything([len(segment)])
+        present = Rows(self.present.sizes + added.sizes, self.present.words + added.words)
+        return self._of((*self.segments, segment), present, self.references)
+
+    def remove(self, sku_ids: Iterable[Any]) -> "FingerprintIndex":
+        """The index without these SKUs.
+
+        Raises:
+            UserError: one of them is not in the index.
+        """
+        present = self.present & ~self.of_skus(sku_ids)
+        return self._of(self.segments, present, self.references)
+
+    def update(self, fingerprints: ArrayLike, skus: pl.DataFrame) -> "FingerprintIndex":
+        """The index with other fingerprints and table rows of SKUs that it has; they move behind the others.
+
+        Raises:
+            UserError: as `remove` and `add`.
+        """
+        self._require_columns(skus)
+        return self.remove(skus["sku_id"]).add(fingerprints, skus)
+
+    def compacted(self) -> "FingerprintIndex":
+        """The same SKUs in one segment, with no trace of removed ones; they keep their order."""
+        index = FingerprintIndex(*self.contents(), self.references, self.threads)
+        if all(segment.biases is None for segment in self.segments):
+            return index
+        return index.with_biases(self.biases[self.present.numbers()])
+
+    def with_biases(self, values: ArrayLike) -> "FingerprintIndex":
+        """The index whose scores are cosine + bias: a correction of hubs, say.
+
+        Args:
+            values: (row_count,), by row; kept in float32.
+
+        Raises:
+            UserError: another number of them, or one is not finite.
+        """
+        biases = np.array(values, dtype=np.float32)
+        if biases.shape != (self.row_count,):
+            raise UserError(f"biases must be ({self.row_count},), one a row, found {biases.shape}")
+        if not np.isfinite(biases).all():
+            raise UserError("a bias is NaN or infinite; biases must be finite")
+        parts = np.split(biases, self._starts[1:-1])
+        segments = tuple(s.with_biases(part) for s, part in zip(self.segments, parts, strict=True))
+        return self._of(segments, self.present, self.references)
+
+    def _require_columns(self, skus: pl.DataFrame) -> None:
+        if "sku_id" not in skus.columns:
+            raise UserError(f"the SKUs have no column sku_id, only {', '.join(skus.columns)}")
+        known = self.skus.schema
+        for column, kind in skus.schema.items():
+            if column not in known:
+                raise UserError(f"the index's SKU table has no column {column!r}; it has {', '.join(known)}")
+            if kind != known[column] and pl.Null not in (kind, known[column]):
+                raise UserError(f"column {column} of the SKUs is {kind}, in the index it is {known[column]}")
+
+    # -- files ----------------------------------------------------------------------------------------------
+
+    def save(self, directory: Path, previous: Path | None = None) -> None:
+        """Writes this version into an empty directory.
+
+        Args:
+            previous: the directory that this index, or the one it was made from, was loaded from: files of
+                its segments are linked (copied where the file system has no links), not written again.
+        """
+        save_parts(directory, self.segments, self.present, self.references, previous)
+
+    @classmethod
+    def load(cls, directory: Path, threads: int | None = None) -> "FingerprintIndex":
+        """The version at `directory`, memory-mapped.
+
+        Raises:
+            UserError: a file is missing, unreadable or does not belong to the others.
+        """
+        return cls._of(*load_parts(directory, threads or len(os.sched_getaffinity(0))))
+
+
+def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:
+    """(Q, D) or (D,) queries as contiguous (Q, D) float32 or float64.
+
+    Raises:
+        ValueError: another D.
+    """
+    rows = np.asarray(queries)
+    rows = np.ascontiguousarray(rows if rows.ndim == 2 else np.atleast_2d(rows))
+    if rows.dtype.char not in "fd":
+        rows = rows.astype(np.float64)
+    if rows.ndim != 2 or rows.shape[1] != dimension:
+        raise ValueError(f"queries have {rows.shape[-1]} dimensions, the index has {dimension}")
+    return rows
+
+
+def mix(image: ArrayLike, text: ArrayLike, text_weight: float) -> NDArray[np.float64]:
+    """One query of a photo and words: unit((1 - w) unit(image) + w unit(text)).
+
+    Args:
+        image, text: (D,) or (1, D) embeddings, any norm.
+        text_weight: w, 0 for the photo alone, 1 for the words alone.
+
+    Returns:
+        (1, D) of norm 1; 0 where the two cancel.
+
+    Raises:
+        UserError: a weight outside 0 to 1.
+        ValueError: two dimensions, or an embedding that is not finite.
+    """
+    if not 0 <= text_weight <= 1:
+        raise UserError(f"the text's weight must be 0 to 1, got {text_weight}")
+    dimension = np.shape(image)[-1]
+    pictured, worded = (unit_queries(query_rows(query, dimension)) for query in (image, text))
+    return unit_queries((1 - text_weight) * pictured + text_weight * worded)

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from skufp_pipeline.definitions import graph_steps
@@ -42,6 +43,20 @@ def test_a_changed_input_makes_a_new_version_and_old_ones_are_kept_to_a_number(s
         assert spoilt.store.read_pointer("index/CURRENT") == made[-1]
     assert len(set(made)) == 3
     assert versions(preset) == set(made[1:])
+
+
+def test_segments_of_few_rows_are_another_version_that_answers_the_same(spoilt: Graph) -> None:
+    _, whole = current_index(spoilt.store)
+    queries = np.random.default_rng(0).standard_normal((5, whole.dimension))
+    expected = [result.rows.tolist() for result in whole.search(queries, 10)]
+    preset = spoilt.preset.model_copy(update={"index_segment_rows": 7})
+    result = run_asset(preset, "search_index")
+    assert metadata(result)["computed"] == 1
+    assert checks(result)["index_is_exact"]
+    artifact, index = current_index(spoilt.store)
+    assert artifact.summary["segments"] == len(index.segments) == -(-len(whole) // 7)
+    assert index.skus.equals(whole.skus)
+    assert [found.rows.tolist() for found in index.search(queries, 10)] == expected
 
 
 def test_an_unchanged_index_is_the_same_version(spoilt: Graph) -> None:

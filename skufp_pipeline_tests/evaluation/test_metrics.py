@@ -1,3 +1,8 @@
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -123,11 +128,28 @@ def test_an_empty_gallery_ranks_nothing():
     assert ranks_of(np.ones((2, 3)), np.ones((0, 3)), np.array([-1, -1])).tolist() == [UNRANKED] * 2
 
 
-def test_metrics_equal_those_of_ranx_on_scores_with_ties(monkeypatch):
-    # ranx compiles for half a minute otherwise; interpreted it gives the same figures.
-    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
-    import ranx
+JUDGE = """
+import json, sys, ranx
+qrels, run, metrics = json.load(sys.stdin)
+found = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), metrics, return_mean=False)
+print(json.dumps({name: list(map(float, values)) for name, values in found.items()}))
+"""
 
+
+def judged_by_ranx(qrels, run, metrics):
+    """In a process of its own: ranx compiles for half a minute; interpreted it gives the same figures."""
+    done = subprocess.run(
+        [sys.executable, "-c", JUDGE],
+        input=json.dumps([qrels, run, metrics]),
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def test_metrics_equal_those_of_ranx_on_scores_with_ties():
     rng = np.random.default_rng(2)
     scores, truth = rng.integers(0, 12, size=(80, 40)), rng.integers(0, 40, size=80)
     qrels = {f"q{i:02d}": {f"s{t}": 1} for i, t in enumerate(truth)}
@@ -136,7 +158,7 @@ def test_metrics_equal_those_of_ranx_on_scores_with_ties(monkeypatch):
         # ranx leaves ties open: write down the order it is to judge, the right item last among equals.
         order = sorted(range(40), key=lambda s: (-scores[i, s], s == t))
         run[f"q{i:02d}"] = {f"s{s}": float(40 - position) for position, s in enumerate(order)}
-    expected = ranx.evaluate(ranx.Qrels(qrels), ranx.Run(run), list(METRICS), return_mean=False)
+    expected = judged_by_ranx(qrels, run, list(METRICS))
     found = per_query_metrics(ranks(scores, truth))
     for name in METRICS:
         np.testing.assert_allclose(found[name], expected[name], atol=1e-12, err_msg=name)

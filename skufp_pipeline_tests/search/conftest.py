@@ -29,18 +29,22 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 
 
 @pytest.fixture
-def index(encoder: Encoder) -> FingerprintIndex:
+def index(encoder: Encoder, tmp_path: Path) -> FingerprintIndex:
     """The fingerprint of a SKU is the embedding of its colour."""
     rows = encoder.embed_images([picture(colour) for colour in SKUS.values()])
     fingerprints = pl.DataFrame({"sku_id": list(SKUS), "split": "train", "num_views": [1, 2, 3]})
     teachers = pl.DataFrame({"sku_id": list(SKUS), "image_path": [f"{sku_id}.jpg" for sku_id in SKUS]})
     catalog = {"domain": "catalog", "category_name": "fruit", "title": [f"A {s}" for s in SKUS], "text": "x"}
-    image_text = pl.DataFrame({"sku_id": list(SKUS), **catalog})
+    looks = {"colours": [[colour] for colour in SKUS.values()], "pattern": "plain", "lightness": "medium"}
+    image_text = pl.DataFrame({"sku_id": list(SKUS), **catalog, **looks})
+    (tmp_path / "index").mkdir()
     return build_index(
-        fingerprints.with_columns(embedding_column(np.asarray(rows)).alias("fingerprint")),
+        tmp_path / "index",
+        fingerprints.with_columns(embedding_column(np.asarray(rows)).alias("fingerprint")).lazy(),
         teachers,
         {"crops/shard_0000": image_text[:2], "crops/shard_0001": image_text[2:]},
         {"clip_checkpoint": "abc"},
+        segment_rows=10,
     )
 
 

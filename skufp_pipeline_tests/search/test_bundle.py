@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,11 @@ from skufp_pipeline.store import MANIFEST, ArtifactStore
 
 from .conftest import publish_index
 
+Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+Build = Callable[..., FingerprintIndex]
 
-def tables(vectors: list[list[float]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+
+def tables(vectors: list[list[float]]) -> Tables:
     """Fingerprints, teachers and image-text rows of SKUs `0`, `1`, ..."""
     names = [str(number) for number in range(len(vectors))]
     fingerprints = pl.DataFrame({"sku_id": names, "split": "train", "num_views": 1}).with_columns(
@@ -22,7 +26,22 @@ def tables(vectors: list[list[float]]) -> tuple[pl.DataFrame, pl.DataFrame, pl.D
     )
     teachers = pl.DataFrame({"sku_id": names, "image_path": [f"{name}.jpg" for name in names]})
     shown = {"domain": "catalog", "category_name": "skirt", "title": None, "text": "a skirt"}
-    return fingerprints, teachers, pl.DataFrame({"sku_id": names, **shown})
+    looks = {"colours": [["red"]] * len(names), "pattern": "plain", "lightness": "dark"}
+    return fingerprints, teachers, pl.DataFrame({"sku_id": names, **shown, **looks})
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """An index of tables like the above, in segments of so many rows."""
+
+    def build_here(
+        fingerprints: pl.DataFrame, teachers: pl.DataFrame, text: pl.DataFrame, segment_rows: int = 100
+    ) -> FingerprintIndex:
+        folder = tmp_path / f"index{segment_rows}"
+        folder.mkdir()
+        return build_index(folder, fingerprints.lazy(), teachers, {"crops/0": text}, {}, segment_rows)
+
+    return build_here
 
 
 def test_a_bundle_shows_each_sku_with_its_picture(index: FingerprintIndex) -> None:
@@ -34,34 +53,77 @@ def test_a_bundle_shows_each_sku_with_its_picture(index: FingerprintIndex) -> No
             "category_name": "fruit",
             "title": f"A {sku_id}",
             "text": "x",
+            "colour": colour,
+            "pattern": "plain",
+            "lightness": "medium",
             "image": f"crops/shard_000{shard}/{sku_id}.jpg",
         }
-        for sku_id, views, shard in (("apple", 1, 0), ("lime", 2, 0), ("plum", 3, 1))
+        for sku_id, colour, views, shard in (
+            ("apple", "red", 1, 0),
+            ("lime", "lime", 2, 0),
+            ("plum", "purple", 3, 1),
+        )
     ]
     assert index.references == {"clip_checkpoint": "abc"}
     np.testing.assert_allclose(np.linalg.norm(index.fingerprints, axis=1), 1, atol=1e-6)
 
 
-def test_what_is_shown_comes_from_the_first_catalog_row() -> None:
+def test_what_is_shown_comes_from_the_first_catalog_row(build: Build) -> None:
     fingerprints, teachers, text = tables([[1, 0]])
     query = text.with_columns(domain=pl.lit("query"), text=pl.lit("a photo"))
     later = text.with_columns(text=pl.lit("another"))
-    skus = build_index(fingerprints, teachers, {"crops/0": pl.concat([query, text, later])}, {}).skus
+    skus = build(fingerprints, teachers, pl.concat([query, text, later])).skus
     assert skus["text"].to_list() == ["a skirt"]
 
 
-def test_rows_follow_the_fingerprints_whatever_the_order_of_the_rest() -> None:
+def test_what_is_filtered_by_is_what_most_catalog_views_show(build: Build) -> None:
+    fingerprints, teachers, text = tables([[1, 0], [0, 1]])
+    views = pl.DataFrame(
+        {
+            "sku_id": ["0", "0", "0", "0", "1", "1"],
+            "domain": ["query", "catalog", "catalog", "catalog", "catalog", "catalog"],
+            "colours": [["green"], ["navy", "red"], ["red"], ["red", "navy"], ["teal"], ["mint"]],
+            "pattern": ["checked", "plain", "striped", "striped", None, None],
+            "lightness": ["dark", "light", "light", "dark", "dark", "light"],
+        }
+    ).join(text.select("sku_id", "category_name", "title", "text"), on="sku_id")
+    skus = build(fingerprints, teachers, views).skus
+    assert skus["colour"].to_list() == ["red", "teal"]
+    assert skus["pattern"].to_list() == ["striped", None]
+    assert skus["lightness"].to_list() == ["light", "dark"]
+
+
+def test_rows_follow_the_fingerprints_whatever_the_order_of_the_rest(build: Build) -> None:
     fingerprints, teachers, text = tables([[1, 0], [0, 1], [0.6, 0.8]])
-    skus = build_index(fingerprints, teachers.reverse(), {"crops/0": text.reverse()}, {}).skus
+    skus = build(fingerprints, teachers.reverse(), text.reverse()).skus
     assert skus["sku_id"].to_list() == ["0", "1", "2"]
     assert skus["image"].to_list() == [f"crops/0/{n}.jpg" for n in range(3)]
 
 
 @pytest.mark.parametrize("bad", [[0.0, 0.0], [1.0, 1.0], [float("nan"), 0.0], [float("inf"), 0.0]])
-def test_fingerprints_that_are_no_unit_rows_are_refused(bad: list[float]) -> None:
-    fingerprints, teachers, text = tables([[1, 0], bad])
+def test_fingerprints_that_are_no_unit_rows_are_refused(build: Build, bad: list[float]) -> None:
     with pytest.raises(UserError, match="not unit rows; materialize fingerprints again"):
-        build_index(fingerprints, teachers, {"crops/0": text}, {})
+        build(*tables([[1, 0], bad]))
+
+
+@pytest.mark.parametrize("segment_rows", [1, 2, 3])
+def test_an_index_of_small_segments_answers_as_one_of_a_single_segment(
+    build: Build, segment_rows: int
+) -> None:
+    angles = np.random.default_rng(0).uniform(0, 2 * np.pi, 5).repeat(2)  # each twice: ties across segments
+    parts = tables(np.stack([np.cos(angles), np.sin(angles)], axis=1).tolist())
+    one, many = build(*parts), build(*parts, segment_rows)
+    assert (len(one.segments), len(many.segments)) == (1, -(-10 // segment_rows))
+    assert many.skus.equals(one.skus)
+    for expected, found in zip(one.search(np.eye(2), 7), many.search(np.eye(2), 7), strict=True):
+        assert found.rows.tolist() == expected.rows.tolist()
+        np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_an_index_without_fingerprints_finds_nothing(build: Build) -> None:
+    fingerprints, teachers, text = tables([[1, 0]])
+    (result,) = build(fingerprints[:0], teachers, text).search([1, 0], 3)
+    assert result.rows.tolist() == []
 
 
 def test_the_published_version_is_the_one_in_use(store: ArtifactStore, index: FingerprintIndex) -> None:

@@ -13,7 +13,7 @@ from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.engine import CACHED_TEXTS, QueryEngine, read_photo
+from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline_tests.datasets.trees import truncate, write_changed_image, write_png_bomb
@@ -69,6 +69,66 @@ def test_an_empty_sentence_is_told(engine: QueryEngine, text: str) -> None:
 def test_less_than_one_answer_is_told(engine: QueryEngine, top: int) -> None:
     with pytest.raises(UserError, match=f"--top must be at least 1, got {top}"):
         engine.search_text("red", top)
+
+
+def ids(answer: Answer) -> list[str]:
+    return [hit.sku_id for hit in answer.hits]
+
+
+def test_only_skus_within_are_found(engine: QueryEngine, tmp_path: Path) -> None:
+    picture(SKUS["plum"]).save(tmp_path / "photo.png")
+    within = engine.index.where(colour=["red", "lime"])
+    for answer in (
+        engine.search_image(tmp_path / "photo.png", 3, within),
+        engine.search_text("a plum", 3, within),
+        engine.search_mixed(tmp_path / "photo.png", "a plum", 0.5, 3, within),
+        engine.search_like("plum", 3, within),
+    ):
+        assert set(ids(answer)) == {"apple", "lime"}
+        assert [hit.rank for hit in answer.hits] == [1, 2]
+
+
+def test_a_photo_and_words_weigh_what_they_are_told_to(engine: QueryEngine, tmp_path: Path) -> None:
+    picture(SKUS["lime"]).save(tmp_path / "photo.png")
+    photo, text = tmp_path / "photo.png", "something else"
+    ends = (engine.search_image(photo, 3).hits, engine.search_text(text, 3).hits)
+    for weight, expected in zip((0, 1), ends, strict=True):
+        mixed = engine.search_mixed(photo, text, weight, 3)
+        assert ids(mixed) == [hit.sku_id for hit in expected]
+        assert [hit.score for hit in mixed.hits] == pytest.approx([hit.score for hit in expected], abs=1e-12)
+        assert list(mixed.milliseconds) == ["decode", "preprocess", "encode", "search"]
+    embeddings = (engine.image_encoder.embed_images([read_photo(photo)]), engine.encoder.embed_texts([text]))
+    units = [row[0].astype(float) / np.linalg.norm(row[0].astype(float)) for row in embeddings]
+    query = 0.7 * units[0] + 0.3 * units[1]
+    cosines = engine.index.fingerprints.astype(float) @ (query / np.linalg.norm(query))
+    mixed = engine.search_mixed(photo, text, 0.3, 3)
+    assert [hit.score for hit in mixed.hits] == pytest.approx(sorted(cosines, reverse=True), abs=1e-6)
+    with pytest.raises(UserError, match="weight must be 0 to 1, got 2"):
+        engine.search_mixed(photo, text, 2, 3)
+    with pytest.raises(UserError, match="the text to search for is empty"):
+        engine.search_mixed(photo, " ", 0.5, 3)
+
+
+def test_more_like_a_sku_are_the_others(engine: QueryEngine) -> None:
+    answer = engine.search_like("lime", 5)
+    assert sorted(ids(answer)) == ["apple", "plum"]
+    assert list(answer.milliseconds) == ["search"]
+    with pytest.raises(UserError, match="SKU 'pear' is not in the index"):
+        engine.search_like("pear", 3)
+    with pytest.raises(UserError, match="--top must be at least 1, got 0"):
+        engine.search_like("lime", 0)
+
+
+def test_a_sku_added_today_is_found_and_shown(engine: QueryEngine, tmp_path: Path) -> None:
+    picture("blue").save(tmp_path / "photo.png")
+    row = engine.encoder.embed_images([picture("blue")])
+    new = pl.DataFrame(
+        {"sku_id": ["plum-2"], "category_name": "fruit", "title": "A blue one", "image": "b.jpg"}
+    )
+    changed = QueryEngine(engine.index.remove(["apple"]).add(row, new), engine.encoder)
+    best = changed.search_image(tmp_path / "photo.png", 1).hits[0]
+    assert (best.sku_id, best.title, best.image) == ("plum-2", "A blue one", "b.jpg")
+    assert "apple" not in ids(changed.search_image(tmp_path / "photo.png", 9))
 
 
 def complaint(path: Path) -> str:

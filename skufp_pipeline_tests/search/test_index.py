@@ -1,17 +1,22 @@
+import itertools
 import math
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import ArrayLike, NDArray
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.index import FingerprintIndex, SearchResult
+from skufp_pipeline.search.export import export_fingerprints
+from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
+from skufp_pipeline.search.scan import unit_queries
 
 
 def make_index(fingerprints: ArrayLike) -> FingerprintIndex:
@@ -168,11 +173,14 @@ def test_the_same_index_is_saved_as_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         make_index(unit_rows(5, 4, 0)).save(tmp_path / name)
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    paths = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(paths) > 3
+    for path in paths:
+        twin = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == twin.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["fingerprints.npy", "skus.parquet", "references.json"])
+@pytest.mark.parametrize("name", ["index.json", "segment_0000/fingerprints.npy", "segment_0000/skus.arrow"])
 @pytest.mark.parametrize("damage", ["missing", "half", "empty"])
 def test_a_damaged_bundle_is_told_by_its_folder(tmp_path: Path, name: str, damage: str) -> None:
     make_index(unit_rows(50, 4, 0)).save(tmp_path)
@@ -184,3 +192,321 @@ def test_a_damaged_bundle_is_told_by_its_folder(tmp_path: Path, name: str, damag
         UserError, match=f"index bundle {tmp_path} can't be read: .*; materialize search_index"
     ):
         FingerprintIndex.load(tmp_path)
+
+
+# -- segments, filters, biases ------------------------------------------------------------------------------
+
+ROWS = np.array([[x, y, z] for x, y, z in np.ndindex(3, 3, 3) if (x, y, z) != (1, 1, 1)], dtype=np.float64)
+ROWS = ((ROWS - 1) / np.linalg.norm(ROWS - 1, axis=1, keepdims=True)).astype(np.float32)
+COLOURS = ("red", "green", "blue")
+
+
+class Model:
+    """What an index should hold, as lists by row."""
+
+    def __init__(self) -> None:
+        self.sku_ids: list[str] = []
+        self.vectors: list[NDArray[np.float32]] = []
+        self.colours: list[str] = []
+        self.biases: list[float] = []
+        self.present: list[bool] = []
+
+    def add(self, sku_ids: list[str], picks: list[int]) -> None:
+        for sku_id, pick in zip(sku_ids, picks, strict=True):
+            self.sku_ids.append(sku_id)
+            self.vectors.append(ROWS[pick])
+            self.colours.append(COLOURS[pick % 3])
+            self.biases.append(0.0)
+            self.present.append(True)
+
+    def remove(self, sku_ids: list[str]) -> None:
+        for row, sku_id in enumerate(self.sku_ids):
+            self.present[row] &= sku_id not in sku_ids
+
+    def compact(self) -> None:
+        kept = self.rows()
+        for name in ("sku_ids", "vectors", "colours", "biases", "present"):
+            setattr(self, name, [getattr(self, name)[row] for row in kept])
+
+    def rows(self, colours: tuple[str, ...] = COLOURS) -> list[int]:
+        return [row for row, kept in enumerate(self.present) if kept and self.colours[row] in colours]
+
+    def ids(self) -> list[str]:
+        return [self.sku_ids[row] for row in self.rows()]
+
+    def best(self, query: NDArray[np.float64], k: int, rows: list[int]) -> list[tuple[int, float]]:
+        """Rows and scores by brute force."""
+        (unit,) = unit_queries(np.atleast_2d(query))
+        scores = [(float((self.vectors[r].astype(float) * unit).sum()) + self.biases[r], r) for r in rows]
+        return [(row, score) for score, row in sorted(scores, key=lambda pair: (-pair[0], pair[1]))][:k]
+
+
+def as_added(sku_ids: list[str], picks: list[int]) -> tuple[NDArray[np.float32], pl.DataFrame]:
+    skus = {"sku_id": sku_ids, "colour": [COLOURS[pick % 3] for pick in picks]}
+    return ROWS[picks], pl.DataFrame(skus, schema={"sku_id": pl.String, "colour": pl.String})
+
+
+def assert_as_the_model(index: FingerprintIndex, model: Model) -> None:
+    assert (len(index), index.row_count) == (len(model.rows()), len(model.sku_ids))
+    assert index.present.numbers().tolist() == model.rows()
+    fingerprints, skus = index.contents()
+    assert skus["sku_id"].to_list() == model.ids()
+    np.testing.assert_array_equal(fingerprints, [model.vectors[row] for row in model.rows()] or ROWS[:0])
+    queries = np.array([[1, 2, -3], [0.6, 0.8, 0], [0, 0, 0]])
+    chosen = {None: COLOURS}
+    chosen |= {(c,): (c,) for c in COLOURS if c in model.colours}
+    for within, colours in chosen.items():
+        rows = None if within is None else index.where(colour=list(within))
+        for query, result in zip(queries, index.search(queries, 5, rows), strict=True):
+            expected = model.best(query, 5, model.rows(colours))
+            assert result.rows.tolist() == [row for row, _ in expected]
+            np.testing.assert_allclose(result.scores, [score for _, score in expected], atol=1e-15)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_sequence_of_changes_is_searched_exactly(data: st.DataObject) -> None:
+    model, names = Model(), (f"sku-{number}" for number in itertools.count())
+    picks = data.draw(st.lists(st.integers(0, len(ROWS) - 1), max_size=70))
+    first = [next(names) for _ in picks]
+    model.add(first, picks)
+    index = FingerprintIndex(*as_added(first, picks))
+    for _ in range(data.draw(st.integers(1, 4))):
+        before, answers = index, index.search([1, 2, 3], 9)
+        kind = data.draw(st.sampled_from(["add", "remove", "update", "biases", "compacted"]))
+        some = data.draw(st.sets(st.sampled_from(model.ids()), max_size=9)) if model.ids() else set()
+        ids, picks = sorted(some), data.draw(st.lists(st.integers(0, 25), min_size=9, max_size=9))
+        if kind == "add":
+            ids = [next(names) for _ in range(7)]
+            index = index.add(*as_added(ids, picks[:7]))
+            model.add(ids, picks[:7])
+        elif kind == "remove":
+            index = index.remove(ids)
+            model.remove(ids)
+        elif kind == "update":
+            index = index.update(*as_added(ids, picks[: len(ids)]))
+            model.remove(ids)
+            model.add(ids, picks[: len(ids)])
+        elif kind == "biases":
+            model.biases = [float(np.float32(0.1 * (row % 5))) for row in range(len(model.sku_ids))]
+            index = index.with_biases(model.biases)
+        else:
+            index = index.compacted()
+            model.compact()
+        assert_as_the_model(index, model)
+        for old, now in zip(answers, before.search([1, 2, 3], 9), strict=True):
+            assert old.rows.tolist() == now.rows.tolist(), "an index changes with none made from it"
+
+
+@pytest.fixture
+def shop() -> FingerprintIndex:
+    """Five SKUs in two segments; the table's columns are a word, a number and a list."""
+    skus = pl.DataFrame(
+        {
+            "sku_id": ["a", "b", "c", "d", "e"],
+            "category_name": ["shorts", "trousers", "skirt", "shorts", "dress"],
+            "colour": ["red", "red", "blue", "blue", None],
+            "num_views": [1, 2, 3, 1, 2],
+            "colours": [["red", "blue"], ["red"], ["blue"], ["blue"], []],
+        }
+    )
+    return FingerprintIndex(ROWS[:3], skus[:3]).add(ROWS[3:5], skus[3:])
+
+
+@pytest.mark.parametrize(
+    ("columns", "rows"),
+    [
+        ({"category_name": "shorts"}, [0, 3]),
+        ({"category_name": ["shorts", "trousers"]}, [0, 1, 3]),
+        ({"category_name": ["shorts", "trousers"], "colour": "red"}, [0, 1]),
+        ({"num_views": 1, "colour": "blue"}, [3]),
+        ({"num_views": "2"}, [1, 4]),
+        ({"colours": "blue"}, [0, 2, 3]),
+        ({"category_name": "dress", "colour": "red"}, []),
+        ({}, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_a_filter_is_any_of_a_columns_values_and_all_columns(
+    shop: FingerprintIndex, columns: dict[str, Any], rows: list[int]
+) -> None:
+    within = shop.where(**columns)
+    assert within.numbers().tolist() == rows
+    assert within.count == len(rows)
+    (result,) = shop.search(ROWS[0], 10, within)
+    assert sorted(result.rows.tolist()) == rows
+    assert sorted(shop.search([0, 0, 0], 10, ~within)[0].rows.tolist()) == sorted(set(range(5)) - set(rows))
+
+
+def test_a_filter_leaves_out_what_is_removed(shop: FingerprintIndex) -> None:
+    without = shop.remove(["a"])
+    assert without.where(category_name="shorts").numbers().tolist() == [3]
+    assert shop.where(category_name="shorts").numbers().tolist() == [0, 3]
+    (result,) = without.search(ROWS[0], 5, shop.where(category_name="shorts"))  # a filter of before
+    assert result.rows.tolist() == [3]
+
+
+def test_a_filter_that_fits_nothing_names_what_there_is(shop: FingerprintIndex) -> None:
+    with pytest.raises(
+        UserError, match="no column 'color' to filter by; it has sku_id, category_name, colour"
+    ):
+        shop.where(color="red")
+    with pytest.raises(UserError, match="no SKU has category_name 'short'; nearest: shorts, skirt"):
+        shop.where(category_name="short")
+    with pytest.raises(UserError, match="no SKU has num_views 'many'; nearest: 1, 2, 3"):
+        shop.where(num_views="many")
+    with pytest.raises(UserError, match="no value to filter colour by"):
+        shop.where(colour=[])
+
+
+def test_a_filter_of_another_index_is_refused(shop: FingerprintIndex) -> None:
+    with pytest.raises(UserError, match=r"segments of \[3, 2\] rows, not \[5\]"):
+        shop.compacted().search(ROWS[0], 1, shop.where(colour="red"))
+
+
+def test_a_subset_of_skus_is_searched_alone(shop: FingerprintIndex) -> None:
+    assert sorted(shop.search(ROWS[0], 9, shop.of_skus(["e", "b", "e"]))[0].rows.tolist()) == [1, 4]
+    assert shop.of_skus("c").numbers().tolist() == [2]
+    assert shop.search(ROWS[0], 9, shop.of_skus([]))[0].rows.tolist() == []
+    with pytest.raises(UserError, match="SKU 'x', 'y' is not in the index"):
+        shop.of_skus(["a", "x", "y"])
+    with pytest.raises(UserError, match="SKU 'a' is not in the index"):
+        shop.remove(["a"]).of_skus(["a", "b"])
+    with pytest.raises(UserError, match="SKU ids of this index are String"):
+        shop.of_skus([3])
+
+
+def test_a_sku_is_added_once_and_removed_once(shop: FingerprintIndex) -> None:
+    new = pl.DataFrame({"sku_id": ["f"]})
+    with pytest.raises(UserError, match="SKU 'a' is in the index already; use update, or remove it first"):
+        shop.add(ROWS[:2], pl.DataFrame({"sku_id": ["f", "a"]}))
+    with pytest.raises(UserError, match="SKU 'f' occurs more than once"):
+        shop.add(ROWS[:2], pl.DataFrame({"sku_id": ["f", "f"]}))
+    for change in (lambda: shop.remove(["f"]), lambda: shop.update(ROWS[:1], new)):
+        with pytest.raises(UserError, match="SKU 'f' is not in the index"):
+            change()
+    back = shop.remove(["a"]).add(ROWS[:1], pl.DataFrame({"sku_id": ["a"]}))
+    assert back.of_skus(["a"]).numbers().tolist() == [5]
+    assert back.skus.row(5) == ("a", None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fingerprints", "skus", "told"),
+    [
+        (np.eye(4)[:1], {"sku_id": ["f"]}, "fingerprints have 4 dimensions, the index has 3"),
+        ([[1.0, 1.0, 0.0]], {"sku_id": ["f"]}, "1 fingerprints are not unit rows"),
+        ([[np.nan, 1.0, 0.0]], {"sku_id": ["f"]}, "not unit rows"),
+        (np.eye(3)[:2], {"sku_id": ["f"]}, "2 fingerprints but 1 SKUs"),
+        (np.eye(3)[:1], {"name": ["f"]}, "no column sku_id, only name"),
+        (np.eye(3)[:1], {"sku_id": ["f"], "price": [3]}, "no column 'price'; it has sku_id"),
+        (np.eye(3)[:1], {"sku_id": ["f"], "colour": [3]}, "column colour of the SKUs is Int64, in the index"),
+        (np.eye(3)[:1], {"sku_id": [3]}, "column sku_id of the SKUs is Int64, in the index it is String"),
+    ],
+)
+def test_what_can_not_be_added_is_told(
+    shop: FingerprintIndex, fingerprints: ArrayLike, skus: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        shop.add(fingerprints, pl.DataFrame(skus))
+
+
+def test_what_was_added_does_not_change_with_the_callers_array(shop: FingerprintIndex) -> None:
+    mine = ROWS[7:8].copy()
+    index = shop.add(mine, pl.DataFrame({"sku_id": ["f"]}))
+    mine[:] = 0
+    np.testing.assert_array_equal(index.fingerprints[5], ROWS[7])
+
+
+def test_a_bias_moves_a_sku_and_is_kept_when_others_come_and_go(shop: FingerprintIndex) -> None:
+    assert shop.search(ROWS[0], 1)[0].rows.tolist() == [0]
+    biased = shop.with_biases([-2, 0, 0, 0, 0.1])
+    assert shop.search(ROWS[0], 1)[0].rows.tolist() == [0]
+    result = biased.search(ROWS[0], 5)[0]
+    assert result.rows.tolist()[-1] == 0
+    cosines = (ROWS[:5].astype(float) @ (ROWS[0] / np.linalg.norm(ROWS[0].astype(float))))[result.rows]
+    np.testing.assert_allclose(result.scores, cosines + biased.biases[result.rows], atol=1e-7)
+    changed = biased.remove(["b"]).add(ROWS[9:10], pl.DataFrame({"sku_id": ["f"]})).compacted()
+    np.testing.assert_array_equal(changed.biases, np.float32([-2, 0, 0, 0.1, 0]))
+
+
+@pytest.mark.parametrize(
+    "values", [[0, 0, 0, 0], [[0, 0, 0, 0, 0]], [0, 0, math.nan, 0, 0], [0, 0, 0, 0, 1e39]]
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_biases_must_be_finite_and_one_a_row(shop: FingerprintIndex, values: list[float]) -> None:
+    with pytest.raises(UserError, match=r"biases must be \(5\,\), one a row|biases must be finite"):
+        shop.with_biases(values)
+
+
+def test_more_like_this_leaves_itself_out() -> None:
+    index = make_index(np.concatenate([ROWS, ROWS[:4]]))  # twins tie with it
+    for sku_id in ("0", "3", "27", "9"):
+        row = int(sku_id)
+        found = index.search_like(sku_id, 6)
+        expected = [r for r in index.search(index.fingerprints[row], 7)[0].rows.tolist() if r != row][:6]
+        assert found.rows.tolist() == expected
+        assert len(found.scores) == 6
+    assert index.search_like("0", 3, index.of_skus(["0", "5"])).rows.tolist() == [5]
+    assert index.search_like("0", 3, index.of_skus(["5", "26"])).rows.tolist() == [26, 5]
+    hubs = index.with_biases([-3] + 29 * [0])  # its own bias keeps it from being its nearest
+    assert hubs.search_like("0", 29).rows.tolist() == [r for r in hubs.search(ROWS[0], 30)[0].rows if r]
+    with pytest.raises(UserError, match="SKU 'x' is not in the index"):
+        index.search_like("x", 3)
+    with pytest.raises(ValueError, match="k must be at least 1"):
+        index.search_like("0", 0)
+
+
+@pytest.mark.parametrize("weight", [0, 0.3, 1])
+def test_a_mix_weighs_directions_whatever_the_norms(weight: float) -> None:
+    image, text = np.array([3.0, 0]), np.array([[0, 0.01]])
+    mixed = mix(image, text, weight)
+    expected = np.array([1 - weight, weight]) / math.hypot(1 - weight, weight)
+    np.testing.assert_allclose(mixed, [expected], atol=1e-15)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
+def test_a_weight_outside_0_to_1_is_refused(weight: float) -> None:
+    with pytest.raises(UserError, match="the text's weight must be 0 to 1, got"):
+        mix([1.0, 0], [0, 1.0], weight)
+
+
+def test_a_mix_of_two_dimensions_is_an_error() -> None:
+    with pytest.raises(ValueError, match="queries have 3 dimensions, the index has 2"):
+        mix([1.0, 0], [0, 1.0, 0], 0.5)
+
+
+def test_searches_go_on_undisturbed_while_others_add_and_remove() -> None:
+    rows = unit_rows(900, 16, 0)
+    ids = [str(number) for number in range(900)]
+    index = FingerprintIndex(rows[:600], pl.DataFrame({"sku_id": ids[:600]}))
+    queries = unit_rows(8, 16, 1)
+    expected = [result.rows.tolist() for result in index.search(queries, 10)]
+    wrong: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            found = [result.rows.tolist() for result in index.search(queries, 10)]
+            wrong.extend(n for n in range(8) if found[n] != expected[n])
+
+    readers = [threading.Thread(target=ask) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    changed = index
+    for begin in range(600, 900, 20):
+        part = slice(begin, begin + 20)
+        changed = changed.add(rows[part], pl.DataFrame({"sku_id": ids[part]})).remove([ids[begin - 600]])
+    done.set()
+    for reader in readers:
+        reader.join()
+    assert wrong == []
+    assert (len(index), len(changed)) == (600, 885)
+    assert_exact(index, queries, 10)
+
+
+def test_an_index_of_several_segments_is_exported_without_what_is_removed(
+    shop: FingerprintIndex, tmp_path: Path
+) -> None:
+    export_fingerprints(shop.remove(["b"]), "parquet", tmp_path / "out")
+    table = pl.read_parquet(tmp_path / "out" / "fingerprints.parquet")
+    assert table["sku_id"].to_list() == ["a", "c", "d", "e"]
+    np.testing.assert_array_equal(table["fingerprint"].to_numpy(), ROWS[[0, 2, 3, 4]])

@@ -1,0 +1,147 @@
+"""The coded copy of the fingerprints that a search scans first: made once, kept beside them in the bundle."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.kernels.encode import encode_rows, rotate
+from skufp_pipeline.search.kernels.shapes import BLOCK, Codes
+from skufp_pipeline.search.kernels.simd import BYTES
+
+CODES_FILE = "codes.json"
+PLANES = ("codes_high.npy", "codes_low.npy")
+BOUNDS_FILE, ROTATION_FILE = "codes_bounds.npy", "codes_rotation.npy"
+VERSION = 1
+MAX_DIMENSION = 32_768  # beyond it 2 * 255 * 127 * D would not fit 32 bits
+MAX_NORM = 1e6
+BUILD_ROWS = 8_192
+
+
+@dataclass(frozen=True)
+class CodedFingerprints:
+    """N fingerprints, rotated, centred and coded.
+
+    Attributes:
+        codes: what is scanned.
+        signs: (2, D) of -1 and 1, the rotation.
+        centre: (D,) mean of the rotated rows.
+        largest_norm: bound on the norm of any row that a code stands for.
+    """
+
+    codes: Codes
+    signs: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    largest_norm: float
+
+
+def encode(fingerprints: NDArray[np.float32], threads: int) -> CodedFingerprints:
+    """Codes of (N, D) fingerprints.
+
+    Raises:
+        UserError: a row is not finite or of a norm that no fingerprint has, or there are too many dimensions.
+    """
+    count, dimension = fingerprints.shape
+    if not 1 <= dimension <= MAX_DIMENSION:
+        raise UserError(f"index: fingerprints have {dimension} dimensions; 1 to {MAX_DIMENSION} are possible")
+    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), (2, dimension))
+    centre = fingerprints.mean(axis=0, dtype=np.float64) if count else np.zeros(dimension)
+    if not np.isfinite(centre).all():
+        raise UserError("index: a fingerprint holds NaN or infinity; materialize fingerprints again")
+    rotate(centre, signs)
+    codes = _empty(count, dimension)
+    starts = range(0, count, BUILD_ROWS)
+
+    def encode_part(begin: int) -> float:
+        return encode_rows(fingerprints, signs, centre, codes, begin, min(begin + BUILD_ROWS, count))
+
+    with ThreadPoolExecutor(threads) as pool:
+        largest_norm = max(pool.map(encode_part, starts), default=0.0)
+    if not largest_norm < MAX_NORM:
+        raise UserError(f"index: a fingerprint has norm {largest_norm:.3g}; materialize fingerprints again")
+    return CodedFingerprints(_read_only(codes), signs, centre, largest_norm)
+
+
+def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedFingerprints:
+    """The same codes, whose upper bounds allow for (N,) biases that are added to the scores."""
+    codes, padding = coded.codes, len(coded.codes.scales) - len(biases)
+    added = np.pad(biases, (0, padding)).astype(np.float64)
+
+    def raised(errors: NDArray[np.float32]) -> NDArray[np.float32]:
+        rounded_up = np.nextafter((errors + added).astype(np.float32), np.float32(np.inf))
+        return np.where(np.isneginf(errors), errors, rounded_up)  # -inf stays -inf past the last row
+
+    largest = float(np.abs(biases).max(initial=0))
+    codes = codes._replace(coarse_errors=raised(codes.coarse_errors), fine_errors=raised(codes.fine_errors))
+    return replace(coded, codes=_read_only(codes), largest_norm=coded.largest_norm + largest)
+
+
+def save_codes(coded: CodedFingerprints, directory: Path, count: int) -> None:
+    """Writes the codes of `count` fingerprints beside them."""
+    codes = coded.codes
+    np.save(directory / PLANES[0], codes.high)
+    np.save(directory / PLANES[1], codes.low)
+    np.save(directory / BOUNDS_FILE, np.stack([codes.scales, codes.coarse_errors, codes.fine_errors]))
+    np.save(directory / ROTATION_FILE, np.concatenate([coded.signs, coded.centre[None]]))
+    known = {"version": VERSION, "rows": count, "largest_norm": coded.largest_norm}
+    (directory / CODES_FILE).write_text(json.dumps(known, indent=1) + "\n")
+
+
+def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints:
+    """The codes of the (count, dimension) fingerprints at `directory`, memory-mapped.
+
+    Raises:
+        OSError, ValueError: a file is missing, unreadable, of another version or of other fingerprints.
+    """
+    known = json.loads((directory / CODES_FILE).read_text())
+    if known.get("version") != VERSION or known.get("rows") != count:
+        raise ValueError(f"{CODES_FILE} is for {known.get('rows')} rows in version {known.get('version')}")
+    width, padded = _width(dimension), _padded(count)
+    planes = [_array(directory / name, np.uint8, (padded * width,)) for name in PLANES]
+    bounds = _array(directory / BOUNDS_FILE, np.float32, (3, padded))
+    rotation = np.array(_array(directory / ROTATION_FILE, np.float64, (3, dimension)))
+    codes = Codes(planes[0], planes[1], bounds[0], bounds[1], bounds[2], width)
+    return CodedFingerprints(_read_only(codes), rotation[:2], rotation[2], float(known["largest_norm"]))
+
+
+def _empty(count: int, dimension: int) -> Codes:
+    """Codes to write into; rows past the last can never be found."""
+    width, padded = _width(dimension), _padded(count)
+    high, low = _aligned_zeros(padded * width), _aligned_zeros(padded * width)
+    scales, coarse, fine = np.zeros((3, padded), np.float32)
+    coarse[count:] = fine[count:] = -np.inf
+    return Codes(high, low, scales, coarse, fine, width)
+
+
+def _aligned_zeros(nbytes: int) -> NDArray[np.uint8]:
+    """Zeros that begin where a cache line does: a vector that straddles two is read at half the speed."""
+    zeros = np.zeros(nbytes + BYTES, np.uint8)
+    first = -zeros.ctypes.data % BYTES
+    return zeros[first : first + nbytes]
+
+
+def _width(dimension: int) -> int:
+    return -(-dimension // (2 * BYTES)) * BYTES
+
+
+def _padded(count: int) -> int:
+    return -(-count // BLOCK) * BLOCK
+
+
+def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArray[Any]:
+    found = np.load(path, mmap_mode="r", allow_pickle=False)
+    if found.dtype != dtype or found.shape != shape:
+        raise ValueError(f"{path.name} holds {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}")
+    return np.asarray(found)
+
+
+def _read_only(codes: Codes) -> Codes:
+    """The same, of one type whether made here or mapped, so that kernels are compiled once."""
+    for array in (codes.high, codes.low, codes.scales, codes.coarse_errors, codes.fine_errors):
+        array.flags.writeable = False
+    return codes

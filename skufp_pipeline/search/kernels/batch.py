@@ -1,0 +1,382 @@
+"""The search for many queries at once: both planes, eight rows by thirty-two queries."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.search.kernels.bounds import fine_bound, is_allowed, reach_of
+from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
+from skufp_pipeline.search.kernels.encode import encode_queries
+from skufp_pipeline.search.kernels.score import exact_score, fetch_row, finish, push
+from skufp_pipeline.search.kernels.shapes import LOWEST, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.simd import (
+    BYTES,
+    LANES,
+    add_products,
+    affine,
+    broadcast,
+    fetch_add,
+    high_nibbles,
+    join_nibbles,
+    larger,
+    load,
+    load_floats,
+    load_ints,
+    low_nibbles,
+    peek,
+    prefetch,
+    reaching,
+    store,
+    zeros,
+)
+from skufp_pipeline.search.kernels.threads import (
+    ENCODED,
+    FIRST_PART,
+    READY,
+    SCAN_TAKEN,
+    SWEEP_DONE,
+    SWEEP_TAKEN,
+    mark_scanned,
+    waited_for_scan,
+)
+
+TILE = 8  # rows that are multiplied with PAIR queries together
+PAIR = 2 * LANES
+PART = 16  # tiles that a thread takes at a time
+
+
+class Tiles(NamedTuple):
+    """What the scan for a batch writes; T threads, L = LANES.
+
+    Attributes:
+        ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to.
+        unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
+        values, places: (T, L, K) for each query of a group, heap of its most promising tiles.
+        bounds: (T, K * TILE) float32, the most that each row of those tiles can come to.
+        chosen: (T, K) int64, where in `bounds` the best row of each tile stands.
+        least: (T, L) float32, what a tile must come to, for each query of a group.
+        sizes: (T, L) int64, entries of each heap.
+        settled: (T, R / TILE) int32, a bit for each query of a group to whose heap the tile has been offered.
+    """
+
+    ceilings: NDArray[np.float32]
+    unpacked: NDArray[np.uint8]
+    values: NDArray[np.float64]
+    places: NDArray[np.int64]
+    bounds: NDArray[np.float32]
+    chosen: NDArray[np.int64]
+    least: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    settled: NDArray[np.int32]
+
+
+@inner
+def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> None:
+    """TILE rows from their planes to one byte a dimension, (TILE, 2W) from `begin` on."""
+    width = codes.width
+    for line in range(TILE):
+        at, to = (row + line) * width, begin + line * 2 * width
+        for place in range(0, width, BYTES):
+            high, low = load(codes.high, at + place), load(codes.low, at + place)
+            store(join_nibbles(low_nibbles(high), low_nibbles(low)), unpacked, to + place)
+            store(join_nibbles(high_nibbles(high), high_nibbles(low)), unpacked, to + width + place)
+
+
+@inner
+def row_bounds(codes: Codes, row: int, sums: Any, centres: Any, steps: Any) -> Any:
+    """The most that a row can come to with each of sixteen queries."""
+    return affine(sums, centres, steps, np.float32(0.5) * codes.scales[row], codes.fine_errors[row])
+
+
+@inner
+def tile_ceilings(
+    codes: Codes,
+    row: int,
+    unpacked: NDArray[np.uint8],
+    at: int,
+    queries: Queries,
+    query: int,
+    ceilings: NDArray[np.float32],
+    to: int,
+    to_second: int,
+) -> None:
+    """The most that any of the TILE rows from `row` on, unpacked from `at` on, can come to with each of
+    the PAIR queries from `query` on; each half of them into its place.
+    """
+    a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
+    i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
+    length = 2 * codes.width
+    first, second = query * length, (query + LANES) * length
+    for place in range(0, length, 4):
+        left = load(queries.packed, first + place * LANES)
+        right = load(queries.packed, second + place * LANES)
+        line = broadcast(unpacked, at + place)
+        a, i = add_products(a, line, left), add_products(i, line, right)
+        line = broadcast(unpacked, at + place + length)
+        b, j = add_products(b, line, left), add_products(j, line, right)
+        line = broadcast(unpacked, at + place + 2 * length)
+        c, k = add_products(c, line, left), add_products(k, line, right)
+        line = broadcast(unpacked, at + place + 3 * length)
+        d, l = add_products(d, line, left), add_products(l, line, right)  # noqa: E741
+        line = broadcast(unpacked, at + place + 4 * length)
+        e, m = add_products(e, line, left), add_products(m, line, right)
+        line = broadcast(unpacked, at + place + 5 * length)
+        f, n = add_products(f, line, left), add_products(n, line, right)
+        line = broadcast(unpacked, at + place + 6 * length)
+        g, o = add_products(g, line, left), add_products(o, line, right)
+        line = broadcast(unpacked, at + place + 7 * length)
+        h, p = add_products(h, line, left), add_products(p, line, right)
+    centre, step = load_ints(queries.centres, query), load_floats(queries.steps, query)
+    most = larger(row_bounds(codes, row, a, centre, step), row_bounds(codes, row + 1, b, centre, step))
+    most = larger(most, row_bounds(codes, row + 2, c, centre, step))
+    most = larger(most, row_bounds(codes, row + 3, d, centre, step))
+    most = larger(most, row_bounds(codes, row + 4, e, centre, step))
+    most = larger(most, row_bounds(codes, row + 5, f, centre, step))
+    most = larger(most, row_bounds(codes, row + 6, g, centre, step))
+    store(larger(most, row_bounds(codes, row + 7, h, centre, step)), ceilings, to)
+    centre, step = load_ints(queries.centres, query + LANES), load_floats(queries.steps, query + LANES)
+    most = larger(row_bounds(codes, row, i, centre, step), row_bounds(codes, row + 1, j, centre, step))
+    most = larger(most, row_bounds(codes, row + 2, k, centre, step))
+    most = larger(most, row_bounds(codes, row + 3, l, centre, step))
+    most = larger(most, row_bounds(codes, row + 4, m, centre, step))
+    most = larger(most, row_bounds(codes, row + 5, n, centre, step))
+    most = larger(most, row_bounds(codes, row + 6, o, centre, step))
+    store(larger(most, row_bounds(codes, row + 7, p, centre, step)), ceilings, to_second)
+
+
+@bare
+def scan_tiles(
+    codes: Codes,
+    queries: Queries,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Ceilings of the tiles `begin` to `end`, at most PART, both planes at once."""
+    count, size, unpacked = len(allowed), TILE * 2 * codes.width, tiles.unpacked[thread]
+    for tile in range(begin, end):
+        if allowed[tile] != 0:
+            unpack(codes, tile * TILE, unpacked, (tile - begin) * size)
+    for query in range(0, len(queries.sums), PAIR):
+        for tile in range(begin, end):
+            first = query * count + tile * LANES
+            second = first + LANES * count
+            if allowed[tile] != 0:
+                at, row = (tile - begin) * size, tile * TILE
+                tile_ceilings(codes, row, unpacked, at, queries, query, tiles.ceilings, first, second)
+            else:
+                tiles.ceilings[first : first + LANES] = -np.inf
+                tiles.ceilings[second : second + LANES] = -np.inf
+
+
+@bare
+def best_tiles(tiles: Tiles, count: int, group: int, thread: int) -> None:
+    """For each query of a group, a heap of the K tiles that can come to most."""
+    least, sizes, first = tiles.least[thread], tiles.sizes[thread], group * LANES * count
+    least[:] = LOWEST  # nothing without a row
+    sizes[:] = 0
+    for tile in range(count):
+        at = first + tile * LANES
+        lanes, lane = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)), 0
+        while lanes != 0:
+            if lanes & 1:
+                values, places = tiles.values[thread, lane], tiles.places[thread, lane]
+                sizes[lane] = push(values, places, sizes[lane], tiles.ceilings[at + lane], tile)
+                if sizes[lane] == len(values):
+                    least[lane] = values[0]
+            lanes >>= 1
+            lane += 1
+
+
+@inner
+def fetch_tile(codes: Codes, tile: int) -> None:
+    """Has the codes of a tile fetched that is about to be looked at."""
+    for place in range(tile * TILE * codes.width, (tile + 1) * TILE * codes.width, BYTES):
+        prefetch(codes.high, place)
+        prefetch(codes.low, place)
+
+
+@bare
+def settle_best_tiles(
+    codes: Codes,
+    queries: Queries,
+    query: int,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> int:
+    """Offers the rows of the most promising tiles to the (K,) heap of a query; returns its size.
+
+    The best row of each first: their scores spare most others.
+    """
+    places, chosen = tiles.places[thread, query % LANES], tiles.chosen[thread]
+    bounds, size = tiles.bounds[thread], 0
+    for seed in range(len(places)):
+        chosen[seed] = seed * TILE
+        for line in range(TILE):
+            at, row = seed * TILE + line, places[seed] * TILE + line
+            permitted = is_allowed(allowed, row)
+            bounds[at] = fine_bound(codes, queries, query, row) if permitted else -np.inf
+            if bounds[at] > bounds[chosen[seed]]:
+                chosen[seed] = at
+        fetch_row(rows, places[seed] * TILE + chosen[seed] % TILE, queries.dimension)
+    for seed in range(len(places)):
+        row = places[seed] * TILE + chosen[seed] % TILE
+        size = push(scores, best, size, exact_score(rows, row, queries, query), row)
+        bounds[chosen[seed]] = -np.inf
+    for at in range(len(places) * TILE):
+        if bounds[at] >= reach_of(queries, query, scores[0]):
+            row = places[at // TILE] * TILE + at % TILE
+            size = push(scores, best, size, exact_score(rows, row, queries, query), row)
+    return size
+
+
+@bare
+def settle_group(
+    codes: Codes,
+    queries: Queries,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    group: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> None:
+    """Settles the most promising tiles of all queries of a group, and notes which."""
+    count, first_query, k = len(allowed), group * LANES, scores.shape[1]
+    sizes, least, places = tiles.sizes[thread], tiles.least[thread], tiles.places[thread]
+    queries_here, settled = min(LANES, len(scores) - first_query), tiles.settled[thread]
+    settled[:] = 0
+    best_tiles(tiles, count, group, thread)
+    least[queries_here:] = np.inf  # padding
+    for lane in range(queries_here):
+        if sizes[lane] < k:  # fewer tiles than K: every row comes into question
+            sizes[lane], least[lane] = 0, LOWEST
+            continue
+        if lane + 1 < queries_here:
+            for seed in range(sizes[lane + 1]):
+                fetch_tile(codes, places[lane + 1, seed])
+        query = first_query + lane
+        sizes[lane] = settle_best_tiles(
+            codes, queries, query, rows, tiles, allowed, thread, scores[query], best[query]
+        )
+        least[lane] = reach_of(queries, query, scores[query, 0])
+        for seed in range(k):
+            settled[places[lane, seed]] |= 1 << lane
+
+
+@bare
+def score_pending(
+    queries: Queries,
+    query: int,
+    rows: Rows,
+    row: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    least: NDArray[np.float32],
+) -> None:
+    """Offers a row to the heap of a query."""
+    lane, k = query % LANES, scores.shape[1]
+    score = exact_score(rows, row, queries, query)
+    sizes[lane] = push(scores[query], best[query], sizes[lane], score, row)
+    if sizes[lane] == k:
+        least[lane] = reach_of(queries, query, scores[query, 0])
+
+
+@bare
+def sweep_group(
+    codes: Codes,
+    queries: Queries,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    group: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> None:
+    """The best rows of the queries of a group, (Q, K), best first.
+
+    Each row is scored when the next one has been found, so that it has time to come from memory.
+    """
+    settle_group(codes, queries, rows, tiles, allowed, thread, group, scores, best)
+    count, first_query = len(allowed), group * LANES
+    sizes, least, first = tiles.sizes[thread], tiles.least[thread], first_query * count
+    settled = tiles.settled[thread]
+    pending, pending_query = -1, 0
+    for tile in range(count):
+        at = first + tile * LANES
+        lanes, query = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)), first_query
+        lanes &= ~np.int64(settled[tile])
+        while lanes != 0:
+            if lanes & 1:
+                for row in range(tile * TILE, (tile + 1) * TILE):
+                    reach = least[query - first_query]
+                    if is_allowed(allowed, row) and fine_bound(codes, queries, query, row) >= reach:
+                        fetch_row(rows, row, queries.dimension)
+                        if pending >= 0:
+                            score_pending(queries, pending_query, rows, pending, scores, best, sizes, least)
+                        pending, pending_query = row, query
+            lanes >>= 1
+            query += 1
+    if pending >= 0:
+        score_pending(queries, pending_query, rows, pending, scores, best, sizes, least)
+    for query in range(first_query, min(first_query + LANES, len(scores))):
+        finish(scores[query], best[query], sizes[query - first_query])
+
+
+@compiled
+def search_many(
+    codes: Codes,
+    queries: Queries,
+    rotation: Rotation,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> bool:
+    """One thread's share of the search for a batch; arguments as in `search_one`.
+
+    Args:
+        scores, best: (Q, K) to write, for the queries that are no padding.
+    """
+    count = len(allowed)
+    parts, groups, clean = (count + PART - 1) // PART, (len(scores) + LANES - 1) // LANES, True
+    if thread == 0:
+        encode_queries(queries, rotation)  # while the others wake up
+        fetch_add(counts, ENCODED, 1)
+    while peek(counts, ENCODED) == 0:
+        pass
+    taken = fetch_add(counts, SCAN_TAKEN, 1)
+    while taken < parts:
+        scan_tiles(codes, queries, tiles, allowed, thread, taken * PART, min((taken + 1) * PART, count))
+        mark_scanned(counts, taken)
+        taken = fetch_add(counts, SCAN_TAKEN, 1)
+    if thread == 0:
+        clean = waited_for_scan(counts, parts)
+        for part in range(parts):
+            if peek(counts, FIRST_PART + part) == 0:
+                scan_tiles(codes, queries, tiles, allowed, 0, part * PART, min((part + 1) * PART, count))
+                mark_scanned(counts, part)
+        fetch_add(counts, READY, 1)
+    while peek(counts, READY) == 0:
+        pass
+    taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while taken < groups:
+        sweep_group(codes, queries, rows, tiles, allowed, thread, taken, scores, best)
+        fetch_add(counts, SWEEP_DONE, 1)
+        taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while thread == 0 and peek(counts, SWEEP_DONE) < groups:
+        pass
+    return clean

@@ -1,0 +1,153 @@
+"""Rows and queries to codes: normalise, rotate, quantise, and bound what that leaves out."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.search.kernels.compiled import compiled, inner, reordered
+from skufp_pipeline.search.kernels.shapes import Codes, Queries, Rotation
+from skufp_pipeline.search.kernels.simd import LANES
+
+
+@reordered
+def dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """Sum of products, for bounds; scores have an order of summation of their own."""
+    products = 0.0
+    for place in range(len(left)):
+        products += left[place] * right[place]
+    return products
+
+
+@reordered
+def largest_square(values: NDArray[np.float64]) -> float:
+    """The largest of the squares."""
+    largest = 0.0
+    for place in range(len(values)):
+        largest = max(largest, values[place] * values[place])
+    return largest
+
+
+@compiled
+def hadamard(values: NDArray[np.float64]) -> None:
+    """Walsh-Hadamard transform in place, orthonormal; the length is a power of two."""
+    width = 1
+    while width < len(values):
+        for begin in range(0, len(values), 2 * width):
+            for place in range(begin, begin + width):
+                left, right = values[place], values[place + width]
+                values[place], values[place + width] = left + right, left - right
+        width *= 2
+    values *= 1 / np.sqrt(len(values))
+
+
+@compiled
+def rotate(values: NDArray[np.float64], signs: NDArray[np.float64]) -> None:
+    """Orthogonal mixing of all dimensions in place: signs, transform of the head, signs again, of the tail.
+
+    Args:
+        values: (D,).
+        signs: (2, D) of -1 and 1.
+    """
+    window = 1
+    while 2 * window <= len(values):
+        window *= 2
+    values *= signs[0]
+    hadamard(values[:window])
+    if window < len(values):
+        values *= signs[1]
+        hadamard(values[len(values) - window :])
+
+
+@compiled
+def encode_rows(
+    rows: NDArray[np.float32],
+    signs: NDArray[np.float64],
+    centre: NDArray[np.float64],
+    codes: Codes,
+    begin: int,
+    end: int,
+) -> float:
+    """Writes the codes of rows `begin` to `end`; returns a bound on the norm of what any code stands for."""
+    width, largest_norm = codes.width, 0.0
+    values = np.empty(rows.shape[1])
+    for row in range(begin, end):
+        values[:] = rows[row]
+        rotate(values, signs)
+        values -= centre
+        scale = np.float32(np.abs(values).max() / 127.5)
+        coarse = fine = norm = 0.0
+        for place in range(len(values)):
+            value, code = values[place], 128
+            if scale > 0:
+                code = int(min(max(np.floor(value / scale + 128), 0.0), 255.0))
+            coarse += (value - scale * (16 * (code // 16) - 120.0)) ** 2
+            fine += (value - scale * (code - 127.5)) ** 2
+            norm += value**2
+            byte, shift = (place, 0) if place < width else (place - width, 4)
+            codes.high[row * width + byte] |= (code // 16) << shift
+            codes.low[row * width + byte] |= (code % 16) << shift
+        codes.scales[row] = scale
+        codes.coarse_errors[row] = np.sqrt(coarse) * (1 + 1e-6) + 1e-30
+        codes.fine_errors[row] = np.sqrt(fine) * (1 + 1e-6) + 1e-30
+        largest_norm = max(largest_norm, np.sqrt(norm) + np.sqrt(max(coarse, fine)))
+    return largest_norm
+
+
+@compiled
+def normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> bool:
+    """(Q, D) queries to flat rows of norm 1, or 0 where they are 0; returns whether all were finite."""
+    dimension = queries.shape[1]
+    for query in range(len(queries)):
+        row, line = queries[query], unit[query * dimension : (query + 1) * dimension]
+        largest, bad = 0.0, 0
+        for place in range(dimension):
+            bad += not np.isfinite(row[place])
+            line[place] = row[place]
+        if bad > 0:
+            return False
+        for place in range(dimension):
+            largest = max(largest, abs(line[place]))
+        if largest == 0:
+            continue
+        for place in range(dimension):
+            line[place] /= largest  # huge norms must not overflow when squared
+        norm = np.sqrt(dot(line, line))
+        for place in range(dimension):
+            line[place] /= norm
+    return True
+
+
+@compiled
+def encode_queries(queries: Queries, rotation: Rotation) -> None:
+    """Fills everything but `unit` from it."""
+    dimension, values = queries.dimension, np.empty(queries.dimension)
+    length = len(queries.codes) // len(queries.sums)
+    for query in range(len(queries.unit) // dimension):
+        values[:] = queries.unit[query * dimension : (query + 1) * dimension]
+        rotate(values, rotation.signs)
+        queries.offsets[query] = dot(values, rotation.centre)
+        step = np.float32(np.sqrt(largest_square(values)) / 127)
+        per_step = 1 / np.float64(step) if step > 0 else 0.0
+        codes = queries.codes[query * length : query * length + dimension]
+        for place in range(dimension):
+            codes[place] = np.int8(min(max(np.rint(values[place] * per_step), -127.0), 127.0))
+            values[place] -= step * np.float64(codes[place])
+        codes_sum = np.int32(0)
+        for place in range(dimension):
+            codes_sum += np.int32(codes[place])
+        if len(queries.packed) > 0:
+            pack(queries, query, length)
+        queries.sums[query] = codes_sum
+        queries.centres[query] = 255 * codes_sum
+        queries.steps[query] = step
+        left_out = np.sqrt(dot(values, values)) * rotation.largest_norm * (1 + 1e-6)
+        queries.errors[query] = left_out + rotation.rounding
+
+
+@inner
+def pack(queries: Queries, query: int, length: int) -> None:
+    """Puts the codes of a query into its lane."""
+    group, lane = query // LANES, query % LANES
+    at = group * LANES * length + lane * 4
+    for place in range(0, length, 4):
+        for byte in range(4):
+            queries.packed[at + place * LANES + byte] = queries.codes[query * length + place + byte]

@@ -1,0 +1,123 @@
+"""The score that defines the order, and heaps of the best by it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.search.kernels.compiled import bare, inner
+from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, Queries, Rows
+from skufp_pipeline.search.kernels.simd import (
+    LANES,
+    add_double_products,
+    pairwise_total,
+    prefetch,
+    zero_doubles,
+)
+
+
+@bare
+def pairwise_dot(
+    rows: NDArray[np.float32], at: int, queries: NDArray[np.float64], query_at: int, count: int
+) -> float:
+    """Float64 dot product of `count` numbers of two flat arrays, summed in the order of NumPy's `sum`."""
+    if count < 8:
+        short = 0.0
+        for place in range(count):
+            short += rows[at + place] * queries[query_at + place]
+        return short
+    if count > 128:
+        half = count // 2 - count // 2 % 8
+        left = pairwise_dot(rows, at, queries, query_at, half)
+        return left + pairwise_dot(rows, at + half, queries, query_at + half, count - half)
+    whole, sums = count - count % 8, zero_doubles()
+    for place in range(0, whole, 8):
+        sums = add_double_products(sums, rows, at + place, queries, query_at + place)
+    result = pairwise_total(sums)
+    for place in range(whole, count):
+        result += rows[at + place] * queries[query_at + place]
+    return result
+
+
+@inner
+def exact_score(rows: Rows, row: int, queries: Queries, query: int) -> float:
+    """The score that defines the order."""
+    dimension = queries.dimension
+    product = pairwise_dot(rows.vectors, row * dimension, queries.unit, query * dimension, dimension)
+    return product + rows.biases[row]
+
+
+@inner
+def fetch_row(rows: Rows, row: int, dimension: int) -> None:
+    """Has a row fetched that is about to be scored."""
+    for place in range(row * dimension, (row + 1) * dimension, LANES):
+        prefetch(rows.vectors, place)
+
+
+@inner
+def worse(score: float, row: int, other_score: float, other_row: int) -> bool:
+    """Whether the first comes after the second: lower score, or the same and a later row."""
+    return score < other_score or (score == other_score and row > other_row)
+
+
+@bare
+def sink(
+    scores: NDArray[np.float64], rows: NDArray[np.int64], size: int, at: int, score: float, row: int
+) -> None:
+    """Puts an entry at `at` or, while it is better than the worse child there, below."""
+    while 2 * at + 1 < size:
+        child = 2 * at + 1
+        if child + 1 < size and worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
+            child += 1
+        if not worse(scores[child], rows[child], score, row):
+            break
+        scores[at], rows[at] = scores[child], rows[child]
+        at = child
+    scores[at], rows[at] = score, row
+
+
+@bare
+def push(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int, score: float, row: int) -> int:
+    """Offers an entry to a heap of the best `len(scores)`, worst first; returns its size."""
+    if size == len(scores):
+        if worse(scores[0], rows[0], score, row):
+            sink(scores, rows, size, 0, score, row)
+        return size
+    at = size
+    while at > 0 and worse(score, row, scores[(at - 1) // 2], rows[(at - 1) // 2]):
+        scores[at], rows[at] = scores[(at - 1) // 2], rows[(at - 1) // 2]
+        at = (at - 1) // 2
+    scores[at], rows[at] = score, row
+    return size + 1
+
+
+@bare
+def sort_best_first(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int) -> None:
+    """Turns a heap into a list from best to worst."""
+    for last in range(size - 1, 0, -1):
+        score, row = scores[last], rows[last]
+        scores[last], rows[last] = scores[0], rows[0]
+        sink(scores, rows, last, 0, score, row)
+
+
+@bare
+def best_places(values: NDArray[np.float32], scores: NDArray[np.float64], places: NDArray[np.int64]) -> int:
+    """Heap of the places of the `len(places)` largest values; returns how many there are."""
+    size = 0
+    for begin in range(0, len(values), BLOCK):
+        end = min(begin + BLOCK, len(values))
+        lowest = np.float32(scores[0]) if size == len(scores) else LOWEST  # nothing without a row
+        passing = 0
+        for place in range(begin, end):
+            passing += values[place] >= lowest
+        if passing > 0:
+            for place in range(begin, end):
+                if values[place] >= lowest:
+                    size = push(scores, places, size, values[place], place)
+    return size
+
+
+@bare
+def finish(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int) -> None:
+    """Turns a heap of `size` into a list from best to worst; -1 and -inf where there are fewer than K."""
+    sort_best_first(scores, rows, size)
+    for place in range(size, len(rows)):
+        scores[place], rows[place] = -np.inf, -1

@@ -1,0 +1,85 @@
+"""What the loops of the search read: codes, rows, queries. The bounds they rely on: docs/search.md.
+
+Shapes: N rows of D dimensions, stored as two planes of nibbles, (R, W) bytes each, where R is N rounded up to
+a whole block and W = D / 2 rounded up to whole vectors. Byte b of a row holds dimension b in its low nibble
+and dimension W + b in its high nibble.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 64  # rows whose coarse scores are compared with the least score together
+LOWEST = np.float32(-3e38)  # below every score, above the bound of a row that is no row
+
+
+class Codes(NamedTuple):
+    """Eight bits a dimension, in two planes of four.
+
+    Attributes:
+        high, low: (R * W,) uint8, the halves of each code.
+        scales: (R,) float32; code c of a row stands for `scale * (c - 127.5)`.
+        coarse_errors: (R,) float32, norm of what the high plane alone leaves out; -inf past the last row.
+        fine_errors: (R,) float32, norm of what both planes leave out.
+        width: W.
+    """
+
+    high: NDArray[np.uint8]
+    low: NDArray[np.uint8]
+    scales: NDArray[np.float32]
+    coarse_errors: NDArray[np.float32]
+    fine_errors: NDArray[np.float32]
+    width: int
+
+
+class Rotation(NamedTuple):
+    """How queries are encoded.
+
+    Attributes:
+        signs, centre, largest_norm: those of the codes.
+        rounding: bound on what float32 arithmetic errs by.
+    """
+
+    signs: NDArray[np.float64]
+    centre: NDArray[np.float64]
+    largest_norm: float
+    rounding: float
+
+
+class Rows(NamedTuple):
+    """What a score is made of.
+
+    Attributes:
+        vectors: (N * D,) float32.
+        biases: (N,) float32, added to the products.
+    """
+
+    vectors: NDArray[np.float32]
+    biases: NDArray[np.float32]
+
+
+class Queries(NamedTuple):
+    """Q queries as the scan needs them.
+
+    Attributes:
+        unit: (Q, D) flat, float64 rows of norm 1 or 0.
+        dimension: D.
+        codes: (Q, 2W) flat, int8.
+        packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
+        sums: (Q,) int32, sum of the codes of each.
+        centres: (Q,) int32, 255 times that.
+        steps: (Q,) float32; code c of a query stands for `step * c`.
+        offsets: (Q,) float64, product with the centre of the rows.
+        errors: (Q,) float64, bound on all that a score from codes errs by beyond the row's own error.
+    """
+
+    unit: NDArray[np.float64]
+    dimension: int
+    codes: NDArray[np.int8]
+    packed: NDArray[np.int8]
+    sums: NDArray[np.int32]
+    centres: NDArray[np.int32]
+    steps: NDArray[np.float32]
+    offsets: NDArray[np.float64]
+    errors: NDArray[np.float64]

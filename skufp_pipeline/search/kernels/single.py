@@ -1,0 +1,353 @@
+"""The search for one query: scan the high plane, then look closer at what it does not rule out."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.search.kernels.bounds import allowed_bits, nibble_dot, nibble_dots, reach_of
+from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
+from skufp_pipeline.search.kernels.encode import encode_queries
+from skufp_pipeline.search.kernels.score import best_places, exact_score, fetch_row, finish, push
+from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.simd import (
+    BYTES,
+    LANES,
+    affine_rows,
+    count_bits,
+    fetch_add,
+    join_sums,
+    larger,
+    largest,
+    load_floats,
+    load_ints,
+    lowest_bit,
+    peek,
+    prefetch,
+    reaching,
+    same_floats,
+    store,
+)
+from skufp_pipeline.search.kernels.threads import (
+    ENCODED,
+    FIRST_PART,
+    READY,
+    SCAN_TAKEN,
+    SWEEP_DONE,
+    SWEEP_TAKEN,
+    mark_scanned,
+    waited_for_scan,
+)
+
+SPARSE = 16  # allowed rows of a block up to which only they are read
+EVERY_ROW = np.int64(-1)  # all 64 bits
+WINDOW = 64  # blocks that are swept stage by stage
+
+
+class Scan(NamedTuple):
+    """What the scan for one query writes; T threads.
+
+    Attributes:
+        sums: (R,) int32, product of the high plane with the query.
+        ceilings: (R / BLOCK,) float32, the most that any row of a block can come to.
+        reached: (1,) float64, a score that K rows are known to reach.
+        scores, rows: (T, K) heap of the best of each thread.
+        sizes: (T,) int64, entries of each heap.
+        bounds, lows: (T, BLOCK) float32 and int32: of one block, the most that each row can come to, and the
+            product of the low plane.
+        picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
+        ahead: how many bytes ahead planes are fetched; 0 where they fit the cache.
+        dense: rows of a block that pass by the high plane up to which the low plane is read row by row.
+    """
+
+    sums: NDArray[np.int32]
+    ceilings: NDArray[np.float32]
+    reached: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    rows: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    bounds: NDArray[np.float32]
+    lows: NDArray[np.int32]
+    picks: NDArray[np.int64]
+    ahead: int
+    dense: int
+
+
+@inner
+def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int) -> None:
+    """High-plane products of a block; of the allowed rows alone where they are few."""
+    first, width = block * BLOCK, codes.width
+    if count_bits(bits) > SPARSE:
+        nibble_dots(codes.high, first * width, queries.codes, width, scan.sums, first, scan.ahead)
+        return
+    while bits != 0:
+        row = first + lowest_bit(bits)
+        scan.sums[row] = nibble_dot(codes.high, row * width, queries.codes, width)
+        bits &= bits - 1
+
+
+@inner
+def coarse_bounds(codes: Codes, queries: Queries, scan: Scan, row: int) -> Any:
+    """The most that the high plane lets each of the sixteen rows from `row` on come to."""
+    factor, centre = np.float32(8) * queries.steps[0], np.int32(15 * queries.sums[0])
+    scales, errors = load_floats(codes.scales, row), load_floats(codes.coarse_errors, row)
+    return affine_rows(load_ints(scan.sums, row), centre, factor, scales, errors)
+
+
+@inner
+def best_of_block(
+    codes: Codes, queries: Queries, scan: Scan, thread: int, bits: int, block: int
+) -> tuple[int, np.float32]:
+    """The allowed row of a block that can come to most by the high plane, and to how much."""
+    bounds, best, highest = scan.bounds[thread], block * BLOCK, np.float32(-np.inf)
+    for place in range(0, BLOCK, LANES):
+        store(coarse_bounds(codes, queries, scan, block * BLOCK + place), bounds, place)
+    while bits != 0:
+        place = lowest_bit(bits)
+        if bounds[place] > highest:
+            best, highest = block * BLOCK + place, bounds[place]
+        bits &= bits - 1
+    return best, highest
+
+
+@inner
+def ceiling_of_block(
+    codes: Codes, queries: Queries, scan: Scan, thread: int, bits: int, block: int
+) -> np.float32:
+    """The most that any allowed row of a block can come to by the high plane."""
+    if bits != EVERY_ROW:
+        return best_of_block(codes, queries, scan, thread, bits, block)[1]
+    first = block * BLOCK
+    left = larger(
+        coarse_bounds(codes, queries, scan, first), coarse_bounds(codes, queries, scan, first + LANES)
+    )
+    right = larger(
+        coarse_bounds(codes, queries, scan, first + 2 * LANES),
+        coarse_bounds(codes, queries, scan, first + 3 * LANES),
+    )
+    return largest(larger(left, right))
+
+
+@inner
+def finer(codes: Codes, queries: Queries, scan: Scan, row: int, low: int) -> np.float32:
+    """The most that both planes let a row come to, given the product of the low one."""
+    doubled = np.float32(32 * scan.sums[row] + 2 * low - queries.centres[0])
+    return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
+
+
+@inner
+def fetch_low(codes: Codes, row: int) -> None:
+    """Has the low half of a row's code fetched."""
+    for place in range(row * codes.width, (row + 1) * codes.width, BYTES):
+        prefetch(codes.low, place)
+
+
+@bare
+def scan_blocks(
+    codes: Codes,
+    queries: Queries,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    begin: int,
+    end: int,
+) -> None:
+    """High-plane products and ceilings of the blocks `begin` to `end`."""
+    for block in range(begin, end):
+        bits = allowed_bits(allowed, block)
+        if bits == 0:
+            scan.ceilings[block] = -np.inf
+            continue
+        sum_block(codes, queries, scan, bits, block)
+        scan.ceilings[block] = ceiling_of_block(codes, queries, scan, thread, bits, block)
+
+
+@bare
+def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: NDArray[np.uint8]) -> None:
+    """Scores the best row of each of the K most promising blocks; the least of them is `reached`."""
+    values, seeds = scan.scores[0], scan.rows[0]
+    scan.reached[0] = LOWEST
+    if len(scan.ceilings) < len(seeds) or best_places(scan.ceilings, values, seeds) < len(seeds):
+        return
+    for seed in range(len(seeds)):
+        block = seeds[seed]
+        seeds[seed], _ = best_of_block(codes, queries, scan, 0, allowed_bits(allowed, block), block)
+        fetch_row(rows, seeds[seed], queries.dimension)
+    least = np.inf
+    for seed in range(len(seeds)):
+        least = min(least, exact_score(rows, seeds[seed], queries, 0))
+    scan.reached[0] = least
+
+
+@inner
+def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: int, reach: np.float32) -> int:
+    """Which rows of a block pass by both planes; reads the low plane of all."""
+    first, width, lows, bits = block * BLOCK, codes.width, scan.lows[thread], 0
+    nibble_dots(codes.low, first * width, queries.codes, width, lows, 0, scan.ahead)
+    factor, centre = np.float32(0.5) * queries.steps[0], queries.centres[0]
+    for place in range(0, BLOCK, LANES):
+        row = first + place
+        sums = join_sums(load_ints(scan.sums, row), load_ints(lows, place))
+        scales, errors = load_floats(codes.scales, row), load_floats(codes.fine_errors, row)
+        bounds = affine_rows(sums, centre, factor, scales, errors)
+        bits |= reaching(bounds, same_floats(reach)) << place
+    return bits
+
+
+@bare
+def pick_coarsely(
+    codes: Codes,
+    queries: Queries,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    block: int,
+    reach: np.float32,
+    picked: int,
+) -> int:
+    """Adds the rows of a block that pass by the high plane to the `picked` ones; returns how many there are.
+
+    Where many pass, the whole low plane of the block is read, and only those that pass by both are added.
+    """
+    picks, first, bits = scan.picks[thread], block * BLOCK, 0
+    for place in range(0, BLOCK, LANES):
+        bounds = coarse_bounds(codes, queries, scan, first + place)
+        bits |= reaching(bounds, same_floats(reach)) << place
+    bits &= allowed_bits(allowed, block)
+    dense = count_bits(bits) > scan.dense
+    if dense:
+        bits &= fine_bits(codes, queries, scan, thread, block, reach)
+    while bits != 0:
+        row = first + lowest_bit(bits)
+        if not dense:
+            fetch_low(codes, row)
+        picks[picked] = row
+        picked += 1
+        bits &= bits - 1
+    return picked
+
+
+@bare
+def sweep_blocks(
+    codes: Codes,
+    queries: Queries,
+    rows: Rows,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    begin: int,
+    end: int,
+) -> None:
+    """Scores in float64 the rows of the blocks `begin` to `end` that no bound rules out.
+
+    In three stages, so that what a row needs has time to come from memory: rows that pass by the high plane,
+    of these the ones that pass by both planes, and their scores.
+    """
+    scores, best, size = scan.scores[thread], scan.rows[thread], scan.sizes[thread]
+    picks, width = scan.picks[thread], codes.width
+    for window in range(begin, end, WINDOW):
+        least = max(scan.reached[0], scores[0]) if size == len(scores) else scan.reached[0]
+        reach, picked, kept = reach_of(queries, 0, least), 0, 0
+        for block in range(window, min(window + WINDOW, end)):
+            if scan.ceilings[block] >= reach:
+                picked = pick_coarsely(codes, queries, scan, allowed, thread, block, reach, picked)
+        for pick in range(picked):
+            row = picks[pick]
+            low = nibble_dot(codes.low, row * width, queries.codes, width)
+            if finer(codes, queries, scan, row, low) >= reach:
+                fetch_row(rows, row, queries.dimension)
+                picks[kept] = row
+                kept += 1
+        for pick in range(kept):
+            score = exact_score(rows, picks[pick], queries, 0)
+            if score >= least:
+                size = push(scores, best, size, score, picks[pick])
+    scan.sizes[thread] = size
+
+
+@compiled
+def search_alone(
+    codes: Codes,
+    queries: Queries,
+    rotation: Rotation,
+    rows: Rows,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
+) -> None:
+    """The whole search for one query by one thread: its K best scores and rows, best first."""
+    blocks = len(scan.ceilings)
+    encode_queries(queries, rotation)
+    scan_blocks(codes, queries, scan, allowed, 0, 0, blocks)
+    seed_one(codes, queries, rows, scan, allowed)
+    scan.sizes[0] = 0
+    sweep_blocks(codes, queries, rows, scan, allowed, 0, 0, blocks)
+    merge(scan, scores, best)
+
+
+@compiled
+def search_one(
+    codes: Codes,
+    queries: Queries,
+    rotation: Rotation,
+    rows: Rows,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+    chunk: int,
+) -> bool:
+    """One thread's share of the search for one query. A thread that comes too late touches only `counts`.
+
+    Args:
+        allowed: (R / 8,) bytes, a bit for each row that may be found.
+        counts: (FIRST_PART + parts of the scan,) zeros to begin with.
+        thread: 0 for the caller's, which returns last.
+        chunk: blocks that a thread takes at a time.
+
+    Returns:
+        Whether no other thread can still be writing.
+    """
+    blocks = len(scan.ceilings)
+    parts, clean = (blocks + chunk - 1) // chunk, True
+    if thread == 0:
+        encode_queries(queries, rotation)  # while the others wake up
+        fetch_add(counts, ENCODED, 1)
+    while peek(counts, ENCODED) == 0:
+        pass
+    taken = fetch_add(counts, SCAN_TAKEN, 1)
+    while taken < parts:
+        scan_blocks(codes, queries, scan, allowed, thread, taken * chunk, min((taken + 1) * chunk, blocks))
+        mark_scanned(counts, taken)
+        taken = fetch_add(counts, SCAN_TAKEN, 1)
+    if thread == 0:
+        clean = waited_for_scan(counts, parts)
+        for part in range(parts):
+            if peek(counts, FIRST_PART + part) == 0:  # another writes the same there, later
+                scan_blocks(codes, queries, scan, allowed, 0, part * chunk, min((part + 1) * chunk, blocks))
+                mark_scanned(counts, part)
+        seed_one(codes, queries, rows, scan, allowed)
+        scan.sizes[:] = 0
+        fetch_add(counts, READY, 1)
+    while peek(counts, READY) == 0:
+        pass
+    taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while taken < parts:
+        end = min((taken + 1) * chunk, blocks)
+        sweep_blocks(codes, queries, rows, scan, allowed, thread, taken * chunk, end)
+        fetch_add(counts, SWEEP_DONE, 1)
+        taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while thread == 0 and peek(counts, SWEEP_DONE) < parts:
+        pass
+    return clean
+
+
+@bare
+def merge(scan: Scan, scores: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
+    """The best of all threads, (K,) each, best first."""
+    size = 0
+    for thread in range(len(scan.sizes)):
+        for place in range(scan.sizes[thread]):
+            size = push(scores, rows, size, scan.scores[thread, place], scan.rows[thread, place])
+    finish(scores, rows, size)

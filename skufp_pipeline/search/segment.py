@@ -1,0 +1,140 @@
+"""A segment of the index: fingerprints, codes and SKU table that never change once they are made."""
+
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.codes import CodedFingerprints, encode
+from skufp_pipeline.search.rows import Words, words_of
+from skufp_pipeline.search.scan import Scanner
+
+KEPT_FILTERS = 256  # bitmaps by column and value that a segment keeps: 32 MB for a million rows
+UNIT_TOLERANCE = 1e-5
+
+
+class SkuTable:
+    """The SKUs of a segment, and the bitmaps of its filters.
+
+    Args:
+        frame: one row a fingerprint; `sku_id` and whatever a result shows or a filter asks for.
+    """
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self.frame = frame
+        self._matching = lru_cache(KEPT_FILTERS)(partial(_matching, frame))
+
+    def matching(self, column: str, value: Any) -> Words:
+        """Bitmap of the rows whose `column` is `value`, or holds it where it is a list."""
+        return self._matching(column, value)
+
+
+class Segment:
+    """N fingerprints that are searched together.
+
+    Args:
+        fingerprints: (N, D) float32 unit rows; may be memory-mapped.
+        coded: their codes.
+        table: their SKUs.
+        threads: threads that one search may use.
+        biases: (N,) finite float32 that are added to the cosines.
+        folder: where its files lie.
+    """
+
+    def __init__(
+        self,
+        fingerprints: NDArray[np.float32],
+        coded: CodedFingerprints,
+        table: SkuTable,
+        threads: int,
+        biases: NDArray[np.float32] | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        self.fingerprints = fingerprints
+        self.coded = coded
+        self.table = table
+        self.threads = threads
+        self.biases = biases
+        self.folder = folder
+        rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
+        self.scanner = Scanner(rows, coded, threads, biases)
+
+    def __len__(self) -> int:
+        return len(self.fingerprints)
+
+    def with_biases(self, biases: NDArray[np.float32]) -> "Segment":
+        """The same rows with other biases."""
+        return Segment(self.fingerprints, self.coded, self.table, self.threads, biases, self.folder)
+
+
+def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads: int) -> Segment:
+    """A new segment.
+
+    Raises:
+        UserError: the two lengths differ, there is no `sku_id`, or a fingerprint is not finite.
+    """
+    if len(fingerprints) != len(skus):
+        raise UserError(f"index: {len(fingerprints)} fingerprints but {len(skus)} SKUs")
+    if "sku_id" not in skus.columns:
+        raise UserError(f"index: the SKU table has no column sku_id, only {', '.join(skus.columns)}")
+    rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
+    return Segment(rows, encode(rows, threads), SkuTable(skus), threads)
+
+
+def unit_rows(fingerprints: ArrayLike) -> NDArray[np.float32]:
+    """(N, D) fingerprints as float32.
+
+    Raises:
+        UserError: they are no matrix, or a row is not finite or not of norm 1.
+    """
+    rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
+    if rows.ndim != 2:
+        raise UserError(f"index: fingerprints must be (N, D), found {rows.shape}")
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    wrong = np.flatnonzero(~(np.abs(norms - 1) < UNIT_TOLERANCE))  # NaN too
+    if len(wrong):
+        raise UserError(
+            f"index: {len(wrong)} fingerprints are not unit rows; materialize fingerprints again, or "
+            f"normalise them (the first is row {wrong[0]}, of norm {norms[wrong[0]]:.3g})"
+        )
+    return rows
+
+
+def require_distinct(sku_ids: pl.Series) -> None:
+    """Refuses SKU ids that occur twice."""
+    if sku_ids.n_unique() < len(sku_ids):
+        twice = sku_ids.filter(sku_ids.is_duplicated()).unique(maintain_order=True)
+        raise UserError(f"index: {some(twice)} occurs more than once; a SKU has one fingerprint")
+
+
+def some(sku_ids: pl.Series) -> str:
+    """A few of the ids, for a message."""
+    shown = ", ".join(repr(sku_id) for sku_id in sku_ids.head(3))
+    return f"SKU {shown}" + (f" and {len(sku_ids) - 3} more" if len(sku_ids) > 3 else "")
+
+
+def _matching(frame: pl.DataFrame, column: str, value: Any) -> Words:
+    if column not in frame.columns:
+        return words_of(np.zeros(len(frame), dtype=bool))
+    values = frame[column]
+    kind = values.dtype
+    wanted = _as(value, kind.inner if isinstance(kind, pl.List) else kind)
+    if wanted is None:
+        return words_of(np.zeros(len(frame), dtype=bool))
+    mask = values.list.contains(wanted) if isinstance(kind, pl.List) else values == wanted
+    return words_of(mask.fill_null(False).to_numpy())
+
+
+def _as(value: Any, kind: Any) -> Any:
+    """The value as the column has it, or None where it can't be; a command line gives words only."""
+    if kind == pl.String:
+        return str(value)
+    if kind == pl.Null:
+        return None
+    if not isinstance(value, str):
+        return value
+    return pl.Series([value]).cast(kind, strict=False)[0]
