@@ -1,4 +1,4 @@
-"""What every diffusion training shares: latents of crops, noise at random times, the noise-prediction loss."""
+"""What every diffusion training shares: latents of crops, noise at random times, the loss of its guess."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

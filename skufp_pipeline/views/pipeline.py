@@ -25,9 +25,16 @@ from skufp_pipeline.views.settings import BUNDLED_MODELS
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
 _PARTS = ("vae", "unet", "text_encoder", "scheduler")
 _MERGES = 49152 - 256 - 2  # of the bundled vocabulary that CLIP uses
+_TEXT_CONFIG: dict[str, Any] = {
+    "vocab_size": _MERGES + 514,
+    "bos_token_id": _MERGES + 512,
+    "eos_token_id": _MERGES + 513,
+}
+# As in SD 1.5; skip_prk_steps makes one evaluation a step.
+_SCHEDULER: dict[str, Any] = {"skip_prk_steps": True, "steps_offset": 1, "set_alpha_to_one": False}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
-Pipeline = StableDiffusionImg2ImgPipeline
+Pipeline = Any  # a StableDiffusionImg2ImgPipeline; diffusers sets its parts in ways no type checker sees
 
 
 def load_pipeline(
@@ -80,23 +87,16 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
     config = read_config(config_name)
     torch.manual_seed(seed)
     try:
-        text_config = {
-            "vocab_size": _MERGES + 514,
-            "bos_token_id": _MERGES + 512,
-            "eos_token_id": _MERGES + 513,
-        }
-        text_encoder = CLIPTextModel(CLIPTextConfig(**text_config, **config["text_encoder"]))
-        vae = AutoencoderKL(**config["vae"])
-        unet = UNet2DConditionModel(
-            in_channels=vae.config.latent_channels,
-            out_channels=vae.config.latent_channels,
+        text_encoder = CLIPTextModel(CLIPTextConfig(**_TEXT_CONFIG, **config["text_encoder"]))
+        vae: Any = AutoencoderKL(**config["vae"])
+        channels = vae.config.latent_channels
+        unet: Any = UNet2DConditionModel(
+            in_channels=channels,
+            out_channels=channels,
             cross_attention_dim=text_encoder.config.hidden_size,
             **config["unet"],
         )
-        # As in SD 1.5; skip_prk_steps makes one evaluation a step.
-        scheduler = PNDMScheduler(
-            skip_prk_steps=True, steps_offset=1, set_alpha_to_one=False, **config["scheduler"]
-        )
+        scheduler = PNDMScheduler(**_SCHEDULER, **config["scheduler"])
         checker, extractor = _safety_checker(config.get("safety_checker"))
     except (TypeError, ValueError, KeyError, NotImplementedError, AttributeError) as error:
         raise UserError(f"views.base.config {config_name!r} can't be built: {_in_a_line(error)}") from error
@@ -135,7 +135,7 @@ def clip_tokenizer(length: int = 77) -> CLIPTokenizer:
     """CLIP's tokenizer from the vocabulary that open_clip brings: nothing is downloaded."""
     with gzip.open(default_bpe()) as stream:
         lines = stream.read().decode().split("\n")[1 : _MERGES + 1]
-    merges = [tuple(line.split()) for line in lines]
+    merges: Any = [tuple(line.split()) for line in lines]
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, _START, _END])}

@@ -1,4 +1,4 @@
-"""Typed configuration of generated views: the diffusion model, its LoRA, generation and filters (sec. 4.4)."""
+"""Typed configuration of generated views: diffusion model, LoRA, generation, filters (sec. 4.4)."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -36,7 +36,7 @@ class LoraSettings(Settings):
     """The adapter that teaches the base this catalogue's garments."""
 
     rank: int = Field(8, ge=1)
-    alpha: float = Field(8.0, gt=0)
+    alpha: int = Field(8, ge=1)
     text_encoder: bool = False  # adapt the text encoder's attention too
     max_skus: int = Field(500, ge=1)  # training SKUs it learns from, a stable choice
     steps: int = Field(1000, ge=1)  # optimizer steps

@@ -99,7 +99,8 @@ class _State:
         self.optimizer = torch.optim.AdamW(values, weight_decay=schedule.weight_decay, fused=True)
         self.dtype = _DTYPES[schedule.precision] if self.device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.step, self.curve = 0, []
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
         self._sum, self._count = 0.0, 0
 
     def advance(self, loss_of: LossOf, seed: int) -> float:
