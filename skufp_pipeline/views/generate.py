@@ -5,7 +5,7 @@ fixed plan; a batch is kept when it is whole, and a killed run generates only th
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def candidate_seed(sku_id: str, view: str, candidate: int) -> int:
 def generate(
     pipeline: Pipeline,
     candidates: Sequence[Candidate],
-    crop_dir: Path,
+    sources: Mapping[str, Path],
     out_dir: Path,
     image_size: int,
     settings: GenerationSettings,
@@ -96,6 +96,9 @@ def generate(
 
     A batch holds candidates of one strength. The images have their crop's proportions and `image_size`
     pixels on the longer side.
+
+    Args:
+        sources: the crop of every view, by `item_id`.
 
     Returns:
         The candidates in their order.
@@ -108,11 +111,10 @@ def generate(
         record = out_dir / f"batch_{number:05d}.json"
         unsafe = _finished(record, batch, out_dir)
         if unsafe is None:
-            images, unsafe = _run_batch(pipeline, batch, crop_dir, image_size, settings, negative_prompt)
-            for candidate, image in zip(batch, images, strict=True):
-                _save(
-                    image, crop_dir / candidate.source_path, out_dir / candidate.image_path, settings.quality
-                )
+            crops = [sources[candidate.item_id] for candidate in batch]
+            images, unsafe = _run_batch(pipeline, batch, crops, image_size, settings, negative_prompt)
+            for candidate, crop, image in zip(batch, crops, images, strict=True):
+                _save(image, crop, out_dir / candidate.image_path, settings.quality)
             _write_record(record, batch, unsafe)
         for candidate, flag in zip(batch, unsafe, strict=True):
             path = out_dir / candidate.image_path
@@ -132,7 +134,7 @@ def batches(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]
 def _run_batch(
     pipeline: Pipeline,
     batch: Sequence[Candidate],
-    crop_dir: Path,
+    crops: Sequence[Path],
     image_size: int,
     settings: GenerationSettings,
     negative_prompt: str,
@@ -140,25 +142,25 @@ def _run_batch(
     """(S, S, 3) uint8 images and safety flags; in halves when the GPU has no memory for the whole."""
 
     @torch.inference_mode()
-    def run(part: Sequence[Candidate]) -> list[tuple[NDArray[np.uint8], bool | None]]:
-        squares = [read_square(crop_dir / candidate.source_path, image_size) for candidate in part]
+    def run(part: Sequence[tuple[Candidate, Path]]) -> list[tuple[NDArray[np.uint8], bool | None]]:
+        squares = [read_square(crop, image_size) for _, crop in part]
         guided = settings.guidance_scale > 1
         output = pipeline(
-            prompt=[candidate.prompt for candidate in part],
+            prompt=[candidate.prompt for candidate, _ in part],
             negative_prompt=[negative_prompt] * len(part) if guided else None,
             image=[Image.fromarray(square) for square in squares],
-            strength=part[0].strength,
+            strength=part[0][0].strength,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             # On the CPU, so that every device draws the same noise.
-            generator=[torch.Generator().manual_seed(candidate.seed) for candidate in part],
+            generator=[torch.Generator().manual_seed(candidate.seed) for candidate, _ in part],
             output_type="np",
         )
         images = (np.asarray(output.images) * 255).round().astype(np.uint8)
         flags = output.nsfw_content_detected or [None] * len(part)
         return list(zip(images, (None if flag is None else bool(flag) for flag in flags), strict=True))
 
-    made = [pair for part in in_halves(run, batch) for pair in part]
+    made = [pair for part in in_halves(run, list(zip(batch, crops, strict=True))) for pair in part]
     return [image for image, _ in made], [flag for _, flag in made]
 
 

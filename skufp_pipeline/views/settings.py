@@ -69,6 +69,7 @@ class GenerationSettings(Settings):
     steps: int = Field(30, ge=1)  # of the scheduler at strength 1
     guidance_scale: float = Field(5.0, ge=1)  # 1 switches classifier-free guidance off
     batch_size: int = Field(8, ge=1)  # halved when a GPU runs out of memory
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16"  # on CUDA; a CPU computes in float32
     quality: int = Field(95, ge=1, le=100)  # of the JPEGs
 
     @model_validator(mode="after")
@@ -86,6 +87,7 @@ class FilterSettings(Settings):
     """What a candidate must be to be accepted; thresholds come from real pairs of views."""
 
     pass_rate: float = Field(0.95, gt=0, lt=1)  # of second real views of a SKU that must pass
+    skus: int = Field(1000, ge=2)  # training SKUs whose views are paired, and as many to measure on
     pairs: int = Field(1000, ge=10)  # of either kind that thresholds are calibrated on
     side: int = Field(64, ge=8)  # pixels of the squares that colours and sharpness are measured on
     nsfw_margin: float = 0.0  # how much nearer to an unsafe concept than to a safe one is rejected

@@ -1,4 +1,8 @@
-"""How good the filters are: planted bad candidates they must reject, real second views they must pass."""
+"""Sets the filters by real catalogue views, and measures them on others.
+
+Thresholds come from pairs of views of training SKUs. How good they are is measured on views that they did
+not come from: planted bad candidates must be rejected, second real views must pass.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +12,24 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
-from skufp_pipeline.views.filters import Scores, Thresholds, accepted_share, chroma, score
+from skufp_pipeline.views.filters import (
+    Scores,
+    Thresholds,
+    accepted_share,
+    calibrate,
+    calibration_curve,
+    chroma,
+    score,
+)
+from skufp_pipeline.views.settings import FilterSettings
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Plant = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 HUE_TURN = 90  # degrees
+_LEAST_PAIRS = 10
 _COLOURED = 0.2  # chroma of a pixel that a turn of its hue changes visibly
 _LEAST_COLOURED = 0.1  # share of such pixels in a crop whose turned hue makes another garment of it
 
@@ -36,6 +51,29 @@ class RealViews:
             self.embeddings[source],
             self.squares[source],
         )
+
+
+def fit_filters(
+    views: RealViews, settings: FilterSettings, seed: int
+) -> tuple[Thresholds, list[dict[str, float]]]:
+    """The thresholds, and the curve that they are a point of.
+
+    Args:
+        views: of training SKUs.
+
+    Raises:
+        UserError: too few SKUs with two views.
+    """
+    same = same_sku_pairs(views.sku_ids, settings.pairs, seed)
+    other = other_sku_pairs(views.sku_ids, settings.pairs, seed)
+    if len(same) < _LEAST_PAIRS or len(other) < _LEAST_PAIRS:
+        raise UserError(
+            f"the filters of generated views are calibrated on pairs of catalog views; found "
+            f"{len(same)} of one training SKU and {len(other)} of two, expected {_LEAST_PAIRS} of either: raise "
+            "views.filters.skus, or leave the views block out of the preset"
+        )
+    scores = views.scores(same), views.scores(other)
+    return calibrate(*scores, settings), calibration_curve(*scores, settings)
 
 
 def same_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[np.int64]:
