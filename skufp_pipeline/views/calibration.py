@@ -5,13 +5,19 @@ not come from: planted bad candidates must be rejected, second real views must p
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from PIL import Image
 
+from skufp_pipeline.datasets.table import CATALOG
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.views.filters import (
@@ -23,7 +29,9 @@ from skufp_pipeline.views.filters import (
     chroma,
     score,
 )
+from skufp_pipeline.views.selection import budget
 from skufp_pipeline.views.settings import FilterSettings
+from skufp_pipeline.views.tables import squares
 
 Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Plant = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -69,11 +77,56 @@ def fit_filters(
     if len(same) < _LEAST_PAIRS or len(other) < _LEAST_PAIRS:
         raise UserError(
             f"the filters of generated views are calibrated on pairs of catalog views; found "
-            f"{len(same)} of one training SKU and {len(other)} of two, expected {_LEAST_PAIRS} of either: raise "
-            "views.filters.skus, or leave the views block out of the preset"
+            f"{len(same)} of one training SKU and {len(other)} of two, expected {_LEAST_PAIRS} of either; "
+            "raise views.filters.skus, or leave the views block out of the preset"
         )
     scores = views.scores(same), views.scores(other)
     return calibrate(*scores, settings), calibration_curve(*scores, settings)
+
+
+def calibrate_and_measure(
+    images: pl.DataFrame, encoder: Encoder, batch_size: int, settings: FilterSettings, seed: int
+) -> dict[str, Any]:
+    """Thresholds from one half of the training SKUs, and how good they are on SKUs they are not from.
+
+    Args:
+        images: embeddings of every crop, with the `path` of its file; queries are left aside.
+
+    Returns:
+        `thresholds`, `curve`, and `figures` by set of SKUs: `training` is the other half of the training
+        SKUs, `unseen` the SKUs of other splits, which the encoder has not learnt from either.
+    """
+    catalog = images.filter(pl.col("domain") == CATALOG)
+    is_training = pl.col("split") == "train"
+    half = pl.col("sku_id").map_elements(lambda s: stable_hash(s, "filters") % 2 == 0, pl.Boolean)
+    sets = {
+        "calibration": catalog.filter(is_training & half),
+        "training": catalog.filter(is_training & ~half),
+        "unseen": catalog.filter(~is_training),
+    }
+
+    def embed(squares: NDArray[np.uint8]) -> NDArray[np.float32]:
+        starts = range(0, len(squares), batch_size)
+        parts = [[Image.fromarray(s) for s in squares[i : i + batch_size]] for i in starts]
+        return np.concatenate([encoder.embed_images(part) for part in parts])
+
+    views = {name: _real_views(rows, settings) for name, rows in sets.items()}
+    thresholds, curve = fit_filters(
+        views.pop("calibration", _real_views(images.clear(), settings)), settings, seed
+    )
+    figures = {
+        name: planted_figures(real, embed, thresholds, settings.pairs, seed)
+        for name, real in views.items()
+        if len(real.sku_ids)
+    }
+    return {"thresholds": asdict(thresholds), "curve": curve, "figures": figures}
+
+
+def _real_views(images: pl.DataFrame, settings: FilterSettings) -> RealViews:
+    chosen = budget(images["sku_id"].to_list(), settings.skus, "view-filters")
+    rows = images.filter(pl.col("sku_id").is_in(chosen)).sort("sku_id", "item_id")
+    paths = [Path(path) for path in rows["path"]]
+    return RealViews(rows["sku_id"].to_numpy(), embedding_rows(rows), squares(paths, settings.side))
 
 
 def same_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[np.int64]:

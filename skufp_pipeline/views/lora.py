@@ -4,8 +4,11 @@ The adapter predicts noise on crops of a subset of training SKUs, weighted by mi
 diffusers' format and loads into any stock pipeline of the same base.
 """
 
+import json
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import torch
 from diffusers.training_utils import cast_training_params
 from diffusers.utils import convert_state_dict_to_diffusers
@@ -13,13 +16,21 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Generator, Tensor
 
+from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss
+from skufp_pipeline.views.drift import drift_figures, drift_table
+from skufp_pipeline.views.filters import Scores
+from skufp_pipeline.views.generate import Generated, generate, plan_candidates
+from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss, prompted_crops
 from skufp_pipeline.views.pipeline import LORA_FILE, Pipeline
-from skufp_pipeline.views.settings import LoraSettings
+from skufp_pipeline.views.selection import parted, sampled
+from skufp_pipeline.views.settings import LoraSettings, ViewsSettings
+from skufp_pipeline.views.sheet import drift_sheet
+from skufp_pipeline.views.tables import score_generated
 from skufp_pipeline.views.training import Log, Schedule, train
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+_EMBED_BATCH, _SHOWN = 64, 12
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
@@ -64,6 +75,56 @@ def train_lora(
     for part in parts.values():
         part.requires_grad_(False).eval()
     return curve
+
+
+def adapt(
+    pipeline: Pipeline,
+    views: pl.DataFrame,
+    encoder: Encoder,
+    settings: ViewsSettings,
+    seed: int,
+    scratch: Path,
+    directory: Path,
+    log: Log,
+) -> dict[str, Any]:
+    """Trains the adapter and writes it with its curve, its drift and samples of before and after.
+
+    Args:
+        views: every catalogue view (`VIEW_SCHEMA`) with the `path` of its crop.
+        directory: gets `pytorch_lora_weights.safetensors`, `history.json`, `drift.parquet`, `sheet.jpg`.
+
+    Returns:
+        The summary: counts, and the figures of the drift.
+    """
+    training, held_out = parted(views, settings.lora.max_skus)
+    sample = sampled(held_out, settings.lora.drift_views)
+    sources = {row["item_id"]: Path(row["path"]) for row in sample.iter_rows(named=True)}
+    candidates = plan_candidates(sample, settings.generation)
+
+    def draw(name: str) -> tuple[list[Generated], Scores]:
+        out, size = scratch / name, settings.image_size
+        pipeline.unet.eval()
+        negative = settings.prompts.negative_prompt
+        made = generate(pipeline, candidates, sources, out, size, settings.generation, negative)
+        return made, score_generated(made, sources, encoder, settings.filters.side, _EMBED_BATCH, False)
+
+    frozen, frozen_scores = draw("frozen")
+    log(f"lora: {len(frozen)} samples of the frozen base on {sample['sku_id'].n_unique()} held-out SKUs")
+    crops = prompted_crops(training, settings.image_size, scratch / "crops.npy")
+    history = train_lora(pipeline, crops, settings.lora, seed, scratch, log)
+    adapted, adapted_scores = draw("lora")
+    save_lora(pipeline, directory)
+    sku_ids = [candidate.sku_id for candidate in candidates]
+    drift = drift_table([c.candidate_id for c in candidates], sku_ids, frozen_scores, adapted_scores)
+    drift.write_parquet(directory / "drift.parquet", compression="zstd")
+    (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+    drift_sheet(frozen[:_SHOWN], adapted[:_SHOWN], sources).save(directory / "sheet.jpg", quality=85)
+    return {
+        "training_skus": training["sku_id"].n_unique(),
+        "training_views": training.height,
+        "held_out_skus": sample["sku_id"].n_unique(),
+        **drift_figures(drift),
+    }
 
 
 def add_adapter(pipeline: Pipeline, settings: LoraSettings, seed: int) -> None:

@@ -1,13 +1,16 @@
 """What every diffusion training shares: latents of crops, noise at random times, the loss of its guess."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from skufp_pipeline.encoders.pixels import decode_squares
 from skufp_pipeline.views.pipeline import Pipeline, encode_prompts
 
 _ENCODE_BATCH = 16
@@ -32,6 +35,14 @@ class Latents:
         """(B, C, s, s) on the CPU."""
         mean = self.mean[chosen]
         return mean + self.deviation[chosen] * torch.randn(mean.shape, generator=generator)
+
+
+def prompted_crops(
+    views: pl.DataFrame, side: int, target: Path, progress: Callable[[int, int], None] | None = None
+) -> PromptedCrops:
+    """The crops of `views` (`path`, `prompt`) as squares, decoded once into the file `target`."""
+    pixels = decode_squares([Path(path) for path in views["path"]], side, target, progress)
+    return PromptedCrops(pixels, views["prompt"].to_list())
 
 
 def unit_range(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:

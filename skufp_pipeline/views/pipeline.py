@@ -32,17 +32,19 @@ _TEXT_CONFIG: dict[str, Any] = {
 }
 # As in SD 1.5; skip_prk_steps makes one evaluation a step.
 _SCHEDULER: dict[str, Any] = {"skip_prk_steps": True, "steps_offset": 1, "set_alpha_to_one": False}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 Pipeline = Any  # a StableDiffusionImg2ImgPipeline; diffusers sets its parts in ways no type checker sees
 
 
 def load_pipeline(
-    name: str, device: torch.device, precision: torch.dtype = torch.float32, lora: Path | None = None
+    name: str, device: torch.device, precision: str = "fp32", lora: Path | None = None
 ) -> Pipeline:
     """The pipeline of a hub id or a local directory, with an adapter where `lora` is given.
 
     Args:
+        precision: `fp32`, `fp16` or `bf16`, of the arithmetic on CUDA; a CPU computes in float32.
         lora: a directory with an adapter in diffusers' format.
 
     Raises:
@@ -53,7 +55,7 @@ def load_pipeline(
     try:
         pipeline: Pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
             name, local_files_only=Path(name).is_dir()
-        ).to(dtype=precision)
+        ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
     except Exception as error:  # the hub, diffusers and transformers raise a dozen kinds
         raise UserError(
             f"views.model {name!r} could not be loaded ({_in_a_line(error)}); expected the hub id of a "

@@ -46,3 +46,9 @@ def parted(views: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, pl.DataFrame]
     unseen = views.filter(pl.col("split") != "train")
     held_out = unseen if unseen.height else training.filter(~is_chosen)
     return training.filter(is_chosen), held_out
+
+
+def sampled(views: pl.DataFrame, count: int) -> pl.DataFrame:
+    """At most `count` views of as many SKUs: the first view of each, a stable choice."""
+    chosen = budget(views["sku_id"].to_list(), count, "view-sample")
+    return first_views(views.filter(pl.col("sku_id").is_in(chosen)), 1)
