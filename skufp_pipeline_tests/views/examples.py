@@ -77,7 +77,9 @@ def garment(seed: int, size: tuple[int, int] = (20, 30)) -> Image.Image:
     return Image.fromarray(coarse).resize(size, Image.Resampling.NEAREST)
 
 
-def catalogue(folder: Path, skus: int = 3, views: int = 2, splits: tuple[str, ...] = ("train",)) -> pl.DataFrame:
+def catalogue(
+    folder: Path, skus: int = 3, views: int = 2, splits: tuple[str, ...] = ("train",)
+) -> pl.DataFrame:
     """`VIEW_SCHEMA` and `path`: `views` views of every SKU, written below `folder`."""
     rows = []
     for sku in range(skus):
