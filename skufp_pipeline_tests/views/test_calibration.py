@@ -47,7 +47,7 @@ def test_pairs_of_others_are_never_of_one_sku() -> None:
 
 def test_a_turned_hue_is_90_degrees_further_and_grey_stays() -> None:
     square = np.array([[[255, 0, 0], [128, 128, 128]]], dtype=np.uint8)
-    assert turn_hue(square).tolist() == [[[128, 255, 0], [128, 128, 128]]]
+    assert turn_hue(square).tolist() == [[[127, 255, 0], [128, 128, 128]]]
     assert is_coloured(square)
     assert not is_coloured(square[:, 1:])
 

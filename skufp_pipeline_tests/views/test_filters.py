@@ -141,7 +141,8 @@ class Words:
     dimension = 2
 
     def embed_texts(self, texts: list[str]) -> np.ndarray:
-        return np.array([[1, 0] if "nude" in text else [0, 1] for text in texts], dtype=np.float32)
+        unsafe = [any(word in text for word in ("nude", "naked", "porn", "sexual")) for text in texts]
+        return np.array([[1, 0] if bad else [0, 1] for bad in unsafe], dtype=np.float32)
 
 
 def test_the_safety_checker_goes_before_words_and_words_only_where_they_are_known() -> None:

@@ -1,4 +1,4 @@
-"""Candidates: seeds of their own, the same bytes in any order and after a kill, smaller batches without memory."""
+"""Candidates: seeds of their own, the same in any order and after a kill, smaller batches without memory."""
 
 import json
 from pathlib import Path

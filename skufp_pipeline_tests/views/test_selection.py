@@ -1,5 +1,7 @@
 """Stable choices: of SKUs for a budget, of views of a SKU, of what is held out."""
 
+from itertools import pairwise
+
 import polars as pl
 
 from skufp_pipeline.views.selection import budget, first_views, parted, sampled
@@ -12,7 +14,7 @@ SKUS = [f"s{n}" for n in range(50)]
 def test_a_larger_budget_holds_every_smaller_one() -> None:
     chosen = [set(budget(SKUS, limit, "salt")) for limit in (0, 3, 10, 49, 99, None)]
     assert [len(skus) for skus in chosen] == [0, 3, 10, 49, 50, 50]
-    assert all(small <= large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small <= large for small, large in pairwise(chosen))
 
 
 def test_a_new_sku_moves_at_most_one_out_of_the_budget() -> None:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from skufp_pipeline.views.training import Schedule, train
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -23,12 +23,12 @@ def run(
     def loss_of(generator: Generator) -> Tensor:
         nonlocal drawn
         if drawn == kill_at:
-            raise Stopped
+            raise StoppedError
         drawn += 1
         inputs = torch.randn(4, 2, generator=generator)
         return (model(inputs).squeeze(1) - inputs.sum(dim=1)).square().mean()
 
-    schedule = Schedule(**{"steps": 10, "learning_rate": 0.1, "checkpoint_every": 3, **changes})
+    schedule = Schedule(steps=10, learning_rate=0.1, checkpoint_every=3)
     log = lines.append if lines is not None else lambda line: None
     train("line", {"model": model}, loss_of, schedule, 7, scratch, log)
     return model
@@ -51,7 +51,7 @@ def test_it_learns_and_tells_its_curve(tmp_path: Path) -> None:
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(kill_at: int, tmp_path: Path) -> None:
     whole = run(tmp_path_of(tmp_path, "whole"))
     scratch, lines = tmp_path_of(tmp_path, "killed"), []
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         run(scratch, kill_at=kill_at)
     again = run(scratch, lines=lines)
     assert f"resuming after step {kill_at // 3 * 3} of 10" in lines[0]
