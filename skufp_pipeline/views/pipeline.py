@@ -6,6 +6,8 @@ saved by `save_pretrained` and loads as a stock diffusers pipeline (sec. 4.4).
 
 import gzip
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -50,12 +52,11 @@ def load_pipeline(
     Raises:
         UserError: no such model, no network for a hub id, or not a pipeline of this family.
     """
-    diffusers_logging.disable_progress_bar()  # loading takes a second, and its bars end up in logs
-    transformers_logging.disable_progress_bar()
     try:
-        pipeline: Pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-            name, local_files_only=Path(name).is_dir()
-        ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
+        with _quiet():
+            pipeline: Pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+                name, local_files_only=Path(name).is_dir()
+            ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
     except Exception as error:  # the hub, diffusers and transformers raise a dozen kinds
         raise UserError(
             f"views.model {name!r} could not be loaded ({_in_a_line(error)}); expected the hub id of a "
@@ -75,7 +76,8 @@ def add_lora(pipeline: Pipeline, directory: Path) -> None:
     if not (directory / LORA_FILE).is_file():
         raise UserError(f"{directory} holds no adapter: {LORA_FILE} is missing; materialize sd_lora again")
     try:
-        pipeline.load_lora_weights(str(directory), weight_name=LORA_FILE)
+        with _quiet():
+            pipeline.load_lora_weights(str(directory), weight_name=LORA_FILE)
     except Exception as error:  # diffusers and peft raise many kinds for weights that don't fit
         raise UserError(f"the adapter in {directory} does not fit: {_in_a_line(error)}") from error
 
@@ -152,6 +154,19 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
     ).input_ids  # fmt: skip
     states: torch.Tensor = pipeline.text_encoder(tokens.to(pipeline.device))[0]
     return states
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences loading: its bars, and diffusers' words on parts that an adapter or a type leaves alone."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
 
 
 def _ready(pipeline: Pipeline, device: torch.device) -> Pipeline:

@@ -86,7 +86,7 @@ class GenerationSettings(Settings):
 class FilterSettings(Settings):
     """What a candidate must be to be accepted; thresholds come from real pairs of views."""
 
-    pass_rate: float = Field(0.95, gt=0, lt=1)  # of second real views of a SKU that must pass
+    pass_rate: float = Field(0.96, gt=0, lt=1)  # of second real views of a SKU that must pass
     skus: int = Field(1000, ge=2)  # training SKUs whose views are paired, and as many to measure on
     pairs: int = Field(1000, ge=10)  # of either kind that thresholds are calibrated on
     side: int = Field(64, ge=8)  # pixels of the squares that colours and sharpness are measured on

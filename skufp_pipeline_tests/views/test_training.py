@@ -13,9 +13,7 @@ class StoppedError(Exception):
     pass
 
 
-def run(
-    scratch: Path, kill_at: int | None = None, lines: list[str] | None = None, **changes: int
-) -> nn.Module:
+def run(scratch: Path, kill_at: int | None = None, lines: list[str] | None = None) -> nn.Module:
     """Fits a line to noise; `kill_at` ends it in the middle of that draw."""
     torch.manual_seed(0)
     model, drawn = nn.Linear(2, 1), 0
