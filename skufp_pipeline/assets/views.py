@@ -62,7 +62,11 @@ def view_steps(preset: Preset) -> dict[str, Step]:
         return {}
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
-    common = {"image_size": views.image_size, "prompts": views.prompts.model_dump(), "seed": preset.seed}
+    common = {
+        "image_size": views.image_size,
+        "prompts": views.prompts.model_dump(mode="json"),
+        "seed": preset.seed,
+    }
     resumed = {"checkpoint_every"}  # decides where a killed run goes on from, not what it ends in
     base = ("sd_base",) if views.base is not None else ()
     steps = [
@@ -74,7 +78,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             "Thresholds of the filters, calibrated on real views of training SKUs, with the curve and what "
             "they make of planted candidates.",
             (VIEWS + "calibration", *_SCORING, *_CROPS, *_EMBEDDING),
-            {"filters": views.filters.model_dump(), "seed": preset.seed},
+            {"filters": views.filters.model_dump(mode="json"), "seed": preset.seed},
             light,
             ("sku_crops", "clip_checkpoint", "clip_embeddings"),
         ),
@@ -89,9 +93,9 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             {
                 **common,
                 "model": views.model,
-                "lora": views.lora.model_dump(exclude=resumed),
-                "generation": views.generation.model_dump(exclude={"max_skus", "views_per_sku"}),
-                "filters": views.filters.model_dump(),
+                "lora": views.lora.model_dump(mode="json", exclude=resumed),
+                "generation": views.generation.model_dump(mode="json", exclude={"max_skus", "views_per_sku"}),
+                "filters": views.filters.model_dump(mode="json"),
             },
             heavy,
             ("sku_crops", "image_text", "clip_checkpoint", *base),
@@ -107,7 +111,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             {
                 **common,
                 "model": views.model,
-                "generation": views.generation.model_dump(),
+                "generation": views.generation.model_dump(mode="json"),
                 "side": views.filters.side,
                 "zero_shot": preset.encoder.is_pretrained,
             },
@@ -139,7 +143,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
                 "A small Stable Diffusion trained on catalogue crops of training SKUs, saved as a stock "
                 "diffusers pipeline.",
                 (VIEWS + "base", *_DIFFUSION, *_CROPS),
-                {**common, "base": views.base.model_dump(exclude=resumed)},
+                {**common, "base": views.base.model_dump(mode="json", exclude=resumed)},
                 heavy,
                 ("sku_crops", "image_text"),
             ),
