@@ -363,6 +363,7 @@ def _base_asset(
     ) -> dg.MaterializeResult:
         from skufp_pipeline.views.base import train_base
         from skufp_pipeline.views.noise import prompted_crops
+        from skufp_pipeline.views.pipeline import save_pipeline
 
         assert settings.base is not None
         base, store = settings.base, artifacts.get()
@@ -376,7 +377,7 @@ def _base_asset(
             crops = prompted_crops(training, settings.image_size, scratch / "crops.npy", told)
             pipeline = models.new_diffusion(base.config, preset.seed)
             history = train_base(pipeline, crops, base, preset.seed, scratch, context.log.info)
-            pipeline.save_pretrained(directory / "pipeline")
+            save_pipeline(pipeline, directory / "pipeline")
             (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
             last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}
             return {"crops": training.height, **last}

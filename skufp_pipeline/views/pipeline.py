@@ -119,6 +119,12 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
     return _ready(pipeline, device)
 
 
+def save_pipeline(pipeline: Pipeline, directory: Path) -> None:
+    """Writes what `load_pipeline` and stock diffusers read; before an adapter is added, not after."""
+    with _quiet():
+        pipeline.save_pretrained(directory)
+
+
 def read_config(name: str) -> dict[str, Any]:
     """The JSON config of a small Stable Diffusion, bundled or at a path."""
     path = next((p for p in (Path(name), BUNDLED_MODELS / f"{name}.json") if p.is_file()), None)
@@ -158,7 +164,7 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences loading: its bars, and diffusers' words on parts that an adapter or a type leaves alone."""
+    """Silences loading and saving: bars, and diffusers' words on parts that an adapter or a type leaves alone."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     before = diffusers_logging.get_verbosity()

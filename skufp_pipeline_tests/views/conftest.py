@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from skufp_pipeline.views.pipeline import Pipeline, build_pipeline
+from skufp_pipeline.views.pipeline import Pipeline, build_pipeline, save_pipeline
 
 from .examples import CONFIG, CPU, catalogue, write_config
 
@@ -26,7 +26,7 @@ def pipeline(config_file: Path) -> Pipeline:
 def saved(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a saved random pipeline. Read it only."""
     directory = tmp_path_factory.mktemp("saved") / "pipeline"
-    build_pipeline(str(config_file), CPU, seed=0).save_pretrained(directory)
+    save_pipeline(build_pipeline(str(config_file), CPU, seed=0), directory)
     assert json.loads((directory / "model_index.json").read_text())
     return directory
 
