@@ -164,7 +164,7 @@ def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences loading and saving: bars, and diffusers' words on parts that an adapter or a type leaves alone."""
+    """Silences loading and saving: bars, and words on parts that an adapter or a type leaves alone."""
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     before = diffusers_logging.get_verbosity()
