@@ -21,11 +21,16 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
     """The whole graph, in order; `skufp materialize` runs one after the other."""
     exported = [name for name in ("image_encoder_onnx",) if name in steps]
     embeddings = [name for name in ("clip_embeddings", "frozen_clip_embeddings") if name in steps]
+    trained = [name for name in ("sd_base", "view_filters", "sd_lora") if name in steps]
+    generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
+    views = [Stage("train_views", tuple(trained), sharded=False)] if trained else []
+    views += [Stage("generate_views", tuple(generated), sharded=True)] if generated else []
     return [
         Stage("read_catalog", ("raw_dataset", "annotations"), sharded=False),
         Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
         Stage("train_encoder", ("clip_checkpoint",), sharded=False),
         Stage("embed_shards", tuple(embeddings), sharded=True),
+        *views,
         Stage(
             "build_index",
             (

@@ -22,6 +22,7 @@ from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettin
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.settings import Settings
+from skufp_pipeline.views.settings import ViewsSettings
 
 PRESET_FOLDER = Path("presets")
 PRESET_VARIABLE = "SKUFP_PRESET"
@@ -96,6 +97,7 @@ class Preset(Settings):
     crops: CropSettings = CropSettings()
     prompts: PromptSettings = PromptSettings()
     encoder: EncoderSettings
+    views: ViewsSettings | None = None  # generated views; null leaves the stage out
     fingerprint: FingerprintSettings = FingerprintSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()

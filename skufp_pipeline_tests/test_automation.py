@@ -7,7 +7,15 @@ from skufp_pipeline.automation import stages
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.presets import load_preset
 
-STAGE_NAMES = ["read_catalog", "build_catalog_shards", "train_encoder", "embed_shards", "build_index"]
+STAGE_NAMES = [
+    "read_catalog",
+    "build_catalog_shards",
+    "train_encoder",
+    "embed_shards",
+    "train_views",
+    "generate_views",
+    "build_index",
+]
 
 
 @pytest.fixture(params=["ci", "df2"])

@@ -27,6 +27,15 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "image_text": ("catalog", SHARDS, {"sku_crops"}),
     "clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
     "clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "clip_checkpoint"}),
+    "sd_base": ("views", None, {"sku_crops", "image_text"}),
+    "view_filters": ("views", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
+    "sd_lora": ("views", None, {"sku_crops", "image_text", "clip_checkpoint", "sd_base"}),
+    "generated_views": (
+        "views",
+        SHARDS,
+        {"sku_crops", "image_text", "clip_checkpoint", "view_filters", "sd_lora", "sd_base"},
+    ),
+    "generated_view_embeddings": ("views", SHARDS, {"image_text", "clip_checkpoint", "generated_views"}),
     "best_shot_teachers": ("fingerprints", None, {"clip_embeddings"}),
     "fingerprint_checkpoint": ("fingerprints", None, {"clip_embeddings", "best_shot_teachers"}),
     "fingerprints": ("fingerprints", None, {"clip_embeddings", "fingerprint_checkpoint"}),
@@ -38,19 +47,37 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index", "image_encoder_onnx"},
     ),
 }
-# With a pretrained encoder there is also what fine-tuning has to beat.
+# With a pretrained encoder there is also what fine-tuning has to beat; a pretrained diffusion model needs no
+# base of its own.
 PRETRAINED_ASSETS = {
-    **ASSETS,
+    **{
+        name: (group, partitions, deps - {"sd_base"})
+        for name, (group, partitions, deps) in ASSETS.items()
+        if name != "sd_base"
+    },
     "frozen_clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text"}),
     "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], "frozen_clip_embeddings"}),
 }
-GPU_ASSETS = {"clip_checkpoint", "clip_embeddings", "frozen_clip_embeddings", "fingerprint_checkpoint"}
+GPU_ASSETS = {
+    "clip_checkpoint",
+    "clip_embeddings",
+    "frozen_clip_embeddings",
+    "fingerprint_checkpoint",
+    "sd_lora",
+    "generated_views",
+    "generated_view_embeddings",
+}
 
 # asset:check, and whether it stops what comes after
 CHECKS = {
     "annotations:splits_disjoint": True,
     "sku_crops:crops_complete": True,
     "clip_embeddings:embeddings_sound": True,
+    "view_filters:filters_tell_views_apart": False,
+    "sd_lora:identity_drift_is_lower": False,
+    "generated_views:views_decodable": True,
+    "generated_views:acceptance_in_range": False,
+    "generated_view_embeddings:embeddings_sound": True,
     "clip_checkpoint:no_evaluation_query_used": True,
     "best_shot_teachers:no_evaluation_query_used": True,
     "fingerprint_checkpoint:no_evaluation_query_used": True,
@@ -141,6 +168,13 @@ def test_gpu_assets_ask_for_a_gpu_and_wait_in_its_pool_where_the_preset_has_gpus
 def test_no_asset_asks_for_a_gpu_where_the_preset_has_none() -> None:
     assert not any(step.needs.gpus for step in graph_steps(load_preset("ci")).values())
     assert {asset.op.pool for asset in asset_definitions(load_preset("ci")).values()} == {None}
+
+
+@pytest.mark.parametrize("name", ["ci", "df2"])
+def test_without_views_in_the_preset_there_is_no_such_stage(name: str) -> None:
+    without = load_preset(name).model_copy(update={"views": None})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"views"})
 
 
 def test_checks_are_those_of_the_table(preset: Preset) -> None:

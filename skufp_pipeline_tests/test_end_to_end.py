@@ -108,6 +108,10 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         ("retrieval_report", "recall"),
         ("retrieval_report", "latency"),
         ("retrieval_report", "grid"),
+        ("sd_base", "curves"),
+        ("sd_lora", "curve"),
+        ("sd_lora", "samples"),
+        ("generated_views", "contact_sheet"),
     ):
         assert ";base64," in told(name)[shown]
     assert told("annotations")["items_by_role"].startswith("| split | domain | role | rows |")
@@ -117,7 +121,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
 
 def test_what_a_person_reads_is_progress_and_nothing_else(graph: Graph) -> None:
     lines = graph.log.splitlines()
-    assert lines[0] == "[1/5] read_catalog: raw_dataset, annotations"
+    assert lines[0] == "[1/7] read_catalog: raw_dataset, annotations"
     assert re.fullmatch(r"the graph of preset ci is materialized: \d+ s", lines[-1]) or lines[-1].startswith(
         "check not passed: "
     )

@@ -17,9 +17,9 @@ from .graphs import PRESETS, REPOSITORY, environment
 PACKAGE = REPOSITORY / "skufp_pipeline"
 DAGSTER_LAYER = {"assets", "checks", "resources", "automation", "definitions", "materialize", "cli"}
 # The rooms of the science; each may import those before it.
-ROOMS = ("datasets", "encoders", "fingerprint", "search", "evaluation")
+ROOMS = ("datasets", "encoders", "views", "fingerprint", "search", "evaluation")
 LEAVES = ("errors", "hashing", "settings", "store", "compute")
-HEAVY = ("torch", "torchvision", "diffusers", "transformers", "open_clip", "timm")
+HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 
 
 def room_of(path: Path) -> str:

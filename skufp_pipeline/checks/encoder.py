@@ -13,7 +13,7 @@ EMBEDDINGS_SOUND = {
         blocking=True,
         description="Every embedding of the shard is finite and of unit norm, and no id occurs twice.",
     )
-    for asset in ("clip_embeddings", "frozen_clip_embeddings")
+    for asset in ("clip_embeddings", "frozen_clip_embeddings", "generated_view_embeddings")
 }
 
 

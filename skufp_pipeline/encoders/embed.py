@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -18,6 +18,7 @@ from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 
 Progress = Callable[[int, int], None]
+Result = TypeVar("Result")
 
 
 class ImageEncoder(Protocol):
@@ -71,7 +72,7 @@ def embed_crops(
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
             pixels = torch.stack(list(pool.map(lambda path: _read(encoder, path), batch)))
-            rows[start : start + len(batch)] = _embed_halving(encoder, pixels)
+            rows[start : start + len(batch)] = np.concatenate(in_halves(encoder.embed_pixels, pixels))
             if progress is not None:
                 progress(start + len(batch), len(paths))
     return rows
@@ -88,6 +89,25 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDAr
     return rows[[place[text] for text in texts]]
 
 
+def in_halves(run: Callable[[Any], Result], batch: Any) -> list[Result]:
+    """`run(batch)` as the one part of a list, or more parts when the GPU has no memory for the whole.
+
+    Args:
+        batch: a sequence or a tensor; its halves are slices.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: there is no memory for one alone.
+    """
+    try:
+        return [run(batch)]
+    except torch.cuda.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return in_halves(run, batch[:half]) + in_halves(run, batch[half:])
+
+
 def _read(encoder: ImageEncoder, path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
@@ -95,15 +115,3 @@ def _read(encoder: ImageEncoder, path: Path) -> Tensor:
     except (OSError, SyntaxError) as error:
         raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
     return pixels
-
-
-def _embed_halving(encoder: ImageEncoder, pixels: Tensor) -> NDArray[np.float32]:
-    """Embeds a batch, in halves when the GPU has no memory for the whole."""
-    try:
-        return encoder.embed_pixels(pixels)
-    except torch.cuda.OutOfMemoryError:
-        if len(pixels) == 1:
-            raise
-        torch.cuda.empty_cache()
-    half = len(pixels) // 2
-    return np.concatenate([_embed_halving(encoder, part) for part in (pixels[:half], pixels[half:])])

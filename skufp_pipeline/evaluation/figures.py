@@ -96,6 +96,16 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
     return _png(figure)
 
 
+def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Of each part that was trained, its `loss` by `step`, a panel each."""
+    figure = _figure(4.5 * max(len(curves), 1), 3.0)
+    panels = figure.subplots(1, max(len(curves), 1), squeeze=False)[0]
+    for axes, (part, history) in zip(panels, curves.items(), strict=False):
+        axes.plot([row["step"] for row in history], [row["loss"] for row in history], color=COLOURS[0])
+        axes.set(xlabel="step", ylabel=f"{part} loss")
+    return _png(figure)
+
+
 def latency_histogram(stages: Mapping[str, Mapping[str, Any]]) -> bytes:
     """The spread of each stage's time; `stages` as `latency.measure` returns them, with samples."""
     figure = _figure(width=7.0, height=1.1 * max(len(stages), 1) + 0.6)

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import torch
 
     from skufp_pipeline.encoders.clip import Encoder
+    from skufp_pipeline.views.pipeline import Pipeline
 
 
 class ModelProvider(dg.ConfigurableResource):
-    """Creates and loads encoders.
+    """Creates and loads encoders and diffusion pipelines.
 
     Attributes:
         device: `auto` takes a GPU where there is one; `cuda` demands it.
@@ -37,3 +38,15 @@ class ModelProvider(dg.ConfigurableResource):
         from skufp_pipeline.encoders.clip import load_encoder
 
         return load_encoder(directory, self.torch_device())
+
+    def new_diffusion(self, config: str, seed: int) -> "Pipeline":
+        """A small Stable Diffusion, random, as a config says."""
+        from skufp_pipeline.views.pipeline import build_pipeline
+
+        return build_pipeline(config, self.torch_device(), seed)
+
+    def diffusion(self, name: str, precision: str = "fp32", lora: Path | None = None) -> "Pipeline":
+        """An img2img pipeline by hub id or directory; a CPU computes in float32 whatever `precision` says."""
+        from skufp_pipeline.views.pipeline import load_pipeline
+
+        return load_pipeline(name, self.torch_device(), precision, lora)

@@ -1,0 +1,97 @@
+"""Checks of generated views: filters that tell, less identity drift, enough accepted, all images whole."""
+
+from collections.abc import Mapping
+
+import dagster as dg
+import polars as pl
+from PIL import Image
+
+from skufp_pipeline.store import Artifact
+from skufp_pipeline.views.settings import ViewsThresholds
+
+FILTERS_TELL = dg.AssetCheckSpec(
+    "filters_tell_views_apart",
+    asset="view_filters",
+    description="Of planted bad candidates nearly all are rejected, of second real views most are accepted.",
+)
+DRIFT_IS_LOWER = dg.AssetCheckSpec(
+    "identity_drift_is_lower",
+    asset="sd_lora",
+    description="On held-out SKUs LoRA raises the CLIP cosine to the source and lowers the HSV distance.",
+)
+VIEWS_DECODABLE = dg.AssetCheckSpec(
+    "views_decodable",
+    asset="generated_views",
+    blocking=True,
+    description="Every accepted image of the shard is there and decodes, and there is no other.",
+)
+ACCEPTANCE_IN_RANGE = dg.AssetCheckSpec(
+    "acceptance_in_range",
+    asset="generated_views",
+    description="The share of the shard's candidates that were accepted is within the preset's bounds.",
+)
+
+
+def filters_tell_views_apart(
+    figures: Mapping[str, Mapping[str, Mapping[str, float]]], thresholds: ViewsThresholds
+) -> dg.AssetCheckResult:
+    """Passes where both bounds hold on every set of SKUs that was measured."""
+    rejected = min(1 - measured["bad"]["accepted"] for measured in figures.values())
+    passed = min(measured["second_view"]["accepted"] for measured in figures.values())
+    return dg.AssetCheckResult(
+        check_name="filters_tell_views_apart",
+        passed=bool(
+            (thresholds.planted_rejected is None or rejected >= thresholds.planted_rejected)
+            and (thresholds.real_accepted is None or passed >= thresholds.real_accepted)
+        ),
+        metadata={
+            "planted_rejected": rejected,
+            "planted_rejected_least": str(thresholds.planted_rejected),
+            "real_accepted": passed,
+            "real_accepted_least": str(thresholds.real_accepted),
+        },
+    )
+
+
+def identity_drift_is_lower(figures: Mapping[str, float], thresholds: ViewsThresholds) -> dg.AssetCheckResult:
+    """Passes where both changes go the right way, or where the preset does not ask."""
+    lower = figures["clip_cosine_gain"] > 0 and figures["hsv_distance_gain"] < 0
+    return dg.AssetCheckResult(
+        check_name="identity_drift_is_lower",
+        passed=lower or not thresholds.drift_is_lower,
+        metadata=dict(figures),
+    )
+
+
+def acceptance_in_range(accepted: int, candidates: int, thresholds: ViewsThresholds) -> dg.AssetCheckResult:
+    """Passes where the share is within the bounds; a shard without candidates has none to judge."""
+    share = accepted / candidates if candidates else float("nan")
+    low, high = thresholds.acceptance_low, thresholds.acceptance_high
+    return dg.AssetCheckResult(
+        check_name="acceptance_in_range",
+        asset_key="generated_views",
+        passed=not candidates or ((low is None or share >= low) and (high is None or share <= high)),
+        metadata={"accepted": accepted, "candidates": candidates, "low": str(low), "high": str(high)},
+    )
+
+
+def views_decodable(shard: Artifact, accepted: pl.DataFrame) -> dg.AssetCheckResult:
+    """Passes where the images on disk are those of the accepted rows, and all decode."""
+    expected = {f"images/{path}" for path in accepted["image_path"]}
+    found = {name for name in shard.manifest.files if name.startswith("images/")}
+    broken = sorted(name for name in expected & found if not _decodes(shard, name))
+    return dg.AssetCheckResult(
+        check_name="views_decodable",
+        asset_key="generated_views",
+        passed=expected == found and not broken,
+        metadata={"missing_or_unlisted": sorted(expected ^ found)[:20], "broken": broken[:20]},
+    )
+
+
+def _decodes(shard: Artifact, name: str) -> bool:
+    try:
+        with Image.open(shard.path / name) as image:
+            image.load()
+    except OSError:
+        return False
+    return True

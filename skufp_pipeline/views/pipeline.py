@@ -1,0 +1,206 @@
+"""The diffusion pipeline: any img2img pipeline of the SD 1.5 family, or a small one of the same classes.
+
+A pipeline comes from a hub id, a local directory, or is built from a JSON config; what is trained here is
+saved by `save_pretrained` and loads as a stock diffusers pipeline (sec. 4.4).
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionImg2ImgPipeline, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from diffusers.utils import logging as diffusers_logging
+from open_clip.tokenizer import bytes_to_unicode, default_bpe
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.views.settings import BUNDLED_MODELS
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
+_PARTS = ("vae", "unet", "text_encoder", "scheduler")
+_MERGES = 49152 - 256 - 2  # of the bundled vocabulary that CLIP uses
+_TEXT_CONFIG: dict[str, Any] = {
+    "vocab_size": _MERGES + 514,
+    "bos_token_id": _MERGES + 512,
+    "eos_token_id": _MERGES + 513,
+}
+# As in SD 1.5; skip_prk_steps makes one evaluation a step.
+_SCHEDULER: dict[str, Any] = {"skip_prk_steps": True, "steps_offset": 1, "set_alpha_to_one": False}
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+Pipeline = Any  # a StableDiffusionImg2ImgPipeline; diffusers sets its parts in ways no type checker sees
+
+
+def load_pipeline(
+    name: str, device: torch.device, precision: str = "fp32", lora: Path | None = None
+) -> Pipeline:
+    """The pipeline of a hub id or a local directory, with an adapter where `lora` is given.
+
+    Args:
+        precision: `fp32`, `fp16` or `bf16`, of the arithmetic on CUDA; a CPU computes in float32.
+        lora: a directory with an adapter in diffusers' format.
+
+    Raises:
+        UserError: no such model, no network for a hub id, or not a pipeline of this family.
+    """
+    try:
+        with _quiet():
+            pipeline: Pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
+                name, local_files_only=Path(name).is_dir()
+            ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
+    except Exception as error:  # the hub, diffusers and transformers raise a dozen kinds
+        raise UserError(
+            f"views.model {name!r} could not be loaded ({_in_a_line(error)}); expected the hub id of a "
+            "Stable Diffusion 1.x pipeline, or a directory written by save_pretrained (with model_index.json)"
+        ) from error
+    if lora is not None:
+        add_lora(pipeline, lora)
+    return _ready(pipeline, device)
+
+
+def add_lora(pipeline: Pipeline, directory: Path) -> None:
+    """Loads an adapter in diffusers' format into a pipeline.
+
+    Raises:
+        UserError: it is not there, or was trained for another pipeline.
+    """
+    if not (directory / LORA_FILE).is_file():
+        raise UserError(f"{directory} holds no adapter: {LORA_FILE} is missing; materialize sd_lora again")
+    try:
+        with _quiet():
+            pipeline.load_lora_weights(str(directory), weight_name=LORA_FILE)
+    except Exception as error:  # diffusers and peft raise many kinds for weights that don't fit
+        raise UserError(f"the adapter in {directory} does not fit: {_in_a_line(error)}") from error
+
+
+def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipeline:
+    """A random pipeline of the classes of Stable Diffusion 1.5, as its config says.
+
+    Raises:
+        UserError: no such config, or one that its classes refuse.
+    """
+    config = read_config(config_name)
+    torch.manual_seed(seed)
+    try:
+        text_encoder = CLIPTextModel(CLIPTextConfig(**_TEXT_CONFIG, **config["text_encoder"]))
+        vae: Any = AutoencoderKL(**config["vae"])
+        channels = vae.config.latent_channels
+        unet: Any = UNet2DConditionModel(
+            in_channels=channels,
+            out_channels=channels,
+            cross_attention_dim=text_encoder.config.hidden_size,
+            **config["unet"],
+        )
+        scheduler = PNDMScheduler(**_SCHEDULER, **config["scheduler"])
+        checker, extractor = _safety_checker(config.get("safety_checker"))
+    except (TypeError, ValueError, KeyError, NotImplementedError, AttributeError) as error:
+        raise UserError(f"views.base.config {config_name!r} can't be built: {_in_a_line(error)}") from error
+    for part in (vae, unet):
+        _start_as_identity(part)
+    pipeline = StableDiffusionImg2ImgPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=clip_tokenizer(text_encoder.config.max_position_embeddings),
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=checker,
+        feature_extractor=extractor,
+        requires_safety_checker=checker is not None,
+    )
+    return _ready(pipeline, device)
+
+
+def save_pipeline(pipeline: Pipeline, directory: Path) -> None:
+    """Writes what `load_pipeline` and stock diffusers read; before an adapter is added, not after."""
+    with _quiet():
+        pipeline.save_pretrained(directory)
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """The JSON config of a small Stable Diffusion, bundled or at a path."""
+    path = next((p for p in (Path(name), BUNDLED_MODELS / f"{name}.json") if p.is_file()), None)
+    if path is None:
+        bundled = ", ".join(sorted(found.stem for found in BUNDLED_MODELS.glob("*.json")))
+        raise UserError(f"views.base.config {name!r} is neither a JSON file nor bundled ({bundled})")
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"views.base.config {str(path)!r} is no JSON file: {error}") from error
+    missing = [part for part in _PARTS if part not in config]
+    if not isinstance(config, dict) or missing:
+        raise UserError(f"views.base.config {str(path)!r} lacks {', '.join(missing)}")
+    return config
+
+
+def clip_tokenizer(length: int = 77) -> CLIPTokenizer:
+    """CLIP's tokenizer from the vocabulary that open_clip brings: nothing is downloaded."""
+    with gzip.open(default_bpe()) as stream:
+        lines = stream.read().decode().split("\n")[1 : _MERGES + 1]
+    merges: Any = [tuple(line.split()) for line in lines]
+    letters = list(bytes_to_unicode().values())
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {word: index for index, word in enumerate([*words, _START, _END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+
+
+def encode_prompts(pipeline: Pipeline, prompts: list[str]) -> torch.Tensor:
+    """(B, L, W) hidden states of the text encoder, with gradients where it has any."""
+    tokens = pipeline.tokenizer(
+        prompts, padding="max_length", max_length=pipeline.tokenizer.model_max_length, truncation=True,
+        return_tensors="pt",
+    ).input_ids  # fmt: skip
+    states: torch.Tensor = pipeline.text_encoder(tokens.to(pipeline.device))[0]
+    return states
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences loading and saving: bars, and words on parts that an adapter or a type leaves alone."""
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    before = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(before)
+
+
+def _ready(pipeline: Pipeline, device: torch.device) -> Pipeline:
+    """On its device, in evaluation mode, without a bar of its own."""
+    pipeline = pipeline.to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        module.requires_grad_(False).eval()
+    return pipeline
+
+
+def _start_as_identity(part: torch.nn.Module) -> None:
+    """Residual branches start at zero, as in Ho et al.'s code (2020): a short training gets further."""
+    for module in part.modules():
+        if isinstance(module, ResnetBlock2D):
+            torch.nn.init.zeros_(module.conv2.weight)
+
+
+def _safety_checker(
+    config: dict[str, Any] | None,
+) -> tuple[StableDiffusionSafetyChecker | None, CLIPImageProcessor | None]:
+    if config is None:
+        return None, None
+    side = config["vision_config"]["image_size"]
+    return StableDiffusionSafetyChecker(CLIPConfig(**config)), CLIPImageProcessor(
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
+    )
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"

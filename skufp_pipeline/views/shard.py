@@ -1,0 +1,76 @@
+"""One SKU shard of generated views: its budget, its candidates, their verdicts, the accepted images."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.views.filters import ACCEPTED, Thresholds
+from skufp_pipeline.views.generate import Progress, generate, plan_candidates
+from skufp_pipeline.views.pipeline import Pipeline
+from skufp_pipeline.views.selection import budget, first_views
+from skufp_pipeline.views.settings import ViewsSettings
+from skufp_pipeline.views.sheet import candidates_sheet
+from skufp_pipeline.views.tables import candidate_table, score_generated
+
+_EMBED_BATCH = 64
+
+
+def shard_budget(max_skus: int | None, shards: int, shard: int) -> int | None:
+    """This shard's part of the SKU budget: parts differ by one at most, and no shard asks another's SKUs."""
+    return None if max_skus is None else (max_skus + shards - 1 - shard) // shards
+
+
+def generate_shard(
+    load_pipeline: Callable[[], Pipeline],
+    views: pl.DataFrame,
+    limit: int | None,
+    encoder: Encoder,
+    settings: ViewsSettings,
+    thresholds: Mapping[str, float],
+    zero_shot: bool,
+    scratch: Path,
+    directory: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Generates what is missing in `scratch`, judges it, and writes the shard.
+
+    Args:
+        load_pipeline: called only where there are candidates.
+        views: the shard's catalogue views (`VIEW_SCHEMA`) with the `path` of each crop.
+        limit: SKUs at most.
+        directory: gets `candidates.parquet`, `images/` with the accepted ones, `sheet.jpg`.
+
+    Returns:
+        Counts: SKUs, candidates, accepted.
+    """
+    chosen = budget(views["sku_id"].to_list(), limit, "generated-views")
+    views = first_views(views.filter(pl.col("sku_id").is_in(chosen)), settings.generation.views_per_sku)
+    sources = {row["item_id"]: Path(row["path"]) for row in views.iter_rows(named=True)}
+    candidates = plan_candidates(views, settings.generation)
+    generated = (
+        generate(
+            load_pipeline(),
+            candidates,
+            sources,
+            scratch,
+            settings.image_size,
+            settings.generation,
+            settings.prompts.negative_prompt,
+            progress,
+        )
+        if candidates
+        else []
+    )
+    scores = score_generated(generated, sources, encoder, settings.filters.side, _EMBED_BATCH, zero_shot)
+    table = candidate_table(generated, scores, Thresholds(**thresholds))
+    table.write_parquet(directory / "candidates.parquet", compression="zstd")
+    accepted = table.filter(pl.col("verdict") == ACCEPTED)
+    for path in accepted["image_path"]:
+        (directory / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(scratch / path, directory / "images" / path)
+    candidates_sheet(table, sources, scratch).save(directory / "sheet.jpg", quality=85)
+    return {"skus": len(chosen), "candidates": table.height, "accepted": accepted.height}
