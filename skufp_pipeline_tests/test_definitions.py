@@ -37,8 +37,16 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     ),
     "generated_view_embeddings": ("views", SHARDS, {"image_text", "clip_checkpoint", "generated_views"}),
     "best_shot_teachers": ("fingerprints", None, {"clip_embeddings"}),
-    "fingerprint_checkpoint": ("fingerprints", None, {"clip_embeddings", "best_shot_teachers"}),
-    "fingerprints": ("fingerprints", None, {"clip_embeddings", "fingerprint_checkpoint"}),
+    "fingerprint_checkpoint": (
+        "fingerprints",
+        None,
+        {"clip_embeddings", "best_shot_teachers", "generated_view_embeddings"},
+    ),
+    "fingerprints": (
+        "fingerprints",
+        None,
+        {"clip_embeddings", "fingerprint_checkpoint", "generated_view_embeddings"},
+    ),
     "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints"}),
     "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "retrieval_report": (

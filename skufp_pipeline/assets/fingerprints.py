@@ -1,6 +1,7 @@
 """Group `fingerprints`: best-shot teachers, the aggregator, and one vector per SKU."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from skufp_pipeline.fingerprint.tables import (
     teacher_table,
     used_by_fingerprints,
 )
-from skufp_pipeline.fingerprint.views import gather_views
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -37,6 +37,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
     model = tuple(FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers"))
     model += (*tables, "skufp_pipeline.encoders.schedule")
+    views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
     steps = [
         Step(
             "best_shot_teachers",
@@ -58,7 +59,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             model,
             {"fingerprint": settings, "seed": preset.seed},
             heavy,
-            ("clip_embeddings", "best_shot_teachers"),
+            (*views, "best_shot_teachers"),
         ),
         Step(
             "fingerprints",
@@ -69,19 +70,30 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             model,
             {"max_views": preset.fingerprint.max_views},
             light,
-            ("clip_embeddings", "fingerprint_checkpoint"),
+            (*views, "fingerprint_checkpoint"),
         ),
     ]
     return {step.name: step for step in steps}
 
 
-def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.AssetsDefinition]:
-    """The three assets of this group, given the encoder's steps."""
+def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefinition]:
+    """The three assets of this group, given the steps before it."""
     steps = fingerprint_steps(preset)
 
     def embeddings(store: ArtifactStore) -> tuple[EmbeddingTables, dict[str, str]]:
-        shards = read_embedding_shards(store, encoder["clip_embeddings"], encoder["clip_checkpoint"], preset)
+        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
         return embedding_tables(shards), embedding_inputs(shards)
+
+    def with_generated(
+        store: ArtifactStore, tables: EmbeddingTables, inputs: dict[str, str]
+    ) -> tuple[EmbeddingTables, dict[str, str]]:
+        if not preset.views:
+            return tables, inputs
+        step = others["generated_view_embeddings"]
+        shards = read_embedding_shards(store, step, others["clip_checkpoint"], preset)
+        found = [pl.read_parquet(shard.path / "images.parquet") for shard in shards]
+        digests = {shard.manifest.artifact: shard.digest for shard in shards}
+        return replace(tables, generated=pl.concat(found)), inputs | digests
 
     @asset(steps["best_shot_teachers"])
     def best_shot_teachers(artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
@@ -111,6 +123,7 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
         tables, inputs = embeddings(store)
         teachers = store.read(steps["best_shot_teachers"].key)
         require_inputs(teachers, inputs)
+        tables, inputs = with_generated(store, tables, inputs)
 
         def build(directory: Path) -> dict[str, Any]:
             data = fingerprint_data(
@@ -143,14 +156,14 @@ def fingerprint_assets(preset: Preset, encoder: dict[str, Step]) -> list[dg.Asse
         from skufp_pipeline.fingerprint.train import load_aggregator
 
         store, step = artifacts.get(), steps["fingerprints"]
-        tables, inputs = embeddings(store)
+        tables, inputs = with_generated(store, *embeddings(store))
         checkpoint = store.read(steps["fingerprint_checkpoint"].key)
         # Of the same encoder, but not of the same SKUs: a new one gets its fingerprint without training.
         checkpoint.require_input("clip_checkpoint", inputs["clip_checkpoint"])
 
         def build(directory: Path) -> dict[str, Any]:
             device = models.torch_device()
-            views = gather_views(tables.images, preset.fingerprint.max_views)
+            views = tables.views(preset.fingerprint.max_views)
             rows = make_fingerprints(load_aggregator(checkpoint.path, device), views, device)
             table = fingerprint_table(views, rows)
             table.write_parquet(directory / "fingerprints.parquet", compression="zstd")

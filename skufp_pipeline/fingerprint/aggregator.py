@@ -2,7 +2,8 @@
 
 K learnable tokens attend to one another and to the views (a Q-Former of a few layers); their mean is
 projected and L2-normalised. In the residual form the projection starts at zero and is added to the
-mean of the views, so that training starts from mean-SKU and can only learn to depart from it.
+mean of the catalog views, so that training starts from mean-SKU and can only learn to depart from it.
+Generated views carry a view-type embedding, which starts at zero.
 """
 
 import torch
@@ -41,7 +42,7 @@ class _Layer(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """g: (S, V, D) views and their mask to (S, D) unit fingerprints.
+    """g: (S, V, D) views, which are there and which were generated, to (S, D) unit fingerprints.
 
     Args:
         dimension: D.
@@ -60,6 +61,7 @@ class Aggregator(nn.Module):
         self.residual = settings.residual
         self.tokens = nn.Parameter(0.02 * torch.randn(settings.tokens, dimension))
         self.view_norm = nn.LayerNorm(dimension)
+        self.generated_type = nn.Parameter(torch.zeros(dimension))
         self.layers = nn.ModuleList(_Layer(dimension, settings) for _ in range(settings.layers))
         self.output_norm = nn.LayerNorm(dimension)
         self.projection = nn.Linear(dimension, dimension)
@@ -67,21 +69,23 @@ class Aggregator(nn.Module):
             nn.init.zeros_(self.projection.weight)
             nn.init.zeros_(self.projection.bias)
 
-    def forward(self, views: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, views: Tensor, mask: Tensor, generated: Tensor) -> Tensor:
         """Fingerprints of S SKUs.
 
         Args:
             views: (S, V, D) unit rows; what stands where `mask` is False does not matter.
-            mask: (S, V) bool, True for a view that is there; at least one a SKU.
+            mask: (S, V) bool, True for a view that is there; at least one catalog view a SKU.
+            generated: (S, V) bool, True for a view that was generated.
         """
         views = views.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.tokens.expand(len(views), -1, -1)
-        seen, absent = self.view_norm(views), ~mask
+        made = generated.unsqueeze(-1)
+        seen, absent = self.view_norm(views) + made * self.generated_type, ~mask
         for layer in self.layers:
             tokens = layer(tokens, seen, absent)
         output = self.projection(self.output_norm(tokens).mean(dim=1))
         if self.residual:
-            output = output + F.normalize(views.sum(dim=1), dim=-1)
+            output = output + F.normalize(views.masked_fill(made, 0).sum(dim=1), dim=-1)
         return F.normalize(output, dim=-1)
 
 
@@ -97,6 +101,7 @@ class AggregatorEnsemble(nn.Module):
         super().__init__()
         self.members = nn.ModuleList(Aggregator(dimension, settings) for _ in range(settings.members))
 
-    def forward(self, views: Tensor, mask: Tensor) -> Tensor:
-        """(S, D) unit fingerprints of (S, V, D) views under their (S, V) mask."""
-        return F.normalize(torch.stack([member(views, mask) for member in self.members]).sum(dim=0), dim=-1)
+    def forward(self, views: Tensor, mask: Tensor, generated: Tensor) -> Tensor:
+        """(S, D) unit fingerprints; arguments as of an `Aggregator`."""
+        made = [member(views, mask, generated) for member in self.members]
+        return F.normalize(torch.stack(made).sum(dim=0), dim=-1)

@@ -23,10 +23,16 @@ class EmbeddingTables:
     Attributes:
         images: `item_id`, `sku_id`, `split`, `role`, `image_path`, `embedding` and more.
         texts: `text_id`, `sku_id`, `split`, `role`, `text`, `embedding`.
+        generated: generated views with the columns of `images`, where there are some; the aggregator's alone.
     """
 
     images: pl.DataFrame
     texts: pl.DataFrame
+    generated: pl.DataFrame | None = None
+
+    def views(self, max_views: int) -> ViewSet:
+        """What the aggregator sees of every SKU."""
+        return gather_views(self.images, max_views, self.generated)
 
     def queries(self, role: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Image and text queries of training SKUs in one role, under the name `query_id`."""
@@ -96,7 +102,7 @@ def teacher_table(tables: EmbeddingTables, max_views: int) -> tuple[pl.DataFrame
 
 def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views: int) -> FingerprintData:
     """What the aggregator trains on: training SKUs and their `train` and `development` queries."""
-    every = gather_views(tables.images, max_views)
+    every = tables.views(max_views)
     training = np.flatnonzero(np.array(every.splits) == "train")
     views = every.select(training)
     aligned = pl.DataFrame({"sku_id": views.sku_ids}).join(teachers, on="sku_id", maintain_order="left")
@@ -120,8 +126,11 @@ def used_by_fingerprints(tables: EmbeddingTables) -> pl.DataFrame:
 
 
 def fingerprint_table(views: ViewSet, fingerprints: NDArray[np.float32]) -> pl.DataFrame:
-    """One row per SKU: `sku_id`, `split`, `num_views`, `fingerprint` (D float32, unit norm)."""
-    table = pl.DataFrame({"sku_id": views.sku_ids, "split": views.splits, "num_views": views.counts})
+    """One row per SKU: `sku_id`, `split`, `num_views` (the catalog's), `num_generated`, and `fingerprint`
+    (D float32, unit norm).
+    """
+    counts = {"num_views": views.counts, "num_generated": views.generated.sum(axis=1)}
+    table = pl.DataFrame({"sku_id": views.sku_ids, "split": views.splits, **counts})
     return table.with_columns(embedding_column(fingerprints).alias("fingerprint"))
 
 

@@ -99,9 +99,8 @@ def fingerprints(
     rows = np.empty((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
-        made = model(
-            torch.from_numpy(views.views[part]).to(device), torch.from_numpy(views.mask[part]).to(device)
-        ).double()
+        arrays = (views.views[part], views.mask[part], views.generated[part])
+        made = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
         rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
     return rows
 
@@ -129,6 +128,7 @@ class _Tensors:
     def __init__(self, data: FingerprintData, device: torch.device) -> None:
         self.views = torch.from_numpy(data.views.views).to(device)
         self.mask = torch.from_numpy(data.views.mask).to(device)
+        self.generated = torch.from_numpy(data.views.generated).to(device)
         self.means = torch.from_numpy(mean_sku(data.views)).to(device)
         self.image_teachers = torch.from_numpy(data.image_teachers).to(device)
         self.text_teachers = torch.from_numpy(data.text_teachers).to(device)
@@ -160,8 +160,9 @@ def _losses(
 ) -> dict[str, Tensor]:
     """The weighted terms of eq. 14 on one batch of SKUs and their queries."""
     skus = torch.randperm(len(data.views), generator=generator)[: settings.skus_per_batch].sort().values
-    mask = _drop_views(data.mask[skus], settings.view_dropout, generator)
-    made = model(data.views[skus], mask)
+    mask, generated = data.mask[skus], data.generated[skus]
+    mask = _drop_views(mask, generated, settings.view_dropout, generator)
+    made = model(data.views[skus], mask, generated)
     image_teachers, text_teachers = data.image_teachers[skus], data.text_teachers[skus]
     known = text_teachers.abs().sum(dim=1) > 0
     losses = {
@@ -228,12 +229,12 @@ def spread_queries(
     return F.normalize(means + spread * torch.where(swapped, others, offsets), dim=-1)
 
 
-def _drop_views(mask: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Hides each view with probability `share`; a SKU that would lose all keeps all."""
+def _drop_views(mask: Tensor, generated: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Hides each view with probability `share`; a SKU that would lose all of the catalog's keeps all."""
     if share == 0:
         return mask
     kept = mask & (torch.rand(mask.shape, generator=generator) >= share).to(mask.device)
-    return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
+    return torch.where((kept & ~generated).any(dim=1, keepdim=True), kept, mask)
 
 
 @torch.inference_mode()
@@ -243,6 +244,6 @@ def _development_mrr(model: nn.Module, data: _Tensors) -> float:
     if len(queries) == 0:
         return float("nan")
     model.eval()
-    scores = queries @ model(data.views, data.mask).T
+    scores = queries @ model(data.views, data.mask, data.generated).T
     ranks = (scores >= scores.gather(1, truth[:, None])).sum(dim=1)
     return float((1.0 / ranks).mean())

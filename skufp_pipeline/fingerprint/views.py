@@ -1,4 +1,8 @@
-"""The views of many SKUs as one padded array, and the poolings that need no training."""
+"""The views of many SKUs as one padded array, and the poolings that need no training.
+
+A SKU's catalog views come first; generated ones may follow. The mean is of catalog views; the other poolings
+expect no others.
+"""
 
 from dataclasses import dataclass
 
@@ -11,24 +15,26 @@ from skufp_pipeline.encoders.tables import embedding_rows
 
 @dataclass(frozen=True)
 class ViewSet:
-    """Catalog view embeddings by SKU.
+    """View embeddings by SKU.
 
     Attributes:
         sku_ids: S SKUs, sorted.
         splits: split of each SKU.
         views: (S, V, D) float32 unit rows, zero where `mask` is False.
-        mask: (S, V) bool; True for a view that is there, at least one a SKU.
+        mask: (S, V) bool; True for a view that is there, at least one catalog view a SKU.
+        generated: (S, V) bool; True for a view that is there and was generated.
     """
 
     sku_ids: list[str]
     splits: list[str]
     views: NDArray[np.float32]
     mask: NDArray[np.bool_]
+    generated: NDArray[np.bool_]
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """(S,) number of views."""
-        return self.mask.sum(axis=1)
+        """(S,) number of catalog views."""
+        return (self.mask & ~self.generated).sum(axis=1)
 
     def select(self, rows: NDArray[np.int64]) -> "ViewSet":
         """The SKUs of these rows, in this order."""
@@ -37,26 +43,47 @@ class ViewSet:
             [self.splits[row] for row in rows],
             self.views[rows],
             self.mask[rows],
+            self.generated[rows],
         )
 
 
-def gather_views(embeddings: pl.DataFrame, max_views: int) -> ViewSet:
+def gather_views(embeddings: pl.DataFrame, max_views: int, generated: pl.DataFrame | None = None) -> ViewSet:
     """Packs the gallery rows of an embedding table (`sku_id`, `split`, `role`, `embedding`).
 
     Rows come in the table's order; views past `max_views` of one SKU are left aside.
+
+    Args:
+        generated: a table of the same columns, whose views follow the catalog's, `max_views` of a SKU at
+            most; SKUs that have no catalog view are left aside.
     """
+    catalog = _numbered(embeddings, max_views)
+    skus = catalog.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
+    added = catalog.clear() if generated is None else _numbered(generated, max_views)
+    added = added.join(skus.select("sku_id", "len"), on="sku_id", how="inner", maintain_order="left")
+    both = pl.concat(
+        [
+            catalog.select("sku_id", "view", "embedding", generated=pl.lit(False)),
+            added.select("sku_id", pl.col("view") + pl.col("len"), "embedding", generated=pl.lit(True)),
+        ],
+        how="vertical_relaxed",
+    )
+    place = skus.select("sku_id", pl.int_range(pl.len()).alias("row"))
+    both = both.join(place, on="sku_id", maintain_order="left")
+    vectors, row, view = embedding_rows(both), both["row"].to_numpy(), both["view"].to_numpy()
+    width = int(view.max(initial=0)) + 1
+    views = np.zeros((len(skus), width, vectors.shape[1]), dtype=np.float32)
+    mask, made = np.zeros((2, len(skus), width), dtype=bool)
+    views[row, view] = vectors
+    mask[row, view] = True
+    made[row, view] = both["generated"].to_numpy()
+    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask, made)
+
+
+def _numbered(embeddings: pl.DataFrame, max_views: int) -> pl.DataFrame:
+    """The gallery rows by SKU, `view` counting each SKU's from 0 to `max_views`."""
     gallery = embeddings.filter(pl.col("role") == "gallery").sort("sku_id", maintain_order=True)
     gallery = gallery.with_columns(pl.int_range(pl.len()).over("sku_id").alias("view"))
-    gallery = gallery.filter(pl.col("view") < max_views)
-    skus = gallery.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
-    vectors = embedding_rows(gallery)
-    row = np.repeat(np.arange(len(skus)), skus["len"].to_numpy())
-    width = int(skus["len"].to_numpy().max(initial=1))
-    views = np.zeros((len(skus), width, vectors.shape[1]), dtype=np.float32)
-    mask = np.zeros((len(skus), width), dtype=bool)
-    views[row, gallery["view"].to_numpy()] = vectors
-    mask[row, gallery["view"].to_numpy()] = True
-    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask)
+    return gallery.filter(pl.col("view") < max_views)
 
 
 def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
@@ -66,8 +93,9 @@ def unit(rows: NDArray[np.floating]) -> NDArray[np.float32]:
 
 
 def mean_sku(views: ViewSet) -> NDArray[np.float32]:
-    """(S, D) unit means of the views: Baseline 3's gallery (App. B)."""
-    return unit(views.views.sum(axis=1) / np.maximum(views.counts, 1)[:, None])
+    """(S, D) unit means of the catalog views: Baseline 3's gallery (App. B)."""
+    catalog = np.where(views.generated[:, :, None], 0, views.views)
+    return unit(catalog.sum(axis=1) / np.maximum(views.counts, 1)[:, None])
 
 
 def view_centrality(views: ViewSet) -> NDArray[np.float32]:

@@ -26,7 +26,7 @@ def view_set(*skus: ArrayLike, splits: Sequence[str] | None = None) -> ViewSet:
         views[row, : len(array)] = array
         mask[row, : len(array)] = True
     names = [chr(ord("a") + row) for row in range(len(arrays))]
-    return ViewSet(names, list(splits or ["train"] * len(arrays)), views, mask)
+    return ViewSet(names, list(splits or ["train"] * len(arrays)), views, mask, np.zeros_like(mask))
 
 
 def random_views(counts: Sequence[int], dimension: int = 8, seed: int = 0) -> ViewSet:

@@ -190,5 +190,5 @@ def test_fingerprints_are_one_row_a_sku() -> None:
     views = view_set([(1.0, 0.0)], [(0.0, 1.0), (1.0, 0.0)], splits=["train", "validation"])
     made = unit_rows((2, 2), 0)
     table = fingerprint_table(views, made)
-    assert table.drop("fingerprint").rows() == [("a", "train", 1), ("b", "validation", 2)]
+    assert table.drop("fingerprint").rows() == [("a", "train", 1, 0), ("b", "validation", 2, 0)]
     np.testing.assert_array_equal(embedding_rows(table, "fingerprint"), made)

@@ -173,7 +173,7 @@ def test_progress_is_told_at_most_ten_times_or_so(data: FingerprintData) -> None
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
 def test_view_dropout_hides_its_share_and_never_all_views_of_a_sku(share: float) -> None:
     mask = torch.from_numpy(random_views([1 + sku % 6 for sku in range(600)], DIMENSION).mask)
-    kept = _drop_views(mask, share, torch.Generator().manual_seed(0))
+    kept = _drop_views(mask, torch.zeros_like(mask), share, torch.Generator().manual_seed(0))
     assert kept.any(dim=1).all()
     assert not (kept & ~mask).any()
     assert kept[:, 0][mask.sum(dim=1) == 1].all()
@@ -272,3 +272,12 @@ def test_a_swapped_query_keeps_its_mean_and_takes_the_offset_of_a_query_of_the_b
     distance = (swapped[:, None] - possible).norm(dim=-1)
     assert distance.min(dim=1).values.max() < 1e-6
     assert (distance.argmin(dim=1) != torch.arange(9)).any()
+
+
+def test_a_sku_never_keeps_generated_views_alone() -> None:
+    mask = torch.ones(500, 3, dtype=torch.bool)
+    generated = torch.tensor([[False, True, True]]).expand(500, 3)
+    kept = _drop_views(mask, generated, 0.7, torch.Generator().manual_seed(0))
+    assert kept[:, 0].all()
+    hidden = (~kept[:, 1:]).float().mean()
+    assert 0.1 < hidden < 0.7

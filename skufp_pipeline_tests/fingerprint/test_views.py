@@ -34,6 +34,7 @@ def permuted(views: ViewSet, seed: int) -> ViewSet:
         views.splits,
         np.take_along_axis(views.views, order[:, :, None], axis=1),
         np.take_along_axis(views.mask, order, axis=1),
+        np.take_along_axis(views.generated, order, axis=1),
     )
 
 
@@ -162,3 +163,17 @@ def test_chosen_skus_come_in_the_order_asked_for() -> None:
     views = gather_views(TABLE, 5).select(np.array([1, 0]))
     assert (views.sku_ids, views.splits) == (["b", "a"], ["train", "validation"])
     assert views.counts.tolist() == [2, 1]
+
+
+def test_generated_views_follow_the_catalogs_and_leave_the_mean_alone() -> None:
+    rows = [("1", "a", EAST), ("2", "b", NORTH), ("3", "b", WEST)]
+    catalog = image_table([(item, sku, "train", "gallery", vector) for item, sku, vector in rows])
+    more = [("g1", "a", NORTH), ("g2", "nowhere", EAST), ("g3", "a", WEST), ("g4", "a", WEST)]
+    generated = image_table([(item, sku, "train", "gallery", vector) for item, sku, vector in more])
+    views = gather_views(catalog, 2, generated)
+    assert views.sku_ids == ["a", "b"]
+    assert views.mask.tolist() == [[True, True, True], [True, True, False]]
+    assert views.generated.tolist() == [[False, True, True], [False, False, False]]
+    assert views.views[0].tolist() == [list(EAST), list(NORTH), list(WEST)]
+    assert views.counts.tolist() == [1, 2]
+    np.testing.assert_array_equal(mean_sku(views), mean_sku(gather_views(catalog, 2)))
