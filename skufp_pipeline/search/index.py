@@ -132,7 +132,14 @@ class FingerprintIndex:
     # -- search ---------------------------------------------------------------------------------------------
 
     def search(self, queries: ArrayLike, k: int, within: Rows | None = None) -> list[SearchResult]:
-        """The `k` SKUs of highest score for each query; fewer where there are fewer.
+        """The `k` SKUs of highest score for each query, as `best` finds them."""
+        rows, scores = self.best(queries, k, within)
+        return [SearchResult(*found) for found in zip(rows, scores, strict=True)]
+
+    def best(
+        self, queries: ArrayLike, k: int, within: Rows | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Rows and scores of the `k` SKUs of highest score, (Q, k) each, best first; fewer if there are fewer.
 
         Args:
             queries: (Q, D) or (D,), any norm; a zero query has cosine 0 everywhere.
@@ -146,11 +153,9 @@ class FingerprintIndex:
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
         if within is None:
-            rows, scores = self._best(given, k, self._allowed, self.present.counts)
-        else:
-            chosen = within & self.present
-            rows, scores = self._best(given, k, chosen.words, chosen.counts)
-        return [SearchResult(*found) for found in zip(rows, scores, strict=True)]
+            return self._best(given, k, self._allowed, self.present.counts)
+        chosen = within & self.present
+        return self._best(given, k, chosen.words, chosen.counts)
 
     def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
         """The `k` SKUs nearest to a SKU's own fingerprint, itself left out.
