@@ -139,7 +139,8 @@ class FingerprintIndex:
     def best(
         self, queries: ArrayLike, k: int, within: Rows | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows and scores of the `k` SKUs of highest score, (Q, k) each, best first; fewer if there are fewer.
+        """Rows and scores of the `k` SKUs of highest score, (Q, k) each, best first; fewer if so many
+        are not there.
 
         Args:
             queries: (Q, D) or (D,), any norm; a zero query has cosine 0 everywhere.
