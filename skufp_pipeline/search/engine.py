@@ -78,6 +78,7 @@ class QueryEngine:
                 there is no such form.
         """
         artifact, index = current_index(store)
+        index.warm_up()
         checkpoint = store.read(CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)

@@ -24,6 +24,7 @@ from skufp_pipeline.search.rows import Rows, Words
 from skufp_pipeline.search.scan import unit_queries
 from skufp_pipeline.search.segment import Segment, make_segment, require_distinct, some, unit_rows
 
+BATCHED = 8  # queries that are searched as a batch
 COMPARED_VALUES = 10_000  # of a column, for the nearest to one that is not there
 
 
@@ -157,6 +158,15 @@ class FingerprintIndex:
             return self._best(given, k, self._allowed, self.present.counts)
         chosen = within & self.present
         return self._best(given, k, chosen.words, chosen.counts)
+
+    def warm_up(self) -> None:
+        """Compiles the loops, or loads them from disk, and reads the codes: the first search is then no slower
+        than the next.
+        """
+        if len(self):
+            like = self._fingerprint(int(self.present.numbers()[0]))
+            for queries in (like[None], np.tile(like, (BATCHED, 1))):
+                self.best(queries, 1)
 
     def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
         """The `k` SKUs nearest to a SKU's own fingerprint, itself left out.

@@ -510,3 +510,16 @@ def test_an_index_of_several_segments_is_exported_without_what_is_removed(
     table = pl.read_parquet(tmp_path / "out" / "fingerprints.parquet")
     assert table["sku_id"].to_list() == ["a", "c", "d", "e"]
     np.testing.assert_array_equal(table["fingerprint"].to_numpy(), ROWS[[0, 2, 3, 4]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 200])
+def test_an_index_is_warmed_up_whatever_it_holds(count: int) -> None:
+    rows = np.eye(200, 300, dtype=np.float32)[:count]
+    index = FingerprintIndex(
+        rows.reshape(count, 300), pl.DataFrame({"sku_id": [str(r) for r in range(count)]})
+    )
+    index.warm_up()
+    if count > 1:
+        without_first = index.remove(["0"])
+        without_first.warm_up()
+        assert len(without_first) == count - 1
