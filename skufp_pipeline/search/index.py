@@ -160,8 +160,8 @@ class FingerprintIndex:
         return self._best(given, k, chosen.words, chosen.counts)
 
     def warm_up(self) -> None:
-        """Compiles the loops, or loads them from disk, and reads the codes: the first search is then no slower
-        than the next.
+        """Compiles the loops, or loads them from disk, and reads the codes: the first search is then as fast
+        as the next.
         """
         if len(self):
             like = self._fingerprint(int(self.present.numbers()[0]))
