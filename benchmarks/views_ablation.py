@@ -63,10 +63,12 @@ class Arm:
 class Graph:
     """What a materialized preset holds."""
 
-    def __init__(self, preset: Preset) -> None:
+    def __init__(self, preset: Preset, members: int) -> None:
         if preset.views is None:
             raise UserError(f"preset {preset.name} has no views")
         self.preset, self.views = preset, preset.views
+        aggregator = preset.fingerprint.aggregator.model_copy(update={"members": members})
+        self.fingerprint = preset.fingerprint.model_copy(update={"aggregator": aggregator})
         self.store, self.steps = ArtifactStore(preset.data_root), graph_steps(preset)
         clip, embeddings = self.steps["clip_checkpoint"], self.steps["clip_embeddings"]
         shards = read_embedding_shards(self.store, embeddings, clip, preset)
@@ -158,7 +160,7 @@ def embed_arrays(encoder: Encoder, images: NDArray[np.uint8]) -> NDArray[np.floa
 
 def first_ranks(graph: Graph, arm: Arm, seed: int, queries: QuerySet) -> NDArray[np.bool_]:
     """(Q,) whether each evaluation query finds its SKU first, in the gallery of its own split."""
-    settings = graph.preset.fingerprint
+    settings = graph.fingerprint
     tables = replace(graph.tables, generated=arm.views)
     device = graph.models.torch_device()
     data = fingerprint_data(tables, graph.teachers, settings.max_views)
@@ -235,11 +237,12 @@ def show(arms: dict[str, Arm], rows: list[dict[str, Any]]) -> None:
 @click.command()
 @click.option("--preset", "name", help="A preset's name or file; demo by default.")
 @click.option("--seeds", default=3, show_default=True)
+@click.option("--members", default=1, show_default=True, help="Aggregators that make a fingerprint.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("views_ablation"), show_default=True)
 @click.option("--json", "json_path", type=click.Path(path_type=Path))
-def main(name: str | None, seeds: int, work: Path, json_path: Path | None) -> None:
+def main(name: str | None, seeds: int, members: int, work: Path, json_path: Path | None) -> None:
     """Compares generated views with controls."""
-    graph = Graph(load_preset(name))
+    graph = Graph(load_preset(name), members)
     adapter = graph.store.read(graph.steps["sd_lora"].key).path
     lora = generated(graph, adapter, work / "lora")
     click.echo(f"with the adapter: {lora.made}")
