@@ -99,6 +99,8 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
         "build_catalog_shards": graph.preset.shards,
         "train_encoder": 1,
         "embed_shards": graph.preset.shards,
+        "train_views": 1,
+        "generate_views": graph.preset.shards,
         "build_index": 1,
     }
 
