@@ -21,6 +21,7 @@ from skufp_pipeline.encoders.clip import Encoder, image_trunk
 from skufp_pipeline.encoders.losses import sku_cross_entropy, sku_logits
 from skufp_pipeline.encoders.schedule import warm_cosine
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
+from skufp_pipeline.encoders.vocabulary import occurring_tokens, restore_vocabulary, train_occurring
 from skufp_pipeline.errors import UserError
 
 Log = Callable[[str], None]
@@ -101,6 +102,7 @@ class _Trainer:
         torch.manual_seed(seed)
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
         self.model, self.device = encoder.model, encoder.device
+        train_occurring(self.model, self._tokens_of_all_epochs())
         self.prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(self.device))
         self.optimizer = torch.optim.AdamW(
             self._parameter_groups(), weight_decay=settings.weight_decay, fused=True
@@ -109,6 +111,16 @@ class _Trainer:
         self.epoch = 0
         self.history: list[dict[str, float]] = []
         self.last_path, self.best_path = scratch / "last.pt", scratch / "best.pt"
+
+    def _tokens_of_all_epochs(self) -> Tensor:
+        seen: set[str] = set()
+        batches = []
+        for epoch in range(self.settings.epochs):
+            new = set(self.data.texts(epoch).texts) - seen
+            seen |= new
+            if new:
+                batches.append(self.encoder.tokenize(sorted(new)))
+        return occurring_tokens(batches)
 
     def run_epoch(self) -> dict[str, float]:
         started, settings = time.perf_counter(), self.settings
@@ -256,6 +268,7 @@ class _Trainer:
     def keep_best(self) -> None:
         best = torch.load(self.best_path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(best["model"])
+        restore_vocabulary(self.model)
         self.model.eval()
 
 
