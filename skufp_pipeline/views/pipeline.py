@@ -179,6 +179,8 @@ def _ready(pipeline: Pipeline, device: torch.device) -> Pipeline:
     """On its device, in evaluation mode, without a bar of its own."""
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
+    for module in (pipeline.vae, pipeline.unet):
+        module.to(memory_format=torch.channels_last)  # a small VAE trains three times as fast on a CPU
     for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
         module.requires_grad_(False).eval()
     return pipeline
