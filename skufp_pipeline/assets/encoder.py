@@ -82,7 +82,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
 
 
 _TRAINING_MODULES = (
-    "clip", "train", "losses", "augment", "pixels", "dataset", "schedule", "tables", "vocabulary",
+    "clip", "train", "losses", "augment", "device", "pixels", "dataset", "schedule", "tables", "vocabulary",
 )  # fmt: skip
 
 

@@ -15,3 +15,11 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise UserError("compute.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether training in bfloat16 is faster there than in float32: a GPU, or a processor made for it."""
+    if device.type == "cuda":
+        return True
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

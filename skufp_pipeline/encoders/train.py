@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from skufp_pipeline.encoders.augment import augment
 from skufp_pipeline.encoders.clip import Encoder, image_trunk
+from skufp_pipeline.encoders.device import multiplies_bfloat16
 from skufp_pipeline.encoders.losses import sku_cross_entropy, sku_logits
 from skufp_pipeline.encoders.schedule import warm_cosine
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
@@ -102,6 +103,7 @@ class _Trainer:
         torch.manual_seed(seed)
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
         self.model, self.device = encoder.model, encoder.device
+        self.mixed_precision = multiplies_bfloat16(self.device)
         train_occurring(self.model, self._tokens_of_all_epochs())
         self.prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(self.device))
         self.optimizer = torch.optim.AdamW(
@@ -151,7 +153,7 @@ class _Trainer:
         self, chosen: Tensor, tokens: Tensor, text_labels: NDArray[np.int64], generator: torch.Generator
     ) -> dict[str, float]:
         settings = self.settings
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.mixed_precision):
             pixels = augment(
                 self._unit_pixels(self.data.images.pixels[chosen.numpy()]),
                 self.encoder.image_size,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skufp_pipeline.encoders.device import pick_device
+from skufp_pipeline.encoders.device import multiplies_bfloat16, pick_device
 from skufp_pipeline.errors import UserError
 
 
@@ -19,3 +19,12 @@ def test_a_gpu_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"compute.device is 'cuda' but torch sees no GPU; set it to 'auto'"):
         pick_device("cuda")
+
+
+@pytest.mark.parametrize(("able", "expected"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_a_processor_trains_in_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, able: str, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    assert multiplies_bfloat16(torch.device("cpu")) is expected
+    assert multiplies_bfloat16(torch.device("cuda"))

@@ -31,19 +31,23 @@ from skufp_pipeline.search.kernels.simd import (
     zeros,
 )
 from skufp_pipeline.search.kernels.threads import (
+    ENCODE_DONE,
+    ENCODE_TAKEN,
     ENCODED,
     FIRST_PART,
     READY,
+    SCAN_DONE,
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
     mark_scanned,
-    waited_for_scan,
+    waited,
 )
 
 TILE = 8  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
 PART = 16  # tiles that a thread takes at a time
+PORTION = 8  # queries that a thread encodes at a time
 
 
 class Tiles(NamedTuple):
@@ -334,6 +338,31 @@ def sweep_group(
 
 
 @compiled
+def encode_together(
+    queries: Queries, rotation: Rotation, counts: NDArray[np.int64], thread: int, count: int
+) -> bool:
+    """One thread's share of the encoding of `count` queries; returns when all are encoded.
+
+    Returns:
+        Whether no other thread can still be writing.
+    """
+    portions, clean = (count + PORTION - 1) // PORTION, True
+    taken = fetch_add(counts, ENCODE_TAKEN, 1)
+    while taken < portions:
+        encode_queries(queries, rotation, taken * PORTION, min((taken + 1) * PORTION, count))
+        fetch_add(counts, ENCODE_DONE, 1)
+        taken = fetch_add(counts, ENCODE_TAKEN, 1)
+    if thread == 0:
+        clean = waited(counts, ENCODE_DONE, portions)
+        if not clean:  # another writes the same there, later
+            encode_queries(queries, rotation, 0, count)
+        fetch_add(counts, ENCODED, 1)
+    while peek(counts, ENCODED) == 0:
+        pass
+    return clean
+
+
+@compiled
 def search_many(
     codes: Codes,
     queries: Queries,
@@ -352,19 +381,15 @@ def search_many(
         scores, best: (Q, K) to write, for the queries that are no padding.
     """
     count = len(allowed)
-    parts, groups, clean = (count + PART - 1) // PART, (len(scores) + LANES - 1) // LANES, True
-    if thread == 0:
-        encode_queries(queries, rotation)  # while the others wake up
-        fetch_add(counts, ENCODED, 1)
-    while peek(counts, ENCODED) == 0:
-        pass
+    parts, groups = (count + PART - 1) // PART, (len(scores) + LANES - 1) // LANES
+    clean = encode_together(queries, rotation, counts, thread, len(scores))
     taken = fetch_add(counts, SCAN_TAKEN, 1)
     while taken < parts:
         scan_tiles(codes, queries, tiles, allowed, thread, taken * PART, min((taken + 1) * PART, count))
         mark_scanned(counts, taken)
         taken = fetch_add(counts, SCAN_TAKEN, 1)
     if thread == 0:
-        clean = waited_for_scan(counts, parts)
+        clean &= waited(counts, SCAN_DONE, parts)
         for part in range(parts):
             if peek(counts, FIRST_PART + part) == 0:
                 scan_tiles(codes, queries, tiles, allowed, 0, part * PART, min((part + 1) * PART, count))

@@ -117,11 +117,11 @@ def normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> bool:
 
 
 @compiled
-def encode_queries(queries: Queries, rotation: Rotation) -> None:
-    """Fills everything but `unit` from it."""
+def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int) -> None:
+    """Fills everything but `unit` from it, for the queries `begin` to `end`."""
     dimension, values = queries.dimension, np.empty(queries.dimension)
     length = len(queries.codes) // len(queries.sums)
-    for query in range(len(queries.unit) // dimension):
+    for query in range(begin, end):
         values[:] = queries.unit[query * dimension : (query + 1) * dimension]
         rotate(values, rotation.signs)
         queries.offsets[query] = dot(values, rotation.centre)

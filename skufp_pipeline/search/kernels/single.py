@@ -32,11 +32,12 @@ from skufp_pipeline.search.kernels.threads import (
     ENCODED,
     FIRST_PART,
     READY,
+    SCAN_DONE,
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
     mark_scanned,
-    waited_for_scan,
+    waited,
 )
 
 SPARSE = 16  # allowed rows of a block up to which only they are read
@@ -278,7 +279,7 @@ def search_alone(
 ) -> None:
     """The whole search for one query by one thread: its K best scores and rows, best first."""
     blocks = len(scan.ceilings)
-    encode_queries(queries, rotation)
+    encode_queries(queries, rotation, 0, 1)
     scan_blocks(codes, queries, scan, allowed, 0, 0, blocks)
     seed_one(codes, queries, rows, scan, allowed)
     scan.sizes[0] = 0
@@ -312,7 +313,7 @@ def search_one(
     blocks = len(scan.ceilings)
     parts, clean = (blocks + chunk - 1) // chunk, True
     if thread == 0:
-        encode_queries(queries, rotation)  # while the others wake up
+        encode_queries(queries, rotation, 0, 1)  # while the others wake up
         fetch_add(counts, ENCODED, 1)
     while peek(counts, ENCODED) == 0:
         pass
@@ -322,7 +323,7 @@ def search_one(
         mark_scanned(counts, taken)
         taken = fetch_add(counts, SCAN_TAKEN, 1)
     if thread == 0:
-        clean = waited_for_scan(counts, parts)
+        clean = waited(counts, SCAN_DONE, parts)
         for part in range(parts):
             if peek(counts, FIRST_PART + part) == 0:  # another writes the same there, later
                 scan_blocks(codes, queries, scan, allowed, 0, part * chunk, min((part + 1) * chunk, blocks))
