@@ -1,4 +1,7 @@
-"""Which device a model runs on."""
+"""Which device a model runs on, and how much memory it took."""
+
+import resource
+import sys
 
 import torch
 
@@ -15,3 +18,11 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise UserError("compute.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that was held so far: on the GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere

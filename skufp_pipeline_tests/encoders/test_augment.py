@@ -33,7 +33,7 @@ EVERYTHING: dict[str, Any] = {
 
 def change(pixels: Tensor, side: int = 8, seed: int = 0, **settings: Any) -> Tensor:
     chosen = AugmentationSettings(**NOTHING | settings)
-    return augment(pixels, side, chosen, Generator().manual_seed(seed))
+    return augment(pixels, (side, side), chosen, Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from skufp_pipeline.encoders import train
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
+from skufp_pipeline.encoders.loop import MEASURED, LabelledImages
 from skufp_pipeline.encoders.settings import AugmentationSettings, ClipTrainingSettings, EncoderSettings
-from skufp_pipeline.encoders.train import LabelledImages, LabelledTexts, TrainingData, fine_tune
+from skufp_pipeline.encoders.train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.errors import UserError
 
 from .conftest import CPU
@@ -57,7 +58,7 @@ def texts(epoch: int) -> LabelledTexts:
 
 
 def make_data(texts: Callable[[int], LabelledTexts] = texts, development: int = 2) -> TrainingData:
-    return TrainingData(images(3, 0), texts, images(development, 1), SKUS)
+    return TrainingData(images(3, 0), images(development, 1), np.zeros(SKUS, np.int64), texts)
 
 
 def tune(
@@ -84,7 +85,7 @@ def equal(one: Weights, other: Weights) -> bool:
 
 
 def without_times(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in history]
 
 
 def test_the_same_seed_gives_the_same_weights_and_history(settings: EncoderSettings, tmp_path: Path) -> None:
@@ -266,7 +267,7 @@ def test_too_little_to_train_on_is_told(
 ) -> None:
     every = images(3, 0)
     few = LabelledImages(every.pixels[:kept], every.labels[:kept])
-    data = TrainingData(few, texts, few, num_skus)
+    data = TrainingData(few, few, np.zeros(num_skus, np.int64), texts)
     with pytest.raises(
         UserError, match=f"two training SKUs at least; found {kept} images of {num_skus} SKUs"
     ):
