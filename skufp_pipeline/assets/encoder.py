@@ -226,6 +226,11 @@ def model_files(settings: EncoderSettings) -> dict[str, str]:
         "encoder.pretrained": settings.pretrained,
         "encoder.image_tower_weights": settings.image_tower_weights,
     }
+    return file_digests(named)
+
+
+def file_digests(named: dict[str, str | None]) -> dict[str, str]:
+    """Digests of those that are there as a file or a folder."""
     return {
         name: _content_digest(Path(path))
         for name, path in named.items()
