@@ -9,6 +9,7 @@ of their id, is left out of training. Image R@1 of mean-SKU vectors:
 seen       development queries of the SKUs trained on, among those SKUs
 new        all but the evaluation queries of the SKUs left out, among those SKUs: the zero-shot figure
 
+`--root` takes the crops of a data root that is there, of any data set, instead of rendering a sample.
 Only training SKUs take part, and no evaluation query. Differences from the paper's recipe are averaged over
 seeds and paired by query, with a 95% interval over SKUs.
 """
@@ -16,7 +17,6 @@ seeds and paired by query, with a 95% interval over SKUs.
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,14 +91,13 @@ class Trial:
 class Bench:
     """The images of one rendering's training SKUs, those to train on and those left out."""
 
-    def __init__(self, preset: Preset, work: Path) -> None:
+    def __init__(self, preset: Preset, shards: list[TextShard], work: Path) -> None:
         self.preset, self.work, self.device = preset, work, pick_device(preset.compute.device)
         self.base = ClipTrainingSettings.model_validate(
             preset.encoder.training.model_dump()
             | PAPER
             | {"backbone_learning_rate": preset.encoder.training.learning_rate}
         )
-        shards = list(_prepared(preset))
         self.data, _ = self._gather(shards)
         rows = pl.concat(
             [
@@ -155,20 +154,24 @@ def is_left_out(sku_id: str) -> bool:
     return stable_fraction(sku_id, "recipes-left-out") < LEFT_OUT
 
 
-def _prepared(preset: Preset) -> Iterator[TextShard]:
-    """The image-text shards of `preset`, made if they are not there."""
-    definitions, steps = build_defs(preset), graph_steps(preset)
+def prepare(preset: Preset) -> None:
+    """Makes the preset's crops and image-text tables, where they are not there."""
+    definitions = build_defs(preset)
     with dg.DagsterInstance.ephemeral() as instance:
-        for stage in stages(steps):
+        for stage in stages(graph_steps(preset)):
             if stage.name in PREPARED:
                 keys = [f"shard_{n:04d}" for n in range(preset.shards)] if stage.sharded else [None]
                 for key in keys:
                     definitions.resolve_job_def(stage.name).execute_in_process(
                         instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}
                     )
-    store = ArtifactStore(preset.data_root)
+
+
+def read_text_shards(preset: Preset) -> list[TextShard]:
+    """What is at the preset's data root."""
+    store, steps = ArtifactStore(preset.data_root), graph_steps(preset)
     texts = read_shards(store, steps["image_text"], preset.shards)
-    yield from text_shards(texts, read_shards(store, steps["sku_crops"], preset.shards))
+    return text_shards(texts, read_shards(store, steps["sku_crops"], preset.shards))
 
 
 def rendering(preset: Preset, seed: int, skus: int | None, root: Path) -> Preset:
@@ -222,9 +225,10 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 @click.command()
-@click.option("--preset", "name", help="A preset of a rendered sample, by name or file; demo by default.")
+@click.option("--preset", "name", help="A preset's name or file; demo by default.")
 @click.option("--render-seed", default=101, show_default=True)
 @click.option("--skus", type=int, help="SKUs of the rendering; as many as the preset's by default.")
+@click.option("--root", help="A data root that holds the preset's crops; nothing is rendered.")
 @click.option("--epochs", type=int, help="As many as the preset's by default.")
 @click.option("--seeds", default=1, show_default=True)
 @click.option("--only", multiple=True, help="A recipe to train beside the paper's; all by default.")
@@ -234,6 +238,7 @@ def main(
     name: str | None,
     render_seed: int,
     skus: int | None,
+    root: str | None,
     epochs: int | None,
     seeds: int,
     only: tuple[str, ...],
@@ -241,7 +246,13 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Compares ways of training the encoder."""
-    bench = Bench(rendering(load_preset(name), render_seed, skus, work / "data"), work)
+    preset = load_preset(name)
+    if root is None:
+        preset = rendering(preset, render_seed, skus, work / "data")
+        prepare(preset)
+    else:
+        preset = preset.model_copy(update={"data_root": root})
+    bench = Bench(preset, read_text_shards(preset), work)
     budget = {} if epochs is None else {"epochs": epochs}
     chosen = {n: c for n, c in recipes(bench.base).items() if not only or n in ("paper", *only)}
     for setting, table in bench.settings.items():
@@ -257,7 +268,7 @@ def main(
     rows = compare(bench, trials)
     show(rows)
     if json_path:
-        about = {"render_seed": render_seed, "seeds": seeds, "threads": torch.get_num_threads()}
+        about = {"data_root": preset.data_root, "seeds": seeds, "threads": torch.get_num_threads()}
         training = bench.base.model_copy(update=budget).model_dump(mode="json")
         json_path.write_text(json.dumps({"rows": rows, "about": about, "base": training}, indent=1) + "\n")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skufp_pipeline.encoders.device import pick_device
+from skufp_pipeline.encoders.device import peak_memory_gib, pick_device
 from skufp_pipeline.errors import UserError
 
 
@@ -19,3 +19,10 @@ def test_a_gpu_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"compute.device is 'cuda' but torch sees no GPU; set it to 'auto'"):
         pick_device("cuda")
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory_gib(torch.device("cpu"))
+    held = torch.ones(2**27)  # half a GiB
+    assert 0.01 < before < peak_memory_gib(torch.device("cpu")) <= before + 1
+    assert held.sum() > 0
