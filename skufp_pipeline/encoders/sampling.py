@@ -15,9 +15,9 @@ def epoch_batches(
 ) -> list[Tensor]:
     """The batches of one epoch, of about as many images as there are.
 
-    Without `images_per_sku` every image comes once. With it (K) a batch holds K images of each of
-    `batch_size / K` SKUs; a SKU is drawn the oftener the more images it has, and its images are repeated
-    where there are fewer than K.
+    Without `images_per_sku` every image comes once (but the only one of a category, with `same_category`).
+    With it (K) a batch holds K images of each of `batch_size / K` SKUs; a SKU is drawn the oftener the more
+    images it has, and its images are repeated where there are fewer than K.
 
     Args:
         labels: (N,) SKU of each image.
@@ -35,12 +35,16 @@ def epoch_batches(
 
 
 def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Tensor]:
-    """Every row once, in batches that lie in one group each, in any order."""
+    """Every row once, in batches that lie in one group each, in any order; a group of one row rests."""
     order = torch.randperm(len(groups), generator=generator)
     names = groups.unique()
     if len(names) <= 1:
         return list(order.split(batch_size))
-    batches = [part for name in names for part in order[groups[order] == name].split(batch_size)]
+    batches = []
+    for name in names:
+        rows = order[groups[order] == name]
+        if len(rows) > 1:  # batch normalisation can't do with one image: no small remainder either
+            batches += rows.tensor_split(math.ceil(len(rows) / batch_size))
     return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
 
 

@@ -20,7 +20,7 @@ from .test_train import SKUS, Killed, images, silent
 
 SHORT: dict[str, Any] = {
     "epochs": 3,
-    "batch_size": 6,
+    "batch_size": 12,
     "images_per_sku": 3,
     "learning_rate": 3e-3,
     "backbone_learning_rate": 3e-3,
@@ -49,10 +49,9 @@ def same(one: ReidEncoder, other: ReidEncoder) -> bool:
 
 
 def test_it_learns_to_tell_the_skus(tmp_path: Path) -> None:
-    encoder, history = train(tmp_path, epochs=8, learning_rate=0.03, backbone_learning_rate=0.01)
-    assert history[-1]["identity_loss"] < 0.8 * history[0]["identity_loss"]
-    assert history[-1]["identity_loss"] < 0.8 * history[0]["identity_loss"]
-    assert history[-1]["triplet_loss"] < 0.7 * history[0]["triplet_loss"]
+    encoder, history = train(tmp_path, epochs=20, learning_rate=0.03, backbone_learning_rate=0.01)
+    assert history[-1]["identity_loss"] < 0.5 * history[0]["identity_loss"]
+    assert history[-1]["triplet_loss"] < 0.5 * history[0]["triplet_loss"]
     assert max(row["development_accuracy"] for row in history) >= 0.75
     assert not encoder.network.training
 

@@ -30,6 +30,14 @@ def test_every_image_comes_once_where_images_are_drawn(same_category: bool) -> N
     assert sorted(found.tolist()) == list(range(len(LABELS)))
 
 
+def test_no_batch_of_one_category_holds_a_single_image() -> None:
+    alone = np.array([1, 1, 1, 1, 2])  # SKU 4 and its one image are a category
+    chosen = TrainingSettings(batch_size=4, same_category=True)
+    found = epoch_batches(LABELS, alone, chosen, Generator().manual_seed(0))
+    assert sorted(len(batch) for batch in found) == [3, 3, 4, 4]
+    assert sorted(torch.cat(found).tolist()) == list(range(len(LABELS) - 1))
+
+
 def test_batches_of_one_category_hold_no_other() -> None:
     for settings in ({}, {"images_per_sku": 2}):
         found = [set(CATEGORIES[LABELS[b.numpy()]]) for b in batches(same_category=True, **settings)]
