@@ -17,12 +17,8 @@ SHARD = "tables/reid_embeddings/shard_0001"
 
 def test_every_crop_has_a_row_in_the_order_of_the_other_embeddings(small_graph: Graph) -> None:
     for shard in range(2):
-        tables = [
-            pl.read_parquet(
-                small_graph.store.read(f"tables/{name}/shard_{shard:04d}").path / "images.parquet"
-            )
-            for name in ("reid_embeddings", "clip_embeddings")
-        ]
+        keys = [f"tables/{name}/shard_{shard:04d}" for name in ("reid_embeddings", "clip_embeddings")]
+        tables = [pl.read_parquet(small_graph.store.read(key).path / "images.parquet") for key in keys]
         assert tables[0]["item_id"].to_list() == tables[1]["item_id"].to_list()
         assert tables[0].schema["embedding"] == pl.Array(pl.Float32, 16)
 
