@@ -12,6 +12,7 @@ from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
     embedding_tables,
+    image_table,
     read_embedding_shards,
     require_inputs,
 )
@@ -28,6 +29,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
     deps = ["clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
     if preset.encoder.is_pretrained:
         deps.append("frozen_clip_embeddings")
+    if preset.baselines.reid is not None:
+        deps.append("reid_embeddings")
     if preset.query_encoder.engine == "onnx":
         deps.append("image_encoder_onnx")
     evaluation = preset.evaluation.model_dump(mode="json", exclude={"thresholds"})
@@ -81,6 +84,9 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         if "frozen_clip_embeddings" in others:
             step_frozen = others["frozen_clip_embeddings"]
             frozen = [store.read(step_frozen.shard_key(shard)) for shard in range(preset.shards)]
+        reid = []
+        if "reid_embeddings" in others:
+            reid = read_embedding_shards(store, others["reid_embeddings"], others["reid_checkpoint"], preset)
         teachers = store.read(others["best_shot_teachers"].key)
         fingerprints = store.read(others["fingerprints"].key)
         for table in (teachers, fingerprints):
@@ -88,7 +94,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         index, _ = current_index(store)
         index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
         exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
-        parts = [*shards, *frozen, teachers, fingerprints, index, *exported]
+        parts = [*shards, *frozen, *reid, teachers, fingerprints, index, *exported]
         recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
 
         def build(directory: Path) -> dict[str, Any]:
@@ -100,6 +106,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 pl.read_parquet(teachers.path / "teachers.parquet"),
                 pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
                 preset.fingerprint.max_views,
+                image_table(reid) if reid else None,
             )
             evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
             context.log.info("all models judged; measuring latency")

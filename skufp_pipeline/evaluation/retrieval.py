@@ -1,7 +1,8 @@
 """The retrieval report: every model judged by the one protocol, written as JSON, Parquet and a page.
 
 Models without training (mean, trimmed mean, medoid, best-shot) stand beside the fingerprint, and the
-frozen encoder's mean beside them where there is a pretrained one.
+frozen encoder's mean beside them where there is a pretrained one, and the re-identification network
+(Baseline 1) where the preset trains one.
 """
 
 import json
@@ -16,19 +17,31 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from skufp_pipeline.datasets.table import EVALUATION, QUERY
+from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.figures import GridRow, latency_histogram, recall_curve, results_grid
 from skufp_pipeline.evaluation.latency import latency_summary, measure, statistics_ms
 from skufp_pipeline.evaluation.page import render_page
-from skufp_pipeline.evaluation.protocol import Evaluation, Gallery, Model, evaluate, evaluation_queries
+from skufp_pipeline.evaluation.protocol import (
+    Evaluation,
+    Gallery,
+    Model,
+    QuerySet,
+    evaluate,
+    evaluation_queries,
+)
 from skufp_pipeline.evaluation.report import report_frame, report_json
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.search.engine import QueryEngine, read_photo
 
-DIFFERENCES = (("fingerprint", "mean_sku"), ("fingerprint", "best_shot"), ("mean_sku", "frozen_mean_sku"))
+DIFFERENCES = (
+    ("fingerprint", "mean_sku"),
+    ("fingerprint", "best_shot"),
+    ("fingerprint", "reid"),
+    ("mean_sku", "frozen_mean_sku"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class ReportInputs:
         teachers: `sku_id`, `image_teacher`.
         fingerprints: `sku_id`, `split`, `fingerprint`.
         max_views: views of one SKU that the models may use.
+        reid_images: embeddings of all crops by Baseline 1, where there is one.
     """
 
     tables: EmbeddingTables
@@ -47,6 +61,7 @@ class ReportInputs:
     teachers: pl.DataFrame
     fingerprints: pl.DataFrame
     max_views: int
+    reid_images: pl.DataFrame | None = None
 
 
 def build_models(inputs: ReportInputs) -> list[Model]:
@@ -70,7 +85,16 @@ def build_models(inputs: ReportInputs) -> list[Model]:
         frozen = gather_views(inputs.frozen_tables.images, inputs.max_views)
         gallery = Gallery(frozen.sku_ids, frozen.splits, mean_sku(frozen))
         models.insert(0, Model("frozen_mean_sku", _queries(inputs.frozen_tables), gallery))
+    if inputs.reid_images is not None:
+        models.insert(0, reid_model(inputs.reid_images))
     return models
+
+
+def reid_model(images: pl.DataFrame) -> Model:
+    """Baseline 1: image queries alone, against every catalogue crop; a SKU scores its best crop."""
+    crops = images.filter(pl.col("role") == GALLERY)
+    gallery = Gallery(crops["sku_id"].to_list(), crops["split"].to_list(), embedding_rows(crops))
+    return Model("reid", {"image": _image_queries(images)}, gallery)
 
 
 def judge(inputs: ReportInputs, resamples: int, seed: int) -> Evaluation:
@@ -170,6 +194,9 @@ def grid_rows(
 
 
 def _queries(tables: EmbeddingTables) -> dict[str, Any]:
-    images = evaluation_queries(tables.images.rename({"item_id": "query_id"}))
     texts = evaluation_queries(tables.texts.rename({"text_id": "query_id"}))
-    return {"image": images, "text": texts}
+    return {"image": _image_queries(tables.images), "text": texts}
+
+
+def _image_queries(images: pl.DataFrame) -> QuerySet:
+    return evaluation_queries(images.rename({"item_id": "query_id"}))
