@@ -52,7 +52,14 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "retrieval_report": (
         "evaluation",
         None,
-        {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index", "image_encoder_onnx"},
+        {
+            "image_text",
+            "clip_embeddings",
+            "best_shot_teachers",
+            "fingerprints",
+            "search_index",
+            "image_encoder_onnx",
+        },
     ),
 }
 # With a pretrained encoder there is also what fine-tuning has to beat; a pretrained diffusion model needs no

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import count_by, crop_path
+from skufp_pipeline.assets.catalog import count_by, crop_path, read_shards
 from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
@@ -25,7 +25,7 @@ from skufp_pipeline.resources.store import ArtifactStoreResource
 
 def evaluation_steps(preset: Preset) -> dict[str, Step]:
     """The one step of this group."""
-    deps = ["clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
+    deps = ["image_text", "clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
     if preset.encoder.is_pretrained:
         deps.append("frozen_clip_embeddings")
     if preset.query_encoder.engine == "onnx":
@@ -53,7 +53,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
-    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
+    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
+    "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
     "search.bundle", "search.engine",
@@ -71,7 +72,8 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         import torch
 
         from skufp_pipeline.evaluation import retrieval
-        from skufp_pipeline.evaluation.report import markdown_tables
+        from skufp_pipeline.evaluation.labels import make_labels
+        from skufp_pipeline.evaluation.report import markdown_tables, sources_json
         from skufp_pipeline.search.bundle import current_index
         from skufp_pipeline.search.engine import QueryEngine
 
@@ -85,25 +87,30 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         fingerprints = store.read(others["fingerprints"].key)
         for table in (teachers, fingerprints):
             require_inputs(table, embedding_inputs(shards))
-        index, _ = current_index(store)
+        index, published = current_index(store)
+        words = read_shards(store, others["image_text"], preset.shards)
         index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
         exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
-        parts = [*shards, *frozen, teachers, fingerprints, index, *exported]
+        parts = [*shards, *words, *frozen, teachers, fingerprints, index, *exported]
         recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
 
         def build(directory: Path) -> dict[str, Any]:
             settings = preset.evaluation
             tables = embedding_tables(shards)
+            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
+            image_text = pl.concat([pl.read_parquet(part.path / "image_text.parquet") for part in words])
             inputs = retrieval.ReportInputs(
                 tables,
                 embedding_tables(frozen) if frozen else None,
                 pl.read_parquet(teachers.path / "teachers.parquet"),
                 pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
                 preset.fingerprint.max_views,
+                make_labels(published.skus, image_text, tables.texts),
+                retrieval.embed_sources(image_text, engine.encoder, preset.encoder.batch_size),
             )
             evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
+            sources = retrieval.judge_sources(inputs, settings.resamples, preset.seed)
             context.log.info("all models judged; measuring latency")
-            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
                 store.local_path(crop_path(row, others["sku_crops"], preset))
@@ -126,6 +133,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 evaluation,
                 {
                     "protocol": "leak-free",
+                    "text_sources": sources_json(sources),
                     "skipped_items": count_by(catalogue, "reason"),
                     "query_encoder": exported[0].summary if exported else {"precision": "PyTorch"},
                 },

@@ -81,6 +81,7 @@ CATALOG_TEXT_SCHEMA: dict[str, pl.DataType] = {
     "item_idx": pl.Int32(),
 }
 
+TEXT_SOURCES = ("metadata", "attributes")  # of templates; each has its column `text_<source>`
 PHOTO = {CATALOG: "catalog photo", QUERY: "user photo"}
 NOT_WORN = 1
 VIEWPOINT = {2: "from the front", 3: "from the side or back"}
@@ -208,6 +209,21 @@ def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
     templates = image_text.filter(_is_template() & (pl.col("domain") == QUERY))
     of_rows = templates.select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
     return _sorted_texts([of_rows, _sku_sentences(image_text)], TEXT_SCHEMA)
+
+
+def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
+    """The evaluation queries of SKUs that are not described, as one source words them, `TEXT_SCHEMA`.
+
+    Every source asks for the same photos, so that what they find can be compared.
+
+    Args:
+        source: one of `TEXT_SOURCES`.
+    """
+    asked = image_text.filter(
+        _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
+    ).with_columns(text=pl.col(f"text_{source}"))
+    told = asked.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
+    return _sorted_texts([told], TEXT_SCHEMA)
 
 
 def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:

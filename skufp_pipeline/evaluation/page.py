@@ -13,14 +13,19 @@ from skufp_pipeline.evaluation.report import (
     DIFFERENCE_NOTE,
     LATENCY_HEADER,
     METRIC_LABELS,
-    RESULT_HEADER,
     SETTING_LABELS,
+    SOURCE_HEADER,
+    SOURCES_NOTE,
+    SOURCES_TITLE,
     difference_rows,
     latency_rows,
     latency_title,
     missing_note,
     query_encoder_note,
+    result_header,
     result_rows,
+    source_note,
+    source_rows,
     title,
 )
 
@@ -56,6 +61,7 @@ def render_page(
             paper_protocol=report.get("protocol") == "paper",
             tables=[_tables(report, modality) for modality in MODALITIES],
             difference_note=DIFFERENCE_NOTE,
+            sources=_sources(report),
             curves=_data_uri(curves),
             latency_title=latency_title(latency) if latency else "",
             latency={"header": LATENCY_HEADER, "rows": latency_rows(latency)},
@@ -104,11 +110,20 @@ def _verdict(pair: str, difference: Mapping[str, float]) -> str:
 def _tables(report: Mapping[str, Any], modality: str) -> dict[str, Any]:
     return {
         "title": title(report, modality),
-        "header": RESULT_HEADER,
+        "header": result_header(report, modality),
         "rows": result_rows(report, modality),
         "missing": missing_note(report, modality),
         "difference_header": ["Difference", "Setting", *METRIC_LABELS.values()],
         "differences": difference_rows(report, modality, METRICS),
+    }
+
+
+def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "title": SOURCES_TITLE,
+        "header": SOURCE_HEADER,
+        "rows": source_rows(report),
+        "notes": [note for note in (SOURCES_NOTE, source_note(report)) if note],
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from skufp_pipeline.evaluation.metrics import METRICS
+from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, precision_name
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
 
 SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
@@ -20,19 +20,34 @@ METRIC_LABELS = {
     "mrr": "MRR",
     "ndcg@10": "NDCG@10",
 }
+# Of precision at 10, what Table 2 shows; the table of sources shows each label.
+PRECISIONS = {
+    precision_name("category"): "P@10 category",
+    precision_name(ALL_ATTRIBUTES): "P@10 attributes",
+}
 TITLES = {"image": "Table 1: Image-to-SKU retrieval", "text": "Table 2: Text-to-SKU retrieval"}
+SOURCES_TITLE = "Text-to-SKU retrieval by what the words are made of"
+SOURCES_NOTE = (
+    "Category to Attributes: the share of the first ten SKUs that are of the query's category, of the main "
+    "colour, pattern and lightness of its photo, and of these three at once."
+)
+SOURCE_METRICS = ("recall@1", "recall@10", "mrr")
+SOURCE_METHODS = ("mean_sku", "fingerprint")  # the JSON has all
 # All six are in the JSON; a terminal has room for the intervals of three.
 DIFFERENCE_METRICS = ("recall@1", "recall@10", "mrr")
 DIFFERENCE_NOTE = "95% bootstrap intervals over SKUs; * the interval leaves out 0."
 ABSENT = "-"
 NAMED_SKUS = 5  # in a sentence; the JSON names all
-RESULT_HEADER = ["Method", "Setting", "Queries", *METRIC_LABELS.values()]
+NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage")
+SOURCE_HEADER = ["Method", "Setting", "Source", "Queries", *(METRIC_LABELS[m] for m in SOURCE_METRICS)]
+SOURCE_HEADER += [label.capitalize() for label in (*LABELS, ALL_ATTRIBUTES)]
 DIFFERENCE_HEADER = ["Difference", "Setting", *(METRIC_LABELS[m] for m in DIFFERENCE_METRICS)]
 LATENCY_HEADER = ["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"]
 
 REPORT_SCHEMA: dict[str, pl.DataType] = {
     "setting": pl.String(),
     "modality": pl.String(),
+    "source": pl.String(),  # of a text query's words, where a row is of one source alone; else null
     "model": pl.String(),  # "a-b" where the row is a difference
     "metric": pl.String(),
     "value": pl.Float64(),
@@ -72,35 +87,108 @@ def report_json(
 
 def report_frame(report: Mapping[str, Any]) -> pl.DataFrame:
     """The report in long form, columns of `REPORT_SCHEMA`, one row per figure."""
+    results = {
+        (setting, modality, None): result
+        for setting, by_modality in report["settings"].items()
+        for modality, result in by_modality.items()
+    }
+    results |= {
+        (setting, "text", source): result
+        for source, by_setting in report.get("text_sources", {}).items()
+        for setting, result in by_setting.items()
+    }
     rows = []
-    for setting, by_modality in report["settings"].items():
-        for modality, result in by_modality.items():
-            size = (result["queries"], result["gallery"])
-            for model, values in result["models"].items():
-                for metric, value in values.items():
-                    low, high = result["intervals"][model][metric]
-                    rows.append((setting, modality, model, metric, value, low, high, *size))
-            for pair, by_metric in result["differences"].items():
-                for metric, d in by_metric.items():
-                    rows.append((setting, modality, pair, metric, d["delta"], d["low"], d["high"], *size))
+    for key, result in results.items():
+        size = (result["queries"], result["gallery"])
+        for model, values in result["models"].items():
+            for metric, value in values.items():
+                low, high = result["intervals"][model][metric]
+                rows.append((*key, model, metric, value, low, high, *size))
+        for pair, by_metric in result["differences"].items():
+            for metric, d in by_metric.items():
+                rows.append((*key, pair, metric, d["delta"], d["low"], d["high"], *size))
     return pl.DataFrame(rows, schema=REPORT_SCHEMA, orient="row")
 
 
+def sources_json(sources: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """The report's entry `text_sources`: text results by source and setting.
+
+    Args:
+        sources: what `retrieval.judge_sources` returned.
+    """
+    return {
+        source: {
+            setting: _setting_json(by_modality["text"])
+            for setting, by_modality in evaluation.settings.items()
+        }
+        for source, evaluation in sources.items()
+    }
+
+
+def result_header(report: Mapping[str, Any], modality: str) -> list[str]:
+    """The heads of `result_rows`."""
+    return ["Method", "Setting", "Queries", *_shown_metrics(report, modality).values()]
+
+
 def result_rows(report: Mapping[str, Any], modality: str) -> list[list[str]]:
-    """The body of Table 1 or 2: method, setting, queries, then `METRICS`, as text.
+    """The body of Table 1 or 2: method, setting, queries, then what `result_header` names, as text.
 
     A model that does not know the modality stands with dashes, as Baseline 1 in the paper's Table 2.
     """
     rows = []
+    metrics = _shown_metrics(report, modality)
     for setting in SETTINGS:
         result = report["settings"][setting][modality]
         by_modality = report["settings"][setting].values()
         methods = list(dict.fromkeys(name for r in by_modality for name in r["models"])) or ["(no queries)"]
         for name in methods:
             values = result["models"].get(name)
-            figures = [f"{values[m]:.3f}" if values else ABSENT for m in METRICS]
+            figures = [f"{values[m]:.3f}" if values and m in values else ABSENT for m in metrics]
             rows.append([name, SETTING_LABELS[setting], str(result["queries"]), *figures])
     return rows
+
+
+def _shown_metrics(report: Mapping[str, Any], modality: str) -> dict[str, str]:
+    """Metrics of a table and their labels: `METRICS`, and precision at 10 where it was measured."""
+    results = [by_modality[modality] for by_modality in report["settings"].values()]
+    known = {metric for result in results for values in result["models"].values() for metric in values}
+    return METRIC_LABELS | {metric: label for metric, label in PRECISIONS.items() if metric in known}
+
+
+def source_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """The body of the table of sources, under `SOURCE_HEADER`; empty where there is one source at most."""
+    sources = report.get("text_sources", {})
+    metrics = (*SOURCE_METRICS, *map(precision_name, (*LABELS, ALL_ATTRIBUTES)))
+    rows = []
+    for setting in SETTINGS:
+        for method in SOURCE_METHODS:
+            for source, by_setting in sources.items():
+                result = by_setting[setting]
+                if method not in result["models"]:
+                    continue
+                values = result["models"][method]
+                figures = [f"{values[m]:.3f}" if m in values else ABSENT for m in metrics]
+                rows.append([method, SETTING_LABELS[setting], source, str(result["queries"]), *figures])
+    return rows
+
+
+def source_note(report: Mapping[str, Any]) -> str:
+    """How many times as often attribute prompts find their SKU first as metadata prompts do."""
+    sources = report.get("text_sources", {})
+    parts = []
+    for setting in SETTINGS:
+        first = {
+            source: by_setting[setting]["models"].get("fingerprint", {}).get("recall@1")
+            for source, by_setting in sources.items()
+        }
+        if first.get("metadata") and first.get("attributes") is not None:
+            times = first["attributes"] / first["metadata"]
+            parts.append(f"{times:.1f} times ({SETTING_LABELS[setting]})")
+    return (
+        f"R@1 of the fingerprint by attribute prompts over metadata prompts: {', '.join(parts)}."
+        if parts
+        else ""
+    )
 
 
 def difference_rows(
@@ -169,11 +257,17 @@ def query_encoder_note(report: Mapping[str, Any]) -> str:
 def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> list[str]:
     sections = []
     for modality in MODALITIES:
-        sections += [title(report, modality), table(RESULT_HEADER, result_rows(report, modality))]
+        sections += [
+            title(report, modality),
+            table(result_header(report, modality), result_rows(report, modality)),
+        ]
         if note := missing_note(report, modality):
             sections.append(note)
         if rows := difference_rows(report, modality):
             sections += [table(DIFFERENCE_HEADER, rows), DIFFERENCE_NOTE]
+    if rows := source_rows(report):
+        sections += [SOURCES_TITLE, table(SOURCE_HEADER, rows), SOURCES_NOTE]
+        sections += [note for note in (source_note(report),) if note]
     if rows := latency_rows(report["latency"]):
         sections += [latency_title(report["latency"]), table(LATENCY_HEADER, rows)]
     if note := query_encoder_note(report):
@@ -189,8 +283,7 @@ def latency_title(latency: Mapping[str, Any]) -> str:
 
 def _text_table(header: list[str], rows: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    # Names to the left, figures to the right.
-    left = 2 if "Setting" in header else 1
+    left = _names(header)  # names to the left, figures to the right
     lines = [
         "  ".join(
             cell.ljust(width) if i < left else cell.rjust(width)
@@ -203,9 +296,14 @@ def _text_table(header: list[str], rows: list[list[str]]) -> str:
 
 def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [header, *rows]]
-    left = 2 if "Setting" in header else 1
+    left = _names(header)
     rule = "| " + " | ".join("---" if i < left else "---:" for i in range(len(header))) + " |"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _names(header: list[str]) -> int:
+    """How many columns are names; they come first."""
+    return sum(name in NAME_COLUMNS for name in header)
 
 
 def _interval(difference: Mapping[str, float]) -> str:

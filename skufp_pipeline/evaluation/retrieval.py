@@ -7,7 +7,7 @@ frozen encoder's mean beside them where there is a pretrained one.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,23 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
+from skufp_pipeline.datasets.prompts import TEXT_SOURCES, source_queries
 from skufp_pipeline.datasets.table import EVALUATION, QUERY
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.embed import embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.figures import GridRow, latency_histogram, recall_curve, results_grid
+from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.latency import latency_summary, measure, statistics_ms
 from skufp_pipeline.evaluation.page import render_page
-from skufp_pipeline.evaluation.protocol import Evaluation, Gallery, Model, evaluate, evaluation_queries
+from skufp_pipeline.evaluation.protocol import (
+    Evaluation,
+    Gallery,
+    Model,
+    QuerySet,
+    evaluate,
+    evaluation_queries,
+)
 from skufp_pipeline.evaluation.report import report_frame, report_json
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
@@ -40,6 +51,8 @@ class ReportInputs:
         teachers: `sku_id`, `image_teacher`.
         fingerprints: `sku_id`, `split`, `fingerprint`.
         max_views: views of one SKU that the models may use.
+        labels: what precision at 10 of text queries is measured by.
+        text_sources: by source of the words, the table of its text queries (`tables.texts`' columns).
     """
 
     tables: EmbeddingTables
@@ -47,6 +60,21 @@ class ReportInputs:
     teachers: pl.DataFrame
     fingerprints: pl.DataFrame
     max_views: int
+    labels: Labels | None = None
+    text_sources: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+
+
+def embed_sources(image_text: pl.DataFrame, encoder: Encoder, batch_size: int) -> dict[str, pl.DataFrame]:
+    """Text queries by source, with their embeddings, as `ReportInputs.text_sources`.
+
+    Empty where every SKU is described by its catalogue, so that no query is made of a template.
+    """
+    asked = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
+    return {
+        source: embed_text_table(encoder, texts, batch_size)
+        for source, texts in asked.items()
+        if texts.height
+    }
 
 
 def build_models(inputs: ReportInputs) -> list[Model]:
@@ -75,10 +103,29 @@ def build_models(inputs: ReportInputs) -> list[Model]:
 
 def judge(inputs: ReportInputs, resamples: int, seed: int) -> Evaluation:
     """All models under the protocol, with the differences that the report claims."""
+    return _evaluate(build_models(inputs), seed, resamples, inputs.labels)
+
+
+def judge_sources(inputs: ReportInputs, resamples: int, seed: int) -> dict[str, Evaluation]:
+    """By source, the text queries it words, asked of every model of the fine-tuned encoder."""
     models = build_models(inputs)
+    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
+    fitting = [model for model in models if model.queries.get("text") is of_encoder]
+    return {
+        source: _evaluate(
+            [replace(model, queries={"text": _text_queries(texts)}) for model in fitting],
+            seed,
+            resamples,
+            inputs.labels,
+        )
+        for source, texts in inputs.text_sources.items()
+    }
+
+
+def _evaluate(models: list[Model], seed: int, resamples: int, labels: Labels | None) -> Evaluation:
     names = {model.name for model in models}
     differences = [pair for pair in DIFFERENCES if set(pair) <= names]
-    return evaluate(models, differences, seed, resamples)
+    return evaluate(models, differences, seed, resamples, labels)
 
 
 def measure_latency(
@@ -171,5 +218,8 @@ def grid_rows(
 
 def _queries(tables: EmbeddingTables) -> dict[str, Any]:
     images = evaluation_queries(tables.images.rename({"item_id": "query_id"}))
-    texts = evaluation_queries(tables.texts.rename({"text_id": "query_id"}))
-    return {"image": images, "text": texts}
+    return {"image": images, "text": _text_queries(tables.texts)}
+
+
+def _text_queries(texts: pl.DataFrame) -> QuerySet:
+    return evaluation_queries(texts.rename({"text_id": "query_id"}))

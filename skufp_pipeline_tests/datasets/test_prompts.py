@@ -19,6 +19,7 @@ from skufp_pipeline.datasets.prompts import (
     build_text_queries,
     metadata_prompt,
     sentences,
+    source_queries,
     training_texts,
     with_supervision_tokens,
 )
@@ -202,6 +203,26 @@ def test_without_own_words_each_query_row_is_a_text_query(tmp_path: Path) -> Non
     assert (
         catalog["text"] == "A catalog photo of a person wearing a red plain short sleeve top from the front."
     )
+
+
+def test_every_source_words_the_same_evaluation_queries(tmp_path: Path) -> None:
+    found = image_text(
+        tmp_path,
+        {},
+        query(),
+        query(image_id="000003", role="evaluation"),
+        query(image_id="000004", role="development"),
+        query(image_id="000005", role="evaluation", sku_id="a", title="Skirt"),
+    )
+    told = {source: source_queries(found, source) for source in ("metadata", "attributes")}
+    assert {source: texts["text"].to_list() for source, texts in told.items()} == {
+        "metadata": ["A user photo of a person wearing a short sleeve top from the front."],
+        "attributes": ["A user photo of a person wearing a red plain short sleeve top from the front."],
+    }
+    for texts in told.values():
+        assert dict(texts.schema) == TEXT_SCHEMA
+        assert texts["text_id"].to_list() == ["train/000003_item1"]
+        assert set(texts["text_id"]) <= set(build_text_queries(found).filter(role="evaluation")["text_id"])
 
 
 def test_text_ids_are_unique_although_splits_number_their_images_alike(tmp_path: Path) -> None:
