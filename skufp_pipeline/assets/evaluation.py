@@ -1,8 +1,9 @@
 """Group `evaluation`: the report that says how good it is, and whether each part helped."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
@@ -21,6 +22,13 @@ from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.search.bundle import current_version
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from skufp_pipeline.encoders.clip import Encoder
+    from skufp_pipeline.evaluation.retrieval import ReportInputs
 
 
 def evaluation_steps(preset: Preset) -> dict[str, Step]:
@@ -54,6 +62,7 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
+    "evaluation.paper",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
@@ -72,44 +81,25 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         import torch
 
         from skufp_pipeline.evaluation import retrieval
-        from skufp_pipeline.evaluation.labels import make_labels
-        from skufp_pipeline.evaluation.report import markdown_tables, sources_json
-        from skufp_pipeline.search.bundle import current_index
+        from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
+        from skufp_pipeline.evaluation.report import markdown_tables, settings_json, sources_json
         from skufp_pipeline.search.engine import QueryEngine
 
         store = artifacts.get()
-        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
-        frozen = []
-        if "frozen_clip_embeddings" in others:
-            step_frozen = others["frozen_clip_embeddings"]
-            frozen = [store.read(step_frozen.shard_key(shard)) for shard in range(preset.shards)]
-        teachers = store.read(others["best_shot_teachers"].key)
-        fingerprints = store.read(others["fingerprints"].key)
-        for table in (teachers, fingerprints):
-            require_inputs(table, embedding_inputs(shards))
-        index, published = current_index(store)
-        words = read_shards(store, others["image_text"], preset.shards)
-        index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
-        exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
-        parts = [*shards, *words, *frozen, teachers, fingerprints, index, *exported]
-        recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
+        parts = report_parts(store, preset, others)
+        recipe = step.recipe({part.manifest.artifact: part.digest for part in parts.artifacts()})
 
         def build(directory: Path) -> dict[str, Any]:
             settings = preset.evaluation
-            tables = embedding_tables(shards)
             engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
-            image_text = pl.concat([pl.read_parquet(part.path / "image_text.parquet") for part in words])
-            inputs = retrieval.ReportInputs(
-                tables,
-                embedding_tables(frozen) if frozen else None,
-                pl.read_parquet(teachers.path / "teachers.parquet"),
-                pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
-                preset.fingerprint.max_views,
-                make_labels(published.skus, image_text, tables.texts),
-                retrieval.embed_sources(image_text, engine.encoder, preset.encoder.batch_size),
-            )
-            evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
-            sources = retrieval.judge_sources(inputs, settings.resamples, preset.seed)
+            inputs = report_inputs(parts, preset, engine.encoder)
+            tables = inputs.tables
+            judged = retrieval.build_models(inputs)
+            draws = (settings.resamples, preset.seed)
+            evaluation = retrieval.judge(judged, *draws, inputs.labels)
+            sources = retrieval.judge_sources(judged, inputs, *draws)
+            teachers = paper_teachers(tables, preset.fingerprint.max_views)
+            paper = judge_paper(paper_models(judged, teachers), *draws)
             context.log.info("all models judged; measuring latency")
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
@@ -134,8 +124,11 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 {
                     "protocol": "leak-free",
                     "text_sources": sources_json(sources),
+                    "paper_protocol": settings_json(paper),
                     "skipped_items": count_by(catalogue, "reason"),
-                    "query_encoder": exported[0].summary if exported else {"precision": "PyTorch"},
+                    "query_encoder": parts.exported[0].summary
+                    if parts.exported
+                    else {"precision": "PyTorch"},
                 },
                 latency,
                 grid,
@@ -156,6 +149,62 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         )
 
     return [retrieval_report]
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """The artifacts that a report is made from, and what they are of the same encoder."""
+
+    shards: list[Artifact]  # of embeddings
+    frozen: list[Artifact]  # the same by the frozen encoder; empty without one
+    words: list[Artifact]  # image-text tables
+    teachers: Artifact
+    fingerprints: Artifact
+    index: Artifact
+    exported: list[Artifact]  # the image tower for ONNX Runtime; empty without one
+
+    def artifacts(self) -> list[Artifact]:
+        alone = [self.teachers, self.fingerprints, self.index]
+        return [*self.shards, *self.frozen, *self.words, *alone, *self.exported]
+
+
+def report_parts(store: ArtifactStore, preset: Preset, others: dict[str, Step]) -> ReportParts:
+    """Reads them.
+
+    Raises:
+        UserError: one is missing, or was made with another version of an input.
+    """
+    shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
+    frozen = []
+    if "frozen_clip_embeddings" in others:
+        frozen = read_shards(store, others["frozen_clip_embeddings"], preset.shards)
+    teachers = store.read(others["best_shot_teachers"].key)
+    fingerprints = store.read(others["fingerprints"].key)
+    for table in (teachers, fingerprints):
+        require_inputs(table, embedding_inputs(shards))
+    index = current_version(store)
+    index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
+    exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
+    words = read_shards(store, others["image_text"], preset.shards)
+    return ReportParts(shards, frozen, words, teachers, fingerprints, index, exported)
+
+
+def report_inputs(parts: ReportParts, preset: Preset, encoder: "Encoder") -> "ReportInputs":
+    """The tables of the parts; `encoder` embeds the text queries that have no embedding yet."""
+    from skufp_pipeline.evaluation.labels import make_labels
+    from skufp_pipeline.evaluation.retrieval import ReportInputs, embed_sources
+
+    tables = embedding_tables(parts.shards)
+    image_text = pl.concat([pl.read_parquet(part.path / "image_text.parquet") for part in parts.words])
+    return ReportInputs(
+        tables,
+        embedding_tables(parts.frozen) if parts.frozen else None,
+        pl.read_parquet(parts.teachers.path / "teachers.parquet"),
+        pl.read_parquet(parts.fingerprints.path / "fingerprints.parquet"),
+        preset.fingerprint.max_views,
+        make_labels(FingerprintIndex.load(parts.index.path).skus, image_text, tables.texts),
+        embed_sources(image_text, encoder, preset.encoder.batch_size),
+    )
 
 
 def _headline(report: dict[str, Any]) -> str:

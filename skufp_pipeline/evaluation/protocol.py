@@ -48,6 +48,16 @@ class QuerySet:
             repeated = next(i for i in self.query_ids if self.query_ids.count(i) > 1)
             raise ValueError(f"query ids must be unique, found {repeated!r} more than once")
 
+    def of_splits(self, splits: tuple[str, ...]) -> "QuerySet":
+        """The queries of SKUs of these splits."""
+        kept = np.flatnonzero(np.isin(self.splits, splits)).tolist()
+        return QuerySet(
+            [self.query_ids[i] for i in kept],
+            [self.sku_ids[i] for i in kept],
+            [self.splits[i] for i in kept],
+            self.embeddings[kept],
+        )
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -65,6 +75,18 @@ class Gallery:
 
     def __post_init__(self) -> None:
         _check_lengths("gallery", self.vectors, self.sku_ids, self.splits)
+
+    def of_splits(self, splits: tuple[str, ...]) -> "Gallery":
+        """The rows of SKUs of these splits."""
+        kept = np.flatnonzero(np.isin(self.splits, splits)).tolist()
+        return Gallery([self.sku_ids[i] for i in kept], [self.splits[i] for i in kept], self.vectors[kept])
+
+    def by_sku(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """The SKUs in order, the vectors sorted by them, and the place of each vector's SKU among them."""
+        names = np.array(self.sku_ids, dtype=str)
+        order = np.argsort(names, kind="stable")
+        skus, owner = np.unique(names, return_inverse=True)
+        return skus.tolist(), self.vectors[order], owner[order]
 
 
 @dataclass(frozen=True)
@@ -191,8 +213,8 @@ def _evaluate_setting(
     labels: Labels | None,
 ) -> SettingResult:
     splits = SETTING_SPLITS[setting]
-    galleries = {model.name: _gallery_of(model.gallery, splits) for model in models}
-    queries = {m.name: _queries_of(m.queries[modality], splits) for m in models if modality in m.queries}
+    galleries = {model.name: model.gallery.of_splits(splits) for model in models}
+    queries = {m.name: m.queries[modality].of_splits(splits) for m in models if modality in m.queries}
     where = f"setting {setting}, {modality} queries"
     gallery_skus = _same_for_all({n: sorted(set(g.sku_ids)) for n, g in galleries.items()}, f"{where}: SKUs")
     query_ids = _same_for_all({n: q.query_ids for n, q in queries.items()}, f"{where}: query ids")
@@ -222,7 +244,7 @@ def _evaluate_setting(
 
 def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     """(Q,) rank of each query's SKU among the gallery's SKUs."""
-    skus, vectors, owner = _by_sku(gallery)
+    skus, vectors, owner = gallery.by_sku()
     position = {sku: i for i, sku in enumerate(skus)}
     truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
     return ranks_of(queries.embeddings, vectors, truth, owner=owner)
@@ -232,7 +254,7 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
     """Precision at 10 by every label that is known of all queries, (Q,) each."""
     if labels is None:
         return {}
-    skus, vectors, owner = _by_sku(gallery)
+    skus, vectors, owner = gallery.by_sku()
     found = best_items(queries.embeddings, vectors, PRECISION_AT, owner=owner)
     asked = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
     return {
@@ -240,13 +262,6 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
         for label, values in asked.items()
         if values is not None
     }
-
-
-def _by_sku(gallery: Gallery) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The SKUs in order, the vectors sorted by them, and the position of each vector's SKU."""
-    order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
-    skus, owner = np.unique(np.array(gallery.sku_ids, dtype=str), return_inverse=True)
-    return skus.tolist(), gallery.vectors[order], owner[order]
 
 
 def _scores(
@@ -281,23 +296,6 @@ def _differences(a: ModelScores, b: ModelScores, drawn: np.ndarray) -> dict[str,
         )
         for i, metric in enumerate(a.per_query)
     }
-
-
-def _queries_of(queries: QuerySet, splits: tuple[str, ...]) -> QuerySet:
-    kept = np.flatnonzero(np.isin(queries.splits, splits)).tolist()
-    return QuerySet(
-        [queries.query_ids[i] for i in kept],
-        [queries.sku_ids[i] for i in kept],
-        [queries.splits[i] for i in kept],
-        queries.embeddings[kept],
-    )
-
-
-def _gallery_of(gallery: Gallery, splits: tuple[str, ...]) -> Gallery:
-    kept = np.flatnonzero(np.isin(gallery.splits, splits)).tolist()
-    return Gallery(
-        [gallery.sku_ids[i] for i in kept], [gallery.splits[i] for i in kept], gallery.vectors[kept]
-    )
 
 
 def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:

@@ -44,7 +44,14 @@ SOURCE_HEADER += [label.capitalize() for label in (*LABELS, ALL_ATTRIBUTES)]
 DIFFERENCE_HEADER = ["Difference", "Setting", *(METRIC_LABELS[m] for m in DIFFERENCE_METRICS)]
 LATENCY_HEADER = ["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"]
 
+PAPER_TITLE = "The paper's protocol, {modality} queries: teachers chosen by the queries that are scored"
+PAPER_NOTE = (
+    "Not comparable with any other table: it leaks. A difference is what the leak adds to the model of that "
+    "name under our protocol."
+)
+
 REPORT_SCHEMA: dict[str, pl.DataType] = {
+    "protocol": pl.String(),  # leak-free | paper
     "setting": pl.String(),
     "modality": pl.String(),
     "source": pl.String(),  # of a text query's words, where a row is of one source alone; else null
@@ -74,10 +81,7 @@ def report_json(
     """
     report: dict[str, Any] = {
         "preset": preset,
-        "settings": {
-            setting: {modality: _setting_json(result) for modality, result in by_modality.items()}
-            for setting, by_modality in evaluation.settings.items()
-        },
+        "settings": settings_json(evaluation),
         "latency": dict(latency),
     }
     if taken := sorted(set(report) & set(extras)):
@@ -88,12 +92,17 @@ def report_json(
 def report_frame(report: Mapping[str, Any]) -> pl.DataFrame:
     """The report in long form, columns of `REPORT_SCHEMA`, one row per figure."""
     results = {
-        (setting, modality, None): result
+        (report.get("protocol", "leak-free"), setting, modality, None): result
         for setting, by_modality in report["settings"].items()
         for modality, result in by_modality.items()
     }
     results |= {
-        (setting, "text", source): result
+        ("paper", setting, modality, None): result
+        for setting, by_modality in report.get("paper_protocol", {}).items()
+        for modality, result in by_modality.items()
+    }
+    results |= {
+        ("leak-free", setting, "text", source): result
         for source, by_setting in report.get("text_sources", {}).items()
         for setting, result in by_setting.items()
     }
@@ -108,6 +117,14 @@ def report_frame(report: Mapping[str, Any]) -> pl.DataFrame:
             for metric, d in by_metric.items():
                 rows.append((*key, pair, metric, d["delta"], d["low"], d["high"], *size))
     return pl.DataFrame(rows, schema=REPORT_SCHEMA, orient="row")
+
+
+def settings_json(evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as the report's entry `settings`, or `paper_protocol`, holds it."""
+    return {
+        setting: {modality: _setting_json(result) for modality, result in by_modality.items()}
+        for setting, by_modality in evaluation.settings.items()
+    }
 
 
 def sources_json(sources: Mapping[str, Evaluation]) -> dict[str, Any]:
@@ -127,7 +144,11 @@ def sources_json(sources: Mapping[str, Evaluation]) -> dict[str, Any]:
 
 def result_header(report: Mapping[str, Any], modality: str) -> list[str]:
     """The heads of `result_rows`."""
-    return ["Method", "Setting", "Queries", *_shown_metrics(report, modality).values()]
+    times = []
+    if _has_latency(report):
+        batch = report["gallery_latency"]["batch"]
+        times = ["p95 (ms)", "Mean (ms)", f"p95 of {batch}", f"Mean of {batch}"]
+    return ["Method", "Setting", "Queries", *_shown_metrics(report, modality).values(), *times]
 
 
 def result_rows(report: Mapping[str, Any], modality: str) -> list[list[str]]:
@@ -143,9 +164,62 @@ def result_rows(report: Mapping[str, Any], modality: str) -> list[list[str]]:
         methods = list(dict.fromkeys(name for r in by_modality for name in r["models"])) or ["(no queries)"]
         for name in methods:
             values = result["models"].get(name)
-            figures = [f"{values[m]:.3f}" if values and m in values else ABSENT for m in metrics]
-            rows.append([name, SETTING_LABELS[setting], str(result["queries"]), *figures])
+            figures = [
+                _figure(report, result, name, m) if values and m in values else ABSENT for m in metrics
+            ]
+            times = _row_times(result, name) if _has_latency(report) else []
+            rows.append([name, SETTING_LABELS[setting], str(result["queries"]), *figures, *times])
     return rows
+
+
+def _figure(report: Mapping[str, Any], result: Mapping[str, Any], model: str, metric: str) -> str:
+    """A mean; over several seeds with half the width of its interval."""
+    mean = f"{result['models'][model][metric]:.3f}"
+    low, high = result["intervals"][model][metric]
+    return f"{mean} ± {(high - low) / 2:.3f}" if report.get("seeds") else mean
+
+
+def _has_latency(report: Mapping[str, Any]) -> bool:
+    return "gallery_latency" in report
+
+
+def _row_times(result: Mapping[str, Any], model: str) -> list[str]:
+    found = result["latency"].get(model)
+    if found is None:
+        return [ABSENT] * 4
+    return [f"{entry[key]:.3f}" for entry in (found, found["batched"]) for key in ("p95_ms", "mean_ms")]
+
+
+def gallery_latency_note(report: Mapping[str, Any]) -> str:
+    """What the latency of a row is and what it was measured on; empty where rows have none."""
+    if not _has_latency(report):
+        return ""
+    found = report["gallery_latency"]
+    return (
+        f"Latency: from a query embedding to the ten best SKUs, the same exact float32 search for every row, "
+        f"one query at a time and, per query, {found['batch']} at once ({found['processor']}, threads: "
+        f"{found['threads']})."
+    )
+
+
+def seeds_note(report: Mapping[str, Any]) -> str:
+    """Over which seeds figures are means; empty for one training."""
+    seeds = report.get("seeds", [])
+    named = ", ".join(map(str, seeds))
+    return (
+        f"Means over the training seeds {named}; ± is half the 95% interval over seeds and SKUs."
+        if seeds
+        else ""
+    )
+
+
+def difference_note(report: Mapping[str, Any]) -> str:
+    """What the intervals of differences are."""
+    return (
+        DIFFERENCE_NOTE.replace("over SKUs", "over seeds and SKUs")
+        if report.get("seeds")
+        else DIFFERENCE_NOTE
+    )
 
 
 def _shown_metrics(report: Mapping[str, Any], modality: str) -> dict[str, str]:
@@ -261,10 +335,11 @@ def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[s
             title(report, modality),
             table(result_header(report, modality), result_rows(report, modality)),
         ]
-        if note := missing_note(report, modality):
-            sections.append(note)
+        notes = (missing_note(report, modality), seeds_note(report), gallery_latency_note(report))
+        sections += [note for note in notes if note]
         if rows := difference_rows(report, modality):
-            sections += [table(DIFFERENCE_HEADER, rows), DIFFERENCE_NOTE]
+            sections += [table(DIFFERENCE_HEADER, rows), difference_note(report)]
+    sections += _paper_sections(report, table)
     if rows := source_rows(report):
         sections += [SOURCES_TITLE, table(SOURCE_HEADER, rows), SOURCES_NOTE]
         sections += [note for note in (source_note(report),) if note]
@@ -273,6 +348,28 @@ def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[s
     if note := query_encoder_note(report):
         sections.append(note)
     return sections
+
+
+def paper_report(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The paper's protocol in the form of a report, for the rows of its tables; None where it was not run."""
+    settings = report.get("paper_protocol")
+    return {"settings": settings, "seeds": report.get("seeds", [])} if settings else None
+
+
+def _paper_sections(
+    report: Mapping[str, Any], table: Callable[[list[str], list[list[str]]], str]
+) -> list[str]:
+    found = paper_report(report)
+    if found is None:
+        return []
+    sections = []
+    for modality in MODALITIES:
+        sections += [
+            PAPER_TITLE.format(modality=modality),
+            table(result_header(found, modality), result_rows(found, modality)),
+            table(DIFFERENCE_HEADER, difference_rows(found, modality)),
+        ]
+    return [*sections, PAPER_NOTE]
 
 
 def latency_title(latency: Mapping[str, Any]) -> str:

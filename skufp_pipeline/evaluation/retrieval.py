@@ -23,9 +23,11 @@ from skufp_pipeline.encoders.embed import embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.figures import GridRow, latency_histogram, recall_curve, results_grid
 from skufp_pipeline.evaluation.labels import Labels
-from skufp_pipeline.evaluation.latency import latency_summary, measure, statistics_ms
+from skufp_pipeline.evaluation.latency import gallery_latency, latency_summary, measure, statistics_ms
 from skufp_pipeline.evaluation.page import render_page
 from skufp_pipeline.evaluation.protocol import (
+    MODALITIES,
+    SETTING_SPLITS,
     Evaluation,
     Gallery,
     Model,
@@ -101,31 +103,45 @@ def build_models(inputs: ReportInputs) -> list[Model]:
     return models
 
 
-def judge(inputs: ReportInputs, resamples: int, seed: int) -> Evaluation:
+def judge(models: Sequence[Model], resamples: int, seed: int, labels: Labels | None = None) -> Evaluation:
     """All models under the protocol, with the differences that the report claims."""
-    return _evaluate(build_models(inputs), seed, resamples, inputs.labels)
-
-
-def judge_sources(inputs: ReportInputs, resamples: int, seed: int) -> dict[str, Evaluation]:
-    """By source, the text queries it words, asked of every model of the fine-tuned encoder."""
-    models = build_models(inputs)
-    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
-    fitting = [model for model in models if model.queries.get("text") is of_encoder]
-    return {
-        source: _evaluate(
-            [replace(model, queries={"text": _text_queries(texts)}) for model in fitting],
-            seed,
-            resamples,
-            inputs.labels,
-        )
-        for source, texts in inputs.text_sources.items()
-    }
-
-
-def _evaluate(models: list[Model], seed: int, resamples: int, labels: Labels | None) -> Evaluation:
     names = {model.name for model in models}
     differences = [pair for pair in DIFFERENCES if set(pair) <= names]
     return evaluate(models, differences, seed, resamples, labels)
+
+
+def judge_sources(
+    models: Sequence[Model], inputs: ReportInputs, resamples: int, seed: int
+) -> dict[str, Evaluation]:
+    """By source, the text queries it words, asked of every model of the fine-tuned encoder."""
+    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
+    fitting = [model for model in models if model.queries.get("text") is of_encoder]
+    asked = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
+    return {
+        source: judge(
+            [replace(model, queries={"text": queries}) for model in fitting], resamples, seed, inputs.labels
+        )
+        for source, queries in asked.items()
+    }
+
+
+def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> dict[str, Any]:
+    """Latency of every row of tables 1 and 2, by setting, modality and model (`latency.gallery_latency`).
+
+    Args:
+        queries: how many of a setting's query embeddings are asked, one at a time.
+        batch: queries of a batched search.
+    """
+    found: dict[str, Any] = {}
+    for setting, splits in SETTING_SPLITS.items():
+        found[setting] = {modality: {} for modality in MODALITIES}
+        for model in models:
+            _, vectors, owner = model.gallery.of_splits(splits).by_sku()
+            for modality, asked in model.queries.items():
+                rows = asked.of_splits(splits).embeddings[:queries]
+                if len(rows) and len(vectors):
+                    found[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
+    return found
 
 
 def measure_latency(
