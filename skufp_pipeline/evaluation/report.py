@@ -175,8 +175,10 @@ def result_rows(report: Mapping[str, Any], modality: str) -> list[list[str]]:
 def _figure(report: Mapping[str, Any], result: Mapping[str, Any], model: str, metric: str) -> str:
     """A mean; over several seeds with half the width of its interval."""
     mean = f"{result['models'][model][metric]:.3f}"
+    if not report.get("seeds"):
+        return mean
     low, high = result["intervals"][model][metric]
-    return f"{mean} ± {(high - low) / 2:.3f}" if report.get("seeds") else mean
+    return f"{mean} ± {(high - low) / 2:.3f}"
 
 
 def _has_latency(report: Mapping[str, Any]) -> bool:

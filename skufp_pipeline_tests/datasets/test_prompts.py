@@ -169,6 +169,32 @@ def test_the_image_text_table_has_the_contracts_fields_and_the_variants(tmp_path
     assert metadata["text"].equals(metadata["text_metadata"])
 
 
+def test_captions_are_a_source_of_their_own_and_the_text_where_a_preset_says_so(tmp_path: Path) -> None:
+    rows = ({}, query(role="evaluation"), query(image_id="000003", role="evaluation"))
+    image_text(tmp_path, *rows)  # writes the crops
+    items = table(*rows)
+    paths = [crop_path(item) for item in items.iter_rows(named=True)]
+    crops = items.with_columns(crop_path=pl.Series(paths, dtype=pl.String))
+    said = {paths[0]: "a red skirt", paths[1]: "a vest", paths[2]: ""}
+
+    def caption(files: list[Path]) -> list[str]:
+        return [said[str(file.relative_to(tmp_path))] for file in files]
+
+    kept, used = (
+        build_image_text(crops, tmp_path, PromptSettings(kind=kind, captions={"model": "x"}), HALVES, caption)
+        for kind in ("attributes", "captions")
+    )
+    assert used["text_captions"].to_list() == ["a red skirt", "a vest", None]
+    assert used["text"].to_list() == ["a red skirt", "a vest", used["text_metadata"][2]]
+    assert kept["text"].equals(kept["text_attributes"])
+    assert source_queries(kept, "captions")["text"].to_list() == ["a vest"]
+
+
+def test_captions_need_a_model() -> None:
+    with pytest.raises(ValueError, match=r"kind captions needs captions\.model"):
+        PromptSettings(kind="captions")
+
+
 def test_an_empty_shard_gives_empty_tables(tmp_path: Path) -> None:
     crops = table({}).clear().with_columns(crop_path=pl.lit("", pl.String))
     found = build_image_text(crops, tmp_path, PromptSettings(), HALVES)
