@@ -82,8 +82,8 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             "tables/image_text",
             GROUP,
             {"polars", "parquet"},
-            "The image-text table: each crop with its metadata and attribute prompts, and its caption where a "
-            "preset names a model; the text queries, and the texts of the catalog.",
+            "The image-text table: each crop with its metadata and attribute prompts, and its caption where "
+            "a preset names a model; the text queries, and the texts of the catalog.",
             tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
             + (_CAPTION_MODULES if preset.prompts.captions else ()),
             {"prompts": prompts_config(preset), "splits": preset.splits.model_dump()},

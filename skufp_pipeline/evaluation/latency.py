@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -65,19 +66,28 @@ def gallery_latency(
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     turns = itertools.cycle(torch.from_numpy(queries).split(1))
     many = torch.from_numpy(np.resize(queries, (batch, queries.shape[1])))
-
-    def top(asked: torch.Tensor) -> NDArray[np.int64]:
-        scores = (asked @ gallery).numpy()
-        if len(starts) < scores.shape[1]:
-            scores = np.maximum.reduceat(scores, starts, axis=1)
-        count = min(10, scores.shape[1])
-        best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        return np.take_along_axis(best, order, axis=1)
-
-    single = measure({"search": lambda: top(next(turns))}, max(len(queries), 1))["search"]
-    batched = measure({"search": lambda: top(many)}, 30, 3, batch)["search"]
+    single = measure({"search": lambda: best_skus(next(turns), gallery, starts)}, len(queries))["search"]
+    batched = measure({"search": lambda: best_skus(many, gallery, starts)}, 30, 3, batch)["search"]
     return {**_without_samples(single), "batched": {"batch": batch, **_without_samples(batched)}}
+
+
+def best_skus(
+    queries: Tensor, gallery: Tensor, starts: NDArray[np.int64], top: int = 10
+) -> NDArray[np.int64]:
+    """(Q, top) SKUs, best first.
+
+    Args:
+        queries: (Q, D).
+        gallery: (D, S), the rows of one SKU side by side.
+        starts: (N,) the first row of each SKU.
+    """
+    scores = (queries @ gallery).numpy()
+    if len(starts) < scores.shape[1]:
+        scores = np.maximum.reduceat(scores, starts, axis=1)
+    top = min(top, scores.shape[1])
+    best = np.argpartition(-scores, top - 1, axis=1)[:, :top]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
+    return np.take_along_axis(best, order, axis=1)
 
 
 def latency_summary(
