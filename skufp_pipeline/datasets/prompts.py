@@ -21,7 +21,7 @@ import polars as pl
 from PIL import Image
 from pydantic import Field, model_validator
 
-from skufp_pipeline.datasets.attributes import ItemAttributes, describe
+from skufp_pipeline.datasets.attributes import ItemAttributes, cut_of, describe
 from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads
 from skufp_pipeline.datasets.splits import SplitSettings, query_role
 from skufp_pipeline.datasets.table import (
@@ -64,6 +64,8 @@ IMAGE_TEXT_SCHEMA: dict[str, pl.DataType] = {
     "colours": pl.List(pl.String()),
     "pattern": pl.String(),
     "lightness": pl.String(),
+    "sleeve": pl.String(),  # short, long or sleeveless; null where the category says nothing of it
+    "length": pl.String(),  # short or long; null likewise
     "text_metadata": pl.String(),
     "text_attributes": pl.String(),
     "text_captions": pl.String(),  # null without an image-to-text model, or where it says nothing
@@ -129,13 +131,15 @@ def metadata_prompt(row: Mapping[str, Any]) -> str:
 
 
 def attribute_prompt(row: Mapping[str, Any], attributes: ItemAttributes) -> str:
-    """The same sentence with lightness, colours and pattern before the category.
+    """The same sentence with lightness, colours and pattern before the category, and "sleeveless" where that
+    is meant but not said.
 
     "A user photo of a person wearing a dark navy and white striped short sleeve top from the front."
     """
     says_itself = attributes.colours[0] in ("black", "white")
     lightness = [] if says_itself or attributes.lightness == "medium" else [attributes.lightness]
-    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern])
+    sleeve = ["sleeveless"] if cut_of(row["category_name"]).sleeve == "sleeveless" else []
+    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern, *sleeve])
 
 
 def _prompt(row: Mapping[str, Any], adjectives: list[str]) -> str:
@@ -342,6 +346,7 @@ def _image_text_row(
         own_words = _own_words(row, roles)
         texts = dict.fromkeys(texts, own_words)
     fields = {name: row[name] for name in IMAGE_TEXT_SCHEMA if name in row}
+    cut = cut_of(row["category_name"])
     return fields | {
         "image_path": row["crop_path"],
         "text": texts[settings.kind] or texts["metadata"],
@@ -351,6 +356,8 @@ def _image_text_row(
         "colours": list(attributes.colours),
         "pattern": attributes.pattern,
         "lightness": attributes.lightness,
+        "sleeve": cut.sleeve,
+        "length": cut.length,
         "sentences": list(roles),
         "sentence_roles": list(roles.values()),
     }

@@ -103,7 +103,8 @@ def test_metadata_prompts_have_the_reports_form(changes: dict, expected: str) ->
         (
             {"occlusion": 3, "category_name": "vest"},
             ItemAttributes(("orange",), "plain", "medium"),
-            "A catalog photo of a person wearing a heavily occluded orange plain vest from the front.",
+            "A catalog photo of a person wearing a heavily occluded orange plain sleeveless vest "
+            "from the front.",
         ),
         (
             {"viewpoint": 1},
@@ -160,6 +161,7 @@ def test_the_image_text_table_has_the_contracts_fields_and_the_variants(tmp_path
     first = found.row(0, named=True)
     assert first["image_path"] == "train/catalog/000001_01_01/000001_item1.jpg"
     assert (first["colours"], first["pattern"], first["lightness"]) == (["red"], "plain", "medium")
+    assert (first["sleeve"], first["length"]) == ("short", None)
     assert first["text_metadata"] == "A catalog photo of a person wearing a short sleeve top from the front."
     assert first["text_attributes"] == (
         "A catalog photo of a person wearing a red plain short sleeve top from the front."
