@@ -55,6 +55,7 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         "evaluation",
         None,
         {
+            "image_text",
             "clip_embeddings",
             "reid_embeddings",
             "best_shot_teachers",

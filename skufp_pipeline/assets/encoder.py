@@ -1,6 +1,5 @@
 """Group `encoder`: CLIP fine-tuned on SKUs (Baseline 3), and the embeddings of crops and texts."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import read_shards
+from skufp_pipeline.assets.catalog import prompts_config, read_shards
 from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.evaluation.figures import training_curves
+from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -50,7 +50,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             {
                 "encoder": encoder,
                 "training": preset.encoder.training.model_dump(mode="json"),
-                "prompts": preset.prompts.model_dump(),
+                "prompts": prompts_config(preset),
                 "seed": preset.seed,
             },
             needs,
@@ -232,19 +232,10 @@ def model_files(settings: EncoderSettings) -> dict[str, str]:
 def file_digests(named: dict[str, str | None]) -> dict[str, str]:
     """Digests of those that are there as a file or a folder."""
     return {
-        name: _content_digest(Path(path))
+        name: content_digest(Path(path))
         for name, path in named.items()
         if path is not None and Path(path).exists()
     }
-
-
-def _content_digest(path: Path) -> str:
-    """Of a file, or of all files of a folder."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _table(shard: Artifact, name: str) -> pl.DataFrame:

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.settings import EncoderSettings, ReidSettings
 
 if TYPE_CHECKING:
     import torch
 
+    from skufp_pipeline.encoders.captions import Captioner
     from skufp_pipeline.encoders.clip import Encoder
     from skufp_pipeline.encoders.reid import ReidEncoder
     from skufp_pipeline.views.pipeline import Pipeline
@@ -49,6 +51,12 @@ class ModelProvider(dg.ConfigurableResource):
         from skufp_pipeline.encoders.reid import load_reid
 
         return load_reid(directory, self.torch_device())
+
+    def captioner(self, settings: CaptionSettings) -> "Captioner":
+        """An image-to-text model by hub id or directory."""
+        from skufp_pipeline.encoders.captions import load_captioner
+
+        return load_captioner(settings, self.torch_device())
 
     def new_diffusion(self, config: str, seed: int) -> "Pipeline":
         """A small Stable Diffusion, random, as a config says."""
