@@ -146,7 +146,7 @@ def classical(graph: Graph, like: pl.DataFrame, seed: int) -> Arm:
     side, generator = graph.encoder.image_size, torch.Generator().manual_seed(seed)
     found = squares([Path(paths[item]) for item in like["source_item_id"]], side)
     pixels = torch.from_numpy(found).permute(0, 3, 1, 2).float() / 255
-    changed = augment(pixels, side, graph.preset.encoder.training.augmentation, generator)
+    changed = augment(pixels, (side, side), graph.preset.encoder.training.augmentation, generator)
     images = (changed.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     rows = embed_arrays(graph.encoder, images)
     return Arm(like.with_columns(embedding_column(rows).alias("embedding")), {})

@@ -20,7 +20,9 @@ class Stage:
 def stages(steps: dict[str, Step]) -> list[Stage]:
     """The whole graph, in order; `skufp materialize` runs one after the other."""
     exported = [name for name in ("image_encoder_onnx",) if name in steps]
-    embeddings = [name for name in ("clip_embeddings", "frozen_clip_embeddings") if name in steps]
+    checkpoints = [name for name in ("clip_checkpoint", "reid_checkpoint") if name in steps]
+    encoded = ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings")
+    embeddings = [name for name in encoded if name in steps]
     trained = [name for name in ("sd_base", "view_filters", "sd_lora") if name in steps]
     generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
     views = [Stage("train_views", tuple(trained), sharded=False)] if trained else []
@@ -28,7 +30,7 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
     return [
         Stage("read_catalog", ("raw_dataset", "annotations"), sharded=False),
         Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
-        Stage("train_encoder", ("clip_checkpoint",), sharded=False),
+        Stage("train_encoder", tuple(checkpoints), sharded=False),
         Stage("embed_shards", tuple(embeddings), sharded=True),
         *views,
         Stage(

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.assets.baselines import baseline_assets, baseline_steps
 from skufp_pipeline.assets.catalog import catalog_assets, catalog_steps
 from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
@@ -28,6 +29,7 @@ def graph_steps(preset: Preset) -> dict[str, Step]:
     return {
         **catalog_steps(preset),
         **encoder_steps(preset),
+        **baseline_steps(preset),
         **view_steps(preset),
         **fingerprint_steps(preset),
         **index_steps(preset),
@@ -47,6 +49,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
         assets=[
             *catalog_assets(preset),
             *encoder_assets(preset, steps),
+            *baseline_assets(preset, steps),
             *view_assets(preset, steps),
             *fingerprint_assets(preset, steps),
             *index_assets(preset, steps),

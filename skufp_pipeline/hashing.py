@@ -1,6 +1,7 @@
 """Stable hashes: the same text gives the same number on every machine, run and Python version."""
 
 import hashlib
+from pathlib import Path
 
 
 def stable_hash(text: str, salt: str = "") -> int:
@@ -17,3 +18,12 @@ def stable_fraction(text: str, salt: str = "") -> float:
 def stable_shard(sku_id: str, shards: int) -> int:
     """The shard of a SKU: in range(shards)."""
     return stable_hash(sku_id, "shard") % shards
+
+
+def content_digest(path: Path) -> str:
+    """Of a file, or of all files of a folder."""
+    digest = hashlib.sha256()
+    for file in [path] if path.is_file() else sorted(path.rglob("*")):
+        if file.is_file():
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]

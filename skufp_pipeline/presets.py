@@ -18,7 +18,7 @@ from skufp_pipeline.datasets.manifest import ManifestSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.datasets.splits import SplitSettings
-from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings
+from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings, ReidSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.settings import Settings
@@ -85,6 +85,12 @@ class EvaluationSettings(Settings):
     thresholds: Thresholds = Thresholds()
 
 
+class BaselineSettings(Settings):
+    """What the report compares with, beside what comes with the encoder (Baselines 2 and 3)."""
+
+    reid: ReidSettings | None = None  # Baseline 1; null leaves it out
+
+
 class Preset(Settings):
     """All the configuration of one graph."""
 
@@ -97,6 +103,7 @@ class Preset(Settings):
     crops: CropSettings = CropSettings()
     prompts: PromptSettings = PromptSettings()
     encoder: EncoderSettings
+    baselines: BaselineSettings = BaselineSettings()
     views: ViewsSettings | None = None  # generated views; null leaves the stage out
     fingerprint: FingerprintSettings = FingerprintSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -28,6 +28,14 @@ SMALL: dict[str, Any] = {
     "shards": 2,
     "dataset": {"source": "sample", "render": {"num_skus": 50, "image_size": 48, "workers": 1}},
     "encoder": {"model": "skufp-tiny", "training": {"epochs": 3, "batch_size": 64, "cache_side": 72}},
+    "baselines": {
+        "reid": {
+            "model": "test_resnet",
+            "image_size": [48, 32],
+            "dimension": 16,
+            "training": {"epochs": 1, "cache_side": 56},
+        }
+    },
     "fingerprint": {"training": {"epochs": 3}},
     "evaluation": {
         "resamples": 100,

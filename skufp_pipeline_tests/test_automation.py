@@ -47,8 +47,8 @@ def test_the_frozen_encoder_is_embedded_only_where_it_is_pretrained() -> None:
         for preset in ("ci", "df2")
     }
     assert embedded == {
-        "ci": ("clip_embeddings",),
-        "df2": ("clip_embeddings", "frozen_clip_embeddings"),
+        "ci": ("clip_embeddings", "reid_embeddings"),
+        "df2": ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings"),
     }
 
 

@@ -12,7 +12,7 @@ from skufp_pipeline.assets.declare import OWNERS
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.definitions import defs as loaded_by_dagster
-from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.presets import BaselineSettings, Preset, load_preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 
 from .graphs import REPOSITORY, environment
@@ -27,6 +27,8 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "image_text": ("catalog", SHARDS, {"sku_crops"}),
     "clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
     "clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "clip_checkpoint"}),
+    "reid_checkpoint": ("baselines", None, {"sku_crops", "image_text"}),
+    "reid_embeddings": ("baselines", SHARDS, {"sku_crops", "image_text", "reid_checkpoint"}),
     "sd_base": ("views", None, {"sku_crops", "image_text"}),
     "view_filters": ("views", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "sd_lora": ("views", None, {"sku_crops", "image_text", "clip_checkpoint", "sd_base"}),
@@ -52,7 +54,15 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "retrieval_report": (
         "evaluation",
         None,
-        {"clip_embeddings", "best_shot_teachers", "fingerprints", "search_index", "image_encoder_onnx"},
+        {
+            "image_text",
+            "clip_embeddings",
+            "reid_embeddings",
+            "best_shot_teachers",
+            "fingerprints",
+            "search_index",
+            "image_encoder_onnx",
+        },
     ),
 }
 # With a pretrained encoder there is also what fine-tuning has to beat; a pretrained diffusion model needs no
@@ -70,6 +80,8 @@ GPU_ASSETS = {
     "clip_checkpoint",
     "clip_embeddings",
     "frozen_clip_embeddings",
+    "reid_checkpoint",
+    "reid_embeddings",
     "fingerprint_checkpoint",
     "sd_lora",
     "generated_views",
@@ -81,6 +93,8 @@ CHECKS = {
     "annotations:splits_disjoint": True,
     "sku_crops:crops_complete": True,
     "clip_embeddings:embeddings_sound": True,
+    "reid_embeddings:embeddings_sound": True,
+    "reid_checkpoint:no_evaluation_query_used": True,
     "view_filters:filters_tell_views_apart": False,
     "sd_lora:identity_drift_is_lower": False,
     "generated_views:views_decodable": True,
@@ -183,6 +197,12 @@ def test_without_views_in_the_preset_there_is_no_such_stage(name: str) -> None:
     without = load_preset(name).model_copy(update={"views": None})
     dg.Definitions.validate_loadable(build_defs(without))
     assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"views"})
+
+
+def test_without_a_reid_network_in_the_preset_there_is_no_such_group(preset: Preset) -> None:
+    without = preset.model_copy(update={"baselines": BaselineSettings()})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"baselines"})
 
 
 def test_checks_are_those_of_the_table(preset: Preset) -> None:

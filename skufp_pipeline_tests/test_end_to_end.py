@@ -38,6 +38,7 @@ from .graphs import (
 from .test_definitions import ASSETS, CHECKS, SHARDS
 
 MODELS = {"mean_sku", "trimmed_mean", "medoid", "best_shot", "fingerprint"}
+IMAGE_MODELS = {*MODELS, "reid"}
 STAGES = {"decode", "preprocess", "encode_image", "encode_image_pytorch", "encode_text", "search"}
 
 
@@ -104,6 +105,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
     for name, shown in (
         ("sku_crops", "contact_sheet"),
         ("clip_checkpoint", "curve"),
+        ("reid_checkpoint", "curve"),
         ("fingerprint_checkpoint", "curve"),
         ("retrieval_report", "recall"),
         ("retrieval_report", "latency"),
@@ -137,7 +139,7 @@ def test_the_report_has_the_documented_form(graph: Graph) -> None:
         assert tuple(found["settings"][setting]) == MODALITIES
         for modality in MODALITIES:
             result = found["settings"][setting][modality]
-            assert set(result["models"]) == MODELS
+            assert set(result["models"]) == (IMAGE_MODELS if modality == "image" else MODELS)
             assert result["queries"] > 0
             assert result["gallery"] > 0
             for values in result["models"].values():
@@ -145,13 +147,19 @@ def test_the_report_has_the_documented_form(graph: Graph) -> None:
                 assert all(0 <= value <= 1 for value in values.values())
                 recalls = [values[f"recall@{k}"] for k in (1, 5, 10, 20)]
                 assert recalls == sorted(recalls)
-            assert {"fingerprint-mean_sku", "fingerprint-best_shot"} == set(result["differences"])
+            compared = {"fingerprint-mean_sku", "fingerprint-best_shot"}
+            assert set(result["differences"]) == compared | image_only(modality)
             for difference in result["differences"].values():
                 assert all(d["low"] <= d["delta"] <= d["high"] for d in difference.values())
     assert set(found["latency"]["stages"]) == STAGES
     for stage in [*found["latency"]["stages"].values(), found["latency"]["search_batched"]]:
         assert 0 < stage["p50_ms"] <= stage["p95_ms"]
     assert found["latency"]["threads"] >= 1
+
+
+def image_only(modality: str) -> set[str]:
+    """Baseline 1 knows no text."""
+    return {"fingerprint-reid"} if modality == "image" else set()
 
 
 def test_metrics_have_the_names_of_the_paper() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_tex
 from skufp_pipeline.datasets.sample import render_sample
 from skufp_pipeline.datasets.table import CATALOG, QUERY, Catalogue
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.hashing import stable_shard
+from skufp_pipeline.hashing import content_digest, stable_shard
 from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
+from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.store import Artifact, ArtifactStore
 
@@ -80,11 +82,12 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             "tables/image_text",
             GROUP,
             {"polars", "parquet"},
-            "The image-text table: each crop with its metadata and attribute prompts, the text queries, and "
-            "the texts of the catalog.",
-            tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
-            {"prompts": preset.prompts.model_dump(), "splits": preset.splits.model_dump()},
-            io_needs,
+            "The image-text table: each crop with its metadata and attribute prompts, and its caption where "
+            "a preset names a model; the text queries, and the texts of the catalog.",
+            tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
+            + (_CAPTION_MODULES if preset.prompts.captions else ()),
+            {"prompts": prompts_config(preset), "splits": preset.splits.model_dump()},
+            _caption_needs(preset),
             ("sku_crops",),
             shards,
         ),
@@ -96,6 +99,11 @@ _SAMPLE_MODULES = (
     "camera", "drawing", "garments", "labels", "outlines", "plan", "randomness", "scenery", "scenes",
     "textures", "views", "writer",
 )  # fmt: skip
+
+
+_CAPTION_MODULES = tuple(
+    f"skufp_pipeline.encoders.{name}" for name in ("captions", "embed", "clip", "tables")
+)
 
 
 def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
@@ -178,7 +186,7 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
 
     @asset(steps["image_text"])
     def image_text(
-        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
         store, step = artifacts.get(), steps["image_text"]
         shard = shard_number(context.partition_key)
@@ -186,7 +194,11 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
 
         def build(directory: Path) -> dict[str, Any]:
             rows = pl.read_parquet(crops.path / "crops.parquet")
-            table = build_image_text(rows, crops.path, preset.prompts, preset.splits)
+            captions, caption = preset.prompts.captions, None
+            if captions is not None:
+                told = progress(context, f"captions of {context.partition_key}")
+                caption = partial(models.captioner(captions).caption, progress=told)
+            table = build_image_text(rows, crops.path, preset.prompts, preset.splits, caption)
             queries, catalog_texts = build_text_queries(table), build_catalog_texts(table)
             for name, frame in (
                 ("image_text", table),
@@ -200,7 +212,8 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
                 "catalog_texts": catalog_texts.height,
             }
 
-        artifact = store.produce(step.shard_key(shard), step.recipe({"sku_crops": crops.digest}), build)
+        recipe = step.recipe({"sku_crops": crops.digest, **_caption_files(preset)})
+        artifact = store.produce(step.shard_key(shard), recipe, build)
         table = pl.read_parquet(artifact.path / "image_text.parquet")
         return result(
             artifact,
@@ -211,6 +224,27 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         )
 
     return [raw_dataset, annotations, sku_crops, image_text]
+
+
+def prompts_config(preset: Preset) -> dict[str, Any]:
+    """What decides the prompts; how many crops are captioned at once does not."""
+    return preset.prompts.model_dump(exclude={"captions": {"batch_size"}})
+
+
+def _caption_needs(preset: Preset) -> Needs:
+    """Of the image-text table: captions want what a model wants."""
+    compute = preset.compute
+    if preset.prompts.captions is None:
+        return Needs(cores=compute.cores, memory_gib=2)
+    return Needs(compute.cores, compute.memory_gib, compute.gpus)
+
+
+def _caption_files(preset: Preset) -> dict[str, str]:
+    """The digest of a local image-to-text model: other content is another model."""
+    captions = preset.prompts.captions
+    if captions is None or not Path(captions.model).exists():
+        return {}
+    return {"prompts.captions.model": content_digest(Path(captions.model))}
 
 
 def source_root(preset: Preset, raw: Artifact) -> Path:

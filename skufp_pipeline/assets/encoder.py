@@ -1,28 +1,35 @@
 """Group `encoder`: CLIP fine-tuned on SKUs (Baseline 3), and the embeddings of crops and texts."""
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import read_shards
+from skufp_pipeline.assets.catalog import prompts_config, read_shards
 from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.evaluation.figures import training_curves
+from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.store import Artifact, ArtifactStore
 
+if TYPE_CHECKING:
+    from skufp_pipeline.encoders.dataset import TextShard
+    from skufp_pipeline.encoders.loop import History, TrainingImages
+
 DATASETS = "skufp_pipeline.datasets."
 ENCODERS = "skufp_pipeline.encoders."
 GROUP = "encoder"
+PROMPT_MODULES = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
+_LOOP = ("loop", "loading", "sampling", "schedule", "augment", "device", "losses", "pixels", "dataset")
+LOOP_MODULES = tuple(ENCODERS + name for name in (*_LOOP, "train", "vocabulary"))
 TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
 
 
@@ -39,12 +46,11 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "openclip", "safetensors"},
             "Baseline 3: image and text towers fine-tuned with SKU cross-entropy, in open_clip's own "
             "format, with the training curve and the ids of every query used.",
-            tuple(ENCODERS + name for name in _TRAINING_MODULES)
-            + tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
+            (ENCODERS + "clip", ENCODERS + "tables", *LOOP_MODULES, *PROMPT_MODULES),
             {
                 "encoder": encoder,
                 "training": preset.encoder.training.model_dump(mode="json"),
-                "prompts": preset.prompts.model_dump(),
+                "prompts": prompts_config(preset),
                 "seed": preset.seed,
             },
             needs,
@@ -81,11 +87,6 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
     return {step.name: step for step in steps}
 
 
-_TRAINING_MODULES = (
-    "clip", "train", "losses", "augment", "device", "pixels", "dataset", "schedule", "tables", "vocabulary",
-)  # fmt: skip
-
-
 def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDefinition]:
     """The assets of this group, given the catalogue's steps."""
     steps = encoder_steps(preset)
@@ -94,7 +95,7 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
     def clip_checkpoint(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
-        from skufp_pipeline.encoders.dataset import TextShard, gather_training_data
+        from skufp_pipeline.encoders.dataset import gather_training_data
         from skufp_pipeline.encoders.train import fine_tune
 
         store, step = artifacts.get(), steps["clip_checkpoint"]
@@ -106,10 +107,7 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
         )
 
         def build(directory: Path) -> dict[str, Any]:
-            shards = [
-                TextShard(_table(text, "image_text"), _table(text, "text_queries"), crop.path)
-                for text, crop in zip(texts, crops, strict=True)
-            ]
+            shards = text_shards(texts, crops)
             scratch = store.scratch(step.key, recipe)
             training = preset.encoder.training
             told = progress(context, "crops decoded")
@@ -117,30 +115,11 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             encoder = models.new_encoder(preset.encoder, preset.seed)
             history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
-            # Rates differ from run to run; the artifact holds only what the seed decides.
-            curve = [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
-            (directory / "history.json").write_text(json.dumps(curve, indent=1) + "\n")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
-            best = max(history, key=lambda row: row["development_accuracy"])
-            return {
-                "skus": data.num_skus,
-                "images": len(data.images.labels),
-                "development_queries": len(data.development.labels),
-                "best_epoch": best["epoch"],
-                "development_accuracy": best["development_accuracy"],
-            }
+            return write_history(directory, data, history)
 
         artifact = store.produce(step.key, recipe, build)
-        history = json.loads((artifact.path / "history.json").read_text())
-        return result(
-            artifact,
-            {
-                "curve": picture(
-                    training_curves(history, ("image_loss", "text_loss"), "development_accuracy")
-                ),
-                "history": markdown_table(pl.DataFrame(history)),
-            },
-        )
+        return result(artifact, training_metadata(artifact))
 
     @asset(steps["clip_embeddings"], [EMBEDDINGS_SOUND["clip_embeddings"]])
     def clip_embeddings(
@@ -203,6 +182,42 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
     return assets
 
 
+def text_shards(texts: list[Artifact], crops: list[Artifact]) -> list["TextShard"]:
+    """What the trainers read, from the shards of `image_text` and `sku_crops`."""
+    from skufp_pipeline.encoders.dataset import TextShard
+
+    return [
+        TextShard(_table(text, "image_text"), _table(text, "text_queries"), crop.path)
+        for text, crop in zip(texts, crops, strict=True)
+    ]
+
+
+def write_history(directory: Path, data: "TrainingImages", history: "History") -> dict[str, Any]:
+    """Writes `history.json`, of what the seed decides; returns the summary, which holds the speed too."""
+    from skufp_pipeline.encoders.loop import best_epoch, learning_curve, speed
+
+    (directory / "history.json").write_text(json.dumps(learning_curve(history), indent=1) + "\n")
+    best = best_epoch(history)
+    return {
+        "skus": data.num_skus,
+        "images": len(data.images.labels),
+        "development_queries": len(data.development.labels),
+        "best_epoch": best["epoch"],
+        "development_accuracy": best["development_accuracy"],
+        **speed(history),
+    }
+
+
+def training_metadata(checkpoint: Artifact) -> dict[str, Any]:
+    """Curve and table of a checkpoint's history."""
+    history = json.loads((checkpoint.path / "history.json").read_text())
+    losses = tuple(name for name in history[0] if name.endswith("loss"))
+    return {
+        "curve": picture(training_curves(history, losses, "development_accuracy")),
+        "history": markdown_table(pl.DataFrame(history)),
+    }
+
+
 def model_files(settings: EncoderSettings) -> dict[str, str]:
     """Digests of the local files and folders that `settings` names: other content is another encoder."""
     bundled = str(BUNDLED_MODELS / f"{settings.model}.json")
@@ -211,20 +226,16 @@ def model_files(settings: EncoderSettings) -> dict[str, str]:
         "encoder.pretrained": settings.pretrained,
         "encoder.image_tower_weights": settings.image_tower_weights,
     }
+    return file_digests(named)
+
+
+def file_digests(named: dict[str, str | None]) -> dict[str, str]:
+    """Digests of those that are there as a file or a folder."""
     return {
-        name: _content_digest(Path(path))
+        name: content_digest(Path(path))
         for name, path in named.items()
         if path is not None and Path(path).exists()
     }
-
-
-def _content_digest(path: Path) -> str:
-    """Of a file, or of all files of a folder."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _table(shard: Artifact, name: str) -> pl.DataFrame:

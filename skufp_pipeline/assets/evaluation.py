@@ -1,17 +1,19 @@
 """Group `evaluation`: the report that says how good it is, and whether each part helped."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.catalog import count_by, crop_path
+from skufp_pipeline.assets.catalog import count_by, crop_path, read_shards
 from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
     embedding_tables,
+    image_table,
     read_embedding_shards,
     require_inputs,
 )
@@ -21,13 +23,22 @@ from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.search.bundle import current_version
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import Artifact, ArtifactStore
+
+if TYPE_CHECKING:
+    from skufp_pipeline.encoders.clip import Encoder
+    from skufp_pipeline.evaluation.retrieval import ReportInputs
 
 
 def evaluation_steps(preset: Preset) -> dict[str, Step]:
     """The one step of this group."""
-    deps = ["clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
+    deps = ["image_text", "clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
     if preset.encoder.is_pretrained:
         deps.append("frozen_clip_embeddings")
+    if preset.baselines.reid is not None:
+        deps.append("reid_embeddings")
     if preset.query_encoder.engine == "onnx":
         deps.append("image_encoder_onnx")
     evaluation = preset.evaluation.model_dump(mode="json", exclude={"thresholds"})
@@ -53,7 +64,9 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
-    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
+    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
+    "evaluation.paper",
+    "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
     "search.bundle", "search.engine",
@@ -71,39 +84,26 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         import torch
 
         from skufp_pipeline.evaluation import retrieval
-        from skufp_pipeline.evaluation.report import markdown_tables
-        from skufp_pipeline.search.bundle import current_index
+        from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
+        from skufp_pipeline.evaluation.report import markdown_tables, settings_json, sources_json
         from skufp_pipeline.search.engine import QueryEngine
 
         store = artifacts.get()
-        shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
-        frozen = []
-        if "frozen_clip_embeddings" in others:
-            step_frozen = others["frozen_clip_embeddings"]
-            frozen = [store.read(step_frozen.shard_key(shard)) for shard in range(preset.shards)]
-        teachers = store.read(others["best_shot_teachers"].key)
-        fingerprints = store.read(others["fingerprints"].key)
-        for table in (teachers, fingerprints):
-            require_inputs(table, embedding_inputs(shards))
-        index, _ = current_index(store)
-        index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
-        exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
-        parts = [*shards, *frozen, teachers, fingerprints, index, *exported]
-        recipe = step.recipe({part.manifest.artifact: part.digest for part in parts})
+        parts = report_parts(store, preset, others)
+        recipe = step.recipe({part.manifest.artifact: part.digest for part in parts.artifacts()})
 
         def build(directory: Path) -> dict[str, Any]:
             settings = preset.evaluation
-            tables = embedding_tables(shards)
-            inputs = retrieval.ReportInputs(
-                tables,
-                embedding_tables(frozen) if frozen else None,
-                pl.read_parquet(teachers.path / "teachers.parquet"),
-                pl.read_parquet(fingerprints.path / "fingerprints.parquet"),
-                preset.fingerprint.max_views,
-            )
-            evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
-            context.log.info("all models judged; measuring latency")
             engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
+            inputs = report_inputs(parts, preset, engine.encoder)
+            tables = inputs.tables
+            judged = retrieval.build_models(inputs)
+            draws = (settings.resamples, preset.seed)
+            evaluation = retrieval.judge(judged, *draws, inputs.labels)
+            sources = retrieval.judge_sources(judged, inputs, *draws)
+            teachers = paper_teachers(tables, preset.fingerprint.max_views)
+            paper = judge_paper(paper_models(judged, teachers), *draws)
+            context.log.info("all models judged; measuring latency")
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
                 store.local_path(crop_path(row, others["sku_crops"], preset))
@@ -126,8 +126,12 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 evaluation,
                 {
                     "protocol": "leak-free",
+                    "text_sources": sources_json(sources),
+                    "paper_protocol": settings_json(paper),
                     "skipped_items": count_by(catalogue, "reason"),
-                    "query_encoder": exported[0].summary if exported else {"precision": "PyTorch"},
+                    "query_encoder": parts.exported[0].summary
+                    if parts.exported
+                    else {"precision": "PyTorch"},
                 },
                 latency,
                 grid,
@@ -148,6 +152,67 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         )
 
     return [retrieval_report]
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """The artifacts that a report is made from, and what they are of the same encoder."""
+
+    shards: list[Artifact]  # of embeddings
+    frozen: list[Artifact]  # the same by the frozen encoder; empty without one
+    reid: list[Artifact]  # crops by Baseline 1; empty without one
+    words: list[Artifact]  # image-text tables
+    teachers: Artifact
+    fingerprints: Artifact
+    index: Artifact
+    exported: list[Artifact]  # the image tower for ONNX Runtime; empty without one
+
+    def artifacts(self) -> list[Artifact]:
+        alone = [self.teachers, self.fingerprints, self.index]
+        return [*self.shards, *self.frozen, *self.reid, *self.words, *alone, *self.exported]
+
+
+def report_parts(store: ArtifactStore, preset: Preset, others: dict[str, Step]) -> ReportParts:
+    """Reads them.
+
+    Raises:
+        UserError: one is missing, or was made with another version of an input.
+    """
+    shards = read_embedding_shards(store, others["clip_embeddings"], others["clip_checkpoint"], preset)
+    frozen = []
+    if "frozen_clip_embeddings" in others:
+        frozen = read_shards(store, others["frozen_clip_embeddings"], preset.shards)
+    reid = []
+    if "reid_embeddings" in others:
+        reid = read_embedding_shards(store, others["reid_embeddings"], others["reid_checkpoint"], preset)
+    teachers = store.read(others["best_shot_teachers"].key)
+    fingerprints = store.read(others["fingerprints"].key)
+    for table in (teachers, fingerprints):
+        require_inputs(table, embedding_inputs(shards))
+    index = current_version(store)
+    index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
+    exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
+    words = read_shards(store, others["image_text"], preset.shards)
+    return ReportParts(shards, frozen, reid, words, teachers, fingerprints, index, exported)
+
+
+def report_inputs(parts: ReportParts, preset: Preset, encoder: "Encoder") -> "ReportInputs":
+    """The tables of the parts; `encoder` embeds the text queries that have no embedding yet."""
+    from skufp_pipeline.evaluation.labels import make_labels
+    from skufp_pipeline.evaluation.retrieval import ReportInputs, embed_sources
+
+    tables = embedding_tables(parts.shards)
+    image_text = pl.concat([pl.read_parquet(part.path / "image_text.parquet") for part in parts.words])
+    return ReportInputs(
+        tables,
+        embedding_tables(parts.frozen) if parts.frozen else None,
+        pl.read_parquet(parts.teachers.path / "teachers.parquet"),
+        pl.read_parquet(parts.fingerprints.path / "fingerprints.parquet"),
+        preset.fingerprint.max_views,
+        make_labels(FingerprintIndex.load(parts.index.path).skus, image_text, tables.texts),
+        embed_sources(image_text, encoder, preset.encoder.batch_size),
+        image_table(parts.reid) if parts.reid else None,
+    )
 
 
 def _headline(report: dict[str, Any]) -> str:

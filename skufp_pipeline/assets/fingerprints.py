@@ -191,11 +191,17 @@ def read_embedding_shards(
 def embedding_tables(shards: list[Artifact]) -> EmbeddingTables:
     """The image and text tables of all shards together, by SKU."""
 
-    def gather(name: str) -> pl.DataFrame:
-        tables = [pl.read_parquet(shard.path / f"{name}.parquet") for shard in shards]
-        return pl.concat(tables).sort("sku_id", maintain_order=True)
+    return EmbeddingTables(image_table(shards), _gathered(shards, "texts"))
 
-    return EmbeddingTables(gather("images"), gather("texts"))
+
+def image_table(shards: list[Artifact]) -> pl.DataFrame:
+    """The image tables of all shards together, by SKU."""
+    return _gathered(shards, "images")
+
+
+def _gathered(shards: list[Artifact], name: str) -> pl.DataFrame:
+    tables = [pl.read_parquet(shard.path / f"{name}.parquet") for shard in shards]
+    return pl.concat(tables).sort("sku_id", maintain_order=True)
 
 
 def embedding_inputs(shards: list[Artifact]) -> dict[str, str]:

@@ -52,6 +52,29 @@ ONE_DIRECTION = 0.7  # concentration of edge directions, 0 to 1: stripes
 TWO_DIRECTIONS = 0.45  # the same for directions modulo 90 degrees: checks
 
 
+# What a category's name says of sleeves and length; the words of one row are all in the name.
+SLEEVES = {"short sleeve": "short", "long sleeve": "long", "vest": "sleeveless", "sling": "sleeveless"}
+LENGTHS = {"shorts": "short", "trousers": "long"}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a category says: sleeves short, long or sleeveless, length short or long; None where nothing."""
+
+    sleeve: str | None
+    length: str | None
+
+
+def cut_of(category_name: str) -> Cut:
+    """Sleeve and length of a category; pixels are not asked, they are too easily hidden or cropped."""
+    words = f" {category_name.lower()} "
+
+    def said(table: dict[str, str]) -> str | None:
+        return next((value for name, value in table.items() if f" {name} " in words), None)
+
+    return Cut(said(SLEEVES), said(LENGTHS))
+
+
 @dataclass(frozen=True)
 class ItemAttributes:
     """Words for a crop.

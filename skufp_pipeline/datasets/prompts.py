@@ -2,7 +2,8 @@
 
 Two kinds of template: `metadata` is the report's (category, domain, occlusion, viewpoint);
 `attributes` adds what the pixels tell (colours, pattern, lightness), so that a text can name more than
-a category. A SKU that has a title or description is *described*: its catalogue's own words are used.
+a category. `captions` are what an image-to-text model says of the crop, where a preset names one. A SKU
+that has a title or description is *described*: its catalogue's own words are used.
 
 What keeps text queries honest: for every described SKU, `build_image_text` gives each of its sentences
 a role once, and everything else only reads `sentences` and `sentence_roles`. A SKU of the training split
@@ -11,16 +12,16 @@ alone. The sentences of other splits' SKUs are all held out.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from skufp_pipeline.datasets.attributes import ItemAttributes, describe
+from skufp_pipeline.datasets.attributes import ItemAttributes, cut_of, describe
 from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads
 from skufp_pipeline.datasets.splits import SplitSettings, query_role
 from skufp_pipeline.datasets.table import (
@@ -63,8 +64,11 @@ IMAGE_TEXT_SCHEMA: dict[str, pl.DataType] = {
     "colours": pl.List(pl.String()),
     "pattern": pl.String(),
     "lightness": pl.String(),
+    "sleeve": pl.String(),  # short, long or sleeveless; null where the category says nothing of it
+    "length": pl.String(),  # short or long; null likewise
     "text_metadata": pl.String(),
     "text_attributes": pl.String(),
+    "text_captions": pl.String(),  # null without an image-to-text model, or where it says nothing
     "sentences": pl.List(pl.String()),  # of the SKU, over all its rows; empty where it is not described
     "sentence_roles": pl.List(pl.String()),  # train | development | evaluation, one per sentence
 }
@@ -81,6 +85,7 @@ CATALOG_TEXT_SCHEMA: dict[str, pl.DataType] = {
     "item_idx": pl.Int32(),
 }
 
+TEXT_SOURCES = ("metadata", "attributes", "captions")  # each has its column `text_<source>`
 PHOTO = {CATALOG: "catalog photo", QUERY: "user photo"}
 NOT_WORN = 1
 VIEWPOINT = {2: "from the front", 3: "from the side or back"}
@@ -93,12 +98,28 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![a-z0-9])|[\r\n]+")
 ATTRIBUTE_SIDE = 96  # pixels: twice what describe() looks at; JPEG decodes to it directly
 
 
+class CaptionSettings(Settings):
+    """An image-to-text model of transformers that captions every crop."""
+
+    model: str  # a hub id, or a directory that save_pretrained wrote
+    prompt: str | None = None  # what the model is asked with; Florence-2 wants "<CAPTION>", BLIP nothing
+    batch_size: int = Field(16, ge=1)
+    max_new_tokens: int = Field(30, ge=1)
+
+
 class PromptSettings(Settings):
     """Which prompts are used, and how often training texts carry supervision tokens."""
 
-    kind: Literal["metadata", "attributes"] = "attributes"
+    kind: Literal["metadata", "attributes", "captions"] = "attributes"
+    captions: CaptionSettings | None = None  # a third source of prompts; null leaves it out
     supervision_tokens: bool = False  # append "(style X, SKU Y)" to training texts
     token_dropout: float = Field(0.5, ge=0, le=1)  # share of training texts without the tokens
+
+    @model_validator(mode="after")
+    def _captions_have_a_model(self) -> Self:
+        if self.kind == "captions" and self.captions is None:
+            raise ValueError("kind captions needs captions.model")
+        return self
 
 
 def metadata_prompt(row: Mapping[str, Any]) -> str:
@@ -110,13 +131,15 @@ def metadata_prompt(row: Mapping[str, Any]) -> str:
 
 
 def attribute_prompt(row: Mapping[str, Any], attributes: ItemAttributes) -> str:
-    """The same sentence with lightness, colours and pattern before the category.
+    """The same sentence with lightness, colours and pattern before the category, and "sleeveless" where that
+    is meant but not said.
 
     "A user photo of a person wearing a dark navy and white striped short sleeve top from the front."
     """
     says_itself = attributes.colours[0] in ("black", "white")
     lightness = [] if says_itself or attributes.lightness == "medium" else [attributes.lightness]
-    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern])
+    sleeve = ["sleeveless"] if cut_of(row["category_name"]).sleeve == "sleeveless" else []
+    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern, *sleeve])
 
 
 def _prompt(row: Mapping[str, Any], adjectives: list[str]) -> str:
@@ -170,7 +193,11 @@ def _sentence_key(sentence: str) -> str:
 
 
 def build_image_text(
-    crops: pl.DataFrame, crop_dir: Path, settings: PromptSettings, splits: SplitSettings
+    crops: pl.DataFrame,
+    crop_dir: Path,
+    settings: PromptSettings,
+    splits: SplitSettings,
+    caption: Callable[[list[Path]], list[str]] | None = None,
 ) -> pl.DataFrame:
     """The image-text table of a shard.
 
@@ -178,11 +205,13 @@ def build_image_text(
         crops: items with a `crop_path` relative to `crop_dir`. All items of a SKU must be in it,
             because a sentence's role holds for the whole SKU.
         splits: the fractions that parted the query images part the sentences too.
+        caption: a line of text for each crop file, empty where there is none to say.
 
     Returns:
         `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` is the prompt of
-        `settings.kind`, or the catalogue's own words on a catalog row of a described SKU: the `train`
-        sentences of a training SKU, all of another's. It never carries supervision tokens.
+        `settings.kind` (the metadata prompt where a caption is empty), or the catalogue's own words on a
+        catalog row of a described SKU: the `train` sentences of a training SKU, all of another's. It never
+        carries supervision tokens.
 
     Raises:
         UserError: a crop file is missing.
@@ -191,10 +220,11 @@ def build_image_text(
     attributes = map_in_threads(
         lambda row: _describe_crop(crop_dir / row["crop_path"]), rows, threads=DECODE_THREADS
     )
+    said = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
     roles_of_sku = _sentence_roles(rows, splits)
     built = [
-        _image_text_row(row, described, roles_of_sku[row["sku_id"]], settings)
-        for row, described in zip(rows, attributes, strict=True)
+        _image_text_row(row, described, line, roles_of_sku[row["sku_id"]], settings)
+        for row, described, line in zip(rows, attributes, said, strict=True)
     ]
     return pl.DataFrame(built, schema=IMAGE_TEXT_SCHEMA)
 
@@ -208,6 +238,21 @@ def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
     templates = image_text.filter(_is_template() & (pl.col("domain") == QUERY))
     of_rows = templates.select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
     return _sorted_texts([of_rows, _sku_sentences(image_text)], TEXT_SCHEMA)
+
+
+def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
+    """The evaluation queries of SKUs that are not described, as one source words them, `TEXT_SCHEMA`.
+
+    Every source asks for the same photos, so that what they find can be compared.
+
+    Args:
+        source: one of `TEXT_SOURCES`.
+    """
+    asked = image_text.filter(
+        _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
+    ).with_columns(text=pl.col(f"text_{source}"))
+    told = asked.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
+    return _sorted_texts([told], TEXT_SCHEMA)
 
 
 def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
@@ -290,21 +335,29 @@ def _roles_of_sku(sku_id: str, rows: Sequence[Row], splits: SplitSettings) -> di
 
 
 def _image_text_row(
-    row: Row, attributes: ItemAttributes, roles: dict[str, str], settings: PromptSettings
+    row: Row, attributes: ItemAttributes, caption: str, roles: dict[str, str], settings: PromptSettings
 ) -> Row:
-    texts = {"metadata": metadata_prompt(row), "attributes": attribute_prompt(row, attributes)}
+    texts: dict[str, str | None] = {
+        "metadata": metadata_prompt(row),
+        "attributes": attribute_prompt(row, attributes),
+        "captions": caption or None,
+    }
     if roles and row["domain"] == CATALOG:
         own_words = _own_words(row, roles)
         texts = dict.fromkeys(texts, own_words)
     fields = {name: row[name] for name in IMAGE_TEXT_SCHEMA if name in row}
+    cut = cut_of(row["category_name"])
     return fields | {
         "image_path": row["crop_path"],
-        "text": texts[settings.kind],
+        "text": texts[settings.kind] or texts["metadata"],
         "text_metadata": texts["metadata"],
         "text_attributes": texts["attributes"],
+        "text_captions": texts["captions"],
         "colours": list(attributes.colours),
         "pattern": attributes.pattern,
         "lightness": attributes.lightness,
+        "sleeve": cut.sleeve,
+        "length": cut.length,
         "sentences": list(roles),
         "sentence_roles": list(roles.values()),
     }

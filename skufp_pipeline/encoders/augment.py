@@ -15,18 +15,20 @@ from skufp_pipeline.encoders.settings import AugmentationSettings
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def augment(pixels: Tensor, side: int, settings: AugmentationSettings, generator: Generator) -> Tensor:
+def augment(
+    pixels: Tensor, size: tuple[int, int], settings: AugmentationSettings, generator: Generator
+) -> Tensor:
     """A randomly changed copy of each image.
 
     Args:
         pixels: (B, 3, S, S) in [0, 1].
-        side: of the output, in pixels.
+        size: height and width of the output, in pixels; the whole input is squashed into them.
 
     Returns:
-        (B, 3, side, side) in [0, 1].
+        (B, 3, *size) in [0, 1].
     """
     theta = _affine(len(pixels), settings, generator).to(pixels.device)
-    grid = F.affine_grid(theta, [len(pixels), 3, side, side], align_corners=False)
+    grid = F.affine_grid(theta, [len(pixels), 3, *size], align_corners=False)
     images = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     images = _jitter(images, settings, generator)
     if settings.blur:
@@ -78,13 +80,18 @@ def _blur(images: Tensor, probability: float, generator: Generator) -> Tensor:
 
 def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
     """Random erasing (Zhong et al., 2017) with the image's own mean colour."""
-    count, side = len(images), images.shape[-1]
+    count, (height, width) = len(images), images.shape[-2:]
     chosen = torch.rand(count, generator=generator) < probability
-    size = _uniform(0.15, 0.45, count, generator) * side
-    left = torch.rand(count, generator=generator) * (side - size)
-    top = torch.rand(count, generator=generator) * (side - size)
-    ticks = torch.arange(side)
-    columns = (ticks >= left[:, None]) & (ticks < (left + size)[:, None])
-    rows = (ticks >= top[:, None]) & (ticks < (top + size)[:, None])
+    share = _uniform(0.15, 0.45, count, generator)
+    columns = _span(width, share, torch.rand(count, generator=generator))
+    rows = _span(height, share, torch.rand(count, generator=generator))
     hole = (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]).to(images.device)
     return torch.where(hole[:, None], images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def _span(length: int, share: Tensor, place: Tensor) -> Tensor:
+    """(B, length) True where a stretch of `share` of the length lies, `place` of the way along."""
+    size = share * length
+    first = place * (length - size)
+    ticks = torch.arange(length)
+    return (ticks >= first[:, None]) & (ticks < (first + size)[:, None])

@@ -83,12 +83,12 @@ class Encoder:
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
         """(B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
-        return _unit_rows(self.model.encode_image(pixels))
+        return unit_rows(self.model.encode_image(pixels))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """(B, D) float32 unit rows."""
-        return _unit_rows(self.model.encode_text(self.tokenize(texts).to(self.device)))
+        return unit_rows(self.model.encode_text(self.tokenize(texts).to(self.device)))
 
     def save(self, directory: Path) -> None:
         """Writes what `open_clip.create_model("local-dir:DIRECTORY")` and `load_encoder` read."""
@@ -120,7 +120,8 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         raise UserError(_model_error(settings, name, error)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
     if settings.image_tower_weights is not None:
-        _load_image_tower(model, Path(settings.image_tower_weights))
+        path = Path(settings.image_tower_weights)
+        load_timm_weights(image_trunk(model), path, "encoder.image_tower_weights")
     preprocess = _preprocess_config(settings, model)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
@@ -140,7 +141,7 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
         tower_options = json.loads((directory / TOWER_FILE).read_text())
         model = open_clip.create_model(f"local-dir:{directory}", device="cpu", pretrained_image=False)
     except Exception as error:  # as many kinds as in create_encoder
-        raise UserError(f"the encoder in {directory} can't be read: {_in_a_line(error)}") from error
+        raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
     _set_image_tower_options(model, config["model_cfg"], tower_options)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options)
@@ -219,7 +220,7 @@ def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[s
         )
         trunk.load_state_dict(model.visual.trunk.state_dict())
     except Exception as error:  # whatever timm's constructors raise for an option they don't take
-        raise UserError(f"encoder.image_tower_kwargs {options}: {_in_a_line(error)}") from error
+        raise UserError(f"encoder.image_tower_kwargs {options}: {in_a_line(error)}") from error
     model.visual.trunk = trunk
 
 
@@ -231,15 +232,21 @@ def _tokenizer(text_config: dict[str, Any]) -> Any:
     return open_clip.tokenizer.SimpleTokenizer(context_length=length)
 
 
-def _load_image_tower(model: Any, path: Path) -> None:
-    """timm weights into the trunk; a classifier head in the file is left aside."""
-    trunk = image_trunk(model)
+def load_timm_weights(trunk: nn.Module, path: Path, setting: str) -> None:
+    """timm weights into a trunk; a classifier head in the file is left aside.
+
+    Args:
+        setting: the one that names the file.
+
+    Raises:
+        UserError: the file is missing, is no weight file, or fits another model.
+    """
     if not path.is_file():
-        raise UserError(f"encoder.image_tower_weights {str(path)!r} does not exist")
+        raise UserError(f"{setting} {str(path)!r} does not exist")
     try:
         weights = load_state_dict(str(path), device="cpu", weights_only=True)
     except Exception as error:
-        raise UserError(f"{path} is no weight file (safetensors or .pth): {_in_a_line(error)}") from error
+        raise UserError(f"{path} is no weight file (safetensors or .pth): {in_a_line(error)}") from error
     # num_batches_tracked is a counter that many exports leave out; it plays no part in the result.
     wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
     unfit = [
@@ -248,7 +255,7 @@ def _load_image_tower(model: Any, path: Path) -> None:
     if unfit:
         raise UserError(
             f"{path} does not fit the image tower: {len(unfit)} of {len(wanted)} tensors are missing or have "
-            f"another shape, first {unfit[0]!r}; is timm_model_name in the model config the file's model?"
+            f"another shape, first {unfit[0]!r}; is the tower's timm model the one that the file is of?"
         )
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
 
@@ -268,25 +275,26 @@ def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
 
 def _model_error(settings: EncoderSettings, name: str, error: Exception) -> str:
     if settings.pretrained is None:
-        return f"encoder.model {settings.model!r} can't be built: {_in_a_line(error)}"
+        return f"encoder.model {settings.model!r} can't be built: {in_a_line(error)}"
     if Path(settings.pretrained).exists():
         return (
             f"encoder.pretrained {settings.pretrained!r} is no checkpoint of encoder.model "
-            f"{settings.model!r}: {_in_a_line(error)}"
+            f"{settings.model!r}: {in_a_line(error)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     return (
         f"encoder.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
-        f"it could not be loaded ({_in_a_line(error)}); known tags: {', '.join(tags) or 'none'}"
+        f"it could not be loaded ({in_a_line(error)}); known tags: {', '.join(tags) or 'none'}"
     )
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """Kind and first words of an error; a hub's and torch's run over many lines."""
     return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"
 
 
-def _unit_rows(features: Tensor) -> NDArray[np.float32]:
+def unit_rows(features: Tensor) -> NDArray[np.float32]:
+    """(B, D) features as float32 rows of norm 1."""
     # Normalised in float64, so that the norm is 1 to float32's last bit whatever the tower's scale.
     rows = features.double()
     rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)

@@ -13,9 +13,10 @@ import polars as pl
 
 from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
+from skufp_pipeline.encoders.loop import LabelledImages, TrainingImages
 from skufp_pipeline.encoders.pixels import decode_squares
 from skufp_pipeline.encoders.tables import used_queries
-from skufp_pipeline.encoders.train import LabelledImages, LabelledTexts, TrainingData
+from skufp_pipeline.encoders.train import LabelledTexts, TrainingData
 
 Progress = Callable[[int, int], None]
 
@@ -29,6 +30,20 @@ class TextShard:
     crop_dir: Path
 
 
+def gather_training_images(
+    shards: Sequence[TextShard], side: int, scratch: Path, progress: Progress | None = None
+) -> tuple[TrainingImages, pl.DataFrame]:
+    """The training images of all shards, and the queries among them (`USED_SCHEMA`).
+
+    Args:
+        side: pixels of the decoded squares.
+        scratch: where the decoded squares are kept while training may be resumed.
+    """
+    fit, held = _training_rows(shards)
+    used = [used_queries(fit, TRAIN), used_queries(held, DEVELOPMENT)]
+    return _training_images(fit, held, side, scratch, progress), pl.concat(used)
+
+
 def gather_training_data(
     shards: Sequence[TextShard],
     prompts: PromptSettings,
@@ -36,33 +51,19 @@ def gather_training_data(
     scratch: Path,
     progress: Progress | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
-    """The training data of all shards, and the queries in it (`USED_SCHEMA`).
-
-    Args:
-        side: pixels of the decoded squares.
-        scratch: where the decoded squares are kept while training may be resumed.
-    """
-    rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
-    fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
-    held = rows.filter(pl.col("role") == DEVELOPMENT)
-    sku_ids = fit["sku_id"].unique().sort().to_list()
-    label = {sku_id: row for row, sku_id in enumerate(sku_ids)}
-    held = held.filter(pl.col("sku_id").is_in(sku_ids))
-
-    def images(frame: pl.DataFrame, name: str) -> LabelledImages:
-        paths = [Path(path) for path in frame["path"]]
-        squares = decode_squares(paths, side, scratch / f"{name}_{side}.npy", progress)
-        return LabelledImages(squares, _labels(frame, label))
-
+    """`gather_training_images`, with the texts; the queries in either are listed."""
+    fit, held = _training_rows(shards)
+    label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
-    sentences = sentences.filter((pl.col("role") == TRAIN) & pl.col("sku_id").is_in(sku_ids))
+    sentences = sentences.filter((pl.col("role") == TRAIN) & pl.col("sku_id").is_in(list(label)))
 
     def texts(epoch: int) -> LabelledTexts:
         drawn = [training_texts(shard.image_text, prompts, epoch) for shard in shards]
         every = pl.concat([frame.select("sku_id", "text") for frame in [*drawn, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    data = TrainingData(images(fit, "fit"), texts, images(held, "development"), len(sku_ids))
+    images = _training_images(fit, held, side, scratch, progress)
+    data = TrainingData(images.images, images.development, images.categories, texts)
     told = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
     )
@@ -70,9 +71,38 @@ def gather_training_data(
     return data, pl.concat(used)
 
 
+def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Images to learn from, and those of the same SKUs to choose the epoch by."""
+    rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
+    fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
+    held = rows.filter((pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode()))
+    return fit, held
+
+
+def _training_images(
+    fit: pl.DataFrame, held: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
+) -> TrainingImages:
+    label = _labels_by_sku(fit)
+
+    def images(frame: pl.DataFrame, name: str) -> LabelledImages:
+        paths = [Path(path) for path in frame["path"]]
+        squares = decode_squares(paths, side, scratch / f"{name}_{side}.npy", progress)
+        return LabelledImages(squares, _labels(frame, label))
+
+    of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
+    categories = of_sku.rank("dense").fill_null(0).to_numpy().astype(np.int64)
+    return TrainingImages(images(fit, "fit"), images(held, "development"), categories)
+
+
+def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:
+    return {sku_id: row for row, sku_id in enumerate(fit["sku_id"].unique().sort())}
+
+
 def _with_paths(shard: TextShard) -> pl.DataFrame:
     path = pl.format("{}/{}", pl.lit(str(shard.crop_dir)), "image_path").alias("path")
-    return shard.image_text.select("sku_id", "split", "role", item_id().alias("query_id"), path)
+    return shard.image_text.select(
+        "sku_id", "split", "role", "category_name", item_id().alias("query_id"), path
+    )
 
 
 def _labels(frame: pl.DataFrame, label: dict[str, int]) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Which device a model runs on."""
+"""Which device a model runs on, and how much memory it took."""
+
+import resource
+import sys
 
 import torch
 
@@ -23,3 +26,11 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return True
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that was held so far: on the GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class ImageEncoder(Protocol):
-    """What turns a photo into a unit row: an `Encoder`, or its exported image tower."""
+    """What turns a photo into a unit row: an `Encoder`, its exported image tower, or Baseline 1."""
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
@@ -38,7 +38,7 @@ class ImageEncoder(Protocol):
 
 
 def embed_images(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     image_text: pl.DataFrame,
     crop_dir: Path,
     batch_size: int,

@@ -1,6 +1,9 @@
-"""The fine-tuning loss of both towers: cross-entropy over SKUs against one unit prototype per SKU.
+"""Losses of the image encoders over SKU labels (App. B of the report).
 
-App. B of the report; the optional margin is ArcFace's (Deng et al., 2019, https://arxiv.org/abs/1801.07698).
+CLIP's two towers: cross-entropy against one unit prototype per SKU, its optional margin ArcFace's (Deng et
+al., 2019, https://arxiv.org/abs/1801.07698), with the optional centroid loss of CTL (Wieczorek et al., 2021,
+https://arxiv.org/abs/2104.13643). Re-identification: batch-hard triplets (Hermans et al., 2017,
+https://arxiv.org/abs/1703.07737).
 """
 
 import torch
@@ -43,3 +46,49 @@ def sku_cross_entropy(
     """Mean cross-entropy of `labels` (B,) under `sku_logits`; a scalar."""
     logits = sku_logits(embeddings, prototypes, scale, labels, margin)
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def centroid_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Each image against its SKU's centroid without itself, and the nearest centroid of another SKU.
+
+    Distances are squared Euclidean ones of unit rows; centroids are unit rows too, as a gallery's means.
+
+    Args:
+        embeddings: (B, D), any norm.
+        labels: (B,) SKUs; an image that is alone of its SKU takes no part but in its SKU's centroid.
+
+    Returns:
+        Mean of max(0, own - nearest other + margin), a scalar; 0 where no two images are of one SKU.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        rows = F.normalize(embeddings.float(), dim=-1)
+        member = F.one_hot(labels.unique(return_inverse=True)[1]).to(rows.dtype)  # (B, C)
+        sums, counts = member.T @ rows, member.sum(dim=0)
+        own_cosine = (rows * F.normalize(member @ sums - rows, dim=-1)).sum(dim=-1)
+        cosines = rows @ F.normalize(sums, dim=-1).T
+        other_cosine = cosines.masked_fill(member.bool(), -torch.inf).amax(dim=1)
+        paired = (member @ counts > 1) & other_cosine.isfinite()
+        # |a - b|^2 = 2 - 2 cos of unit rows
+        gaps = F.relu(2 * (other_cosine - own_cosine) + margin)
+    return torch.where(paired, gaps, 0.0).sum() / paired.sum().clamp_min(1)
+
+
+def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Each image against the farthest of its own SKU and the nearest of another, in Euclidean distance.
+
+    Args:
+        features: (B, D), as they are: nothing is normalised.
+        labels: (B,) SKUs.
+
+    Returns:
+        Mean of max(0, farthest own - nearest other + margin), a scalar; an image whose batch holds no
+        other SKU counts 0.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        rows = features.float()
+        squares = rows.square().sum(dim=1)
+        distances = (squares[:, None] + squares[None, :] - 2 * rows @ rows.T).clamp_min(1e-12).sqrt()
+    same = labels[:, None] == labels[None, :]
+    own = distances.masked_fill(~same, -torch.inf).amax(dim=1)
+    other = distances.masked_fill(same, torch.inf).amin(dim=1)
+    return F.relu(own - other + margin).mean()

@@ -1,9 +1,9 @@
 """Typed configuration of the encoder and of its fine-tuning."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from skufp_pipeline.settings import Settings
 
@@ -24,25 +24,54 @@ class AugmentationSettings(Settings):
     erasing: float = Field(0.0, ge=0, le=1)  # probability of covering a random rectangle
 
 
-class ClipTrainingSettings(Settings):
-    """Baseline 3: SKU cross-entropy on both towers, AdamW with a cosine schedule (App. B)."""
+class TrainingSettings(Settings):
+    """What the trainers of all image encoders share: AdamW, a warm-up, then a cosine to zero."""
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)  # of the projection, the text tower and the classifier
+    images_per_sku: int | None = Field(None, ge=2)  # of each SKU in a batch; null draws images, not SKUs
+    same_category: bool = False  # batches of one category each: their SKUs are hard to tell apart
+    learning_rate: float = Field(1e-3, gt=0)  # of all that is not the trunk
     backbone_learning_rate: float = Field(1e-3, gt=0)  # of the image tower's trunk
     head_only_epochs: int = Field(0, ge=0)  # the trunk rests while the new layers settle
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
-    scale: float = Field(16.0, gt=0)  # inverse temperature of the cosine classifier
-    margin: float = Field(0.0, ge=0, lt=1.5)  # additive angle in radians (ArcFace); 0 is plain cross-entropy
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    text_batch_size: int = Field(128, ge=1)  # prompts beside the images of one step
-    text_weight: float = Field(0.5, ge=0)  # of the text tower's cross-entropy
     clip_gradient: float = Field(5.0, gt=0)  # largest gradient norm
     freeze_batch_norm: bool = False  # keep the trunk's running statistics (pretrained towers)
+    ema_decay: float | None = Field(None, gt=0, lt=1)  # keep the moving average of the weights instead
     cache_side: int = Field(80, ge=8)  # pixels of the squares that crops are decoded to, once
     augmentation: AugmentationSettings = AugmentationSettings()
+
+    @model_validator(mode="after")
+    def _batch_holds_two_skus(self) -> Self:
+        if self.images_per_sku is not None and self.batch_size < 2 * self.images_per_sku:
+            raise ValueError(
+                f"batch_size {self.batch_size} must hold two SKUs at least, "
+                f"twice images_per_sku {self.images_per_sku}"
+            )
+        return self
+
+
+class ClipTrainingSettings(TrainingSettings):
+    """Baseline 3. As it stands this is the paper's recipe: plain SKU cross-entropy on both towers (App. B).
+
+    Ways beyond it, each on its own: `margin` (ArcFace), `centroid_weight` (the CTL recipe), `same_category`,
+    `head_only_epochs`, a lower `backbone_learning_rate`, `ema_decay`.
+    """
+
+    scale: float = Field(16.0, gt=0)  # inverse temperature of the cosine classifier
+    margin: float = Field(0.0, ge=0, lt=1.5)  # additive angle in radians (ArcFace); 0 is plain cross-entropy
+    centroid_weight: float = Field(0.0, ge=0)  # of the centroid loss; it needs images_per_sku
+    centroid_margin: float = Field(0.3, gt=0)
+    text_batch_size: int = Field(128, ge=1)  # prompts beside the images of one step
+    text_weight: float = Field(0.5, ge=0)  # of the text tower's cross-entropy
+
+    @model_validator(mode="after")
+    def _centroids_have_images(self) -> Self:
+        if self.centroid_weight > 0 and self.images_per_sku is None:
+            raise ValueError("centroid_weight needs images_per_sku: a centroid is of a SKU's other images")
+        return self
 
 
 class EncoderSettings(Settings):
@@ -71,6 +100,43 @@ class EncoderSettings(Settings):
     def is_pretrained(self) -> bool:
         """Whether the encoder knows anything before fine-tuning (Baseline 2 exists)."""
         return self.pretrained is not None or self.image_tower_weights is not None
+
+
+class ReidTrainingSettings(TrainingSettings):
+    """Baseline 1's training: cross-entropy and batch-hard triplets (App. B; Luo et al., 2019)."""
+
+    epochs: int = Field(60, ge=1)
+    batch_size: int = Field(64, ge=4)
+    images_per_sku: int = Field(4, ge=2)
+    learning_rate: float = Field(3.5e-4, gt=0)
+    backbone_learning_rate: float = Field(3.5e-4, gt=0)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(5e-4, ge=0)
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    triplet_margin: float = Field(0.3, gt=0)  # between Euclidean distances of features before the neck
+    triplet_weight: float = Field(1.0, ge=0)
+    cache_side: int = Field(256, ge=8)
+    augmentation: AugmentationSettings = AugmentationSettings(erasing=0.5)
+
+
+class ReidSettings(Settings):
+    """Baseline 1: an image-only network of timm's with a BNNeck, and how a crop becomes its input.
+
+    Attributes:
+        model: a timm model name (`resnet50`).
+        pretrained: a timm tag of it (`tv_in1k`), or a local weight file; null starts from nothing.
+        image_size: height and width in pixels.
+        dimension: of the embedding.
+        last_stride: of the trunk's last stage; 1 keeps its feature map large, as Luo et al. do (ResNets).
+    """
+
+    model: str = "resnet50"
+    pretrained: str | None = None
+    image_size: tuple[int, int] = (256, 128)
+    dimension: int = Field(512, ge=2)
+    last_stride: Literal[1, 2] = 1
+    batch_size: int = Field(256, ge=1)  # of embedding; halved when a GPU runs out of memory
+    training: ReidTrainingSettings = ReidTrainingSettings()
 
 
 class QueryEncoderSettings(Settings):

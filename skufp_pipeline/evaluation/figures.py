@@ -79,11 +79,14 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
 def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str], quality: str) -> bytes:
     """A trainer's history: its losses at the left, what chose the epoch at the right.
 
+    Learning rate and gradient norm follow where the history has them.
+
     Args:
         history: one row an epoch, with `epoch`, every name of `losses`, and `quality`.
     """
-    figure = _figure(9.0, 3.2)
-    left, right = figure.subplots(1, 2)
+    steps = [name for name in ("learning_rate", "gradient_norm") if name in history[0]]
+    figure = _figure(9.0 if not steps else 12.0, 3.2)
+    left, right, *more = figure.subplots(1, 2 + bool(steps))
     epochs = [row["epoch"] for row in history]
     for number, name in enumerate(losses):
         style = LINE_STYLES[number % len(LINE_STYLES)]
@@ -93,6 +96,12 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel=quality.replace("_", " "))
+    for number, name in enumerate(steps):  # two scales over one axis of epochs
+        axes = more[0] if number == 0 else more[0].twinx()
+        colour = COLOURS[3 + number]
+        axes.plot(epochs, [row[name] for row in history], color=colour, linestyle=LINE_STYLES[number])
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name.replace("_", " "), color=colour)
     return _png(figure)
 
 

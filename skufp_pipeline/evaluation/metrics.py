@@ -103,6 +103,34 @@ def per_query_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
     return {**values, "mrr": reciprocal_rank(ranks), "ndcg@10": ndcg_at_k(ranks, 10)}
 
 
+def best_items(
+    queries: np.ndarray, gallery: np.ndarray, count: int, block: int = 256, owner: np.ndarray | None = None
+) -> np.ndarray:
+    """The `count` items that score highest, in no order; all where there are no more.
+
+    Args:
+        queries, gallery, block, owner: as `ranks_of` takes them.
+
+    Returns:
+        (Q, count) int64 items.
+    """
+    _check_embeddings(queries, gallery)
+    starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
+    count = min(count, len(starts))
+    gallery = gallery.astype(np.float64)
+    found = np.empty((len(queries), count), dtype=np.int64)
+    for begin in range(0, len(queries), block):
+        products = queries[begin : begin + block].astype(np.float64) @ gallery.T
+        scores = products if len(starts) == len(gallery) else np.maximum.reduceat(products, starts, axis=1)
+        found[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return found
+
+
+def shared_label(found: np.ndarray, query_labels: np.ndarray, item_labels: np.ndarray) -> np.ndarray:
+    """(Q,) share of the found items (Q, K) whose label is the query's: precision at K by that label."""
+    return (item_labels[found] == query_labels[:, None]).mean(axis=1)
+
+
 def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """(Q,) bound on the difference of two float64 products of a query with equal gallery rows.
 

@@ -10,17 +10,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS
 from skufp_pipeline.evaluation.report import (
-    DIFFERENCE_NOTE,
+    DIFFERENCE_HEADER,
     LATENCY_HEADER,
     METRIC_LABELS,
-    RESULT_HEADER,
+    PAPER_NOTE,
+    PAPER_TITLE,
     SETTING_LABELS,
+    SOURCE_HEADER,
+    SOURCES_NOTE,
+    SOURCES_TITLE,
+    difference_note,
     difference_rows,
+    gallery_latency_note,
     latency_rows,
     latency_title,
     missing_note,
+    paper_report,
     query_encoder_note,
+    result_header,
     result_rows,
+    seeds_note,
+    source_note,
+    source_rows,
     title,
 )
 
@@ -55,7 +66,10 @@ def render_page(
             headline=headline(report),
             paper_protocol=report.get("protocol") == "paper",
             tables=[_tables(report, modality) for modality in MODALITIES],
-            difference_note=DIFFERENCE_NOTE,
+            difference_note=difference_note(report),
+            paper=_paper(report),
+            paper_note=PAPER_NOTE,
+            sources=_sources(report),
             curves=_data_uri(curves),
             latency_title=latency_title(latency) if latency else "",
             latency={"header": LATENCY_HEADER, "rows": latency_rows(latency)},
@@ -104,11 +118,40 @@ def _verdict(pair: str, difference: Mapping[str, float]) -> str:
 def _tables(report: Mapping[str, Any], modality: str) -> dict[str, Any]:
     return {
         "title": title(report, modality),
-        "header": RESULT_HEADER,
+        "header": result_header(report, modality),
         "rows": result_rows(report, modality),
-        "missing": missing_note(report, modality),
+        "notes": [
+            note
+            for note in (missing_note(report, modality), seeds_note(report), gallery_latency_note(report))
+            if note
+        ],
         "difference_header": ["Difference", "Setting", *METRIC_LABELS.values()],
         "differences": difference_rows(report, modality, METRICS),
+    }
+
+
+def _paper(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = paper_report(report)
+    if found is None:
+        return []
+    return [
+        {
+            "title": PAPER_TITLE.format(modality=modality),
+            "header": result_header(found, modality),
+            "rows": result_rows(found, modality),
+            "difference_header": DIFFERENCE_HEADER,
+            "differences": difference_rows(found, modality),
+        }
+        for modality in MODALITIES
+    ]
+
+
+def _sources(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "title": SOURCES_TITLE,
+        "header": SOURCE_HEADER,
+        "rows": source_rows(report),
+        "notes": [note for note in (SOURCES_NOTE, source_note(report)) if note],
     }
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from skufp_pipeline.datasets.table import EVALUATION
-from skufp_pipeline.evaluation.metrics import METRICS, per_query_metrics, ranks_of
+from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, PRECISION_AT, Labels, precision_name
+from skufp_pipeline.evaluation.metrics import best_items, per_query_metrics, ranks_of, shared_label
 from skufp_pipeline.evaluation.statistics import Difference, Interval, percentile_interval, resampled_means
 
 # The splits whose queries and SKUs take part in each setting.
@@ -47,6 +48,16 @@ class QuerySet:
             repeated = next(i for i in self.query_ids if self.query_ids.count(i) > 1)
             raise ValueError(f"query ids must be unique, found {repeated!r} more than once")
 
+    def of_splits(self, splits: tuple[str, ...]) -> "QuerySet":
+        """The queries of SKUs of these splits."""
+        kept = np.flatnonzero(np.isin(self.splits, splits)).tolist()
+        return QuerySet(
+            [self.query_ids[i] for i in kept],
+            [self.sku_ids[i] for i in kept],
+            [self.splits[i] for i in kept],
+            self.embeddings[kept],
+        )
+
 
 @dataclass(frozen=True)
 class Gallery:
@@ -64,6 +75,18 @@ class Gallery:
 
     def __post_init__(self) -> None:
         _check_lengths("gallery", self.vectors, self.sku_ids, self.splits)
+
+    def of_splits(self, splits: tuple[str, ...]) -> "Gallery":
+        """The rows of SKUs of these splits."""
+        kept = np.flatnonzero(np.isin(self.splits, splits)).tolist()
+        return Gallery([self.sku_ids[i] for i in kept], [self.splits[i] for i in kept], self.vectors[kept])
+
+    def by_sku(self) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """The SKUs in order, the vectors sorted by them, and the place of each vector's SKU among them."""
+        names = np.array(self.sku_ids, dtype=str)
+        order = np.argsort(names, kind="stable")
+        skus, owner = np.unique(names, return_inverse=True)
+        return skus.tolist(), self.vectors[order], owner[order]
 
 
 @dataclass(frozen=True)
@@ -143,10 +166,14 @@ def evaluate(
     differences: Sequence[tuple[str, str]],
     seed: int = 0,
     resamples: int = 2000,
+    labels: Labels | None = None,
 ) -> Evaluation:
     """Every model in every setting and modality, with the differences (a, b) meaning a - b.
 
     A difference is left out where one of its two models does not know the modality.
+
+    Args:
+        labels: for text queries, what precision at 10 is measured by; None leaves it out.
 
     Raises:
         ValueError: two models share a name, a difference names an unknown model, or models differ
@@ -160,7 +187,15 @@ def evaluate(
     return Evaluation(
         {
             setting: {
-                modality: _evaluate_setting(models, differences, setting, modality, seed, resamples)
+                modality: _evaluate_setting(
+                    models,
+                    differences,
+                    setting,
+                    modality,
+                    seed,
+                    resamples,
+                    labels if modality == "text" else None,
+                )
                 for modality in MODALITIES
             }
             for setting in SETTINGS
@@ -175,10 +210,11 @@ def _evaluate_setting(
     modality: str,
     seed: int,
     resamples: int,
+    labels: Labels | None,
 ) -> SettingResult:
     splits = SETTING_SPLITS[setting]
-    galleries = {model.name: _gallery_of(model.gallery, splits) for model in models}
-    queries = {m.name: _queries_of(m.queries[modality], splits) for m in models if modality in m.queries}
+    galleries = {model.name: model.gallery.of_splits(splits) for model in models}
+    queries = {m.name: m.queries[modality].of_splits(splits) for m in models if modality in m.queries}
     where = f"setting {setting}, {modality} queries"
     gallery_skus = _same_for_all({n: sorted(set(g.sku_ids)) for n, g in galleries.items()}, f"{where}: SKUs")
     query_ids = _same_for_all({n: q.query_ids for n, q in queries.items()}, f"{where}: query ids")
@@ -187,7 +223,11 @@ def _evaluate_setting(
         return SettingResult([], [], len(gallery_skus), [], {}, {})
     known = set(gallery_skus)
     ranks = {name: _ranks(queries[name], galleries[name]) for name in queries}
-    scores, drawn = _scores(ranks, np.array(sku_ids), seed, resamples)
+    per_query = {
+        name: per_query_metrics(ranks[name]) | _precisions(queries[name], galleries[name], labels)
+        for name in queries
+    }
+    scores, drawn = _scores(ranks, per_query, np.array(sku_ids), seed, resamples)
     return SettingResult(
         query_ids=query_ids,
         sku_ids=sku_ids,
@@ -204,19 +244,35 @@ def _evaluate_setting(
 
 def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     """(Q,) rank of each query's SKU among the gallery's SKUs."""
-    order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
-    skus, owner = np.unique(np.array(gallery.sku_ids, dtype=str), return_inverse=True)
-    position = {sku: i for i, sku in enumerate(skus.tolist())}
+    skus, vectors, owner = gallery.by_sku()
+    position = {sku: i for i, sku in enumerate(skus)}
     truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
-    return ranks_of(queries.embeddings, gallery.vectors[order], truth, owner=owner[order])
+    return ranks_of(queries.embeddings, vectors, truth, owner=owner)
+
+
+def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> dict[str, np.ndarray]:
+    """Precision at 10 by every label that is known of all queries, (Q,) each."""
+    if labels is None:
+        return {}
+    skus, vectors, owner = gallery.by_sku()
+    found = best_items(queries.embeddings, vectors, PRECISION_AT, owner=owner)
+    asked = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
+    return {
+        precision_name(label): shared_label(found, values, labels.of_skus(label, skus))
+        for label, values in asked.items()
+        if values is not None
+    }
 
 
 def _scores(
-    ranks: Mapping[str, np.ndarray], sku_ids: np.ndarray, seed: int, resamples: int
+    ranks: Mapping[str, np.ndarray],
+    per_query: Mapping[str, dict[str, np.ndarray]],
+    sku_ids: np.ndarray,
+    seed: int,
+    resamples: int,
 ) -> tuple[dict[str, ModelScores], dict[str, np.ndarray]]:
     """Each model's scores, and its (resamples, metrics) means, all from the same resamples of SKUs."""
-    per_query = {name: per_query_metrics(of_model) for name, of_model in ranks.items()}
-    columns = np.stack([values[metric] for values in per_query.values() for metric in METRICS], axis=1)
+    columns = np.stack([column for values in per_query.values() for column in values.values()], axis=1)
     means = resampled_means(columns, sku_ids, resamples, seed)
     drawn = dict(zip(ranks, np.split(means, len(ranks), axis=1), strict=True))
     scores = {
@@ -225,7 +281,7 @@ def _scores(
             per_query=values,
             intervals={
                 metric: Interval(float(values[metric].mean()), *percentile_interval(drawn[name][:, i]))
-                for i, metric in enumerate(METRICS)
+                for i, metric in enumerate(values)
             },
         )
         for name, values in per_query.items()
@@ -238,25 +294,8 @@ def _differences(a: ModelScores, b: ModelScores, drawn: np.ndarray) -> dict[str,
         metric: Difference(
             float((a.per_query[metric] - b.per_query[metric]).mean()), *percentile_interval(drawn[:, i])
         )
-        for i, metric in enumerate(METRICS)
+        for i, metric in enumerate(a.per_query)
     }
-
-
-def _queries_of(queries: QuerySet, splits: tuple[str, ...]) -> QuerySet:
-    kept = np.flatnonzero(np.isin(queries.splits, splits)).tolist()
-    return QuerySet(
-        [queries.query_ids[i] for i in kept],
-        [queries.sku_ids[i] for i in kept],
-        [queries.splits[i] for i in kept],
-        queries.embeddings[kept],
-    )
-
-
-def _gallery_of(gallery: Gallery, splits: tuple[str, ...]) -> Gallery:
-    kept = np.flatnonzero(np.isin(gallery.splits, splits)).tolist()
-    return Gallery(
-        [gallery.sku_ids[i] for i in kept], [gallery.splits[i] for i in kept], gallery.vectors[kept]
-    )
 
 
 def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:

@@ -1,13 +1,14 @@
 """The retrieval report: every model judged by the one protocol, written as JSON, Parquet and a page.
 
 Models without training (mean, trimmed mean, medoid, best-shot) stand beside the fingerprint, and the
-frozen encoder's mean beside them where there is a pretrained one.
+frozen encoder's mean beside them where there is a pretrained one, and the re-identification network
+(Baseline 1) where the preset trains one.
 """
 
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,37 @@ import polars as pl
 from numpy.typing import NDArray
 from PIL import Image
 
-from skufp_pipeline.datasets.table import EVALUATION, QUERY
+from skufp_pipeline.datasets.prompts import TEXT_SOURCES, source_queries
+from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.embed import embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.figures import GridRow, latency_histogram, recall_curve, results_grid
-from skufp_pipeline.evaluation.latency import latency_summary, measure, statistics_ms
+from skufp_pipeline.evaluation.labels import Labels
+from skufp_pipeline.evaluation.latency import gallery_latency, latency_summary, measure, statistics_ms
 from skufp_pipeline.evaluation.page import render_page
-from skufp_pipeline.evaluation.protocol import Evaluation, Gallery, Model, evaluate, evaluation_queries
+from skufp_pipeline.evaluation.protocol import (
+    MODALITIES,
+    SETTING_SPLITS,
+    Evaluation,
+    Gallery,
+    Model,
+    QuerySet,
+    evaluate,
+    evaluation_queries,
+)
 from skufp_pipeline.evaluation.report import report_frame, report_json
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.search.engine import QueryEngine, read_photo
 
-DIFFERENCES = (("fingerprint", "mean_sku"), ("fingerprint", "best_shot"), ("mean_sku", "frozen_mean_sku"))
+DIFFERENCES = (
+    ("fingerprint", "mean_sku"),
+    ("fingerprint", "best_shot"),
+    ("fingerprint", "reid"),
+    ("mean_sku", "frozen_mean_sku"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,9 @@ class ReportInputs:
         teachers: `sku_id`, `image_teacher`.
         fingerprints: `sku_id`, `split`, `fingerprint`.
         max_views: views of one SKU that the models may use.
+        labels: what precision at 10 of text queries is measured by.
+        text_sources: by source of the words, the table of its text queries (`tables.texts`' columns).
+        reid_images: embeddings of all crops by Baseline 1, where there is one.
     """
 
     tables: EmbeddingTables
@@ -47,6 +69,22 @@ class ReportInputs:
     teachers: pl.DataFrame
     fingerprints: pl.DataFrame
     max_views: int
+    labels: Labels | None = None
+    text_sources: Mapping[str, pl.DataFrame] = field(default_factory=dict)
+    reid_images: pl.DataFrame | None = None
+
+
+def embed_sources(image_text: pl.DataFrame, encoder: Encoder, batch_size: int) -> dict[str, pl.DataFrame]:
+    """Text queries by source, with their embeddings, as `ReportInputs.text_sources`.
+
+    Empty where every SKU is described by its catalogue, so that no query is made of a template.
+    """
+    asked = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
+    return {
+        source: embed_text_table(encoder, texts, batch_size)
+        for source, texts in asked.items()
+        if texts.height
+    }
 
 
 def build_models(inputs: ReportInputs) -> list[Model]:
@@ -70,15 +108,57 @@ def build_models(inputs: ReportInputs) -> list[Model]:
         frozen = gather_views(inputs.frozen_tables.images, inputs.max_views)
         gallery = Gallery(frozen.sku_ids, frozen.splits, mean_sku(frozen))
         models.insert(0, Model("frozen_mean_sku", _queries(inputs.frozen_tables), gallery))
+    if inputs.reid_images is not None:
+        models.insert(0, reid_model(inputs.reid_images))
     return models
 
 
-def judge(inputs: ReportInputs, resamples: int, seed: int) -> Evaluation:
+def reid_model(images: pl.DataFrame) -> Model:
+    """Baseline 1: image queries alone, against every catalogue crop; a SKU scores its best crop."""
+    crops = images.filter(pl.col("role") == GALLERY)
+    gallery = Gallery(crops["sku_id"].to_list(), crops["split"].to_list(), embedding_rows(crops))
+    return Model("reid", {"image": _image_queries(images)}, gallery)
+
+
+def judge(models: Sequence[Model], resamples: int, seed: int, labels: Labels | None = None) -> Evaluation:
     """All models under the protocol, with the differences that the report claims."""
-    models = build_models(inputs)
     names = {model.name for model in models}
     differences = [pair for pair in DIFFERENCES if set(pair) <= names]
-    return evaluate(models, differences, seed, resamples)
+    return evaluate(models, differences, seed, resamples, labels)
+
+
+def judge_sources(
+    models: Sequence[Model], inputs: ReportInputs, resamples: int, seed: int
+) -> dict[str, Evaluation]:
+    """By source, the text queries it words, asked of every model of the fine-tuned encoder."""
+    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
+    fitting = [model for model in models if model.queries.get("text") is of_encoder]
+    asked = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
+    return {
+        source: judge(
+            [replace(model, queries={"text": queries}) for model in fitting], resamples, seed, inputs.labels
+        )
+        for source, queries in asked.items()
+    }
+
+
+def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> dict[str, Any]:
+    """Latency of every row of tables 1 and 2, by setting, modality and model (`latency.gallery_latency`).
+
+    Args:
+        queries: how many of a setting's query embeddings are asked, one at a time.
+        batch: queries of a batched search.
+    """
+    found: dict[str, Any] = {}
+    for setting, splits in SETTING_SPLITS.items():
+        found[setting] = {modality: {} for modality in MODALITIES}
+        for model in models:
+            _, vectors, owner = model.gallery.of_splits(splits).by_sku()
+            for modality, asked in model.queries.items():
+                rows = asked.of_splits(splits).embeddings[:queries]
+                if len(rows) and len(vectors):
+                    found[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
+    return found
 
 
 def measure_latency(
@@ -170,6 +250,12 @@ def grid_rows(
 
 
 def _queries(tables: EmbeddingTables) -> dict[str, Any]:
-    images = evaluation_queries(tables.images.rename({"item_id": "query_id"}))
-    texts = evaluation_queries(tables.texts.rename({"text_id": "query_id"}))
-    return {"image": images, "text": texts}
+    return {"image": _image_queries(tables.images), "text": _text_queries(tables.texts)}
+
+
+def _image_queries(images: pl.DataFrame) -> QuerySet:
+    return evaluation_queries(images.rename({"item_id": "query_id"}))
+
+
+def _text_queries(texts: pl.DataFrame) -> QuerySet:
+    return evaluation_queries(texts.rename({"text_id": "query_id"}))

@@ -79,9 +79,7 @@ def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed
         raise ValueError(
             f"need one group per value and at least one: {len(values)} values, {len(groups)} groups"
         )
-    _, group_of = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(group_of).astype(np.float64)
-    sums = np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
+    sizes, sums = _sums_by_group(values, groups)
     generator = np.random.default_rng(seed)
     means = np.empty((resamples, values.shape[1]))
     for i in range(resamples):
@@ -89,6 +87,45 @@ def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed
         counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
         means[i] = counts @ sums / (counts @ sizes)
     return means
+
+
+def resampled_means_over_seeds(
+    values: np.ndarray, groups: np.ndarray, resamples: int, seed: int
+) -> np.ndarray:
+    """The mean of each column over queries and training seeds, in each resample of SKUs and of seeds.
+
+    A resample draws as many seeds as there are, too, so that the spread of training is in the interval.
+
+    Args:
+        values: (N, Q, M): one row per training seed, the same queries and columns in each.
+        groups, resamples, seed: as `resampled_means` takes them.
+
+    Returns:
+        (resamples, M) float64.
+
+    Raises:
+        ValueError: no values, or a different number of groups.
+    """
+    num_seeds, queries, columns = values.shape
+    if queries != len(groups) or values.size == 0:
+        raise ValueError(f"need one group per value and at least one: {queries} values, {len(groups)} groups")
+    side_by_side = values.transpose(1, 0, 2).reshape(queries, num_seeds * columns)
+    sizes, sums = _sums_by_group(side_by_side, groups)
+    generator = np.random.default_rng(seed)
+    means = np.empty((resamples, columns))
+    for i in range(resamples):
+        counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+        drawn = generator.integers(num_seeds, size=num_seeds)
+        by_seed = (counts @ sums / (counts @ sizes)).reshape(num_seeds, columns)
+        means[i] = by_seed[drawn].mean(axis=0)
+    return means
+
+
+def _sums_by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each group, its number of values (G,) and their sum by column (G, M)."""
+    _, group_of = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(group_of).astype(np.float64)
+    return sizes, np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
 
 
 def percentile_interval(draws: np.ndarray) -> tuple[float, float]:

@@ -79,6 +79,14 @@ def teacher_table(tables: EmbeddingTables, max_views: int) -> tuple[pl.DataFrame
         And `USED_SCHEMA` of the queries.
     """
     image_queries, text_queries = tables.queries(TRAIN)
+    table = choose_teachers(tables, image_queries, text_queries, max_views)
+    return table, pl.concat([used_queries(image_queries, TRAIN), used_queries(text_queries, TRAIN)])
+
+
+def choose_teachers(
+    tables: EmbeddingTables, image_queries: pl.DataFrame, text_queries: pl.DataFrame, max_views: int
+) -> pl.DataFrame:
+    """`teacher_table`'s rows, chosen by these queries."""
     views = gather_views(tables.images, max_views)
     image = best_shot(views, *_rows(image_queries, views))
     text_views = gather_views(tables.texts, max_views)
@@ -96,8 +104,7 @@ def teacher_table(tables: EmbeddingTables, max_views: int) -> tuple[pl.DataFrame
         embedding_column(image.vectors).alias("image_teacher"),
         embedding_column(_aligned(text, text_views, views)).alias("text_teacher"),
     )
-    table = table.join(_chosen_paths(tables.images, image.view, views), on="sku_id", maintain_order="left")
-    return table, pl.concat([used_queries(image_queries, TRAIN), used_queries(text_queries, TRAIN)])
+    return table.join(_chosen_paths(tables.images, image.view, views), on="sku_id", maintain_order="left")
 
 
 def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views: int) -> FingerprintData:

@@ -5,12 +5,15 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.datasets.prompts import CaptionSettings
+from skufp_pipeline.encoders.settings import EncoderSettings, ReidSettings
 
 if TYPE_CHECKING:
     import torch
 
+    from skufp_pipeline.encoders.captions import Captioner
     from skufp_pipeline.encoders.clip import Encoder
+    from skufp_pipeline.encoders.reid import ReidEncoder
     from skufp_pipeline.views.pipeline import Pipeline
 
 
@@ -38,6 +41,22 @@ class ModelProvider(dg.ConfigurableResource):
         from skufp_pipeline.encoders.clip import load_encoder
 
         return load_encoder(directory, self.torch_device())
+
+    def new_reid(self, settings: ReidSettings, seed: int) -> "ReidEncoder":
+        from skufp_pipeline.encoders.reid import create_reid
+
+        return create_reid(settings, self.torch_device(), seed)
+
+    def load_reid(self, directory: Path) -> "ReidEncoder":
+        from skufp_pipeline.encoders.reid import load_reid
+
+        return load_reid(directory, self.torch_device())
+
+    def captioner(self, settings: CaptionSettings) -> "Captioner":
+        """An image-to-text model by hub id or directory."""
+        from skufp_pipeline.encoders.captions import load_captioner
+
+        return load_captioner(settings, self.torch_device())
 
     def new_diffusion(self, config: str, seed: int) -> "Pipeline":
         """A small Stable Diffusion, random, as a config says."""

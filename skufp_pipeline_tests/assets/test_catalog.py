@@ -9,11 +9,13 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.store import ArtifactStore
 
 from ..datasets.trees import good_pair, truncate, write_manifest
+from ..encoders.examples import BLIP_WORDS, write_blip
 from ..graphs import Graph, checks, digests, failure, metadata, run_asset, times_of_change
 
 SKUS = ("shirt", "skirt", "hat", "belt")
@@ -235,3 +237,30 @@ def test_the_number_of_rendering_processes_is_no_part_of_the_recipe(small_graph:
     render = preset.dataset.render.model_copy(update={"workers": workers})  # type: ignore[union-attr]
     same = preset.model_copy(update={"dataset": preset.dataset.model_copy(update={"render": render})})
     assert metadata(run_asset(same, "raw_dataset"))["computed"] == 0
+
+
+def with_captions(preset: Preset, **captions: Any) -> Preset:
+    prompts = preset.prompts.model_copy(update={"captions": CaptionSettings(**captions)})
+    return preset.model_copy(update={"prompts": prompts})
+
+
+def test_a_preset_with_a_model_gets_captions_and_none_are_made_twice(tmp_path: Path) -> None:
+    preset = manifest_preset(catalogue_of_mine(tmp_path / "mine"), tmp_path / "data", shards=1)
+    (tmp_path / "blip").mkdir()
+    model = str(write_blip(tmp_path / "blip"))
+    run_catalog(with_captions(preset, model=model, batch_size=4))
+    folder = ArtifactStore(preset.data_root).read("tables/image_text/shard_0000").path
+    lines = pl.read_parquet(folder / "image_text.parquet")["text_captions"].drop_nulls().to_list()
+    assert set(" ".join(lines).split()) <= set(BLIP_WORDS)
+    assert lines
+    other_batch = with_captions(preset, model=model, batch_size=1)
+    assert metadata(run_asset(other_batch, "image_text", 0))["computed"] == 0
+    (tmp_path / "blip" / "note.txt").write_text("another model")
+    assert metadata(run_asset(other_batch, "image_text", 0))["computed"] == 1
+
+
+def test_a_misspelt_caption_model_is_told_by_name(tmp_path: Path) -> None:
+    preset = manifest_preset(catalogue_of_mine(tmp_path / "mine"), tmp_path / "data", shards=1)
+    run_catalog(preset)
+    told = failure(run_asset(with_captions(preset, model="no/such-model"), "image_text", 0))
+    assert told.startswith("prompts.captions.model 'no/such-model' could not be loaded")

@@ -88,7 +88,7 @@ def test_the_recipe_of_a_result_says_its_code_configuration_and_inputs(write: Wr
     assert (recipe.config, recipe.inputs) == ({"tax": 1}, {"annotations": "abc"})
 
 
-def test_editing_a_training_loss_changes_the_checkpoint_alone(tmp_path: Path) -> None:
+def test_editing_a_training_loss_changes_the_encoders_checkpoints_alone(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "skufp_pipeline", tmp_path / "skufp_pipeline")
     program = (
         "from pathlib import Path\n"
@@ -112,7 +112,7 @@ def test_editing_a_training_loss_changes_the_checkpoint_alone(tmp_path: Path) ->
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['clip_checkpoint']"
+    assert done.stdout.strip() == "['clip_checkpoint', 'reid_checkpoint']"
 
 
 def package_imports(module: str) -> set[str]:

@@ -15,6 +15,11 @@ def test_the_report_is_written_in_every_form(small_graph: Graph) -> None:
         "manifest.json",
     }  # fmt: skip
     assert json.loads((folder / "report.json").read_text())["protocol"] == "leak-free"
+    sources = json.loads((folder / "report.json").read_text())["text_sources"]
+    assert list(sources) == ["metadata", "attributes"]
+    asked = [by_setting["seen+zero"]["queries"] for by_setting in sources.values()]
+    assert asked[0] == asked[1] > 0
+    assert "precision@10 category" in sources["metadata"]["seen+zero"]["models"]["fingerprint"]
     for name in ("recall", "latency", "grid"):
         assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from skufp_pipeline.datasets.attributes import COLOURS, ItemAttributes, describe
+from skufp_pipeline.datasets.attributes import COLOURS, Cut, ItemAttributes, cut_of, describe
 
 NAVY, WHITE, RED, GREEN = (15, 20, 70), (245, 245, 245), (200, 20, 20), (20, 120, 40)
 ROWS, COLUMNS = np.mgrid[:200, :150]
@@ -86,6 +86,23 @@ def test_the_centre_outweighs_the_background() -> None:
 @pytest.mark.parametrize(("grey", "word"), [(30, "dark"), (120, "medium"), (230, "light")])
 def test_lightness_is_that_of_the_item(grey: int, word: str) -> None:
     assert describe(np.full((20, 20, 3), grey, np.uint8)).lightness == word
+
+
+@pytest.mark.parametrize(
+    ("category", "cut"),
+    [
+        ("short sleeve top", Cut("short", None)),
+        ("long sleeve outwear", Cut("long", None)),
+        ("vest dress", Cut("sleeveless", None)),
+        ("Sling", Cut("sleeveless", None)),
+        ("shorts", Cut(None, "short")),
+        ("trousers", Cut(None, "long")),
+        ("skirt", Cut(None, None)),
+        ("Slingshot", Cut(None, None)),
+    ],
+)
+def test_sleeve_and_length_are_what_the_category_says(category: str, cut: Cut) -> None:
+    assert cut_of(category) == cut
 
 
 def test_a_single_pixel_has_a_description() -> None:

@@ -19,6 +19,7 @@ from skufp_pipeline.datasets.prompts import (
     build_text_queries,
     metadata_prompt,
     sentences,
+    source_queries,
     training_texts,
     with_supervision_tokens,
 )
@@ -102,7 +103,8 @@ def test_metadata_prompts_have_the_reports_form(changes: dict, expected: str) ->
         (
             {"occlusion": 3, "category_name": "vest"},
             ItemAttributes(("orange",), "plain", "medium"),
-            "A catalog photo of a person wearing a heavily occluded orange plain vest from the front.",
+            "A catalog photo of a person wearing a heavily occluded orange plain sleeveless vest "
+            "from the front.",
         ),
         (
             {"viewpoint": 1},
@@ -159,6 +161,7 @@ def test_the_image_text_table_has_the_contracts_fields_and_the_variants(tmp_path
     first = found.row(0, named=True)
     assert first["image_path"] == "train/catalog/000001_01_01/000001_item1.jpg"
     assert (first["colours"], first["pattern"], first["lightness"]) == (["red"], "plain", "medium")
+    assert (first["sleeve"], first["length"]) == ("short", None)
     assert first["text_metadata"] == "A catalog photo of a person wearing a short sleeve top from the front."
     assert first["text_attributes"] == (
         "A catalog photo of a person wearing a red plain short sleeve top from the front."
@@ -166,6 +169,32 @@ def test_the_image_text_table_has_the_contracts_fields_and_the_variants(tmp_path
     assert found["text"].equals(found["text_attributes"])
     metadata = image_text(tmp_path, {}, query(), kind="metadata")
     assert metadata["text"].equals(metadata["text_metadata"])
+
+
+def test_captions_are_a_source_of_their_own_and_the_text_where_a_preset_says_so(tmp_path: Path) -> None:
+    rows = ({}, query(role="evaluation"), query(image_id="000003", role="evaluation"))
+    image_text(tmp_path, *rows)  # writes the crops
+    items = table(*rows)
+    paths = [crop_path(item) for item in items.iter_rows(named=True)]
+    crops = items.with_columns(crop_path=pl.Series(paths, dtype=pl.String))
+    said = {paths[0]: "a red skirt", paths[1]: "a vest", paths[2]: ""}
+
+    def caption(files: list[Path]) -> list[str]:
+        return [said[str(file.relative_to(tmp_path))] for file in files]
+
+    kept, used = (
+        build_image_text(crops, tmp_path, PromptSettings(kind=kind, captions={"model": "x"}), HALVES, caption)
+        for kind in ("attributes", "captions")
+    )
+    assert used["text_captions"].to_list() == ["a red skirt", "a vest", None]
+    assert used["text"].to_list() == ["a red skirt", "a vest", used["text_metadata"][2]]
+    assert kept["text"].equals(kept["text_attributes"])
+    assert source_queries(kept, "captions")["text"].to_list() == ["a vest"]
+
+
+def test_captions_need_a_model() -> None:
+    with pytest.raises(ValueError, match=r"kind captions needs captions\.model"):
+        PromptSettings(kind="captions")
 
 
 def test_an_empty_shard_gives_empty_tables(tmp_path: Path) -> None:
@@ -202,6 +231,26 @@ def test_without_own_words_each_query_row_is_a_text_query(tmp_path: Path) -> Non
     assert (
         catalog["text"] == "A catalog photo of a person wearing a red plain short sleeve top from the front."
     )
+
+
+def test_every_source_words_the_same_evaluation_queries(tmp_path: Path) -> None:
+    found = image_text(
+        tmp_path,
+        {},
+        query(),
+        query(image_id="000003", role="evaluation"),
+        query(image_id="000004", role="development"),
+        query(image_id="000005", role="evaluation", sku_id="a", title="Skirt"),
+    )
+    told = {source: source_queries(found, source) for source in ("metadata", "attributes")}
+    assert {source: texts["text"].to_list() for source, texts in told.items()} == {
+        "metadata": ["A user photo of a person wearing a short sleeve top from the front."],
+        "attributes": ["A user photo of a person wearing a red plain short sleeve top from the front."],
+    }
+    for texts in told.values():
+        assert dict(texts.schema) == TEXT_SCHEMA
+        assert texts["text_id"].to_list() == ["train/000003_item1"]
+        assert set(texts["text_id"]) <= set(build_text_queries(found).filter(role="evaluation")["text_id"])
 
 
 def test_text_ids_are_unique_although_splits_number_their_images_alike(tmp_path: Path) -> None:

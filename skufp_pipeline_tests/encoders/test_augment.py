@@ -33,7 +33,7 @@ EVERYTHING: dict[str, Any] = {
 
 def change(pixels: Tensor, side: int = 8, seed: int = 0, **settings: Any) -> Tensor:
     chosen = AugmentationSettings(**NOTHING | settings)
-    return augment(pixels, side, chosen, Generator().manual_seed(seed))
+    return augment(pixels, (side, side), chosen, Generator().manual_seed(seed))
 
 
 @pytest.fixture
@@ -130,3 +130,20 @@ def test_erasing_covers_a_rectangle_with_the_mean_colour() -> None:
     inside = changed[0, :, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     mean = image.mean(dim=(2, 3))[0, :, None, None].expand_as(inside)
     torch.testing.assert_close(inside, mean, atol=1e-4, rtol=0)
+
+
+def test_the_output_may_be_a_rectangle_that_holds_the_whole_image() -> None:
+    ramp = (torch.arange(32) + 0.5).div(32).view(1, 1, 32, 1).expand(1, 3, 32, 32)
+    tall = augment(ramp, (64, 16), AugmentationSettings(**NOTHING), Generator().manual_seed(0))
+    assert tall.shape == (1, 3, 64, 16)
+    assert tall[0, 0, 0, 0] < 0.02
+    assert tall[0, 0, -1, 0] > 0.98
+
+
+def test_the_erased_part_has_the_shape_of_the_image() -> None:
+    image = torch.rand(1, 3, 32, 32, generator=Generator().manual_seed(3))
+    settings = [AugmentationSettings(**NOTHING | {"erasing": share}) for share in (0.0, 1.0)]
+    plain, erased = (augment(image, (64, 32), chosen, Generator().manual_seed(0)) for chosen in settings)
+    hole = ~torch.isclose(plain, erased, atol=1e-4).all(dim=1)[0]
+    rows, columns = hole.any(dim=1).sum().item(), hole.any(dim=0).sum().item()
+    assert abs(rows - 2 * columns) <= 2

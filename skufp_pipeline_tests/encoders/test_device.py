@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skufp_pipeline.encoders.device import multiplies_bfloat16, pick_device
+from skufp_pipeline.encoders.device import multiplies_bfloat16, peak_memory_gib, pick_device
 from skufp_pipeline.errors import UserError
 
 
@@ -28,3 +28,10 @@ def test_a_processor_trains_in_bfloat16_where_it_has_instructions_for_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
     assert multiplies_bfloat16(torch.device("cpu")) is expected
     assert multiplies_bfloat16(torch.device("cuda"))
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory_gib(torch.device("cpu"))
+    held = torch.ones(2**27)  # half a GiB
+    assert 0.01 < before < peak_memory_gib(torch.device("cpu")) <= before + 1
+    assert held.sum() > 0

@@ -6,7 +6,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skufp_pipeline.encoders.losses import sku_cross_entropy, sku_logits
+from skufp_pipeline.encoders.losses import (
+    batch_hard_triplet,
+    centroid_triplet,
+    sku_cross_entropy,
+    sku_logits,
+)
 
 
 def plain_cross_entropy(
@@ -123,3 +128,64 @@ def test_a_step_down_the_gradient_turns_the_embedding_to_its_prototype() -> None
     assert embedding.grad is not None
     x, y = embedding.grad[0].tolist()
     assert x < 0 < y
+
+
+def test_a_hand_worked_centroid_loss() -> None:
+    """Each is alone with the other of its SKU: own distances 2, other centroids at 45 degrees."""
+    embeddings = rows((1, 0), (0, 1), (-1, 0), (0, -1))
+    labels = torch.tensor([0, 0, 1, 1])
+    # Own: |(1, 0) - (0, 1)|^2 = 2. Other: |(1, 0) - (-1, -1) / sqrt 2|^2 = 2 + sqrt 2.
+    loss = centroid_triplet(embeddings, labels, margin=2.0)
+    assert loss.item() == pytest.approx(2 - (2 + math.sqrt(2)) + 2.0, abs=1e-6)
+    assert centroid_triplet(embeddings, labels, margin=1.0).item() == 0
+
+
+def test_the_query_is_left_out_of_its_own_centroid() -> None:
+    """With it, its centroid would lie at 0 degrees and not at 60."""
+    third = math.pi / 3
+    embeddings = rows((1, 0), (math.cos(third), math.sin(third)), (0, -1), (0, -1))
+    loss = centroid_triplet(embeddings, torch.tensor([0, 0, 1, 1]), margin=10.0)
+    own = [2 - 2 * math.cos(third)] * 2 + [0, 0]
+    half = third / 2  # the direction of the first SKU's whole centroid
+    cosines = [0, -math.sin(third), -math.sin(half), -math.sin(half)]
+    expected = np.mean([near - (2 - 2 * cosine) + 10 for near, cosine in zip(own, cosines, strict=True)])
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_image_alone_of_its_sku_is_only_a_centroid_for_the_others() -> None:
+    embeddings, labels = rows((1, 0), (1, 0), (0, 1)), torch.tensor([0, 0, 1])
+    assert centroid_triplet(embeddings, labels, margin=3.0).item() == pytest.approx(0 - 2 + 3)
+    alone = torch.eye(3, requires_grad=True)
+    loss = centroid_triplet(alone, torch.arange(3), margin=3.0)
+    loss.backward()
+    assert loss.item() == 0
+    assert alone.grad is not None
+    assert alone.grad.isfinite().all()
+
+
+def test_a_hand_worked_batch_hard_triplet() -> None:
+    """On a line: 0 and 3 are one SKU, 4 and 10 another."""
+    features = rows((0, 0), (3, 0), (4, 0), (10, 0))
+    # (3 - 4), (3 - 1), (6 - 1), (6 - 7), each + 0.5 and not below 0
+    expected = (0 + 2.5 + 5.5 + 0) / 4
+    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=0.5)
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_batch_hard_equals_the_loss_written_out() -> None:
+    rng = np.random.default_rng(3)
+    features, labels = rng.standard_normal((15, 4)), rng.integers(0, 4, 15)
+    losses = []
+    for row, label in zip(features, labels, strict=True):
+        distances = np.linalg.norm(features - row, axis=1)
+        losses.append(max(0.0, distances[labels == label].max() - distances[labels != label].min() + 0.3))
+    found = batch_hard_triplet(torch.from_numpy(features).float(), torch.from_numpy(labels), 0.3)
+    assert found.item() == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_batch_hard_gradients_are_finite_where_images_coincide_or_no_other_sku_is_there() -> None:
+    features = torch.ones(4, 3, requires_grad=True)
+    batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3).backward()
+    batch_hard_triplet(features, torch.zeros(4, dtype=torch.long), 0.3).backward()
+    assert features.grad is not None
+    assert features.grad.isfinite().all()

@@ -4,7 +4,12 @@ import open_clip
 import pytest
 from pydantic import ValidationError
 
-from skufp_pipeline.encoders.settings import BUNDLED_MODELS, ClipTrainingSettings, EncoderSettings
+from skufp_pipeline.encoders.settings import (
+    BUNDLED_MODELS,
+    ClipTrainingSettings,
+    EncoderSettings,
+    ReidTrainingSettings,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,22 @@ def test_bundled_models_are_open_clip_configs_of_no_other_name(path: Path) -> No
 def test_values_that_can_not_train_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         ClipTrainingSettings(**wrong)
+
+
+def test_training_as_it_stands_is_the_papers_recipe() -> None:
+    """SKU cross-entropy on both towers, images drawn one by one, one learning rate, the last weights."""
+    paper = ClipTrainingSettings()
+    assert (paper.margin, paper.centroid_weight, paper.head_only_epochs) == (0, 0, 0)
+    assert (paper.images_per_sku, paper.same_category, paper.ema_decay) == (None, False, None)
+    assert paper.backbone_learning_rate == paper.learning_rate
+
+
+def test_a_centroid_needs_several_images_of_a_sku() -> None:
+    with pytest.raises(ValidationError, match="centroid_weight needs images_per_sku"):
+        ClipTrainingSettings(centroid_weight=1.0)
+    assert ClipTrainingSettings(centroid_weight=1.0, images_per_sku=4).centroid_weight == 1
+
+
+def test_a_batch_holds_two_skus_at_least() -> None:
+    with pytest.raises(ValidationError, match="batch_size 7 must hold two SKUs"):
+        ReidTrainingSettings(batch_size=7, images_per_sku=4)

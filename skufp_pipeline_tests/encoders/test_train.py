@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from skufp_pipeline.encoders import train
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
+from skufp_pipeline.encoders.loop import MEASURED, LabelledImages
 from skufp_pipeline.encoders.settings import AugmentationSettings, ClipTrainingSettings, EncoderSettings
-from skufp_pipeline.encoders.train import LabelledImages, LabelledTexts, TrainingData, fine_tune
+from skufp_pipeline.encoders.train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.errors import UserError
 
 from .conftest import CPU
@@ -57,7 +58,7 @@ def texts(epoch: int) -> LabelledTexts:
 
 
 def make_data(texts: Callable[[int], LabelledTexts] = texts, development: int = 2) -> TrainingData:
-    return TrainingData(images(3, 0), texts, images(development, 1), SKUS)
+    return TrainingData(images(3, 0), images(development, 1), np.zeros(SKUS, np.int64), texts)
 
 
 def tune(
@@ -89,7 +90,7 @@ def equal(one: Weights, other: Weights) -> bool:
 
 
 def without_times(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
+    return [{k: v for k, v in row.items() if k not in MEASURED} for row in history]
 
 
 def test_the_same_seed_gives_the_same_weights_and_history(settings: EncoderSettings, tmp_path: Path) -> None:
@@ -271,8 +272,69 @@ def test_too_little_to_train_on_is_told(
 ) -> None:
     every = images(3, 0)
     few = LabelledImages(every.pixels[:kept], every.labels[:kept])
-    data = TrainingData(few, texts, few, num_skus)
+    data = TrainingData(few, few, np.zeros(num_skus, np.int64), texts)
     with pytest.raises(
         UserError, match=f"two training SKUs at least; found {kept} images of {num_skus} SKUs"
     ):
         tune(settings, tmp_path, data=data)
+
+
+def test_the_moving_average_is_what_is_kept(
+    settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After two steps it is 0.75 of the first weights and 0.25 of the second."""
+    seen: list[Weights] = []
+    step = train._Trainer._step
+
+    def watched(trainer: Any, *arguments: Any) -> dict[str, Tensor]:
+        parts = step(trainer, *arguments)
+        seen.append(image_weights(trainer.encoder))
+        return parts
+
+    monkeypatch.setattr(train._Trainer, "_step", watched)
+    encoder, _ = tune(settings, tmp_path, epochs=1, batch_size=6, ema_decay=0.75)
+    assert len(seen) == 2
+    for name, kept in image_weights(encoder).items():
+        if kept.is_floating_point():
+            torch.testing.assert_close(kept, 0.75 * seen[0][name] + 0.25 * seen[1][name], msg=name)
+
+
+def test_killed_and_resumed_with_a_moving_average_gives_the_uninterrupted_result(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    whole, _ = tune(settings, tmp_path / "whole", ema_decay=0.9)
+
+    def kill(message: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        tune(settings, tmp_path / "killed", log=kill, ema_decay=0.9)
+    resumed, _ = tune(settings, tmp_path / "killed", ema_decay=0.9)
+    assert equal(weights(resumed), weights(whole))
+    assert not equal(weights(whole), weights(tune(settings, tmp_path / "plain")[0]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"margin": 0.4},
+        {"images_per_sku": 2},
+        {"images_per_sku": 2, "centroid_weight": 1.0},
+        {"head_only_epochs": 1},
+        {"backbone_learning_rate": 1e-4},
+        {"ema_decay": 0.5},
+    ],
+    ids=str,
+)
+def test_every_switch_changes_what_is_learnt(
+    settings: EncoderSettings, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changed, history = tune(settings, tmp_path / "changed", **changes)
+    assert not equal(weights(changed), weights(tune(settings, tmp_path / "plain")[0]))
+    assert ("centroid_loss" in history[0]) == ("centroid_weight" in changes)
+
+
+def test_batches_of_one_category_change_what_is_learnt(settings: EncoderSettings, tmp_path: Path) -> None:
+    data = TrainingData(images(3, 0), images(2, 1), np.array([0, 0, 1, 1]), texts)
+    changed, _ = tune(settings, tmp_path / "changed", data=data, same_category=True)
+    assert not equal(weights(changed), weights(tune(settings, tmp_path / "plain", data=data)[0]))

@@ -1,8 +1,16 @@
 import time
 
+import numpy as np
 import pytest
+import torch
 
-from skufp_pipeline.evaluation.latency import latency_summary, measure, processor_name
+from skufp_pipeline.evaluation.latency import (
+    best_skus,
+    gallery_latency,
+    latency_summary,
+    measure,
+    processor_name,
+)
 
 
 def test_every_stage_is_called_warmup_plus_repeats_times():
@@ -46,3 +54,20 @@ def test_the_processor_is_named_from_cpuinfo_or_else_by_python(tmp_path):
     assert processor_name(cpuinfo) == "Example CPU @ 2 GHz"
     cpuinfo.write_text("Features : fp asimd\n")
     assert processor_name(cpuinfo)
+
+
+def test_the_timed_search_gives_the_best_skus_by_their_best_row():
+    gallery = torch.tensor([[0.1, 0.9, 0.5, 0.2, 0.6]])  # SKUs 0, 0, 1, 2, 2
+    found = best_skus(torch.tensor([[1.0], [-1.0]]), gallery, np.array([0, 2, 3]), top=2)
+    assert found.tolist() == [[0, 2], [0, 2]]
+    assert best_skus(torch.tensor([[1.0]]), gallery, np.arange(5)).tolist() == [[1, 4, 2, 3, 0]]
+
+
+def test_any_gallery_is_timed_one_query_at_a_time_and_batched():
+    queries = np.eye(3, dtype=np.float32)
+    found = gallery_latency(queries, np.eye(3, dtype=np.float32)[[0, 0, 1]], np.array([0, 0, 1]), batch=4)
+    times = {"p50_ms", "p95_ms", "mean_ms"}
+    assert set(found) == {*times, "batched"}
+    assert set(found["batched"]) == {*times, "batch"}
+    assert found["batched"]["batch"] == 4
+    assert all(found[name] > 0 and found["batched"][name] > 0 for name in times)

@@ -9,12 +9,14 @@ import pytest
 from skufp_pipeline.evaluation.metrics import (
     METRICS,
     UNRANKED,
+    best_items,
     ndcg_at_k,
     per_query_metrics,
     ranks,
     ranks_of,
     recall_at_k,
     reciprocal_rank,
+    shared_label,
 )
 
 
@@ -101,6 +103,31 @@ def test_an_item_with_several_rows_scores_their_maximum():
     owner = np.array([0, 0, 1, 2, 2])
     queries = np.ones((3, 1))
     assert ranks_of(queries, gallery, np.array([0, 1, 2]), owner=owner).tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize("block", [1, 256])
+def test_the_best_items_are_those_of_a_full_sort(block):
+    rng = np.random.default_rng(3)
+    queries, gallery = rng.normal(size=(9, 4)), rng.normal(size=(30, 4))
+    found = best_items(queries, gallery, 10, block)
+    expected = np.argsort(-(queries @ gallery.T), axis=1)[:, :10]
+    assert np.sort(found, axis=1).tolist() == np.sort(expected, axis=1).tolist()
+
+
+def test_the_best_items_of_an_image_level_gallery_are_distinct_items():
+    gallery = np.array([[0.9], [0.8], [0.7], [0.1]])
+    found = best_items(np.ones((1, 1)), gallery, 2, owner=np.array([0, 0, 1, 2]))
+    assert sorted(found[0].tolist()) == [0, 1]
+
+
+def test_of_fewer_items_than_asked_for_all_are_found():
+    assert sorted(best_items(np.ones((1, 1)), np.ones((3, 1)), 10)[0].tolist()) == [0, 1, 2]
+
+
+def test_the_shared_label_is_the_share_of_found_items_that_have_the_querys():
+    found = np.array([[0, 1, 2, 3], [3, 2, 1, 0]])
+    shares = shared_label(found, np.array(["red", "blue"]), np.array(["red", "blue", "red", "red"]))
+    assert shares.tolist() == [0.75, 0.25]
 
 
 @pytest.mark.parametrize("owner", [[0, 2], [1, 1], [0, 1, 0], [0]])

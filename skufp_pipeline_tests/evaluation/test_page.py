@@ -4,7 +4,7 @@ import pytest
 
 from skufp_pipeline.evaluation.page import headline, render_page
 from skufp_pipeline.evaluation.protocol import Model, QuerySet, evaluate
-from skufp_pipeline.evaluation.report import report_json
+from skufp_pipeline.evaluation.report import report_json, sources_json
 
 from .examples import DIRECTIONS, gallery, queries
 from .test_report import LATENCY
@@ -101,6 +101,19 @@ def test_parts_that_are_not_there_leave_no_gap(evaluation):
     assert "Latency" not in page.text
     assert "What the search returned" not in page.text
     assert "Nothing was skipped." in page.text
+
+
+def test_the_sources_of_text_queries_have_a_table_where_there_are_some(report, evaluation):
+    model = Model("fingerprint", {"text": queries()}, gallery())
+    judged = {
+        "metadata": evaluate([model], [], resamples=50),
+        "attributes": evaluate([model], [], resamples=50),
+    }
+    page = Page(render_page({**report, "text_sources": sources_json(judged)}, PNG))
+    assert page.open == []
+    assert "by what the words are made of" in page.text
+    assert "over metadata prompts: 1.0 times (Seen-SKU)" in page.text
+    assert "by what the words are made of" not in Page(render_page(report, PNG)).text
 
 
 def test_the_papers_own_protocol_carries_a_warning(report):

@@ -2,6 +2,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.metrics import METRICS, UNRANKED
 from skufp_pipeline.evaluation.protocol import (
     MODALITIES,
@@ -101,6 +102,22 @@ def test_text_queries_are_handled_the_same():
         assert image.query_ids == text.query_ids
         assert image.models["m"].ranks.tolist() == text.models["m"].ranks.tolist()
         assert image.models["m"].intervals == text.models["m"].intervals
+
+
+def test_precision_by_label_is_measured_for_text_where_every_query_has_the_label():
+    labels = Labels(
+        {"category": {"a": "skirt", "b": "vest", "c": "skirt", "d": "skirt"}, "colour": {"a": "red"}},
+        {"category": {"q0": "skirt", "q1": "vest", "q2": "skirt"}, "colour": {"q0": "red"}},
+    )
+    model = Model("m", {"image": queries("abd"), "text": queries("abd")}, gallery())
+    settings = evaluate([model], [("m", "m")], resamples=50, labels=labels).settings
+    found = settings["seen+zero"]["text"].models["m"]
+    # Of all four SKUs three are skirts and one is a vest.
+    assert found.per_query["precision@10 category"].tolist() == [0.75, 0.25, 0.75]
+    assert found.intervals["precision@10 category"].mean == pytest.approx(7 / 12)
+    assert "precision@10 colour" not in found.per_query
+    assert settings["seen+zero"]["text"].differences["m-m"]["precision@10 category"].delta == 0
+    assert tuple(settings["seen+zero"]["image"].models["m"].per_query) == METRICS
 
 
 def test_a_model_that_knows_no_text_is_absent_there_with_its_differences(evaluation):

@@ -3,6 +3,7 @@ import json
 import polars as pl
 import pytest
 
+from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import Model, evaluate
 from skufp_pipeline.evaluation.report import (
@@ -10,10 +11,12 @@ from skufp_pipeline.evaluation.report import (
     markdown_tables,
     report_frame,
     report_json,
+    source_rows,
+    sources_json,
     text_tables,
 )
 
-from .examples import gallery, queries
+from .examples import DIRECTIONS, gallery, queries
 
 LATENCY = {
     "threads": 1,
@@ -148,6 +151,69 @@ def test_tables_say_what_encodes_a_photo_and_how_near_it_is_to_pytorch(evaluatio
     assert told in markdown_tables(report)
     for other in ({"query_encoder": {"precision": "PyTorch"}}, {}):
         assert "ONNX" not in text_tables(report_json("demo", evaluation, LATENCY, other))
+
+
+@pytest.fixture
+def by_source(evaluation):
+    """By metadata one query in six is right, by attributes all are."""
+    labels = {
+        "category": {"a": "skirt", "b": "skirt", "c": "vest", "d": "vest"},
+        "colour": {"a": "red", "b": "blue", "c": "red", "d": "red"},
+    }
+    of_queries = {
+        name: {f"q{i}": values[sku] for i, sku in enumerate("aabccd")} for name, values in labels.items()
+    }
+    turned = queries()
+    turned.embeddings[:] = DIRECTIONS["b"]
+    asked = {"metadata": turned, "attributes": queries()}
+    judged = {
+        source: evaluate(
+            [Model("fingerprint", {"text": words}, gallery())], [], 0, 50, Labels(labels, of_queries)
+        )
+        for source, words in asked.items()
+    }
+    return report_json("demo", evaluation, LATENCY, {"text_sources": sources_json(judged)})
+
+
+def test_text_queries_of_two_sources_stand_side_by_side(by_source):
+    rows = source_rows(by_source)
+    assert [row[:4] for row in rows[-2:]] == [
+        ["fingerprint", "Seen+Zero", "metadata", "6"],
+        ["fingerprint", "Seen+Zero", "attributes", "6"],
+    ]
+    assert [row[4] for row in rows[-2:]] == ["0.167", "1.000"]
+    # All four SKUs are among the first ten: half share the category, and by colour 3 or 1 of 4.
+    assert rows[-1][7:] == ["0.500", "0.667", "-", "-", "-"]
+    told = "R@1 of the fingerprint by attribute prompts over metadata prompts: "
+    for text in (text_tables(by_source), markdown_tables(by_source)):
+        assert told in text
+        assert "6.0 times (Seen+Zero)" in text
+
+
+def test_the_frame_names_the_source_of_a_text_query(by_source):
+    frame = report_frame(by_source)
+    assert set(frame["source"]) == {None, "metadata", "attributes"}
+    row = frame.filter(source="metadata", setting="seen+zero", model="fingerprint", metric="recall@1")
+    assert row["value"].to_list() == [pytest.approx(1 / 6)]
+    assert frame.filter(pl.col("source").is_null()).height == 3 * 4 * len(METRICS)
+
+
+def test_a_report_of_one_source_has_no_table_of_sources(report):
+    assert source_rows(report) == []
+    assert "by what the words are made of" not in text_tables(report)
+
+
+def test_table_2_shows_precision_at_10_where_it_was_measured():
+    labels = Labels(
+        {"category": dict.fromkeys("ab", "skirt")}, {"category": dict.fromkeys(("q0", "q1"), "skirt")}
+    )
+    model = Model("m", {"image": queries("ab"), "text": queries("ab")}, gallery("ab"))
+    report = report_json("demo", evaluate([model], [], 0, 50, labels), {}, {})
+    first, second = text_tables(report).split("Table 2")
+    assert "P@10" not in first
+    assert "P@10 category" in second
+    row = next(line for line in second.splitlines() if line.startswith("m "))
+    assert row.split()[-1] == "1.000"
 
 
 def test_text_tables_name_missing_skus():

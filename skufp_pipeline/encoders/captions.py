@@ -1,0 +1,92 @@
+"""Captions of crops by an image-to-text model of transformers (BLIP, Florence-2), a third kind of prompt."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import logging as transformers_logging
+
+from skufp_pipeline.datasets.prompts import CaptionSettings
+from skufp_pipeline.encoders.embed import Progress, in_halves
+from skufp_pipeline.errors import UserError
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A model that writes sentences on images, and what prepares images for it and reads its tokens."""
+
+    model: Any
+    processor: Any
+    device: torch.device
+    settings: CaptionSettings
+
+    def caption(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+        """One line of text for each crop, the most likely words one after the other; empty where the
+        model says nothing. The same model and crops give the same words.
+
+        Raises:
+            UserError: a crop can't be read.
+        """
+        found: list[str] = []
+        batch_size = self.settings.batch_size
+        with ThreadPoolExecutor() as pool:
+            for start in range(0, len(paths), batch_size):
+                images = list(pool.map(_read, paths[start : start + batch_size]))
+                found += [line for part in in_halves(self._of_images, images) for line in part]
+                if progress is not None:
+                    progress(len(found), len(paths))
+        return found
+
+    @torch.inference_mode()
+    def _of_images(self, images: list[Image.Image]) -> list[str]:
+        asked = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}
+        inputs = self.processor(images=images, **asked, return_tensors="pt").to(self.device)
+        limit = self.settings.max_new_tokens
+        tokens = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+        lines = self.processor.batch_decode(tokens, skip_special_tokens=True)
+        return [" ".join(line.split()) for line in lines]
+
+
+def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner:
+    """The model by hub id, or from a directory that save_pretrained wrote.
+
+    Raises:
+        UserError: there is no such model, no network for a hub id, or it is of another kind.
+    """
+    name = settings.model
+    try:
+        with _quiet():
+            local = Path(name).is_dir()
+            processor = AutoProcessor.from_pretrained(name, local_files_only=local)
+            model = AutoModelForImageTextToText.from_pretrained(name, local_files_only=local)
+    except Exception as error:  # the hub and transformers raise a dozen kinds
+        raise UserError(
+            f"prompts.captions.model {name!r} could not be loaded ({' '.join(str(error).split())[:300]}); "
+            "expected the hub id of an image-to-text model such as Salesforce/blip-image-captioning-base, or "
+            "a directory that save_pretrained wrote for model and processor"
+        ) from error
+    return Captioner(model.eval().to(device), processor, device, settings)
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading without a progress bar."""
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()

@@ -1,0 +1,173 @@
+"""Baseline 1: an image-only network trained to tell SKUs apart, with a BNNeck (App. B).
+
+After Luo et al., 2019 (https://arxiv.org/abs/1903.07071): triplets compare the embedding before the batch
+normalisation of the neck, the classifier and the search the one after it. The gallery is image-level: every
+catalogue crop is a row, and a SKU scores the maximum over its rows.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from skufp_pipeline.encoders.clip import in_a_line, load_timm_weights, unit_rows
+from skufp_pipeline.encoders.settings import ReidSettings
+from skufp_pipeline.errors import UserError
+
+CONFIG_FILE, WEIGHTS_FILE = "reid_config.json", "reid.safetensors"
+
+
+class ReidNetwork(nn.Module):
+    """Trunk, projection to the embedding, neck."""
+
+    def __init__(self, trunk: nn.Module, features: int, dimension: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.projection = nn.Linear(features, dimension, bias=False)
+        self.neck = nn.BatchNorm1d(dimension)
+        self.neck.bias.requires_grad_(False)  # the classifier's planes go through the origin
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """The embedding before and after the neck, (B, D) each, of images (B, 3, H, W)."""
+        before = self.projection(self.trunk(pixels))
+        return before, self.neck(before)
+
+
+@dataclass
+class ReidEncoder:
+    """The network ready to embed.
+
+    Attributes:
+        config: what it is built from again: `model`, `features`, `dimension`, `last_stride`, `image_size`,
+            `mean`, `std`.
+    """
+
+    network: ReidNetwork
+    config: dict[str, Any]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        wanted = PreprocessCfg(
+            size=self.image_size,
+            mean=self.mean_and_std[0],
+            std=self.mean_and_std[1],
+            interpolation="bilinear",
+            resize_mode="squash",
+        )
+        self.preprocess = image_transform_v2(wanted, is_train=False)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.config["dimension"])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.config["image_size"]
+        return height, width
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        return tuple(self.config["mean"]), tuple(self.config["std"])
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        """(B, D) float32 unit rows, after the neck, of preprocessed images (B, 3, H, W)."""
+        pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
+        return unit_rows(self.network(pixels)[1])
+
+    def save(self, directory: Path) -> None:
+        """Writes what `load_reid` reads."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_FILE).write_text(json.dumps(self.config, indent=1) + "\n")
+        weights = self.network.state_dict().items()
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in weights}, directory / WEIGHTS_FILE
+        )
+
+
+def create_reid(settings: ReidSettings, device: torch.device, seed: int) -> ReidEncoder:
+    """The network before training, its trunk pretrained where that is asked for.
+
+    Raises:
+        UserError: unknown model or tag, missing or unfitting weight file, no network for a tag, or a trunk
+            that `last_stride` does not fit.
+    """
+    torch.manual_seed(seed)
+    local = settings.pretrained is not None and Path(settings.pretrained).exists()
+    tag = None if local else settings.pretrained
+    trunk = _trunk(settings.model, tag)
+    if local:
+        load_timm_weights(trunk, Path(str(settings.pretrained)), "baselines.reid.pretrained")
+    scaling = trunk.pretrained_cfg
+    config = {
+        "model": settings.model,
+        "features": int(trunk.num_features),
+        "dimension": settings.dimension,
+        "last_stride": settings.last_stride,
+        "image_size": list(settings.image_size),
+        "mean": list(scaling["mean"]),
+        "std": list(scaling["std"]),
+    }
+    return _encoder(trunk, config, device)
+
+
+def load_reid(directory: Path, device: torch.device) -> ReidEncoder:
+    """The network that `ReidEncoder.save` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (directory / name).is_file():
+            raise UserError(f"{directory} holds no re-identification network: {name} is missing")
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text())
+        encoder = _encoder(_trunk(config["model"], None), config, device)
+        encoder.network.load_state_dict(load_file(directory / WEIGHTS_FILE, device=str(device)))
+    except UserError:
+        raise
+    except Exception as error:  # safetensors, torch and json each raise their own
+        raise UserError(f"the network in {directory} can't be read: {in_a_line(error)}") from error
+    return encoder
+
+
+def _trunk(model: str, tag: str | None) -> Any:
+    """timm's model without its classifier."""
+    try:
+        return timm.create_model(
+            model if tag is None else f"{model}.{tag}", pretrained=tag is not None, num_classes=0
+        )
+    except Exception as error:  # timm raises RuntimeError, the hub a dozen other kinds
+        known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
+        told = f"; known tags: {', '.join(known)}" if known else ""
+        raise UserError(
+            f"baselines.reid: timm's model {model!r} with pretrained {tag!r}, which is no local file, could "
+            f"not be made ({in_a_line(error)}){told}"
+        ) from error
+
+
+def _encoder(trunk: Any, config: dict[str, Any], device: torch.device) -> ReidEncoder:
+    if config["last_stride"] == 1:
+        _keep_last_map_large(trunk, config["model"])
+    network = ReidNetwork(trunk, config["features"], config["dimension"]).to(device)
+    return ReidEncoder(network.to(memory_format=torch.channels_last).eval(), config, device)
+
+
+def _keep_last_map_large(trunk: Any, model: str) -> None:
+    """Sets the stride of a ResNet's last stage to 1; its weights stay as they are."""
+    if not hasattr(trunk, "layer4"):
+        raise UserError(f"baselines.reid.last_stride 1 is for ResNets; set it to 2 for {model!r}")
+    for module in trunk.layer4[0].modules():
+        if isinstance(module, nn.Conv2d | nn.AvgPool2d) and module.stride in ((2, 2), 2):
+            module.stride = (1, 1)
+            if isinstance(module, nn.AvgPool2d):
+                module.kernel_size = 1

@@ -1,0 +1,75 @@
+"""What a text query asks for besides its SKU: the category and the attributes that other SKUs share.
+
+A sentence rarely names one SKU, so recall alone says little of it; precision at 10 by label says
+whether what was found is at least of the kind that was asked for.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from skufp_pipeline.datasets.table import item_id
+
+# By name, the column of a SKU table and of a query table that holds it.
+LABELS = ("category", "colour", "pattern", "lightness")
+ALL_ATTRIBUTES = "attributes"  # every label but the category, at once
+PRECISION_AT = 10
+
+
+@dataclass(frozen=True)
+class Labels:
+    """By label (`LABELS` and `ALL_ATTRIBUTES`), the value of each SKU and of each query.
+
+    A query or SKU whose value nobody knows is not in the mapping.
+    """
+
+    skus: Mapping[str, Mapping[str, str]]
+    queries: Mapping[str, Mapping[str, str]]
+
+    def of_skus(self, label: str, sku_ids: list[str]) -> np.ndarray:
+        """(S,) values; an empty one where it is not known."""
+        known = self.skus.get(label, {})
+        return np.array([known.get(sku_id, "") for sku_id in sku_ids], dtype=str)
+
+    def of_queries(self, label: str, query_ids: list[str]) -> np.ndarray | None:
+        """(Q,) values; None unless all are known."""
+        known = self.queries.get(label, {})
+        if not all(query_id in known for query_id in query_ids):
+            return None
+        return np.array([known[query_id] for query_id in query_ids], dtype=str)
+
+
+def precision_name(label: str) -> str:
+    """The metric of a label, such as `precision@10 colour`."""
+    return f"precision@{PRECISION_AT} {label}"
+
+
+def make_labels(skus: pl.DataFrame, image_text: pl.DataFrame, texts: pl.DataFrame) -> Labels:
+    """Labels of SKUs and of text queries.
+
+    A query made of a photo is of the photo's colour, pattern and lightness, which is what its words say;
+    a sentence of the catalogue has its SKU's category alone.
+
+    Args:
+        skus: `sku_id`, `category_name`, `colour`, `pattern`, `lightness`: those of most catalog views.
+        image_text: the image-text table.
+        texts: text queries, `text_id` and `sku_id`.
+    """
+    rows = image_text.select(
+        item_id().alias("text_id"), pl.col("colours").list.first().alias("colour"), "pattern", "lightness"
+    )
+    of_skus = skus.select("sku_id", pl.col("category_name").alias("category"))
+    asked = texts.select("text_id", "sku_id").unique("text_id", maintain_order=True)
+    asked = asked.join(of_skus, on="sku_id", how="left").join(rows, on="text_id", how="left")
+    described = skus.rename({"category_name": "category"})
+    return Labels(_values(described, "sku_id"), _values(asked, "text_id"))
+
+
+def _values(table: pl.DataFrame, key: str) -> dict[str, dict[str, str]]:
+    every = table.with_columns(pl.concat_str(LABELS[1:], separator="/").alias(ALL_ATTRIBUTES))
+    return {
+        label: dict(every.drop_nulls(label).select(key, label).iter_rows())
+        for label in (*LABELS, ALL_ATTRIBUTES)
+    }

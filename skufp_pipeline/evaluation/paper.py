@@ -1,0 +1,53 @@
+"""The paper's own protocol, measured beside ours: its teachers are chosen by the queries that are scored.
+
+Section 4.3 takes as a SKU's teacher the view with the best validation retrieval metric, and scores the same
+validation queries. Every model here is called `paper_...`; its difference from the model of that name is
+what the leak adds. Nothing outside this report reads these teachers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import polars as pl
+
+from skufp_pipeline.datasets.table import EVALUATION
+from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.evaluation.protocol import Evaluation, Gallery, Model, evaluate
+from skufp_pipeline.fingerprint.tables import EmbeddingTables, choose_teachers
+
+PREFIX = "paper_"
+
+
+def paper_teachers(tables: EmbeddingTables, max_views: int) -> pl.DataFrame:
+    """Teachers of every SKU as `fingerprint.tables.teacher_table`, chosen by the evaluation queries."""
+    scored = pl.col("role") == EVALUATION
+    return choose_teachers(tables, tables.images.filter(scored), tables.texts.filter(scored), max_views)
+
+
+def paper_models(
+    models: Sequence[Model], teachers: pl.DataFrame, fingerprints: pl.DataFrame | None = None
+) -> list[Model]:
+    """Our best-shot and fingerprint, and the paper's of each that there is.
+
+    Args:
+        models: all of ours, by our protocol.
+        teachers: `sku_id`, `split`, `image_teacher`, of `paper_teachers`.
+        fingerprints: `sku_id`, `split`, `fingerprint`, of a model trained with those teachers.
+    """
+    ours = {model.name: model for model in models}
+    found = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
+    if fingerprints is not None:
+        found += [ours["fingerprint"], _with_gallery(ours["fingerprint"], fingerprints, "fingerprint")]
+    return found
+
+
+def judge_paper(models: Sequence[Model], resamples: int, seed: int) -> Evaluation:
+    """The models of `paper_models`, and what the leak adds to each."""
+    leaky = [model.name for model in models if model.name.startswith(PREFIX)]
+    return evaluate(models, [(name, name.removeprefix(PREFIX)) for name in leaky], seed, resamples)
+
+
+def _with_gallery(model: Model, table: pl.DataFrame, column: str) -> Model:
+    known = table.filter(pl.col("sku_id").is_in(set(model.gallery.sku_ids)))
+    gallery = Gallery(known["sku_id"].to_list(), known["split"].to_list(), embedding_rows(known, column))
+    return replace(model, name=PREFIX + model.name, gallery=gallery)

@@ -1,0 +1,112 @@
+"""Training of Baseline 1: it learns, it can be repeated, and a killed one goes on."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from skufp_pipeline.encoders.loop import MEASURED, TrainingImages, best_epoch, learning_curve, speed
+from skufp_pipeline.encoders.reid import ReidEncoder, create_reid
+from skufp_pipeline.encoders.reid_train import train_reid
+from skufp_pipeline.encoders.settings import AugmentationSettings, ReidSettings, ReidTrainingSettings
+from skufp_pipeline.errors import UserError
+
+from .conftest import CPU
+from .test_train import SKUS, Killed, images, silent
+
+SHORT: dict[str, Any] = {
+    "epochs": 3,
+    "batch_size": 12,
+    "images_per_sku": 3,
+    "learning_rate": 3e-3,
+    "backbone_learning_rate": 3e-3,
+    "augmentation": AugmentationSettings(crop_scale=(0.8, 1.0), brightness=0.1, contrast=0.1, saturation=0.1),
+}
+DATA = TrainingImages(images(3, 0), images(2, 1), np.zeros(SKUS, np.int64))
+
+
+def train(
+    scratch: Path,
+    seed: int = 5,
+    data: TrainingImages = DATA,
+    log: Callable[[str], None] = silent,
+    **changes: Any,
+) -> tuple[ReidEncoder, list[dict[str, float]]]:
+    scratch.mkdir(exist_ok=True)
+    settings = ReidSettings(model="test_resnet", image_size=(32, 24), dimension=16)
+    encoder = create_reid(settings, CPU, seed=1)
+    history = train_reid(encoder, data, ReidTrainingSettings(**SHORT | changes), seed, scratch, log)
+    return encoder, history
+
+
+def same(one: ReidEncoder, other: ReidEncoder) -> bool:
+    first, second = one.network.state_dict(), other.network.state_dict()
+    return all(first[name].equal(second[name]) for name in first)
+
+
+def test_it_learns_to_tell_the_skus(tmp_path: Path) -> None:
+    encoder, history = train(tmp_path, epochs=20, learning_rate=0.03, backbone_learning_rate=0.01)
+    assert history[-1]["identity_loss"] < 0.5 * history[0]["identity_loss"]
+    assert history[-1]["triplet_loss"] < 0.5 * history[0]["triplet_loss"]
+    assert max(row["development_accuracy"] for row in history) >= 0.75
+    assert not encoder.network.training
+
+
+def test_the_same_seed_gives_the_same_weights_and_losses(tmp_path: Path) -> None:
+    one, history = train(tmp_path / "one")
+    two, again = train(tmp_path / "two")
+    assert same(one, two)
+    assert learning_curve(history) == learning_curve(again)
+    assert not same(one, train(tmp_path / "three", seed=6)[0])
+
+
+def test_killed_after_an_epoch_and_resumed_gives_the_uninterrupted_result(tmp_path: Path) -> None:
+    whole, history = train(tmp_path / "whole", ema_decay=0.5)
+
+    def kill(message: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", log=kill, ema_decay=0.5)
+    torch.rand(3)
+    said: list[str] = []
+    resumed, again = train(tmp_path / "killed", log=said.append, ema_decay=0.5)
+    assert said[0] == "resuming after epoch 1 of 3"
+    assert same(resumed, whole)
+    assert learning_curve(again) == learning_curve(history)
+
+
+def test_the_log_tells_losses_rates_and_waiting(tmp_path: Path) -> None:
+    said: list[str] = []
+    train(tmp_path, epochs=1, log=said.append)
+    for word in ("identity loss", "triplet loss", "learning rate", "gradient norm", "images/s", "waiting"):
+        assert word in said[0]
+
+
+def test_every_epoch_is_measured_and_what_was_measured_is_no_part_of_the_curve(tmp_path: Path) -> None:
+    _, history = train(tmp_path)
+    for row in history:
+        assert row["images_per_second"] > 0
+        assert 0 <= row["waiting_for_data"] <= 1
+        assert row["peak_memory_gib"] > 0
+    assert not set(MEASURED) & set(learning_curve(history)[0])
+    assert set(speed(history)) == set(MEASURED)
+    assert all(math.isfinite(value) for value in speed(history).values())
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [([0.2, 0.9, 0.5], 2), ([0.5, 0.9, 0.9], 3), ([float("nan")] * 2, 2)]
+)
+def test_the_best_epoch_is_the_last_of_the_most_accurate(accuracies: list[float], best: int) -> None:
+    rows: Any = [{"epoch": n, "development_accuracy": a} for n, a in enumerate(accuracies, start=1)]
+    assert best_epoch(rows)["epoch"] == best
+
+
+def test_one_sku_is_too_little_to_train_on(tmp_path: Path) -> None:
+    few = TrainingImages(images(3, 0), images(2, 1), np.zeros(1, np.int64))
+    with pytest.raises(UserError, match="two training SKUs at least"):
+        train(tmp_path, data=few)
