@@ -56,14 +56,18 @@ class Gallery:
         sku_ids: the SKU of each row.
         splits: its split.
         vectors: (S, D) float32; the score is the dot product with a query.
+        biases: (S,) float32 added to it; None adds nothing.
     """
 
     sku_ids: list[str]
     splits: list[str]
     vectors: np.ndarray
+    biases: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_lengths("gallery", self.vectors, self.sku_ids, self.splits)
+        if self.biases is not None and self.biases.shape != (len(self.vectors),):
+            raise ValueError(f"gallery: biases {self.biases.shape} for {len(self.vectors)} rows")
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,11 @@ def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     skus, owner = np.unique(np.array(gallery.sku_ids, dtype=str), return_inverse=True)
     position = {sku: i for i, sku in enumerate(skus.tolist())}
     truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
-    return ranks_of(queries.embeddings, gallery.vectors[order], truth, owner=owner[order])
+    asked, rows = queries.embeddings, gallery.vectors
+    if gallery.biases is not None:  # one more dimension, in which every query is 1
+        asked = np.column_stack([asked, np.ones(len(asked), asked.dtype)])
+        rows = np.column_stack([rows, gallery.biases])
+    return ranks_of(asked, rows[order], truth, owner=owner[order])
 
 
 def _scores(
@@ -255,7 +263,10 @@ def _queries_of(queries: QuerySet, splits: tuple[str, ...]) -> QuerySet:
 def _gallery_of(gallery: Gallery, splits: tuple[str, ...]) -> Gallery:
     kept = np.flatnonzero(np.isin(gallery.splits, splits)).tolist()
     return Gallery(
-        [gallery.sku_ids[i] for i in kept], [gallery.splits[i] for i in kept], gallery.vectors[kept]
+        [gallery.sku_ids[i] for i in kept],
+        [gallery.splits[i] for i in kept],
+        gallery.vectors[kept],
+        None if gallery.biases is None else gallery.biases[kept],
     )
 
 
