@@ -38,7 +38,8 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     settings = preset.fingerprint.model_dump(mode="json")
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
     model = tuple(
-        FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian")
+        FINGERPRINT + name
+        for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian", "hubness")
     )
     model += (*tables, "skufp_pipeline.encoders.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
@@ -74,7 +75,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             "One unit vector and one bias per SKU, from its catalog views and the training photos of those "
             "that have some: a new SKU needs no training.",
             model,
-            {"max_views": preset.fingerprint.max_views, "gaussian": settings["gaussian"]},
+            {name: settings[name] for name in ("max_views", "gaussian", "hubness")},
             light,
             (*views, "fingerprint_checkpoint"),
         ),
@@ -163,6 +164,7 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
     @asset(steps["fingerprints"])
     def fingerprints(artifacts: ArtifactStoreResource, models: ModelProvider) -> dg.MaterializeResult:
         from skufp_pipeline.fingerprint.gaussian import load_gaussian, with_gaussian
+        from skufp_pipeline.fingerprint.hubness import query_bank_biases
         from skufp_pipeline.fingerprint.train import fingerprints as make_fingerprints
         from skufp_pipeline.fingerprint.train import load_aggregator
 
@@ -176,12 +178,15 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
             device = models.torch_device()
             views = tables.views(preset.fingerprint.max_views)
             rows = make_fingerprints(load_aggregator(checkpoint.path, device), views, device)
-            biases, settings = np.zeros(len(rows), np.float32), preset.fingerprint.gaussian
+            biases, settings = np.zeros(len(rows), np.float32), preset.fingerprint
             photos, used = training_photos(tables, views)
-            if settings:
-                rows, biases = with_gaussian(load_gaussian(checkpoint.path), views, photos, rows, settings)
+            if settings.gaussian:
+                known = load_gaussian(checkpoint.path)
+                rows, biases = with_gaussian(known, views, photos, rows, settings.gaussian)
+            if settings.hubness:
+                biases = query_bank_biases(photos.embeddings, rows, biases, settings.hubness)
             table = fingerprint_table(views, rows, biases)
-            (used if settings else used.clear()).write_parquet(directory / "used_queries.parquet")
+            used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             table.write_parquet(directory / "fingerprints.parquet", compression="zstd")
             return {"skus": table.height, "dimension": rows.shape[1]}
 

@@ -47,6 +47,13 @@ class GaussianSettings(Settings):
     aggregator_weight: float = Field(0.5, ge=0)  # of the aggregator's vector beside the Gaussian's
 
 
+class HubnessSettings(Settings):
+    """Query-bank normalisation over training photos."""
+
+    strength: float = Field(0.25, ge=0)  # of the bias; 0 leaves hubs as they are
+    sharpness: float = Field(10.0, gt=0)  # of the softmax over the bank, 1 / temperature
+
+
 class FingerprintSettings(Settings):
     """From catalog views, and the training photos of SKUs that have some, to one vector per SKU."""
 
@@ -54,3 +61,4 @@ class FingerprintSettings(Settings):
     aggregator: AggregatorSettings = AggregatorSettings()
     training: FingerprintTrainingSettings = FingerprintTrainingSettings()
     gaussian: GaussianSettings | None = GaussianSettings()  # null: the aggregator alone, as in the paper
+    hubness: HubnessSettings | None = None  # null: none is held back
