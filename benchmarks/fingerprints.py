@@ -334,6 +334,8 @@ def _cost(vectors: Vectors, k: int, bench: Bench) -> dict[str, float]:
     """Vectors, bytes of float32, and median milliseconds of one search on this machine."""
     ids = pl.DataFrame({"sku_id": [str(row) for row in range(len(vectors.rows))]})
     index = FingerprintIndex(vectors.rows, ids)
+    if vectors.biases is not None:
+        index = index.with_biases(vectors.biases)
     index.warm_up()
     taken = []
     for query in bench.queries["image"].embeddings[:200]:
