@@ -103,6 +103,7 @@ CHECKS = {
     "clip_checkpoint:no_evaluation_query_used": True,
     "best_shot_teachers:no_evaluation_query_used": True,
     "fingerprint_checkpoint:no_evaluation_query_used": True,
+    "fingerprints:no_evaluation_query_used": True,
     "search_index:index_is_exact": True,
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import polars as pl
 
 from skufp_pipeline.assets.catalog import read_shards
@@ -18,6 +19,7 @@ from skufp_pipeline.fingerprint.tables import (
     fingerprint_data,
     fingerprint_table,
     teacher_table,
+    training_photos,
     used_by_fingerprints,
 )
 from skufp_pipeline.presets import Preset
@@ -35,7 +37,10 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
     settings = preset.fingerprint.model_dump(mode="json")
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
-    model = tuple(FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers"))
+    model = tuple(
+        FINGERPRINT + name
+        for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian", "hubness")
+    )
     model += (*tables, "skufp_pipeline.encoders.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
     steps = [
@@ -55,7 +60,8 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             "checkpoints/fingerprint",
             GROUP,
             {"pytorch", "safetensors"},
-            "The Q-Former-style aggregator trained by regression, rank distillation and classification.",
+            "The Q-Former-style aggregator trained by regression, rank distillation and classification, and "
+            "what training SKUs tell about the noise of views and photos.",
             model,
             {"fingerprint": settings, "seed": preset.seed},
             heavy,
@@ -66,9 +72,10 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             "tables/fingerprints",
             GROUP,
             {"pytorch", "parquet"},
-            "One unit vector per SKU, from its catalog views alone: a new SKU needs no training.",
+            "One unit vector and one bias per SKU, from its catalog views and the training photos of those "
+            "that have some: a new SKU needs no training.",
             model,
-            {"max_views": preset.fingerprint.max_views},
+            {name: settings[name] for name in ("max_views", "gaussian", "hubness")},
             light,
             (*views, "fingerprint_checkpoint"),
         ),
@@ -117,6 +124,7 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
     def fingerprint_checkpoint(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.gaussian import fit_gaussian, save_gaussian
         from skufp_pipeline.fingerprint.train import save_aggregator, train_aggregator
 
         store, step = artifacts.get(), steps["fingerprint_checkpoint"]
@@ -133,6 +141,9 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
                 data, preset.fingerprint, preset.seed, models.torch_device(), context.log.info
             )
             save_aggregator(model, data.views.views.shape[2], preset.fingerprint.aggregator, directory)
+            gaussian = preset.fingerprint.gaussian
+            if gaussian:
+                save_gaussian(fit_gaussian(data.views, data.image_queries, gaussian), directory)
             (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
             used_by_fingerprints(tables).write_parquet(directory / "used_queries.parquet", compression="zstd")
             best = max(history, key=lambda row: row["development_mrr"])
@@ -152,6 +163,8 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
 
     @asset(steps["fingerprints"])
     def fingerprints(artifacts: ArtifactStoreResource, models: ModelProvider) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.gaussian import load_gaussian, with_gaussian
+        from skufp_pipeline.fingerprint.hubness import query_bank_biases
         from skufp_pipeline.fingerprint.train import fingerprints as make_fingerprints
         from skufp_pipeline.fingerprint.train import load_aggregator
 
@@ -165,7 +178,15 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
             device = models.torch_device()
             views = tables.views(preset.fingerprint.max_views)
             rows = make_fingerprints(load_aggregator(checkpoint.path, device), views, device)
-            table = fingerprint_table(views, rows)
+            biases, settings = np.zeros(len(rows), np.float32), preset.fingerprint
+            photos, used = training_photos(tables, views)
+            if settings.gaussian:
+                known = load_gaussian(checkpoint.path)
+                rows, biases = with_gaussian(known, views, photos, rows, settings.gaussian)
+            if settings.hubness:
+                biases = query_bank_biases(photos.embeddings, rows, biases, settings.hubness)
+            table = fingerprint_table(views, rows, biases)
+            used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             table.write_parquet(directory / "fingerprints.parquet", compression="zstd")
             return {"skus": table.height, "dimension": rows.shape[1]}
 

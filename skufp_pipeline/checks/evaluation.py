@@ -19,6 +19,7 @@ TRAINED = (
     "reid_checkpoint",
     "best_shot_teachers",
     "fingerprint_checkpoint",
+    "fingerprints",
     "image_encoder_onnx",
 )
 

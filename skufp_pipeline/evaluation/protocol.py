@@ -67,19 +67,28 @@ class Gallery:
         sku_ids: the SKU of each row.
         splits: its split.
         vectors: (S, D) float32; the score is the dot product with a query.
+        biases: (S,) float32 added to it; None adds nothing.
     """
 
     sku_ids: list[str]
     splits: list[str]
     vectors: np.ndarray
+    biases: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         _check_lengths("gallery", self.vectors, self.sku_ids, self.splits)
+        if self.biases is not None and self.biases.shape != (len(self.vectors),):
+            raise ValueError(f"gallery: biases {self.biases.shape} for {len(self.vectors)} rows")
 
     def of_splits(self, splits: tuple[str, ...]) -> "Gallery":
         """The rows of SKUs of these splits."""
         kept = np.flatnonzero(np.isin(self.splits, splits)).tolist()
-        return Gallery([self.sku_ids[i] for i in kept], [self.splits[i] for i in kept], self.vectors[kept])
+        return Gallery(
+            [self.sku_ids[i] for i in kept],
+            [self.splits[i] for i in kept],
+            self.vectors[kept],
+            None if self.biases is None else self.biases[kept],
+        )
 
     def by_sku(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """The SKUs in order, the vectors sorted by them, and the place of each vector's SKU among them."""
@@ -247,7 +256,7 @@ def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     skus, vectors, owner = gallery.by_sku()
     position = {sku: i for i, sku in enumerate(skus)}
     truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
-    return ranks_of(queries.embeddings, vectors, truth, owner=owner)
+    return ranks_of(*_with_biases(queries.embeddings, vectors, gallery), truth, owner=owner)
 
 
 def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> dict[str, np.ndarray]:
@@ -255,13 +264,22 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
     if labels is None:
         return {}
     skus, vectors, owner = gallery.by_sku()
-    found = best_items(queries.embeddings, vectors, PRECISION_AT, owner=owner)
+    found = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
     asked = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
     return {
         precision_name(label): shared_label(found, values, labels.of_skus(label, skus))
         for label, values in asked.items()
         if values is not None
     }
+
+
+def _with_biases(asked: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Queries and the vectors of `by_sku` with biases as one more dimension, in which every query is 1."""
+    if gallery.biases is None:
+        return asked, vectors
+    order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
+    ones = np.ones(len(asked), asked.dtype)
+    return np.column_stack([asked, ones]), np.column_stack([vectors, gallery.biases[order]])
 
 
 def _scores(

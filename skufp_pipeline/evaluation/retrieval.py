@@ -57,7 +57,7 @@ class ReportInputs:
     Attributes:
         tables, frozen_tables: embeddings by the fine-tuned and by the frozen encoder (None without one).
         teachers: `sku_id`, `image_teacher`.
-        fingerprints: `sku_id`, `split`, `fingerprint`.
+        fingerprints: `sku_id`, `split`, `bias`, `fingerprint`.
         max_views: views of one SKU that the models may use.
         labels: what precision at 10 of text queries is measured by.
         text_sources: by source of the words, the table of its text queries (`tables.texts`' columns).
@@ -98,12 +98,13 @@ def build_models(inputs: ReportInputs) -> list[Model]:
         "trimmed_mean": trimmed_mean(views),
         "medoid": medoid(views),
         "best_shot": embedding_rows(teachers, "image_teacher"),
-        "fingerprint": embedding_rows(fingerprints, "fingerprint"),
     }
     queries = _queries(inputs.tables)
     models = [
         Model(name, queries, Gallery(views.sku_ids, views.splits, rows)) for name, rows in galleries.items()
     ]
+    rows, biases = embedding_rows(fingerprints, "fingerprint"), fingerprints["bias"].to_numpy()
+    models.append(Model("fingerprint", queries, Gallery(views.sku_ids, views.splits, rows, biases)))
     if inputs.frozen_tables is not None:
         frozen = gather_views(inputs.frozen_tables.images, inputs.max_views)
         gallery = Gallery(frozen.sku_ids, frozen.splits, mean_sku(frozen))

@@ -38,9 +38,27 @@ class FingerprintTrainingSettings(Settings):
     query_swap: float = Field(0.0, ge=0, le=1)  # probability that the offset is another query's
 
 
+class GaussianSettings(Settings):
+    """The Gaussian part of a fingerprint: what training SKUs tell about the noise of views and photos."""
+
+    shrinkage: float = Field(0.1, ge=0, lt=1)  # of each covariance towards equal variances
+    power: float = Field(0.75, ge=0, le=1)  # of the inverse photo noise; 1 is best for photos, less for words
+    photo_weight: float = Field(2.0, ge=0)  # times a training photo counts as a view; 0 leaves photos out
+    aggregator_weight: float = Field(0.5, ge=0)  # of the aggregator's vector beside the Gaussian's
+
+
+class HubnessSettings(Settings):
+    """Query-bank normalisation over training photos."""
+
+    strength: float = Field(0.25, ge=0)  # of the bias; 0 leaves hubs as they are
+    sharpness: float = Field(10.0, gt=0)  # of the softmax over the bank, 1 / temperature
+
+
 class FingerprintSettings(Settings):
-    """From catalog views to one vector per SKU."""
+    """From catalog views, and the training photos of SKUs that have some, to one vector per SKU."""
 
     max_views: int = Field(32, ge=1)  # of one SKU; further ones are left aside
     aggregator: AggregatorSettings = AggregatorSettings()
     training: FingerprintTrainingSettings = FingerprintTrainingSettings()
+    gaussian: GaussianSettings | None = GaussianSettings()  # null: the aggregator alone, as in the paper
+    hubness: HubnessSettings | None = None  # null: none is held back

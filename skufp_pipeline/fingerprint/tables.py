@@ -132,12 +132,20 @@ def used_by_fingerprints(tables: EmbeddingTables) -> pl.DataFrame:
     return pl.concat([*trained, used_queries(development, DEVELOPMENT)]).select(*USED_SCHEMA)
 
 
-def fingerprint_table(views: ViewSet, fingerprints: NDArray[np.float32]) -> pl.DataFrame:
-    """One row per SKU: `sku_id`, `split`, `num_views` (the catalog's), `num_generated`, and `fingerprint`
-    (D float32, unit norm).
+def training_photos(tables: EmbeddingTables, views: ViewSet) -> tuple[Queries, pl.DataFrame]:
+    """The photos that a fingerprint may be made from, role `train` alone, and `USED_SCHEMA` of them."""
+    photos, _ = tables.queries(TRAIN)
+    return Queries(*_rows(photos, views)), used_queries(photos, TRAIN)
+
+
+def fingerprint_table(
+    views: ViewSet, fingerprints: NDArray[np.float32], biases: NDArray[np.float32]
+) -> pl.DataFrame:
+    """One row per SKU: `sku_id`, `split`, `num_views` (the catalog's), `num_generated`, `bias` (what a search
+    adds to the cosine) and `fingerprint` (D float32, unit norm).
     """
     counts = {"num_views": views.counts, "num_generated": views.generated.sum(axis=1)}
-    table = pl.DataFrame({"sku_id": views.sku_ids, "split": views.splits, **counts})
+    table = pl.DataFrame({"sku_id": views.sku_ids, "split": views.splits, **counts, "bias": biases})
     return table.with_columns(embedding_column(fingerprints).alias("fingerprint"))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from skufp_pipeline.datasets.table import CATALOG
@@ -27,20 +28,22 @@ def build_index(
     """Writes the index of all fingerprints into `directory`, and loads it from there.
 
     Args:
-        fingerprints: `sku_id`, `split`, `num_views`, `fingerprint`; read a segment at a time.
+        fingerprints: `sku_id`, `split`, `num_views`, `bias`, `fingerprint`; read a segment at a time.
         teachers: `sku_id` and the `image_path` of the view that represents it.
         image_text: by key of the crops (`crops/shard_0000`), the shard's image-text table.
         references: digests of the encoder and the aggregator.
         segment_rows: rows of a segment at most.
 
     Raises:
-        UserError: a fingerprint is not finite or not of unit norm, or a SKU has two.
+        UserError: a fingerprint or bias is not finite, one is not of unit norm, or a SKU has two.
     """
     known = pl.concat([_sku_rows(table, crops) for crops, table in image_text.items()])
     shown = known.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left")
     image = pl.format("{}/{}", "crops", "image_path").alias("image")  # relative to the data root
     shown = shown.with_columns(image).drop("crops", "image_path")
-    write_index(directory, _chunks(fingerprints, shown, segment_rows), references)
+    biases = fingerprints.select("bias").collect()["bias"].to_numpy().astype(np.float32)
+    chunks = _chunks(fingerprints, shown, segment_rows)
+    write_index(directory, chunks, references, biases if biases.any() else None)
     return FingerprintIndex.load(directory)
 
 

@@ -27,8 +27,10 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
             parquet: `fingerprints.parquet`, the SKU table with `fingerprint`, a list of D float32.
             numpy: `fingerprints.npy` (N, D) float32 unit rows, and `sku_ids.json`.
             faiss: `fingerprints.faiss`, an IndexFlatIP, and `sku_ids.json`.
-            qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`), cosine,
-                with the SKU table as payload; Qdrant itself advises a server above 20,000 points.
+            qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`), scored by
+                the dot product, with the SKU table as payload; Qdrant itself advises a server above
+                20,000 points.
+            An index with biases has them as one more dimension, the last, in which a query is 1.
 
     Returns:
         Names of what was written.
@@ -44,7 +46,9 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        FORMATS[file_format](*index.contents(), partial)
+        rows, skus = index.contents()
+        biases = index.biases[index.present.numbers()]
+        FORMATS[file_format](np.column_stack([rows, biases]) if biases.any() else rows, skus, partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)
@@ -78,7 +82,7 @@ def _qdrant(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None
     models = qdrant.models
     client = qdrant.QdrantClient(path=str(folder))
     try:
-        vectors = models.VectorParams(size=rows.shape[1], distance=models.Distance.COSINE)
+        vectors = models.VectorParams(size=rows.shape[1], distance=models.Distance.DOT)
         client.create_collection(COLLECTION, vectors_config=vectors)
         for start in range(0, len(rows), _QDRANT_BATCH):
             payloads = skus[start : start + _QDRANT_BATCH].to_dicts()

@@ -106,17 +106,22 @@ def load_parts(directory: Path, threads: int) -> Parts:
 
 
 def write_index(
-    directory: Path, chunks: Iterable[Chunk], references: dict[str, str], threads: int | None = None
+    directory: Path,
+    chunks: Iterable[Chunk],
+    references: dict[str, str],
+    biases: NDArray[np.float32] | None = None,
+    threads: int | None = None,
 ) -> None:
     """Writes an index that may be larger than memory: a segment a chunk, one chunk at a time.
 
     Args:
         chunks: (n, D) unit fingerprints and the table of their SKUs, each chunk let go before the next.
+        biases: (N,) float32 of all rows; None where they have none.
         threads: by default the processors this process may run on.
 
     Raises:
-        UserError: there is no chunk, fingerprints are no unit rows or of several dimensions, or a SKU id
-            occurs twice.
+        UserError: there is no chunk, fingerprints are no unit rows or of several dimensions, a SKU id
+            occurs twice, or a bias is not finite.
     """
     threads = threads or len(os.sched_getaffinity(0))
     shapes: list[tuple[int, int]] = []
@@ -131,7 +136,9 @@ def write_index(
         found = f"chunks of {shapes}" if shapes else "none"
         raise UserError(f"index: fingerprints must be of one dimension, found {found}")
     require_distinct(pl.concat(sku_ids))
-    entries = [SegmentEntry(rows=rows) for rows, _ in shapes]
+    if biases is not None:
+        _write_biases(directory, biases, [rows for rows, _ in shapes])
+    entries = [SegmentEntry(rows=rows, biased=biases is not None) for rows, _ in shapes]
     _write_index_file(directory, shapes[0][1], entries, references)
 
 
@@ -140,6 +147,13 @@ def _write_segment(segment: Segment, folder: Path) -> None:
     np.save(folder / FINGERPRINTS_FILE, np.ascontiguousarray(segment.fingerprints, dtype=np.float32))
     save_codes(segment.coded, folder, len(segment))
     segment.table.frame.write_ipc(folder / SKUS_FILE, compression="uncompressed")
+
+
+def _write_biases(directory: Path, biases: NDArray[np.float32], sizes: Sequence[int]) -> None:
+    if len(biases) != sum(sizes) or not np.isfinite(biases).all():
+        raise UserError(f"index: {len(biases)} biases for {sum(sizes)} fingerprints, or one is not finite")
+    for number, part in enumerate(np.split(biases, np.cumsum(sizes)[:-1])):
+        np.save(_biases_file(directory, number), part)
 
 
 def _folder_in(segment: Segment, previous: Path | None) -> Path | None:

@@ -277,15 +277,19 @@ class FingerprintIndex:
 
     # -- other versions -------------------------------------------------------------------------------------
 
-    def add(self, fingerprints: ArrayLike, skus: pl.DataFrame) -> "FingerprintIndex":
-        """The index with more SKUs, behind those it has; their biases are 0.
+    def add(
+        self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
+    ) -> "FingerprintIndex":
+        """The index with more SKUs, behind those it has.
 
         Args:
             fingerprints: (n, D) unit rows.
             skus: n rows; columns of the index's own table, `sku_id` at least.
+            biases: (n,) of theirs; 0 by default.
 
         Raises:
-            UserError: another D, no unit rows, a SKU that is there already or twice, or other columns.
+            UserError: another D, no unit rows, a SKU that is there already or twice, other columns, or biases
+                that are not n finite ones.
         """
         rows = unit_rows(fingerprints).copy()  # the caller's may change later
         if rows.shape[1] != self.dimension:
@@ -299,7 +303,8 @@ class FingerprintIndex:
             raise UserError(f"{known} is in the index already; use update, or remove it first")
         added = Rows.everything([len(segment)])
         present = Rows(self.present.sizes + added.sizes, self.present.words + added.words)
-        return self._of((*self.segments, segment), present, self.references)
+        index = self._of((*self.segments, segment), present, self.references)
+        return index if biases is None else index.with_biases(np.append(self.biases, biases))
 
     def remove(self, sku_ids: Iterable[Any]) -> "FingerprintIndex":
         """The index without these SKUs.
@@ -310,14 +315,16 @@ class FingerprintIndex:
         present = self.present & ~self.of_skus(sku_ids)
         return self._of(self.segments, present, self.references)
 
-    def update(self, fingerprints: ArrayLike, skus: pl.DataFrame) -> "FingerprintIndex":
+    def update(
+        self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
+    ) -> "FingerprintIndex":
         """The index with other fingerprints and table rows of SKUs that it has; they move behind the others.
 
         Raises:
             UserError: as `remove` and `add`.
         """
         self._require_columns(skus)
-        return self.remove(skus["sku_id"]).add(fingerprints, skus)
+        return self.remove(skus["sku_id"]).add(fingerprints, skus, biases)
 
     def compacted(self) -> "FingerprintIndex":
         """The same SKUs in one segment, with no trace of removed ones; they keep their order."""

@@ -194,3 +194,32 @@ def test_a_model_name_that_would_blur_a_difference_is_an_error():
 def test_an_unknown_modality_is_an_error():
     with pytest.raises(ValueError, match="modality must be one of"):
         Model("m", {"video": queries()}, gallery())
+
+
+def test_a_bias_is_added_to_the_score_of_its_sku():
+    plain = gallery("ab")
+    helped = Gallery(plain.sku_ids, plain.splits, plain.vectors, np.array([0.5, 2.0], dtype=np.float32))
+    result = evaluate([Model("m", {"image": queries("ab")}, helped)], [], resamples=50)
+    assert result.settings["seen"]["image"].models["m"].ranks.tolist() == [2, 1]
+
+
+def test_a_bias_that_makes_two_skus_equal_is_a_tie_and_counts_against_the_truth():
+    plain = gallery("ab")
+    tied = Gallery(plain.sku_ids, plain.splits, plain.vectors, np.array([0.0, 1.0], dtype=np.float32))
+    result = evaluate([Model("m", {"image": queries("ab")}, tied)], [], resamples=50)
+    assert result.settings["seen"]["image"].models["m"].ranks.tolist() == [2, 1]
+
+
+def test_biases_go_with_their_skus_into_each_setting():
+    plain = gallery("dabc")
+    biases = np.array([0.0, 0.0, 2.0, 0.0], dtype=np.float32)  # b's
+    model = Model("m", {"image": queries()}, Gallery(plain.sku_ids, plain.splits, plain.vectors, biases))
+    settings = evaluate([model], [], resamples=50).settings
+    assert settings["seen"]["image"].models["m"].ranks.tolist() == [2, 2, 1]
+    assert settings["zero"]["image"].models["m"].ranks.tolist() == [1, 1, 1]
+
+
+def test_as_many_biases_as_rows_are_needed():
+    plain = gallery("ab")
+    with pytest.raises(ValueError, match=r"biases \(3,\) for 2 rows"):
+        Gallery(plain.sku_ids, plain.splits, plain.vectors, np.zeros(3, dtype=np.float32))

@@ -15,6 +15,7 @@ from skufp_pipeline.fingerprint.tables import (
     fingerprint_data,
     fingerprint_table,
     teacher_table,
+    training_photos,
     used_by_fingerprints,
 )
 from skufp_pipeline.fingerprint.views import gather_views, medoid
@@ -186,9 +187,18 @@ def test_queries_of_a_sku_without_views_are_left_out() -> None:
     assert data.text_queries.truth.tolist() == [0, 0, 1, 1]
 
 
+def test_a_fingerprint_is_made_from_no_photos_but_those_of_role_train() -> None:
+    tables = make_tables()
+    photos, used = training_photos(tables, tables.views(8))
+    assert as_set(photos.embeddings) == vectors_of(tables.images, "train", "train")
+    assert photos.truth.tolist() == [0, 0, 1, 1, 2, 2]
+    assert dict(used.schema) == USED_SCHEMA
+    assert set(used["query_id"]) == {f"image {sku} train {n}" for sku in ("t1", "t2", "t3") for n in (0, 1)}
+
+
 def test_fingerprints_are_one_row_a_sku() -> None:
     views = view_set([(1.0, 0.0)], [(0.0, 1.0), (1.0, 0.0)], splits=["train", "validation"])
     made = unit_rows((2, 2), 0)
-    table = fingerprint_table(views, made)
-    assert table.drop("fingerprint").rows() == [("a", "train", 1, 0), ("b", "validation", 2, 0)]
+    table = fingerprint_table(views, made, np.array([0.0, 0.5], dtype=np.float32))
+    assert table.drop("fingerprint").rows() == [("a", "train", 1, 0, 0.0), ("b", "validation", 2, 0, 0.5)]
     np.testing.assert_array_equal(embedding_rows(table, "fingerprint"), made)

@@ -32,7 +32,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Encoder:
 def index(encoder: Encoder, tmp_path: Path) -> FingerprintIndex:
     """The fingerprint of a SKU is the embedding of its colour."""
     rows = encoder.embed_images([picture(colour) for colour in SKUS.values()])
-    fingerprints = pl.DataFrame({"sku_id": list(SKUS), "split": "train", "num_views": [1, 2, 3]})
+    fingerprints = pl.DataFrame({"sku_id": list(SKUS), "split": "train", "num_views": [1, 2, 3], "bias": 0.0})
     teachers = pl.DataFrame({"sku_id": list(SKUS), "image_path": [f"{sku_id}.jpg" for sku_id in SKUS]})
     catalog = {"domain": "catalog", "category_name": "fruit", "title": [f"A {s}" for s in SKUS], "text": "x"}
     looks = {"colours": [[colour] for colour in SKUS.values()], "pattern": "plain", "lightness": "medium"}

@@ -21,9 +21,9 @@ Build = Callable[..., FingerprintIndex]
 def tables(vectors: list[list[float]]) -> Tables:
     """Fingerprints, teachers and image-text rows of SKUs `0`, `1`, ..."""
     names = [str(number) for number in range(len(vectors))]
-    fingerprints = pl.DataFrame({"sku_id": names, "split": "train", "num_views": 1}).with_columns(
-        embedding_column(np.array(vectors, dtype=np.float32)).alias("fingerprint")
-    )
+    fingerprints = pl.DataFrame(
+        {"sku_id": names, "split": "train", "num_views": 1, "bias": 0.0}
+    ).with_columns(embedding_column(np.array(vectors, dtype=np.float32)).alias("fingerprint"))
     teachers = pl.DataFrame({"sku_id": names, "image_path": [f"{name}.jpg" for name in names]})
     shown = {"domain": "catalog", "category_name": "skirt", "title": None, "text": "a skirt"}
     looks = {"colours": [["red"]] * len(names), "pattern": "plain", "lightness": "dark"}
@@ -42,6 +42,14 @@ def build(tmp_path: Path) -> Build:
         return build_index(folder, fingerprints.lazy(), teachers, {"crops/0": text}, {}, segment_rows)
 
     return build_here
+
+
+def test_the_biases_of_the_table_are_those_of_the_index(build: Build) -> None:
+    fingerprints, teachers, text = tables([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    biased = fingerprints.with_columns(bias=pl.Series([0.0, 2.0, -0.5]))
+    index = build(biased, teachers, text, segment_rows=2)
+    assert index.biases.tolist() == [0.0, 2.0, -0.5]
+    assert index.search(np.array([1.0, 0.0]), 1)[0].rows.tolist() == [1]
 
 
 def test_a_bundle_shows_each_sku_with_its_picture(index: FingerprintIndex) -> None:

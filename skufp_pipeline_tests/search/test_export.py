@@ -123,3 +123,15 @@ def test_a_folder_with_something_in_it_is_left_alone(many: FingerprintIndex, tmp
 def test_a_format_nobody_knows_is_told(many: FingerprintIndex, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown format 'milvus': expected one of parquet, numpy"):
         export_fingerprints(many, "milvus", tmp_path / "out")
+
+
+def test_biases_are_exported_as_a_last_dimension_in_which_a_query_is_1(
+    many: FingerprintIndex, tmp_path: Path
+) -> None:
+    biased = many.with_biases(np.linspace(-0.3, 0.3, SKUS))
+    export_fingerprints(biased, "numpy", tmp_path / "out")
+    queries = np.random.default_rng(1).standard_normal((5, DIMENSION))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    found = ask_numpy(tmp_path / "out", np.column_stack([queries, np.ones(5)]))
+    expected = [biased.skus["sku_id"][result.rows].to_list() for result in biased.search(queries, 10)]
+    assert found == expected

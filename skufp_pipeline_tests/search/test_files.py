@@ -193,6 +193,23 @@ def test_an_index_of_chunks_answers_as_one_made_at_once(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.scores, expected.scores)
 
 
+def test_an_index_of_chunks_keeps_its_biases(tmp_path: Path) -> None:
+    rows, skus = unit_rows(20, 8, 0), named(*(f"s{n}" for n in range(20)))
+    biases = np.linspace(-1, 1, 20, dtype=np.float32)
+    write_index(tmp_path, ((rows[n : n + 7], skus[n : n + 7]) for n in range(0, 20, 7)), {}, biases)
+    loaded = FingerprintIndex.load(tmp_path)
+    np.testing.assert_array_equal(loaded.biases, biases)
+    whole = FingerprintIndex(rows, skus).with_biases(biases)
+    for found, expected in zip(loaded.search(rows, 5), whole.search(rows, 5), strict=True):
+        np.testing.assert_array_equal(found.rows, expected.rows)
+
+
+@pytest.mark.parametrize("biases", [np.zeros(3, np.float32), np.array([0, np.nan], np.float32)])
+def test_biases_that_do_not_fit_are_told(tmp_path: Path, biases: NDArray[np.float32]) -> None:
+    with pytest.raises(UserError, match="biases for 2 fingerprints, or one is not finite"):
+        write_index(tmp_path, [(np.eye(2), named("a", "b"))], {}, biases)
+
+
 def test_one_chunk_at_a_time_is_held(tmp_path: Path) -> None:
     alive: list[weakref.ref[Any]] = []
 

@@ -437,6 +437,13 @@ def test_biases_must_be_finite_and_one_a_row(shop: FingerprintIndex, values: lis
         shop.with_biases(values)
 
 
+def test_a_sku_may_be_added_with_its_bias() -> None:
+    index = make_index(np.eye(2)).add(np.array([[0.0, 1.0]]), pl.DataFrame({"sku_id": ["new"]}), [0.25])
+    assert index.biases.tolist() == [0.0, 0.0, 0.25]
+    (found,) = index.search(np.array([0.0, 1.0]), 2)
+    assert (found.rows.tolist(), found.scores.tolist()) == ([2, 1], [1.25, 1.0])
+
+
 def test_more_like_this_leaves_itself_out() -> None:
     index = make_index(np.concatenate([ROWS, ROWS[:4]]))  # twins tie with it
     for sku_id in ("0", "3", "27", "9"):

@@ -1,0 +1,46 @@
+"""Hubs, SKUs that come up among the first for far too many queries, and a bias that holds them back.
+
+Query-bank normalisation (Bogolin et al., CVPR 2022) divides a SKU's softmax weight by what a bank of queries
+gives it. Over training photos that is one number a SKU, its bias: a search costs what it did.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.fingerprint.settings import HubnessSettings
+
+_BLOCK = 4096  # SKUs scored at once
+
+
+def query_bank_biases(
+    bank: NDArray[np.float32],
+    fingerprints: NDArray[np.float32],
+    biases: NDArray[np.float32],
+    settings: HubnessSettings,
+) -> NDArray[np.float32]:
+    """(S,) biases that take from each SKU `strength` times what the bank's photos score it above others.
+
+    Args:
+        bank: (Q, D) unit rows of `train` photos, at least one.
+        fingerprints, biases: (S, D) and (S,) as they are.
+    """
+    sharpness, drawn = settings.sharpness, np.empty(len(fingerprints))
+    for start in range(0, len(fingerprints), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        scores = sharpness * (bank @ fingerprints[part].T + biases[part]).astype(np.float64)
+        highest = scores.max(axis=0)
+        drawn[part] = (np.log(np.exp(scores - highest).mean(axis=0)) + highest) / sharpness
+    moved: NDArray[np.float32] = (biases - settings.strength * (drawn - drawn.mean())).astype(np.float32)
+    return moved
+
+
+def occurrence_skew(scores: NDArray[np.floating], k: int = 10) -> float:
+    """Skewness of how often each SKU is among the first `k` of a query; 0 without hubs or anti-hubs.
+
+    Args:
+        scores: (Q, S).
+    """
+    first = np.argpartition(-scores, min(k, scores.shape[1]) - 1, axis=1)[:, :k]
+    counts = np.bincount(first.ravel(), minlength=scores.shape[1]).astype(np.float64)
+    spread = counts.std()
+    return float(((counts - counts.mean()) ** 3).mean() / spread**3) if spread else 0.0
