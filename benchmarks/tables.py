@@ -40,8 +40,10 @@ from skufp_pipeline.evaluation.retrieval import (
     measure_galleries,
 )
 from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds, with_seeds
-from skufp_pipeline.fingerprint.tables import fingerprint_data, fingerprint_table
-from skufp_pipeline.fingerprint.train import fingerprints, train_aggregator
+from skufp_pipeline.fingerprint.gaussian import fit_gaussian
+from skufp_pipeline.fingerprint.make import make_fingerprints
+from skufp_pipeline.fingerprint.tables import fingerprint_data
+from skufp_pipeline.fingerprint.train import train_aggregator
 from skufp_pipeline.materialize import materialize_graph
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
@@ -136,8 +138,8 @@ def paper_fingerprints(
         tables = replace(tables, generated=pl.concat(found))
     data = fingerprint_data(tables, teachers, settings.max_views)
     model, _ = train_aggregator(data, settings, preset.seed, device, lambda line: None)
-    views = tables.views(settings.max_views)
-    return fingerprint_table(views, fingerprints(model, views, device))
+    known = fit_gaussian(data.views, data.image_queries, settings.gaussian) if settings.gaussian else None
+    return make_fingerprints(model, known, tables, settings, device)[0]
 
 
 def make_report(preset: Preset, runs: Sequence[Run]) -> tuple[dict[str, Any], Evaluation]:

@@ -34,13 +34,15 @@ from skufp_pipeline.assets.views import shard_views
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.augment import augment
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.metrics import ranks_of
 from skufp_pipeline.evaluation.protocol import QuerySet, evaluation_queries
 from skufp_pipeline.evaluation.statistics import paired_bootstrap
+from skufp_pipeline.fingerprint.gaussian import fit_gaussian
+from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, fingerprint_data
-from skufp_pipeline.fingerprint.train import fingerprints, train_aggregator
+from skufp_pipeline.fingerprint.train import train_aggregator
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore
@@ -165,15 +167,16 @@ def first_ranks(graph: Graph, arm: Arm, seed: int, queries: QuerySet) -> NDArray
     device = graph.models.torch_device()
     data = fingerprint_data(tables, graph.teachers, settings.max_views)
     model, _ = train_aggregator(data, settings, seed, device, lambda line: None)
-    views = tables.views(settings.max_views)
-    rows = fingerprints(model, views, device)
+    known = fit_gaussian(data.views, data.image_queries, settings.gaussian) if settings.gaussian else None
+    table, _ = make_fingerprints(model, known, tables, settings, device)
+    rows = np.column_stack([embedding_rows(table, "fingerprint"), table["bias"].to_numpy()])
+    wanted = np.column_stack([queries.embeddings, np.ones(len(queries.query_ids), np.float32)])
     hit = np.zeros(len(queries.query_ids), dtype=bool)
     for split in SETTINGS.values():
-        gallery = np.array(views.splits) == split
-        asked = np.array(queries.splits) == split
-        place = {sku_id: row for row, sku_id in enumerate(np.array(views.sku_ids)[gallery].tolist())}
+        gallery, asked = (table["split"] == split).to_numpy(), np.array(queries.splits) == split
+        place = {sku_id: row for row, sku_id in enumerate(table["sku_id"].filter(pl.Series(gallery)))}
         truth = np.array([place[sku_id] for sku_id in np.array(queries.sku_ids)[asked].tolist()])
-        hit[asked] = ranks_of(queries.embeddings[asked], rows[gallery], truth) == 1
+        hit[asked] = ranks_of(wanted[asked], rows[gallery], truth) == 1
     return hit
 
 

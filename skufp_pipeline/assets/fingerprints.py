@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 
 from skufp_pipeline.assets.catalog import read_shards
@@ -17,9 +16,7 @@ from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
     fingerprint_data,
-    fingerprint_table,
     teacher_table,
-    training_photos,
     used_by_fingerprints,
 )
 from skufp_pipeline.presets import Preset
@@ -39,7 +36,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
     model = tuple(
         FINGERPRINT + name
-        for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian", "hubness")
+        for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian", "hubness", "make")
     )
     model += (*tables, "skufp_pipeline.encoders.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
@@ -163,9 +160,8 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
 
     @asset(steps["fingerprints"])
     def fingerprints(artifacts: ArtifactStoreResource, models: ModelProvider) -> dg.MaterializeResult:
-        from skufp_pipeline.fingerprint.gaussian import load_gaussian, with_gaussian
-        from skufp_pipeline.fingerprint.hubness import query_bank_biases
-        from skufp_pipeline.fingerprint.train import fingerprints as make_fingerprints
+        from skufp_pipeline.fingerprint.gaussian import load_gaussian
+        from skufp_pipeline.fingerprint.make import make_fingerprints
         from skufp_pipeline.fingerprint.train import load_aggregator
 
         store, step = artifacts.get(), steps["fingerprints"]
@@ -175,20 +171,13 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
         checkpoint.require_input("clip_checkpoint", inputs["clip_checkpoint"])
 
         def build(directory: Path) -> dict[str, Any]:
-            device = models.torch_device()
-            views = tables.views(preset.fingerprint.max_views)
-            rows = make_fingerprints(load_aggregator(checkpoint.path, device), views, device)
-            biases, settings = np.zeros(len(rows), np.float32), preset.fingerprint
-            photos, used = training_photos(tables, views)
-            if settings.gaussian:
-                known = load_gaussian(checkpoint.path)
-                rows, biases = with_gaussian(known, views, photos, rows, settings.gaussian)
-            if settings.hubness:
-                biases = query_bank_biases(photos.embeddings, rows, biases, settings.hubness)
-            table = fingerprint_table(views, rows, biases)
+            device, settings = models.torch_device(), preset.fingerprint
+            known = load_gaussian(checkpoint.path) if settings.gaussian else None
+            aggregator = load_aggregator(checkpoint.path, device)
+            table, used = make_fingerprints(aggregator, known, tables, settings, device)
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             table.write_parquet(directory / "fingerprints.parquet", compression="zstd")
-            return {"skus": table.height, "dimension": rows.shape[1]}
+            return {"skus": table.height, "dimension": len(table["fingerprint"][0])}
 
         recipe = step.recipe({**inputs, "fingerprint_checkpoint": checkpoint.digest})
         artifact = store.produce(step.key, recipe, build)

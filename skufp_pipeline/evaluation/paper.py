@@ -32,7 +32,7 @@ def paper_models(
     Args:
         models: all of ours, by our protocol.
         teachers: `sku_id`, `split`, `image_teacher`, of `paper_teachers`.
-        fingerprints: `sku_id`, `split`, `fingerprint`, of a model trained with those teachers.
+        fingerprints: `sku_id`, `split`, `bias`, `fingerprint`, of a model trained with those teachers.
     """
     ours = {model.name: model for model in models}
     found = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
@@ -49,5 +49,8 @@ def judge_paper(models: Sequence[Model], resamples: int, seed: int) -> Evaluatio
 
 def _with_gallery(model: Model, table: pl.DataFrame, column: str) -> Model:
     known = table.filter(pl.col("sku_id").is_in(set(model.gallery.sku_ids)))
-    gallery = Gallery(known["sku_id"].to_list(), known["split"].to_list(), embedding_rows(known, column))
+    biases = known["bias"].to_numpy() if column == "fingerprint" else None
+    gallery = Gallery(
+        known["sku_id"].to_list(), known["split"].to_list(), embedding_rows(known, column), biases
+    )
     return replace(model, name=PREFIX + model.name, gallery=gallery)

@@ -28,7 +28,9 @@ IMAGES = [
 def inputs() -> ReportInputs:
     tables = EmbeddingTables(image_table(IMAGES), text_table([(f"{i} text", *row) for i, *row in IMAGES]))
     teachers, _ = teacher_table(tables, 8)
-    fingerprints = teachers.select("sku_id", "split", pl.col("image_teacher").alias("fingerprint"))
+    fingerprints = teachers.select(
+        "sku_id", "split", pl.lit(0.0).alias("bias"), pl.col("image_teacher").alias("fingerprint")
+    )
     return ReportInputs(tables, None, teachers, fingerprints, 8)
 
 
@@ -54,7 +56,9 @@ def test_the_leak_is_the_difference_from_our_model_of_that_name() -> None:
 def test_a_fingerprint_trained_with_those_teachers_stands_beside_ours() -> None:
     given = inputs()
     teachers = paper_teachers(given.tables, 8)
-    made = teachers.select("sku_id", "split", pl.col("image_teacher").alias("fingerprint"))
+    made = teachers.select(
+        "sku_id", "split", pl.lit(0.0).alias("bias"), pl.col("image_teacher").alias("fingerprint")
+    )
     leaky = paper_models(build_models(given), teachers, made)
     assert [model.name for model in leaky][2:] == ["fingerprint", "paper_fingerprint"]
     found = judge_paper(leaky, 50, 0).settings["seen"]["image"]
