@@ -6,7 +6,7 @@
 | `brightness`, `contrast` | mean and standard deviation of the luminance, 0 to 1 |
 | `saturation` | mean saturation (HSV), 0 to 1 |
 | `noise` | estimated standard deviation of white noise, in grey levels |
-| `cast_red_green`, `cast_yellow_blue` | mean a* and b* (CIE Lab, D65) of the brighter half; red, yellow above 0 |
+| `cast_red_green`, `cast_yellow_blue` | mean a* and b* (CIE Lab) of the brighter half |
 | `clipped_dark`, `clipped_bright` | share of pixels at most 5, at least 250 |
 | `aspect` | natural logarithm of width over height |
 | `size` | binary logarithm of the mean side in pixels |
@@ -77,5 +77,7 @@ def _border_edges(grey: NDArray[np.float32]) -> float:
     strength = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     rows, columns = (max(1, round(side * _BORDER)) for side in grey.shape)
     inner = strength[rows:-rows, columns:-columns]
-    outer = (strength.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / max(strength.size - inner.size, 1)
+    outer = (strength.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / max(
+        strength.size - inner.size, 1
+    )
     return float(np.log((outer + 1) / (strength.mean(dtype=np.float64) + 1)))
