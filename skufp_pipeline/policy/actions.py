@@ -15,7 +15,7 @@ from skufp_pipeline.policy.settings import ActionSettings
 Photo = NDArray[np.uint8]
 
 IDENTITY = "identity"
-_GAMMA_LIMIT = 2.5  # an exposure is corrected by no larger exponent, and by no smaller one than its inverse
+_GAMMA_LIMIT = 2.0  # an exposure is corrected by no larger exponent, and by no smaller one than its inverse
 _GAIN_LIMIT = 1.6  # of a colour channel: what is redder than this is a garment and no cast
 _MINKOWSKI = 6  # norm of the shades-of-grey estimate
 _RANGE_LIMIT = 96  # grey levels; a narrower range is stretched as if it were this wide
@@ -71,9 +71,10 @@ def sharpen(photo: Photo, settings: ActionSettings) -> Photo:
 
 
 def exposure(photo: Photo, settings: ActionSettings) -> Photo:
-    """A gamma curve that brings the mean luminance to `exposure`, or as far towards it as is plausible."""
+    """A gamma curve that brings the mean luminance nearer to `exposure`, by `exposure_share` of the way."""
     mean = np.clip(cv2.mean(luminance(photo))[0] / 255, 0.01, 0.99)
     exponent = np.clip(np.log(settings.exposure) / np.log(mean), 1 / _GAMMA_LIMIT, _GAMMA_LIMIT)
+    exponent **= settings.exposure_share
     levels = np.arange(256) / 255
     return _uint8(cv2.LUT(photo, np.round(255 * levels**exponent).astype(np.uint8)))
 
