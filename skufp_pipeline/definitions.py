@@ -11,6 +11,7 @@ from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
 from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
 from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
 from skufp_pipeline.assets.index import index_assets, index_steps
+from skufp_pipeline.assets.policy import policy_assets, policy_steps
 from skufp_pipeline.assets.views import view_assets, view_steps
 from skufp_pipeline.automation import jobs
 from skufp_pipeline.checks.evaluation import evaluation_checks
@@ -30,6 +31,7 @@ def graph_steps(preset: Preset) -> dict[str, Step]:
         **encoder_steps(preset),
         **view_steps(preset),
         **fingerprint_steps(preset),
+        **policy_steps(preset),
         **index_steps(preset),
         **evaluation_steps(preset),
     }
@@ -49,6 +51,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
             *encoder_assets(preset, steps),
             *view_assets(preset, steps),
             *fingerprint_assets(preset, steps),
+            *policy_assets(preset, steps),
             *index_assets(preset, steps),
             *evaluation_assets(preset, steps),
         ],

@@ -56,6 +56,7 @@ _MODULES = (
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "policy.actions", "policy.enhance", "policy.network", "policy.quality",
     "search.bundle", "search.engine",
 )  # fmt: skip
 
@@ -103,7 +104,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             )
             evaluation = retrieval.judge(inputs, settings.resamples, preset.seed)
             context.log.info("all models judged; measuring latency")
-            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
+            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder, use_policy="off")
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
                 store.local_path(crop_path(row, others["sku_crops"], preset))

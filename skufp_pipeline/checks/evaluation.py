@@ -14,7 +14,13 @@ from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.store import ArtifactStore
 
-TRAINED = ("clip_checkpoint", "best_shot_teachers", "fingerprint_checkpoint", "image_encoder_onnx")
+TRAINED = (
+    "clip_checkpoint",
+    "best_shot_teachers",
+    "fingerprint_checkpoint",
+    "vla_checkpoint",
+    "image_encoder_onnx",
+)
 
 
 def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetChecksDefinition]:

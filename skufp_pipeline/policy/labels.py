@@ -152,6 +152,11 @@ def margins_and_ranks(
     return right[..., 0] - scores.max(axis=2), ranks
 
 
+def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(B,) the action of the largest margin; of equals identity, differences of a last bit being none."""
+    return np.asarray(margins.round(_DECIMALS).argmax(axis=1), dtype=np.int64)
+
+
 def _embed(
     photos: Sequence[Photo], action: str, encoder: ImageEncoder, settings: ActionSettings
 ) -> NDArray[np.float32]:
@@ -165,13 +170,11 @@ def _table(
     ranks: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> pl.DataFrame:
-    # The first of equals is identity; differences of a last bit are none.
-    winners = [ACTIONS[best] for best in margins.round(_DECIMALS).argmax(axis=1)]
     return batch.select(
         "query_id",
         "sku_id",
         "role",
-        pl.Series("winner", winners, dtype=pl.String),
+        pl.Series("winner", [ACTIONS[best] for best in winners(margins)], dtype=pl.String),
         pl.Series("margins", margins.astype(np.float32), dtype=LABEL_SCHEMA["margins"]),
         pl.Series("ranks", ranks.astype(np.int32), dtype=LABEL_SCHEMA["ranks"]),
         pl.Series("features", features, dtype=LABEL_SCHEMA["features"]),

@@ -112,6 +112,11 @@ class Policy:
         takes = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
         return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(takes, best, 0))
 
+    def example(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inputs of `decide` for one photo, of no meaning: to warm up with."""
+        width = len(self.network.mean) - len(FEATURES)
+        return np.zeros((1, width), np.float32), np.zeros((1, len(FEATURES)), np.float32)
+
     def save(self, directory: Path) -> None:
         """Weights as safetensors, and what rebuilds the policy."""
         save_file(self.network.state_dict(), directory / WEIGHTS_FILE)
