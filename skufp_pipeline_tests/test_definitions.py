@@ -47,7 +47,21 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         None,
         {"clip_embeddings", "fingerprint_checkpoint", "generated_view_embeddings"},
     ),
-    "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints"}),
+    "vla_labels": ("policy", SHARDS, {"sku_crops", "clip_checkpoint", "clip_embeddings", "fingerprints"}),
+    "vla_checkpoint": ("policy", None, {"fingerprints", "vla_labels"}),
+    "policy_report": (
+        "policy",
+        None,
+        {
+            "raw_dataset",
+            "sku_crops",
+            "clip_checkpoint",
+            "clip_embeddings",
+            "fingerprints",
+            "vla_checkpoint",
+        },
+    ),
+    "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints", "vla_checkpoint"}),
     "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "retrieval_report": (
         "evaluation",
@@ -74,6 +88,8 @@ GPU_ASSETS = {
     "sd_lora",
     "generated_views",
     "generated_view_embeddings",
+    "vla_labels",
+    "policy_report",
 }
 
 # asset:check, and whether it stops what comes after
@@ -89,6 +105,9 @@ CHECKS = {
     "clip_checkpoint:no_evaluation_query_used": True,
     "best_shot_teachers:no_evaluation_query_used": True,
     "fingerprint_checkpoint:no_evaluation_query_used": True,
+    "vla_checkpoint:no_evaluation_query_used": True,
+    "policy_report:policy_does_no_harm": False,
+    "policy_report:policy_helps_degraded_photos": False,
     "search_index:index_is_exact": True,
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,
@@ -183,6 +202,16 @@ def test_without_views_in_the_preset_there_is_no_such_stage(name: str) -> None:
     without = load_preset(name).model_copy(update={"views": None})
     dg.Definitions.validate_loadable(build_defs(without))
     assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"views"})
+
+
+@pytest.mark.parametrize("name", ["ci", "df2"])
+def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> None:
+    without = load_preset(name).model_copy(update={"policy": None})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assets = asset_definitions(without)
+    assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"policy"})
+    needed = {dep.asset_key.to_user_string() for dep in spec(assets["search_index"]).deps}
+    assert needed == {"image_text", "best_shot_teachers", "fingerprints"}
 
 
 def test_checks_are_those_of_the_table(preset: Preset) -> None:

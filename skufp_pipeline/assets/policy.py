@@ -101,7 +101,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
                 "seed": preset.seed,
             },
             heavy,
-            (*fingerprinted, "vla_checkpoint"),
+            ("raw_dataset", *fingerprinted, "vla_checkpoint"),
         ),
     ]
     return {step.name: step for step in steps}

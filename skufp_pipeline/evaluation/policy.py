@@ -28,7 +28,7 @@ from skufp_pipeline.policy.network import Decisions, Policy
 OFF, RANDOM, AVERAGE, LIKELIEST, GATED, ORACLE = "off", "random", "average", "likeliest", "gated", "oracle"
 METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
-DEGRADED_SEVERITY = 0.4  # of the rendered sample: the worse half of its photos, roughly
+DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
 _BLOCK = 64  # photos
 WORST = 0.25  # share of the photos that a single degradation spoils most
 # Columns of the sample's side table, and whether a larger or a smaller value is worse.

@@ -11,10 +11,10 @@ class ActionSettings(Settings):
     side: int = Field(256, ge=16)  # longest side in pixels of the copy that is looked at and processed
     smart_crop: float = Field(0.9, gt=0, le=1)  # share of either side that is kept
     centre_crop: float = Field(0.9, gt=0, le=1)
-    denoise: float = Field(30.0, gt=0)  # grey levels that neighbours may differ by and be averaged
-    sharpen: float = Field(1.0, ge=0)  # of the unsharp mask
+    denoise: float = Field(20.0, gt=0)  # grey levels that neighbours may differ by and be averaged
+    sharpen: float = Field(0.7, ge=0)  # of the unsharp mask
     exposure: float = Field(0.5, gt=0, lt=1)  # mean luminance that is aimed at
-    exposure_share: float = Field(0.5, ge=0, le=1)  # of the way there, in the exponent
+    exposure_share: float = Field(0.3, ge=0, le=1)  # of the way there, in the exponent
     white_balance: float = Field(0.7, ge=0, le=1)  # share of the estimated cast that is taken away
     contrast: float = Field(0.0, ge=0, le=1)  # share of the way to the full range
     mirror: bool = True  # the processed photo is mirrored, so that its embedding errs in other ways
