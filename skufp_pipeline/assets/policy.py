@@ -32,6 +32,7 @@ from skufp_pipeline.checks.policy import (
     policy_helps_degraded,
 )
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.presets import Preset, SampleDataset
 from skufp_pipeline.resources.models import ModelProvider
@@ -251,8 +252,6 @@ def shard_part(limit: int | None, shards: int, shard: int) -> int | None:
 
 def degradations_of(preset: Preset, raw: Artifact, photos: pl.DataFrame) -> pl.DataFrame | None:
     """What spoilt each photo, by `query_id`; None where the data set does not say."""
-    from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
-
     if not isinstance(preset.dataset, SampleDataset):
         return None
     table = pl.read_parquet(raw.path / DEGRADATIONS / "*.parquet")

@@ -3,7 +3,6 @@
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.evaluation.policy import DEGRADED, GATED, ORACLE
 from skufp_pipeline.policy.settings import PolicyThresholds
 
 DOES_NO_HARM = dg.AssetCheckSpec(
@@ -20,7 +19,9 @@ HELPS_DEGRADED = dg.AssetCheckSpec(
 
 
 def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
-    """Passes where every interval of the gated policy's gain reaches 0 or lies above it."""
+    """Passes where, of all photos of a setting, no interval of the gated policy's gain lies below 0."""
+    from skufp_pipeline.evaluation.policy import GATED  # loading the definitions must not load torch
+
     gated = table.filter(pl.col("arm") == GATED)
     harmed = gated.filter(pl.col("recall@1_high") < 0)
     return dg.AssetCheckResult(
@@ -41,6 +42,8 @@ def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
 
 def policy_helps_degraded(table: pl.DataFrame, thresholds: PolicyThresholds) -> dg.AssetCheckResult:
     """Passes where the gain on degraded photos of seen+zero is what is asked for, or nothing is."""
+    from skufp_pipeline.evaluation.policy import DEGRADED, GATED, ORACLE
+
     rows = table.filter((pl.col("setting") == "seen+zero") & (pl.col("part") == DEGRADED))
     by_arm = {row["arm"]: row for row in rows.to_dicts()}
     low, share = thresholds.degraded_gain_low, thresholds.share_of_oracle
