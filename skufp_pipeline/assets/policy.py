@@ -211,7 +211,7 @@ def policy_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefin
             photos = evaluation_photos(
                 embedding_tables(shards).images, table["sku_id"], settings.report_queries
             )
-            photos = photos.with_columns(path=_paths(store, photos, graph["sku_crops"], preset))
+            photos = photos.with_columns(path=crop_files(store, photos, graph["sku_crops"], preset))
             encoder = models.load_encoder(store.read(graph["clip_checkpoint"].key).path / "encoder")
             policy = load_policy(checkpoint.path)
             told = progress(context, "evaluation photos")
@@ -258,7 +258,7 @@ def degradations_of(preset: Preset, raw: Artifact, photos: pl.DataFrame) -> pl.D
     return photos.select("query_id", "split", "image_id").join(table, on=["split", "image_id"], how="left")
 
 
-def _paths(store: ArtifactStore, photos: pl.DataFrame, sku_crops: Step, preset: Preset) -> pl.Series:
+def crop_files(store: ArtifactStore, photos: pl.DataFrame, sku_crops: Step, preset: Preset) -> pl.Series:
     """Where the photos' crops stand on this machine."""
     rows: Sequence[dict[str, Any]] = photos.select("sku_id", "image_path").to_dicts()
     found = [str(store.local_path(crop_path(row, sku_crops, preset))) for row in rows]

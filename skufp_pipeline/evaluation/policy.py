@@ -1,20 +1,25 @@
 """What the query policy is worth: every way of choosing an action judged on the same evaluation photos.
 
 `off` does nothing, `always_*` do one thing to all photos, `random` draws, `average` takes the mean of all
-seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` knows the answer. All are
-ranked by the protocol of the retrieval report, and every difference is from `off`, paired, over SKUs.
+seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` knows the answer. `mirror`
+is a control: the photo's embedding and its mirror image's, no action taken, so what a second encode is worth
+by itself. All are ranked by the protocol of the retrieval report, and every difference is from `off`, paired,
+over SKUs.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from skufp_pipeline.datasets.table import EVALUATION
-from skufp_pipeline.encoders.embed import ImageEncoder
+from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.metrics import per_query_metrics, ranks_of
 from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
@@ -22,10 +27,19 @@ from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.fingerprint.views import unit
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
-from skufp_pipeline.policy.labels import Progress, embed_actions, margins_and_ranks, winners
+from skufp_pipeline.policy.enhance import fuse
+from skufp_pipeline.policy.labels import (
+    Progress,
+    embed_actions,
+    margins_and_ranks,
+    read_working_copy,
+    winners,
+)
 from skufp_pipeline.policy.network import Decisions, Policy
+from skufp_pipeline.policy.settings import ActionSettings
 
-OFF, RANDOM, AVERAGE, LIKELIEST, GATED, ORACLE = "off", "random", "average", "likeliest", "gated", "oracle"
+OFF, RANDOM, AVERAGE, MIRROR = "off", "random", "average", "mirror"
+LIKELIEST, GATED, ORACLE = "likeliest", "gated", "oracle"
 METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
 DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
@@ -45,12 +59,49 @@ class ActionQueries:
     Attributes:
         rows: `query_id`, `sku_id`, `split`.
         embeddings: (Q, A, D) unit rows of the queries in the order of `ACTIONS`.
+        mirrored: (Q, D) unit rows of the control.
+        features: (Q, F) quality features.
         decisions: what the policy makes of them.
     """
 
     rows: pl.DataFrame
     embeddings: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    features: NDArray[np.float32]
     decisions: Decisions
+
+    def decided_by(self, policy: Policy) -> "ActionQueries":
+        """The same photos, decided by another policy for the same actions."""
+        return replace(self, decisions=policy.decide(self.embeddings[:, 0], self.features))
+
+    def select(self, rows: NDArray[np.int64]) -> "ActionQueries":
+        """The photos of these rows, in this order."""
+        made = self.decisions
+        decisions = Decisions(
+            made.probabilities[rows], made.gains[rows], made.likeliest[rows], made.gated[rows]
+        )
+        return ActionQueries(
+            self.rows[rows.tolist()],
+            self.embeddings[rows],
+            self.mirrored[rows],
+            self.features[rows],
+            decisions,
+        )
+
+
+def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
+    """The same photos answered by several policies, one after the other."""
+    made = [run.decisions for run in runs]
+    decisions = Decisions(
+        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(made[0]))
+    )
+    return ActionQueries(
+        pl.concat([run.rows for run in runs]),
+        np.concatenate([run.embeddings for run in runs]),
+        np.concatenate([run.mirrored for run in runs]),
+        np.concatenate([run.features for run in runs]),
+        decisions,
+    )
 
 
 def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | None) -> pl.DataFrame:
@@ -78,16 +129,31 @@ def try_actions(
     Args:
         photos: `query_id`, `sku_id`, `split`, `embedding`, `path`.
     """
-    rows, features = [], []
+    rows, mirrored, features = [], [], []
     for start in range(0, photos.height, _BLOCK):
         batch = photos.slice(start, _BLOCK)
         embeddings, quality = embed_actions(batch, encoder, policy.actions)
         rows.append(embeddings)
+        mirrored.append(_mirrored(batch, encoder, policy.actions))
         features.append(quality)
         if progress is not None:
             progress(start + batch.height, photos.height)
-    decisions = policy.decide(embedding_rows(photos), np.concatenate(features))
-    return ActionQueries(photos.select("query_id", "sku_id", "split"), np.concatenate(rows), decisions)
+    quality = np.concatenate(features)
+    return ActionQueries(
+        photos.select("query_id", "sku_id", "split"),
+        np.concatenate(rows),
+        np.concatenate(mirrored),
+        quality,
+        policy.decide(embedding_rows(photos), quality),
+    )
+
+
+def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings) -> NDArray[np.float32]:
+    """(B, D) unit rows of the control."""
+    copies = [read_working_copy(Path(path), settings)[0] for path in photos["path"]]
+    pixels = torch.stack([encoder.preprocess(ImageOps.mirror(Image.fromarray(copy))) for copy in copies])
+    changed = np.concatenate(in_halves(encoder.embed_pixels, pixels))
+    return fuse(embedding_rows(photos), changed, settings)
 
 
 def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -118,6 +184,7 @@ def arm_ranks(
     ).reshape(count, actions)
     every = np.arange(count)
     ranks = {name: flat[every, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
+    ranks[MIRROR] = ranks_of(queries.mirrored, fingerprints, truth)
     ranks[AVERAGE] = ranks_of(unit(queries.embeddings.mean(axis=1)), fingerprints, truth)
     ranks[ORACLE] = flat.min(axis=1)
     return ranks
@@ -146,7 +213,7 @@ def judge_policy(
         chosen = np.flatnonzero(np.isin(queries.rows["split"].to_numpy().astype(str), splits))
         if len(chosen) == 0:
             continue
-        mine = _select(queries, chosen)
+        mine = queries.select(chosen)
         gallery = fingerprints.filter(pl.col("split").is_in(splits))
         place = {sku_id: row for row, sku_id in enumerate(gallery["sku_id"])}
         truth = np.array([place[sku_id] for sku_id in mine.rows["sku_id"]], dtype=np.int64)
@@ -201,7 +268,7 @@ def _arm_rows(
                 f"{metric}_low": difference.low,
                 f"{metric}_high": difference.high,
             }
-        twice = taken[name][inside].mean() if name in taken else 1.0  # average and oracle try them all
+        twice = taken[name][inside].mean() if name in taken else 1.0  # the others always encode again
         rows.append({**row, "encoded_twice": float(twice)})
     return rows
 
@@ -246,9 +313,3 @@ def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) ->
             f"{row['encoded_twice']:>13.2f}"
         )
     return "\n".join(lines)
-
-
-def _select(queries: ActionQueries, rows: NDArray[np.int64]) -> ActionQueries:
-    made = queries.decisions
-    decisions = Decisions(made.probabilities[rows], made.gains[rows], made.likeliest[rows], made.gated[rows])
-    return ActionQueries(queries.rows[rows.tolist()], queries.embeddings[rows], decisions)

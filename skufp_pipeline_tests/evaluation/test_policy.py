@@ -1,5 +1,7 @@
 """Arms of the policy report on photos whose ranks can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -11,12 +13,14 @@ from skufp_pipeline.evaluation.policy import (
     confusion,
     evaluation_photos,
     judge_policy,
+    pooled,
     query_parts,
     shown_queries,
     text_table,
 )
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import Decisions
+from skufp_pipeline.policy.quality import FEATURES
 
 SHARPEN = ACTIONS.index("sharpen")
 
@@ -33,8 +37,15 @@ def queries(gated: list[int]) -> ActionQueries:
     embeddings[:, SHARPEN] = [direction(80), direction(10)]
     rows = pl.DataFrame({"query_id": ["q0", "q1"], "sku_id": ["a", "a"], "split": ["train", "validation"]})
     chosen = np.array(gated)
-    nothing = np.zeros((2, len(ACTIONS)), np.float32)
-    return ActionQueries(rows, embeddings, Decisions(nothing, nothing, np.array([SHARPEN, SHARPEN]), chosen))
+    nothing, mirrored = np.zeros((2, len(ACTIONS)), np.float32), np.stack([direction(20), direction(30)])
+    features = np.zeros((2, len(FEATURES)), np.float32)
+    return ActionQueries(
+        rows,
+        embeddings,
+        mirrored,
+        features,
+        Decisions(nothing, nothing, np.array([SHARPEN, SHARPEN]), chosen),
+    )
 
 
 GALLERY = np.stack([direction(0), direction(90)])
@@ -52,10 +63,12 @@ def test_every_arm_has_the_ranks_of_what_it_does() -> None:
     assert ranks["always_sharpen"] == ranks["likeliest"] == [2, 1]
     assert ranks["always_denoise"] == [1, 2]
     assert ranks["gated"] == ranks["oracle"] == [1, 1]
+    assert ranks["mirror"] == [1, 1]
     assert ranks["average"] == [1, 2], "six of seven point where the photo does"
     assert set(ranks) == {
-        "off", *(f"always_{name}" for name in ACTIONS[1:]), "random", "average", "likeliest", "gated", "oracle",
-    }  # fmt: skip
+        *(f"always_{name}" for name in ACTIONS[1:]),
+        *("off", "random", "average", "mirror", "likeliest", "gated", "oracle"),
+    }
 
 
 def test_the_random_arm_is_drawn_from_its_seed() -> None:
@@ -68,8 +81,7 @@ def test_the_random_arm_is_drawn_from_its_seed() -> None:
 def judged(gated: list[int], degradations: pl.DataFrame | None = None) -> tuple[pl.DataFrame, pl.DataFrame]:
     one_split = queries(gated)
     rows = one_split.rows.with_columns(split=pl.lit("train"))
-    moved = ActionQueries(rows, one_split.embeddings, one_split.decisions)
-    return judge_policy(moved, FINGERPRINTS, degradations, resamples=100, seed=0)
+    return judge_policy(replace(one_split, rows=rows), FINGERPRINTS, degradations, resamples=100, seed=0)
 
 
 def test_gains_are_paired_differences_from_doing_nothing() -> None:
@@ -175,3 +187,15 @@ def test_the_text_marks_intervals_that_leave_out_zero() -> None:
 def test_judging_twice_gives_the_same_table(arm: str) -> None:
     first, second = (judged([0, SHARPEN])[0].filter(pl.col("arm") == arm) for _ in range(2))
     assert first.equals(second)
+
+
+def test_pooled_runs_count_every_photo_once_a_run() -> None:
+    both = pooled(
+        [
+            replace(queries(gated), rows=queries(gated).rows.with_columns(split=pl.lit("train")))
+            for gated in ([0, SHARPEN], [0, 0])
+        ]
+    )
+    table, _ = judge_policy(both, FINGERPRINTS, None, resamples=100, seed=0)
+    (gated,) = table.filter((pl.col("arm") == "gated") & (pl.col("setting") == "seen")).to_dicts()
+    assert (gated["queries"], gated["recall@1"], gated["encoded_twice"]) == (4, 0.75, 0.25)
