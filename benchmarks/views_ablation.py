@@ -34,14 +34,14 @@ from skufp_pipeline.assets.views import shard_views
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.augment import augment
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
+from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.metrics import ranks_of
 from skufp_pipeline.evaluation.protocol import QuerySet, evaluation_queries
 from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
-from skufp_pipeline.fingerprint.tables import EmbeddingTables, fingerprint_data
+from skufp_pipeline.fingerprint.tables import EmbeddingTables, biased_queries, biased_rows, fingerprint_data
 from skufp_pipeline.fingerprint.train import train_aggregator
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
@@ -169,8 +169,7 @@ def first_ranks(graph: Graph, arm: Arm, seed: int, queries: QuerySet) -> NDArray
     model, _ = train_aggregator(data, settings, seed, device, lambda line: None)
     known = fit_gaussian(data.views, data.image_queries, settings.gaussian) if settings.gaussian else None
     table, _ = make_fingerprints(model, known, tables, settings, device)
-    rows = np.column_stack([embedding_rows(table, "fingerprint"), table["bias"].to_numpy()])
-    wanted = np.column_stack([queries.embeddings, np.ones(len(queries.query_ids), np.float32)])
+    rows, wanted = biased_rows(table), biased_queries(queries.embeddings)
     hit = np.zeros(len(queries.query_ids), dtype=bool)
     for split in SETTINGS.values():
         gallery, asked = (table["split"] == split).to_numpy(), np.array(queries.splits) == split

@@ -24,6 +24,9 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
     encoded = ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings")
     embeddings = [name for name in encoded if name in steps]
     trained = [name for name in ("sd_base", "view_filters", "sd_lora") if name in steps]
+    policy = [name for name in ("vla_checkpoint", "policy_report") if name in steps]
+    label = [Stage("label_policy", ("vla_labels",), sharded=True)] if policy else []
+    learn = [Stage("train_policy", tuple(policy), sharded=False)] if policy else []
     generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
     views = [Stage("train_views", tuple(trained), sharded=False)] if trained else []
     views += [Stage("generate_views", tuple(generated), sharded=True)] if generated else []
@@ -34,17 +37,13 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
         Stage("embed_shards", tuple(embeddings), sharded=True),
         *views,
         Stage(
-            "build_index",
-            (
-                "best_shot_teachers",
-                "fingerprint_checkpoint",
-                "fingerprints",
-                "search_index",
-                *exported,
-                "retrieval_report",
-            ),
+            "train_fingerprints",
+            ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints"),
             sharded=False,
         ),
+        *label,
+        *learn,
+        Stage("build_index", ("search_index", *exported, "retrieval_report"), sharded=False),
     ]
 
 

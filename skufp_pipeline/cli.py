@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from skufp_pipeline.search.engine import Answer, QueryEngine
+    from skufp_pipeline.search.engine import Answer, QueryEngine, UsePolicy
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
@@ -91,6 +91,13 @@ def demo(name: str | None) -> None:
 @click.option("--like", metavar="SKU_ID", help="A SKU of the index: what is most like it.")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only SKUs with this; repeatable.")
 @click.option("--within", type=click.Path(path_type=Path), help="Only SKUs of this file, an id a line.")
+@click.option(
+    "--policy",
+    type=click.Choice(["on", "off", "auto"]),
+    default="auto",
+    show_default=True,
+    help="Whether the query policy may process the photo; auto: where the index has one.",
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -103,6 +110,7 @@ def search(
     like: str | None,
     where: tuple[str, ...],
     within: Path | None,
+    policy: "UsePolicy",
     top: int,
     as_json: bool,
     save: Path | None,
@@ -114,12 +122,11 @@ def search(
     question = _Question(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = _engine(preset, store)
+    engine = _engine(preset, store, policy)
     answer = question.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
-        click.echo(
-            json.dumps({"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}, indent=1)
-        )
+        found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        click.echo(json.dumps({**found, "action": answer.action}, indent=1))
     else:
         _print_answer(answer)
     if save is not None:
@@ -184,7 +191,7 @@ def export_index(name: str | None, file_format: str, out: Path) -> None:
 @told
 def doctor(name: str | None) -> None:
     """Verify the checksums of the published index and its encoders."""
-    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_version
+    from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, current_version
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
@@ -192,6 +199,8 @@ def doctor(name: str | None) -> None:
     keys = ["checkpoints/clip", "checkpoints/fingerprint"]
     if preset.query_encoder.engine == "onnx":
         keys.append(IMAGE_ENCODER)
+    if preset.policy is not None:
+        keys.append(POLICY)
     damaged = []
     for artifact in (index, *map(store.read, keys)):
         wrong = artifact.damaged_files()
@@ -218,11 +227,11 @@ def _materialize(preset: Preset, name: str | None) -> None:
         click.echo(f"check not passed: {check}", err=True)
 
 
-def _engine(preset: Preset, store: ArtifactStore) -> "QueryEngine":
+def _engine(preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto") -> "QueryEngine":
     from skufp_pipeline.encoders.device import pick_device
     from skufp_pipeline.search.engine import QueryEngine
 
-    return QueryEngine.open(store, pick_device(preset.compute.device), preset.query_encoder)
+    return QueryEngine.open(store, pick_device(preset.compute.device), preset.query_encoder, policy)
 
 
 def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
@@ -249,7 +258,7 @@ def _print_answer(answer: "Answer") -> None:
         name = hit.title or hit.category_name or ""
         click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
-    click.echo(f"     {spent}")
+    click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
 class _Question:

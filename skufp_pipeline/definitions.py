@@ -12,6 +12,7 @@ from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
 from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
 from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
 from skufp_pipeline.assets.index import index_assets, index_steps
+from skufp_pipeline.assets.policy import policy_assets, policy_steps
 from skufp_pipeline.assets.views import view_assets, view_steps
 from skufp_pipeline.automation import jobs
 from skufp_pipeline.checks.evaluation import evaluation_checks
@@ -32,6 +33,7 @@ def graph_steps(preset: Preset) -> dict[str, Step]:
         **baseline_steps(preset),
         **view_steps(preset),
         **fingerprint_steps(preset),
+        **policy_steps(preset),
         **index_steps(preset),
         **evaluation_steps(preset),
     }
@@ -52,6 +54,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
             *baseline_assets(preset, steps),
             *view_assets(preset, steps),
             *fingerprint_assets(preset, steps),
+            *policy_assets(preset, steps),
             *index_assets(preset, steps),
             *evaluation_assets(preset, steps),
         ],

@@ -21,6 +21,7 @@ from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings, ReidSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
+from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
 
@@ -106,6 +107,7 @@ class Preset(Settings):
     baselines: BaselineSettings = BaselineSettings()
     views: ViewsSettings | None = None  # generated views; null leaves the stage out
     fingerprint: FingerprintSettings = FingerprintSettings()
+    policy: PolicySettings | None = None  # what is done to a query's photo; null leaves photos as they are
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     kept_index_versions: int = Field(3, ge=1)

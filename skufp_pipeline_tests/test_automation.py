@@ -14,6 +14,9 @@ STAGE_NAMES = [
     "embed_shards",
     "train_views",
     "generate_views",
+    "train_fingerprints",
+    "label_policy",
+    "train_policy",
     "build_index",
 ]
 

@@ -334,7 +334,7 @@ def test_a_mistake_while_materializing_is_one_line_and_no_stack_trace(tmp_path: 
     done = skufp("materialize", "--preset", path, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "[1/5] read_catalog: raw_dataset, annotations",
+        "[1/6] read_catalog: raw_dataset, annotations",
         f"Error: raw_dataset failed: dataset.path '{tmp_path / 'nowhere'}' is no folder; see README, "
         "'Your own data'",
     ]

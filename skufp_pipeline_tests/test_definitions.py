@@ -49,7 +49,21 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         None,
         {"clip_embeddings", "fingerprint_checkpoint", "generated_view_embeddings"},
     ),
-    "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints"}),
+    "vla_labels": ("policy", SHARDS, {"sku_crops", "clip_checkpoint", "clip_embeddings", "fingerprints"}),
+    "vla_checkpoint": ("policy", None, {"fingerprints", "vla_labels"}),
+    "policy_report": (
+        "policy",
+        None,
+        {
+            "raw_dataset",
+            "sku_crops",
+            "clip_checkpoint",
+            "clip_embeddings",
+            "fingerprints",
+            "vla_checkpoint",
+        },
+    ),
+    "search_index": ("index", None, {"image_text", "best_shot_teachers", "fingerprints", "vla_checkpoint"}),
     "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "retrieval_report": (
         "evaluation",
@@ -86,6 +100,8 @@ GPU_ASSETS = {
     "sd_lora",
     "generated_views",
     "generated_view_embeddings",
+    "vla_labels",
+    "policy_report",
 }
 
 # asset:check, and whether it stops what comes after
@@ -104,6 +120,9 @@ CHECKS = {
     "best_shot_teachers:no_evaluation_query_used": True,
     "fingerprint_checkpoint:no_evaluation_query_used": True,
     "fingerprints:no_evaluation_query_used": True,
+    "vla_checkpoint:no_evaluation_query_used": True,
+    "policy_report:policy_does_no_harm": False,
+    "policy_report:policy_helps_degraded_photos": False,
     "search_index:index_is_exact": True,
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,
@@ -204,6 +223,16 @@ def test_without_a_reid_network_in_the_preset_there_is_no_such_group(preset: Pre
     without = preset.model_copy(update={"baselines": BaselineSettings()})
     dg.Definitions.validate_loadable(build_defs(without))
     assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"baselines"})
+
+
+@pytest.mark.parametrize("name", ["ci", "df2"])
+def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> None:
+    without = load_preset(name).model_copy(update={"policy": None})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assets = asset_definitions(without)
+    assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"policy"})
+    needed = {dep.asset_key.to_user_string() for dep in spec(assets["search_index"]).deps}
+    assert needed == {"image_text", "best_shot_teachers", "fingerprints"}
 
 
 def test_checks_are_those_of_the_table(preset: Preset) -> None:

@@ -114,6 +114,8 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         ("sd_lora", "curve"),
         ("sd_lora", "samples"),
         ("generated_views", "contact_sheet"),
+        ("vla_checkpoint", "curve"),
+        ("policy_report", "before_and_after"),
     ):
         assert ";base64," in told(name)[shown]
     assert told("annotations")["items_by_role"].startswith("| split | domain | role | rows |")
@@ -123,7 +125,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
 
 def test_what_a_person_reads_is_progress_and_nothing_else(graph: Graph) -> None:
     lines = graph.log.splitlines()
-    assert lines[0] == "[1/7] read_catalog: raw_dataset, annotations"
+    assert lines[0] == "[1/10] read_catalog: raw_dataset, annotations"
     assert re.fullmatch(r"the graph of preset ci is materialized: \d+ s", lines[-1]) or lines[-1].startswith(
         "check not passed: "
     )

@@ -17,7 +17,7 @@ from .graphs import PRESETS, REPOSITORY, environment
 PACKAGE = REPOSITORY / "skufp_pipeline"
 DAGSTER_LAYER = {"assets", "checks", "resources", "automation", "definitions", "materialize", "cli"}
 # The rooms of the science; each may import those before it.
-ROOMS = ("datasets", "encoders", "views", "fingerprint", "search", "evaluation")
+ROOMS = ("datasets", "encoders", "views", "fingerprint", "policy", "search", "evaluation")
 LEAVES = ("errors", "hashing", "settings", "store", "compute")
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 

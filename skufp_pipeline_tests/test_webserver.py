@@ -101,6 +101,9 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
         "embed_shards": graph.preset.shards,
         "train_views": 1,
         "generate_views": graph.preset.shards,
+        "train_fingerprints": 1,
+        "label_policy": graph.preset.shards,
+        "train_policy": 1,
         "build_index": 1,
     }
 

@@ -69,6 +69,7 @@ _MODULES = (
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "policy.actions", "policy.enhance", "policy.network", "policy.quality",
     "search.bundle", "search.engine",
 )  # fmt: skip
 
@@ -94,7 +95,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
 
         def build(directory: Path) -> dict[str, Any]:
             settings = preset.evaluation
-            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder)
+            engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder, use_policy="off")
             inputs = report_inputs(parts, preset, engine.encoder)
             tables = inputs.tables
             judged = retrieval.build_models(inputs)

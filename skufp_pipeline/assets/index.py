@@ -18,7 +18,7 @@ from skufp_pipeline.assets.show import counts_table, frame_metadata, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, build_index, prune
+from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, POLICY_INPUT, build_index, prune
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.parity import ParityPhotos, parity_photos
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
@@ -44,12 +44,12 @@ def _index_step(preset: Preset) -> Step:
         INDEX,
         "index",
         {"numpy", "parquet"},
-        "The bundle a search loads: fingerprints, SKU table, references to the encoder and aggregator. "
+        "The bundle a search loads: fingerprints, SKU table, references to encoder, aggregator and policy. "
         "`index/CURRENT` names the version in use.",
         ("skufp_pipeline.search.bundle", *INDEX_MODULES, "skufp_pipeline.encoders.tables"),
         {"segment_rows": preset.index_segment_rows},
         Needs(preset.compute.cores, preset.compute.memory_gib),
-        ("image_text", "best_shot_teachers", "fingerprints"),
+        ("image_text", "best_shot_teachers", "fingerprints", *([POLICY_INPUT] if preset.policy else [])),
     )
 
 
@@ -94,6 +94,10 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
             "clip_checkpoint": store.read(others["clip_checkpoint"].key).digest,
             "fingerprint_checkpoint": aggregator.digest,
         }
+        if POLICY_INPUT in others:
+            policy = store.read(others[POLICY_INPUT].key)
+            policy.require_input("fingerprints", fingerprints.digest)
+            references[POLICY_INPUT] = policy.digest
         inputs = {a.manifest.artifact: a.digest for a in [fingerprints, teachers, *texts]} | references
         recipe = step.recipe(inputs)
 

@@ -20,6 +20,7 @@ TRAINED = (
     "best_shot_teachers",
     "fingerprint_checkpoint",
     "fingerprints",
+    "vla_checkpoint",
     "image_encoder_onnx",
 )
 

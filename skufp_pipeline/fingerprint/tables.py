@@ -149,6 +149,16 @@ def fingerprint_table(
     return table.with_columns(embedding_column(fingerprints).alias("fingerprint"))
 
 
+def biased_rows(fingerprints: pl.DataFrame) -> NDArray[np.float32]:
+    """(S, D + 1) rows of a `fingerprint_table`: the bias is one more dimension."""
+    return np.column_stack([embedding_rows(fingerprints, "fingerprint"), fingerprints["bias"].to_numpy()])
+
+
+def biased_queries(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(..., D + 1) queries of (..., D), with a 1 for the bias; times `biased_rows` they are scores."""
+    return np.concatenate([embeddings, np.ones_like(embeddings[..., :1])], axis=-1)
+
+
 def _rows(queries: pl.DataFrame, views: ViewSet) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Embeddings (Q, D) and SKU rows (Q,) of the queries whose SKU is among `views`."""
     place = {sku_id: row for row, sku_id in enumerate(views.sku_ids)}

@@ -15,6 +15,10 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 INDEX, CURRENT = "index", "index/CURRENT"
 IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
+POLICY, POLICY_INPUT = (
+    "checkpoints/vla",
+    "vla_checkpoint",
+)  # its key, and its name among a bundle's references
 
 
 def build_index(
@@ -31,7 +35,7 @@ def build_index(
         fingerprints: `sku_id`, `split`, `num_views`, `bias`, `fingerprint`; read a segment at a time.
         teachers: `sku_id` and the `image_path` of the view that represents it.
         image_text: by key of the crops (`crops/shard_0000`), the shard's image-text table.
-        references: digests of the encoder and the aggregator.
+        references: digests of the encoder, the aggregator, and the policy where there is one.
         segment_rows: rows of a segment at most.
 
     Raises:

@@ -1,10 +1,11 @@
-"""Answers a photo or a sentence: decode, preprocess, encode, search, each stage timed."""
+"""Answers a photo or a sentence: decode, encode, policy, search and what lies between, each stage timed."""
 
 import time
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,14 +16,19 @@ from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
+from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
+from skufp_pipeline.policy.enhance import fuse, processed, working_copy
+from skufp_pipeline.policy.network import Policy, load_policy
+from skufp_pipeline.policy.quality import quality_features
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.rows import Rows
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import Artifact, ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
 CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
 MAX_PIXELS = 50_000_000
+UsePolicy = Literal["on", "off", "auto"]  # auto: on where the index has a policy
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,15 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked SKUs, and how long each stage took in milliseconds."""
+    """Ranked SKUs, how long each stage took in milliseconds, and what the policy did to the photo.
+
+    Attributes:
+        action: one of the policy's actions; None where no policy was asked.
+    """
 
     hits: list[Hit]
     milliseconds: dict[str, float]
+    action: str | None = None
 
 
 class QueryEngine:
@@ -57,39 +68,50 @@ class QueryEngine:
     Args:
         encoder: embeds sentences, and photos where there is no `image_encoder`.
         image_encoder: embeds photos in its place.
+        policy: says what is to be done to a photo; None leaves photos as they are.
     """
 
     def __init__(
-        self, index: FingerprintIndex, encoder: Encoder, image_encoder: ImageEncoder | None = None
+        self,
+        index: FingerprintIndex,
+        encoder: Encoder,
+        image_encoder: ImageEncoder | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.index = index
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
+        self.policy = policy
         self._text_row = lru_cache(CACHED_TEXTS)(lambda text: encoder.embed_texts([text]))
 
     @classmethod
     def open(
-        cls, store: ArtifactStore, device: torch.device, settings: QueryEncoderSettings | None = None
+        cls,
+        store: ArtifactStore,
+        device: torch.device,
+        settings: QueryEncoderSettings | None = None,
+        use_policy: UsePolicy = "auto",
     ) -> "QueryEngine":
         """The index in use and its encoder; photos by ONNX Runtime where `settings` say so.
 
         Raises:
-            UserError: no index, the encoder has changed since the index or its ONNX form was made, or
-                there is no such form.
+            UserError: no index, the encoder or the policy has changed since the index was made, or the
+                encoder since its ONNX form was, there is no such form, or no policy and one is asked for.
         """
         artifact, index = current_index(store)
         index.warm_up()
         checkpoint = store.read(CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
+        policy = _open_policy(store, artifact, use_policy)
         if settings is None or settings.engine == "pytorch":
-            return cls(index, encoder)
+            return cls(index, encoder, policy=policy)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
 
         exported = store.read(IMAGE_ENCODER)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
-        return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads))
+        return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy)
 
     def search_image(self, path: Path, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a photo.
@@ -101,9 +123,8 @@ class QueryEngine:
             UserError: the file is missing, no image, truncated or too large.
         """
         clock = _Clock()
-        query = self._embed_photo(path, clock)
-        clock.lap("encode")
-        return self._answer(query, top, within, clock)
+        query, action = self._embed_photo(path, clock)
+        return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a sentence; one asked before is not encoded again.
@@ -128,9 +149,10 @@ class QueryEngine:
             UserError: as `search_image` and `search_text`, or a weight outside 0 to 1.
         """
         clock = _Clock()
-        query = mix(self._embed_photo(path, clock), self._embed_text(text), text_weight)
+        photo, action = self._embed_photo(path, clock)
+        query = mix(photo, self._embed_text(text), text_weight)
         clock.lap("encode")
-        return self._answer(query, top, within, clock)
+        return self._answer(query, top, within, clock, action)
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a SKU of the index, itself left out.
@@ -144,23 +166,46 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, path: Path, clock: "_Clock") -> NDArray[np.float32]:
+    def _embed_photo(self, path: Path, clock: "_Clock") -> tuple[NDArray[np.float32], str | None]:
+        """The query (1, D) that a photo is, and the policy's action."""
         image = read_photo(path)
         clock.lap("decode")
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
-        return self.image_encoder.embed_pixels(pixels)
+        query = self.image_encoder.embed_pixels(pixels)
+        clock.lap("encode")
+        if self.policy is None:
+            return query, None
+        photo = working_copy(image, self.policy.actions)
+        features = quality_features(photo, image.width, image.height)[None]
+        action = ACTIONS[int(self.policy.decide(query, features).gated[0])]
+        if action == IDENTITY:
+            clock.lap("policy")
+            return query, action
+        picture = processed(photo, action, self.policy.actions)
+        clock.lap("policy")
+        changed = self.image_encoder.embed_pixels(self.image_encoder.preprocess(picture)[None])
+        query = fuse(query, changed, self.policy.actions)
+        clock.lap("encode_again")
+        return query, action
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
             raise UserError("the text to search for is empty")
         return self._text_row(text)
 
-    def _answer(self, query: NDArray[np.floating], top: int, within: Rows | None, clock: "_Clock") -> Answer:
+    def _answer(
+        self,
+        query: NDArray[np.floating],
+        top: int,
+        within: Rows | None,
+        clock: "_Clock",
+        action: str | None = None,
+    ) -> Answer:
         _require_top(top)
         result = self.index.search(query, top, within)[0]
         clock.lap("search")
-        return Answer(self._hits(result), clock.milliseconds)
+        return Answer(self._hits(result), clock.milliseconds, action)
 
     def _hits(self, result: SearchResult) -> list[Hit]:
         rows = self.index.skus[result.rows].iter_rows(named=True)
@@ -168,6 +213,23 @@ class QueryEngine:
             Hit(rank, row["sku_id"], float(score), row["category_name"], row["title"], row["image"])
             for rank, (row, score) in enumerate(zip(rows, result.scores, strict=True), start=1)
         ]
+
+
+def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Policy | None:
+    """The policy that the index was published with, warmed up."""
+    expected = index.manifest.recipe.inputs.get(POLICY_INPUT)
+    if use == "off" or (use == "auto" and expected is None):
+        return None
+    if expected is None:
+        raise UserError(
+            "--policy on: the index in use was made without a query policy; add a policy block to the preset "
+            "and materialize the graph, or search with --policy auto"
+        )
+    checkpoint = store.read(POLICY)
+    index.require_input(POLICY_INPUT, checkpoint.digest)
+    policy = load_policy(checkpoint.path)
+    policy.decide(*policy.example())
+    return policy
 
 
 def _require_top(top: int) -> None:
@@ -197,7 +259,7 @@ def read_photo(path: Path) -> Image.Image:
 
 
 class _Clock:
-    """Milliseconds between laps."""
+    """Milliseconds between laps; those of one stage add up."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}
@@ -205,5 +267,5 @@ class _Clock:
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.milliseconds[stage] = (now - self._last) * 1000
+        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._last) * 1000
         self._last = now

@@ -81,13 +81,20 @@ def publish_image_encoder(store: ArtifactStore, encoder: Encoder, clip: str) -> 
     store.produce(IMAGE_ENCODER, Recipe(code_version="1", inputs={"clip_checkpoint": clip}), build)
 
 
-def publish_index(store: ArtifactStore, index: FingerprintIndex, version: str, clip: str = "abc") -> None:
+def publish_index(
+    store: ArtifactStore,
+    index: FingerprintIndex,
+    version: str,
+    clip: str = "abc",
+    policy: str | None = None,
+) -> None:
     """Puts the index into the store as this version, and makes it the current one."""
 
     def build(directory: Path) -> dict[str, int]:
         index.save(directory)
         return {"skus": len(index)}
 
-    recipe = Recipe(code_version=version, inputs={"clip_checkpoint": clip})
+    references = {"clip_checkpoint": clip} | ({} if policy is None else {"vla_checkpoint": policy})
+    recipe = Recipe(code_version=version, inputs=references)
     store.produce(f"{INDEX}/{version}", recipe, build)
     store.write_pointer(CURRENT, version)

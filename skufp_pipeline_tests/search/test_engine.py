@@ -13,9 +13,14 @@ from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
+from skufp_pipeline.policy.enhance import fuse, processed
+from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
+from skufp_pipeline.policy.settings import ActionSettings
+from skufp_pipeline.search.bundle import POLICY
 from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.datasets.trees import truncate, write_changed_image, write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
 
@@ -285,3 +290,91 @@ def test_an_engine_without_an_index_or_encoder_is_told(store: ArtifactStore, ind
     publish_index(store, index, "one")
     with pytest.raises(UserError, match="no complete checkpoints/clip"):
         QueryEngine.open(store, CPU)
+
+
+def policy_that_takes(action: str, dimension: int) -> Policy:
+    """A policy that expects a gain of this action alone, whatever the photo; of identity: none of any."""
+    network = PolicyNetwork(dimension, hidden=2)
+    for weights in network.parameters():
+        torch.nn.init.zeros_(weights)
+    offsets = tuple(
+        0.1 if name == action and name != IDENTITY else -0.1 * (name != IDENTITY) for name in ACTIONS
+    )
+    return Policy(network, Calibration(offsets=offsets), ActionSettings())
+
+
+def test_the_policys_action_makes_the_query_that_labels_and_report_know(
+    index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise(size=(60, 40)).save(tmp_path / "photo.png")
+    policy = policy_that_takes("sharpen", encoder.dimension)
+    answer = QueryEngine(index, encoder, policy=policy).search_image(tmp_path / "photo.png", 3)
+    assert answer.action == "sharpen"
+    assert list(answer.milliseconds) == ["decode", "preprocess", "encode", "policy", "encode_again", "search"]
+    photo = read_photo(tmp_path / "photo.png")
+    plain = encoder.embed_images([photo])
+    changed = encoder.embed_images([processed(np.asarray(photo), "sharpen", policy.actions)])
+    cosines = index.fingerprints @ fuse(plain, changed, policy.actions)[0]
+    assert [hit.score for hit in answer.hits] == pytest.approx(sorted(cosines, reverse=True), abs=1e-5)
+
+
+def test_identity_costs_no_second_encoding_and_changes_no_answer(
+    engine: QueryEngine, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "photo.png")
+    idle = QueryEngine(engine.index, encoder, policy=policy_that_takes("identity", encoder.dimension))
+    answer = idle.search_image(tmp_path / "photo.png", 3)
+    assert answer.action == "identity"
+    assert list(answer.milliseconds) == ["decode", "preprocess", "encode", "policy", "search"]
+    off = engine.search_image(tmp_path / "photo.png", 3)
+    assert answer.hits == off.hits
+    assert off.action is None
+
+
+def test_the_policy_serves_a_photo_with_words_too(
+    index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "photo.png")
+    engine = QueryEngine(index, encoder, policy=policy_that_takes("denoise", encoder.dimension))
+    alone, mixed = (
+        engine.search_image(tmp_path / "photo.png", 3),
+        engine.search_mixed(tmp_path / "photo.png", "red", 0, 3),
+    )
+    assert mixed.action == "denoise"
+    assert [hit.score for hit in mixed.hits] == pytest.approx([hit.score for hit in alone.hits], abs=1e-6)
+    assert engine.search_text("red", 3).action is None
+
+
+def publish_policy(store: ArtifactStore, action: str, dimension: int, version: str = "1") -> str:
+    def build(directory: Path) -> dict[str, str]:
+        policy_that_takes(action, dimension).save(directory)
+        return {}
+
+    return store.produce(POLICY, Recipe(code_version=version), build).digest
+
+
+def test_auto_asks_the_policy_that_the_index_was_published_with(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    clip = publish_encoder(store, encoder)
+    publish_index(store, index, "without", clip=clip)
+    assert QueryEngine.open(store, CPU).policy is None
+    with pytest.raises(UserError, match="--policy on: the index in use was made without a query policy"):
+        QueryEngine.open(store, CPU, use_policy="on")
+    digest = publish_policy(store, "sharpen", encoder.dimension)
+    publish_index(store, index, "with", clip=clip, policy=digest)
+    picture(SKUS["plum"]).save(tmp_path / "photo.png")
+    for use, action in (("auto", "sharpen"), ("on", "sharpen"), ("off", None)):
+        answer = QueryEngine.open(store, CPU, use_policy=use).search_image(tmp_path / "photo.png", 1)
+        assert (answer.action, answer.hits[0].sku_id) == (action, "plum")
+
+
+def test_a_policy_that_has_changed_since_is_refused_with_both_digests(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder
+) -> None:
+    old = publish_policy(store, "sharpen", encoder.dimension)
+    publish_index(store, index, "one", clip=publish_encoder(store, encoder), policy=old)
+    new = publish_policy(store, "denoise", encoder.dimension, version="2")
+    with pytest.raises(UserError, match=f"made with vla_checkpoint {old}, but .* in use is {new}"):
+        QueryEngine.open(store, CPU)
+    assert QueryEngine.open(store, CPU, use_policy="off").policy is None

@@ -1,9 +1,37 @@
 """What light and camera do to a picture: folds, colour cast, exposure, blur, resolution, noise, JPEG."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 
 from skufp_pipeline.datasets.sample.randomness import chance
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What spoilt a customer's photo.
+
+    Attributes:
+        severity: what all else is drawn in proportion to; 0 fair, 1 nearly hopeless.
+        cast: standard deviation over the channels of the logarithm of their gains.
+        exposure: logarithm of the gain of all channels together.
+        haze: share of a grey veil.
+        tone: exponent of the tone curve; above 1 it darkens.
+        blur, shake: standard deviation of the Gaussian blur, length of the motion blur; shares of the side.
+        resolution: share of the side's pixels that were left before it was enlarged again.
+        noise: standard deviation in grey levels.
+    """
+
+    severity: float
+    cast: float
+    exposure: float
+    haze: float
+    tone: float
+    blur: float
+    shake: float
+    resolution: float
+    noise: float
 
 
 def fold(rng: np.random.Generator, rgb: np.ndarray, depth: float) -> np.ndarray:
@@ -21,10 +49,15 @@ def studio_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return np.clip(image * gain, 0, 255).astype(np.uint8)
 
 
-def phone_photo(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+def phone_photo(
+    rng: np.random.Generator, image: np.ndarray, severity: float
+) -> tuple[np.ndarray, Degradation]:
     """A customer's photo, spoilt in proportion to `severity` (0 fair, 1 nearly hopeless)."""
-    lit = _light(rng, image, severity)
-    return _noisy(rng, _small(rng, _blurred(rng, lit, severity), severity), severity)
+    lit, light = _light(rng, image, severity)
+    soft, softness = _blurred(rng, lit, severity)
+    small, resolution = _small(rng, soft, severity)
+    grainy, noise = _noisy(rng, small, severity)
+    return grainy, Degradation(severity, **light, **softness, resolution=resolution, noise=noise)
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
@@ -37,7 +70,9 @@ def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
     return data.tobytes()
 
 
-def _light(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+def _light(
+    rng: np.random.Generator, image: np.ndarray, severity: float
+) -> tuple[np.ndarray, dict[str, float]]:
     """Colour cast, exposure, uneven light, haze and contrast, at once."""
     size = image.shape[0]
     cast = rng.normal(0, 0.04 + 0.16 * severity, 3)
@@ -49,7 +84,13 @@ def _light(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.n
     lit = image * (field * np.exp(cast + exposure).astype(np.float32))
     lit = lit + haze * (veil - lit)
     curve = np.exp(rng.normal(0, 0.05 + 0.2 * severity))
-    return _apply_curve(np.clip(lit, 0, 255).astype(np.uint8), curve)
+    drawn = {
+        "cast": float(cast.std()),
+        "exposure": float(exposure + cast.mean()),
+        "haze": float(haze),
+        "tone": float(curve),
+    }
+    return _apply_curve(np.clip(lit, 0, 255).astype(np.uint8), curve), drawn
 
 
 def _apply_curve(image: np.ndarray, exponent: float) -> np.ndarray:
@@ -57,12 +98,17 @@ def _apply_curve(image: np.ndarray, exponent: float) -> np.ndarray:
     return cv2.LUT(image, table)
 
 
-def _blurred(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
+def _blurred(
+    rng: np.random.Generator, image: np.ndarray, severity: float
+) -> tuple[np.ndarray, dict[str, float]]:
     size = image.shape[0]
     if chance(rng, 0.25 + 0.3 * severity):
-        return _shaken(rng, image, length=size * rng.uniform(0.01, 0.02 + 0.05 * severity))
+        length = size * rng.uniform(0.01, 0.02 + 0.05 * severity)
+        return _shaken(rng, image, length), {"blur": 0.0, "shake": length / size}
     spread = size * rng.uniform(0, 0.004 + 0.014 * severity)
-    return cv2.GaussianBlur(image, (0, 0), spread) if spread > 0.3 else image
+    if spread <= 0.3:
+        return image, {"blur": 0.0, "shake": 0.0}
+    return cv2.GaussianBlur(image, (0, 0), spread), {"blur": spread / size, "shake": 0.0}
 
 
 def _shaken(rng: np.random.Generator, image: np.ndarray, length: float) -> np.ndarray:
@@ -75,16 +121,17 @@ def _shaken(rng: np.random.Generator, image: np.ndarray, length: float) -> np.nd
     return cv2.filter2D(image, -1, kernel / kernel.sum())
 
 
-def _small(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
-    """Fewer pixels, enlarged again."""
+def _small(rng: np.random.Generator, image: np.ndarray, severity: float) -> tuple[np.ndarray, float]:
+    """Fewer pixels, enlarged again; and the share of the side that was left."""
     size = image.shape[0]
     share = rng.uniform(max(0.3, 0.85 - 0.55 * severity), 1.0)
     if share > 0.92:
-        return image
+        return image, 1.0
     fewer = cv2.resize(image, (round(size * share),) * 2, interpolation=cv2.INTER_AREA)
-    return cv2.resize(fewer, (size, size), interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(fewer, (size, size), interpolation=cv2.INTER_LINEAR), share
 
 
-def _noisy(rng: np.random.Generator, image: np.ndarray, severity: float) -> np.ndarray:
-    grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0.5, 3 + 11 * severity))
-    return np.clip(image + grain, 0, 255).astype(np.uint8)
+def _noisy(rng: np.random.Generator, image: np.ndarray, severity: float) -> tuple[np.ndarray, float]:
+    grain = rng.standard_normal(image.shape, np.float32)
+    deviation = rng.uniform(0.5, 3 + 11 * severity)
+    return np.clip(image + grain * np.float32(deviation), 0, 255).astype(np.uint8), deviation

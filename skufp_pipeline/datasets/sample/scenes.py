@@ -63,6 +63,7 @@ class Scene:
     jpeg_quality: int
     viewpoint: int
     pieces: list[SeenPiece]  # the first is the shot's own
+    degradation: camera.Degradation | None = None  # of a customer's photo
 
 
 def render_scene(settings: SampleSettings, shot: Shot) -> Scene:
@@ -115,7 +116,8 @@ def _user_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     hidden = scenery.cover(rng, image, _box(warped[0][..., 3]), severity)
     seen = _seen(pieces, flats, projections, warped, hidden)
     quality = int(np.clip(80 - 50 * rng.uniform(0, 0.4 + 0.6 * severity), 30, 80))
-    return Scene(camera.phone_photo(rng, image, severity), quality, pose.viewpoint, seen)
+    photo, degradation = camera.phone_photo(rng, image, severity)
+    return Scene(photo, quality, pose.viewpoint, seen, degradation)
 
 
 @lru_cache(maxsize=FLATS_KEPT)

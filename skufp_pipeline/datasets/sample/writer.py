@@ -2,6 +2,10 @@
 
 <root>/<split>/image/NNNNNN.jpg
 <root>/<split>/annos/NNNNNN.json
+<root>/degradations/pair_NNNNNN.parquet
+
+The last is no part of DeepFashion2's layout: what spoilt each customer's photo, so that a result can be told
+by it. No model reads it.
 """
 
 import json
@@ -9,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from multiprocessing import get_context
@@ -17,17 +21,29 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import polars as pl
 
-from skufp_pipeline.datasets.sample.camera import encode_jpeg
+from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
 from skufp_pipeline.datasets.sample.randomness import generator
-from skufp_pipeline.datasets.sample.scenes import render_scene
+from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece, render_scene
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.errors import UserError
 
 IMAGES_PER_TASK = 200
 TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
+
+DEGRADATIONS = "degradations"
+# One customer's photo, in the names and units of `camera.Degradation`, and what its own garment lacks.
+DEGRADATION_SCHEMA: dict[str, pl.DataType] = {
+    "split": pl.String(),
+    "image_id": pl.String(),
+    **{name: pl.Float32() for name in Degradation.__dataclass_fields__},
+    "jpeg_quality": pl.Int32(),
+    "hidden": pl.Float32(),  # share of the garment's pixels in the frame that something covers
+    "outside": pl.Float32(),  # share of its landmarks that lie outside the frame
+}
 
 Progress = Callable[[int, int], None]
 
@@ -71,6 +87,7 @@ def render_sample(settings: SampleSettings, root: Path, progress: Progress | Non
     for split in totals:
         for folder in ("image", "annos"):
             (root / split / folder).mkdir(parents=True)
+    (root / DEGRADATIONS).mkdir()
     counts: Counter[str] = Counter()
     for done in _run(settings, partial(_render_jobs, settings, root), _tasks(_jobs(settings, totals))):
         counts += done
@@ -166,24 +183,50 @@ def _cores() -> int:
 
 def _render_jobs(settings: SampleSettings, root: Path, jobs: list[_Job]) -> Counter[str]:
     counts: Counter[str] = Counter()
+    degradations = []
     for job in jobs:
         shots = plan_shots(settings, job.pair)
         counts["pairs"] += 1
         counts["skus_with_query"] += sum(has_query(settings, sku.index) for sku in job.pair.skus)
         for shot, number in zip(shots, job.image_numbers, strict=True):
-            annotation = _write_image(settings, root / job.pair.split, job.pair, shot, int(number))
+            scene, annotation = _write_image(settings, root / job.pair.split, job.pair, shot, int(number))
             items = [value for key, value in annotation.items() if key.startswith("item")]
             counts[shot.source] += 1
             counts["items"] += len(items)
             counts["style_zero"] += sum(item["style"] == 0 for item in items)
             counts["two_items"] += len(items) == 2
+            if scene.degradation is not None:
+                degradations.append(_degradation_row(job.pair.split, int(number), scene, scene.degradation))
+    table = pl.DataFrame(degradations, schema=DEGRADATION_SCHEMA, orient="row")
+    table.write_parquet(root / DEGRADATIONS / f"pair_{jobs[0].pair.pair_id:06d}.parquet", compression="zstd")
     return counts
 
 
-def _write_image(settings: SampleSettings, folder: Path, pair: Pair, shot: Shot, number: int) -> Annotation:
+def _degradation_row(split: str, number: int, scene: Scene, degradation: Degradation) -> dict[str, object]:
+    """`DEGRADATION_SCHEMA`."""
+    own, size = scene.pieces[0], scene.image.shape[0]
+    inside = np.all((own.landmarks >= 0) & (own.landmarks < size), axis=1)
+    return {
+        "split": split,
+        "image_id": f"{number:06d}",
+        **asdict(degradation),
+        "jpeg_quality": scene.jpeg_quality,
+        "hidden": _hidden_share(own),
+        "outside": 1 - float(inside.mean()),
+    }
+
+
+def _hidden_share(piece: SeenPiece) -> float:
+    there = piece.alpha > 127
+    return 1 - float((piece.visible[there] > 127).mean()) if there.any() else 1.0
+
+
+def _write_image(
+    settings: SampleSettings, folder: Path, pair: Pair, shot: Shot, number: int
+) -> tuple[Scene, Annotation]:
     scene = render_scene(settings, shot)
     rng = generator(settings.seed, "labels", shot.source, shot.sku.index, shot.number, shot.is_stray)
     annotation = annotate(rng, scene, shot, pair)
     (folder / "image" / f"{number:06d}.jpg").write_bytes(encode_jpeg(scene.image, scene.jpeg_quality))
     (folder / "annos" / f"{number:06d}.json").write_text(json.dumps(annotation))
-    return annotation
+    return scene, annotation

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import polars as pl
 import pytest
 
 from skufp_pipeline.datasets.sample import SampleSettings, SampleSummary, render_sample
 from skufp_pipeline.datasets.sample.garments import CATEGORIES
+from skufp_pipeline.datasets.sample.writer import DEGRADATION_SCHEMA
 from skufp_pipeline.errors import UserError
 
 SETTINGS = SampleSettings(
@@ -138,6 +140,21 @@ def test_an_image_of_two_skus_shares_their_pair(annotations: dict[str, dict[str,
     both = [a for a in annotations.values() if len(items_of(a)) == 2 and a["item2"]["style"] > 0]
     assert both
     assert all(annotation["item1"]["style"] != annotation["item2"]["style"] for annotation in both)
+
+
+def test_every_customers_photo_has_its_degradations_and_no_shops_photo_has(
+    root: Path, annotations: dict[str, dict[str, Any]], summary: SampleSummary
+) -> None:
+    table = pl.read_parquet(root / "degradations" / "*.parquet")
+    assert table.schema == pl.Schema(DEGRADATION_SCHEMA)
+    named = [f"{split}/{image_id}" for split, image_id in table.select("split", "image_id").iter_rows()]
+    assert sorted(named) == sorted(key for key, a in annotations.items() if a["source"] == "user")
+    assert table["severity"].is_between(0, 1.5).all()
+    assert table["hidden"].is_between(0, 1).all()
+    assert table["outside"].is_between(0, 0.66).all()  # MINIMUM_IN_FRAME of the landmarks are inside
+    assert table["jpeg_quality"].is_between(30, 80).all()
+    hard = table.filter(pl.col("severity") > table["severity"].median())
+    assert hard["noise"].mean() > table["noise"].mean()
 
 
 def test_image_numbers_do_not_follow_the_skus(annotations: dict[str, dict[str, Any]]) -> None:

@@ -1,0 +1,135 @@
+"""What the query policy is worth on a materialized preset that has one, over several trainings.
+
+python benchmarks/policy.py --json policy.json
+
+The policy is trained again from the graph's labels with each seed; every way of choosing an action
+(`skufp_pipeline/evaluation/policy.py`) answers the same evaluation photos, with the seeds' answers pooled and
+intervals over SKUs. Latency is one photo at a time through the query engine, from the file to the answer.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+import torch
+
+from skufp_pipeline.assets.catalog import read_shards
+from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
+from skufp_pipeline.assets.policy import crop_files, degradations_of
+from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.evaluation.latency import processor_name, statistics_ms
+from skufp_pipeline.evaluation.policy import (
+    confusion,
+    evaluation_photos,
+    judge_policy,
+    pooled,
+    text_table,
+    try_actions,
+)
+from skufp_pipeline.policy.network import Policy
+from skufp_pipeline.policy.train import train_policy
+from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.search.engine import QueryEngine, UsePolicy
+from skufp_pipeline.store import ArtifactStore
+
+
+@click.command()
+@click.option("--preset", "name", default="demo", show_default=True, help="A preset's name or YAML file.")
+@click.option("--seeds", default=3, show_default=True, help="Trainings of the policy.")
+@click.option("--queries", "limit", type=int, help="Evaluation photos, a stable draw; all by default.")
+@click.option("--latency", "timed", default=200, show_default=True, help="Photos that are timed; 0 for none.")
+@click.option("--json", "target", type=click.Path(path_type=Path), help="Write every figure there.")
+def main(name: str, seeds: int, limit: int | None, timed: int, target: Path | None) -> None:
+    """Prints the table of arms, the gain by degradation, the confusion matrix and the latencies."""
+    preset = load_preset(name)
+    if preset.policy is None:
+        raise click.ClickException(f"preset {preset.name} has no policy")
+    store, steps = ArtifactStore(preset.data_root), graph_steps(preset)
+    shards = read_embedding_shards(store, steps["clip_embeddings"], steps["clip_checkpoint"], preset)
+    fingerprints = pl.read_parquet(store.read(steps["fingerprints"].key).path / "fingerprints.parquet")
+    photos = evaluation_photos(embedding_tables(shards).images, fingerprints["sku_id"], limit)
+    photos = photos.with_columns(path=crop_files(store, photos, steps["sku_crops"], preset))
+
+    policies, figures = train(preset, store, seeds)
+    encoder = ModelProvider(device=preset.compute.device).load_encoder(
+        store.read(steps["clip_checkpoint"].key).path / "encoder"
+    )
+    tried = try_actions(photos, encoder, policies[0])
+    queries = pooled([tried.decided_by(policy) for policy in policies])
+    degradations = degradations_of(preset, store.read(steps["raw_dataset"].key), photos)
+    table, _ = judge_policy(queries, fingerprints, degradations, preset.evaluation.resamples, preset.seed)
+    matrix = confusion(queries, fingerprints)
+    latency = measure_latency(preset, store, [Path(path) for path in photos["path"][:timed]])
+    click.echo(text_table(table))
+    click.echo("\n" + gains_by_degradation(table))
+    click.echo(f"\nNamed by the policy (row), best (column), {seeds} trainings:\n{confusion_text(matrix)}")
+    click.echo("\n" + json.dumps({"trainings": figures, "latency": latency}, indent=1))
+    if target is not None:
+        found = {"preset": preset.name, "arms": table.to_dicts(), "confusion": matrix.to_dicts()}
+        target.write_text(json.dumps({**found, "trainings": figures, "latency": latency}, indent=1) + "\n")
+
+
+def train(preset: Preset, store: ArtifactStore, seeds: int) -> tuple[list[Policy], list[dict[str, Any]]]:
+    """Policies from the graph's labels, and what development queries say of each."""
+    assert preset.policy is not None
+    shards = read_shards(store, graph_steps(preset)["vla_labels"], preset.shards)
+    labels = pl.concat([pl.read_parquet(shard.path / "labels.parquet") for shard in shards])
+    policies, figures = [], []
+    for seed in range(seeds):
+        policy, history, found = train_policy(
+            labels, preset.policy.actions, preset.policy.training, seed, lambda line: None
+        )
+        policies.append(policy)
+        figures.append({"seed": seed, "epochs": len(history), "open": policy.calibration.is_open, **found})
+    return policies, figures
+
+
+def measure_latency(preset: Preset, store: ArtifactStore, photos: list[Path]) -> dict[str, Any]:
+    """Milliseconds without and with the policy, in all and by stage; the first photo warms up."""
+    found: dict[str, Any] = {"processor": processor_name(), "threads": torch.get_num_threads()}
+    uses: tuple[UsePolicy, ...] = ("off", "on")
+    for use in uses if photos else ():
+        engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder, use)
+        answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]
+        stages = {stage for answer in answers for stage in answer.milliseconds}
+        samples = {
+            stage: [a.milliseconds[stage] for a in answers if stage in a.milliseconds]
+            for stage in sorted(stages)
+        }
+        samples["all"] = [sum(answer.milliseconds.values()) for answer in answers]
+        found[use] = {
+            stage: {
+                key: round(value, 3) for key, value in statistics_ms(times).items() if key != "samples_ms"
+            }
+            for stage, times in samples.items()
+        }
+        found[use]["encoded_twice"] = len(samples.get("encode_again", [])) / len(answers)
+    return found
+
+
+def gains_by_degradation(table: pl.DataFrame) -> str:
+    """R@1 of the worst quarter of each kind: off, the gains of each arm."""
+    rows = table.filter(pl.col("setting") == "seen+zero")
+    arms = [arm for arm in rows["arm"].unique(maintain_order=True) if arm != "off"]
+    lines = [f"{'photos':<13} {'queries':>7} {'off':>6} " + " ".join(f"{arm[-13:]:>13}" for arm in arms)]
+    for part in rows["part"].unique(maintain_order=True):
+        mine = {row["arm"]: row for row in rows.filter(pl.col("part") == part).to_dicts()}
+        off = mine["off"]
+        gains = " ".join(f"{mine[arm]['recall@1_gain']:>+13.4f}" for arm in arms)
+        lines.append(f"{part:<13} {off['queries']:>7} {off['recall@1']:>6.3f} {gains}")
+    return "\n".join(lines)
+
+
+def confusion_text(matrix: pl.DataFrame) -> str:
+    """The matrix with a column per action."""
+    names = [column.removeprefix("best_")[:11] for column in matrix.columns[1:]]
+    lines = [" " * 14 + " ".join(f"{name:>11}" for name in names)]
+    lines += [f"{row[0]:<14}" + " ".join(f"{count:>11}" for count in row[1:]) for row in matrix.iter_rows()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""What the query policy is worth: every way of choosing an action judged on the same evaluation photos.
+
+`off` does nothing, `always_*` do one thing to all photos, `random` draws, `average` takes the mean of all
+seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` knows the answer. `mirror`
+is a control: the photo's embedding and its mirror image's, no action taken, so what a second encode is worth
+by itself. All are ranked by the protocol of the retrieval report, and every difference is from `off`, paired,
+over SKUs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from skufp_pipeline.datasets.table import EVALUATION
+from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
+from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.evaluation.metrics import per_query_metrics, ranks_of
+from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
+from skufp_pipeline.evaluation.statistics import paired_bootstrap
+from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
+from skufp_pipeline.fingerprint.views import unit
+from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
+from skufp_pipeline.policy.enhance import fuse
+from skufp_pipeline.policy.labels import (
+    Progress,
+    embed_actions,
+    margins_and_ranks,
+    read_working_copy,
+    winners,
+)
+from skufp_pipeline.policy.network import Decisions, Policy
+from skufp_pipeline.policy.settings import ActionSettings
+
+OFF, RANDOM, AVERAGE, MIRROR = "off", "random", "average", "mirror"
+LIKELIEST, GATED, ORACLE = "likeliest", "gated", "oracle"
+METRICS = ("recall@1", "recall@5", "mrr")
+DEGRADED = "degraded"
+DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
+_BLOCK = 64  # photos
+WORST = 0.25  # share of the photos that a single degradation spoils most
+# Columns of the sample's side table, and whether a larger or a smaller value is worse.
+KINDS: dict[str, int] = {
+    "cast": 1, "exposure": 0, "haze": 1, "blur": 1, "shake": 1, "resolution": -1, "noise": 1,
+    "jpeg_quality": -1, "hidden": 1, "outside": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ActionQueries:
+    """Evaluation photos after each action.
+
+    Attributes:
+        rows: `query_id`, `sku_id`, `split`.
+        embeddings: (Q, A, D) unit rows of the queries in the order of `ACTIONS`.
+        mirrored: (Q, D) unit rows of the control.
+        features: (Q, F) quality features.
+        decisions: what the policy makes of them.
+    """
+
+    rows: pl.DataFrame
+    embeddings: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    features: NDArray[np.float32]
+    decisions: Decisions
+
+    def decided_by(self, policy: Policy) -> "ActionQueries":
+        """The same photos, decided by another policy for the same actions."""
+        return replace(self, decisions=policy.decide(self.embeddings[:, 0], self.features))
+
+    def select(self, rows: NDArray[np.int64]) -> "ActionQueries":
+        """The photos of these rows, in this order."""
+        made = self.decisions
+        decisions = Decisions(
+            made.probabilities[rows], made.gains[rows], made.likeliest[rows], made.gated[rows]
+        )
+        return ActionQueries(
+            self.rows[rows.tolist()],
+            self.embeddings[rows],
+            self.mirrored[rows],
+            self.features[rows],
+            decisions,
+        )
+
+
+def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
+    """The same photos answered by several policies, one after the other."""
+    made = [run.decisions for run in runs]
+    decisions = Decisions(
+        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(made[0]))
+    )
+    return ActionQueries(
+        pl.concat([run.rows for run in runs]),
+        np.concatenate([run.embeddings for run in runs]),
+        np.concatenate([run.mirrored for run in runs]),
+        np.concatenate([run.features for run in runs]),
+        decisions,
+    )
+
+
+def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | None) -> pl.DataFrame:
+    """The evaluation photos that are judged, under the name `query_id`: all, or `limit` by a stable draw.
+
+    Args:
+        images: the embedding table of all shards.
+        sku_ids: the SKUs that have a fingerprint.
+    """
+    held = images.filter(
+        (pl.col("role") == EVALUATION)
+        & pl.col("split").is_in(SETTING_SPLITS["seen+zero"])
+        & pl.col("sku_id").is_in(sku_ids.implode())
+    )
+    draw = pl.col("item_id").map_elements(lambda i: stable_hash(i, "policy-report"), return_dtype=pl.UInt64)
+    chosen = held.sort(draw) if limit is None else held.sort(draw).head(limit)
+    return chosen.rename({"item_id": "query_id"}).sort("query_id")
+
+
+def try_actions(
+    photos: pl.DataFrame, encoder: ImageEncoder, policy: Policy, progress: Progress | None = None
+) -> ActionQueries:
+    """The photos after each action, and the policy's decisions.
+
+    Args:
+        photos: `query_id`, `sku_id`, `split`, `embedding`, `path`.
+    """
+    rows, mirrored, features = [], [], []
+    for start in range(0, photos.height, _BLOCK):
+        batch = photos.slice(start, _BLOCK)
+        embeddings, quality = embed_actions(batch, encoder, policy.actions)
+        rows.append(embeddings)
+        mirrored.append(_mirrored(batch, encoder, policy.actions))
+        features.append(quality)
+        if progress is not None:
+            progress(start + batch.height, photos.height)
+    quality = np.concatenate(features)
+    return ActionQueries(
+        photos.select("query_id", "sku_id", "split"),
+        np.concatenate(rows),
+        np.concatenate(mirrored),
+        quality,
+        policy.decide(embedding_rows(photos), quality),
+    )
+
+
+def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings) -> NDArray[np.float32]:
+    """(B, D) unit rows of the control."""
+    copies = [read_working_copy(Path(path), settings)[0] for path in photos["path"]]
+    pixels = torch.stack([encoder.preprocess(ImageOps.mirror(Image.fromarray(copy))) for copy in copies])
+    changed = np.concatenate(in_halves(encoder.embed_pixels, pixels))
+    return fuse(embedding_rows(photos), changed, settings)
+
+
+def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]:
+    """(Q,) the action that each arm takes, for the arms that take one of the seven without knowing better."""
+    count = len(decisions.gated)
+    always = {f"always_{name}": np.full(count, place) for place, name in enumerate(ACTIONS) if place}
+    return {
+        OFF: np.zeros(count, dtype=np.int64),
+        **always,
+        RANDOM: np.random.default_rng(seed).integers(len(ACTIONS), size=count),
+        LIKELIEST: decisions.likeliest,
+        GATED: decisions.gated,
+    }
+
+
+def arm_ranks(
+    queries: ActionQueries, fingerprints: NDArray[np.float32], truth: NDArray[np.int64], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """(Q,) ranks of the right SKU by arm.
+
+    Args:
+        fingerprints: (S, D + 1) the gallery, `biased_rows`.
+        truth: (Q,) the row of each query's SKU in it.
+    """
+    count, actions, dimension = queries.embeddings.shape
+    asked = biased_queries(queries.embeddings.reshape(-1, dimension))
+    flat = ranks_of(asked, fingerprints, np.repeat(truth, actions)).reshape(count, actions)
+    every = np.arange(count)
+    ranks = {name: flat[every, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
+    ranks[MIRROR] = ranks_of(biased_queries(queries.mirrored), fingerprints, truth)
+    average = biased_queries(unit(queries.embeddings.mean(axis=1)))
+    ranks[AVERAGE] = ranks_of(average, fingerprints, truth)
+    ranks[ORACLE] = flat.min(axis=1)
+    return ranks
+
+
+def judge_policy(
+    queries: ActionQueries,
+    fingerprints: pl.DataFrame,
+    degradations: pl.DataFrame | None,
+    resamples: int,
+    seed: int,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The report's table, and every query's ranks.
+
+    Args:
+        fingerprints: `sku_id`, `split`, `bias`, `fingerprint`; every query's SKU is among them.
+        degradations: `query_id` and `DEGRADATION_SCHEMA`, where they are known.
+
+    Returns:
+        One row per setting, part of the queries and arm: `queries`, `METRICS`, the difference of each from
+        `off` with its interval, and `encoded_twice`, the share of photos that an action was taken on. And,
+        of the setting seen+zero, one row per query: `action` that the gate takes, and the rank by arm.
+    """
+    rows, per_query = [], pl.DataFrame()
+    for setting, splits in SETTING_SPLITS.items():
+        chosen = np.flatnonzero(np.isin(queries.rows["split"].to_numpy().astype(str), splits))
+        if len(chosen) == 0:
+            continue
+        mine = queries.select(chosen)
+        gallery = fingerprints.filter(pl.col("split").is_in(splits))
+        place = {sku_id: row for row, sku_id in enumerate(gallery["sku_id"])}
+        truth = np.array([place[sku_id] for sku_id in mine.rows["sku_id"]], dtype=np.int64)
+        ranks = arm_ranks(mine, biased_rows(gallery), truth, seed)
+        taken = {name: actions > 0 for name, actions in arm_actions(mine.decisions, seed).items()}
+        for part, inside in query_parts(mine.rows, degradations).items():
+            rows += [
+                {"setting": setting, "part": part, **row}
+                for row in _arm_rows(ranks, taken, inside, mine.rows["sku_id"].to_numpy(), resamples, seed)
+            ]
+        actions = [ACTIONS[action] for action in mine.decisions.gated]
+        per_query = mine.rows.with_columns(pl.Series("action", actions), **ranks)  # the last is seen+zero
+    return pl.DataFrame(rows), per_query
+
+
+def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[str, NDArray[np.bool_]]:
+    """(Q,) who belongs to each part of the queries: all, the degraded, the worst of each kind."""
+    parts = {"all": np.ones(rows.height, dtype=bool)}
+    if degradations is None:
+        return parts
+    known = rows.select("query_id").join(degradations, on="query_id", how="left", maintain_order="left")
+    parts[DEGRADED] = (known["severity"] > DEGRADED_SEVERITY).fill_null(False).to_numpy()
+    for name, direction in KINDS.items():
+        values = known[name].abs() if direction == 0 else known[name] * direction
+        limit = values.quantile(1 - WORST)
+        parts[name] = (values > limit).fill_null(False).to_numpy()
+    return parts
+
+
+def _arm_rows(
+    ranks: Mapping[str, NDArray[np.int64]],
+    taken: Mapping[str, NDArray[np.bool_]],
+    inside: NDArray[np.bool_],
+    sku_ids: NDArray,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    if not inside.any():
+        return []
+    metrics = {name: per_query_metrics(of_arm[inside]) for name, of_arm in ranks.items()}
+    rows = []
+    for name, values in metrics.items():
+        row: dict[str, Any] = {"arm": name, "queries": int(inside.sum())}
+        for metric in METRICS:
+            difference = paired_bootstrap(
+                values[metric], metrics[OFF][metric], sku_ids[inside], resamples, seed
+            )
+            row[metric] = float(values[metric].mean())
+            row |= {
+                f"{metric}_gain": difference.delta,
+                f"{metric}_low": difference.low,
+                f"{metric}_high": difference.high,
+            }
+        twice = taken[name][inside].mean() if name in taken else 1.0  # the others always encode again
+        rows.append({**row, "encoded_twice": float(twice)})
+    return rows
+
+
+def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFrame:
+    """How many photos there are for each action that the policy names (row) and that is the best (column)."""
+    place = {sku_id: row for row, sku_id in enumerate(fingerprints["sku_id"])}
+    gallery = biased_rows(fingerprints).astype(np.float64)
+    truth = np.array([place[sku_id] for sku_id in queries.rows["sku_id"]], dtype=np.int64)
+    counts = np.zeros((len(ACTIONS), len(ACTIONS)), dtype=np.int64)
+    for start in range(0, len(truth), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        margins, _ = margins_and_ranks(biased_queries(queries.embeddings[part]), gallery, truth[part])
+        np.add.at(counts, (queries.decisions.likeliest[part], winners(margins)), 1)
+    columns = {f"best_{name}": counts[:, place] for place, name in enumerate(ACTIONS)}
+    return pl.DataFrame({"named": ACTIONS, **columns})
+
+
+def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
+    """Photos for the sheet: those that an action moved most, half of them up and half of them down."""
+    moved = per_query.filter(pl.col("action") != IDENTITY).with_columns(
+        step=(1 / pl.col(GATED)) - (1 / pl.col(OFF))
+    )
+    down = moved.filter(pl.col("step") < 0).sort("step", "query_id").head(count // 2)
+    up = moved.filter(pl.col("step") > 0).sort(["step", "query_id"], descending=[True, False])
+    return pl.concat([up.head(count - down.height), down])
+
+
+def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) -> str:
+    """The report's table for a terminal; `*` marks an interval that leaves out 0."""
+    lines = [
+        f"{'Setting':<10} {'Photos':<9} {'Arm':<20} {'Queries':>7} {'R@1':>6} {'R@5':>6} {'MRR':>6}  "
+        f"{'R@1 - off':<27} {'encoded twice':>13}"
+    ]
+    for row in table.filter(pl.col("part").is_in(parts)).iter_rows(named=True):
+        low, high = row["recall@1_low"], row["recall@1_high"]
+        star = "*" if low > 0 or high < 0 else " "
+        gain = f"{row['recall@1_gain']:+.4f} [{low:+.4f}, {high:+.4f}]{star}"
+        lines.append(
+            f"{row['setting']:<10} {row['part']:<9} {row['arm']:<20} {row['queries']:>7} "
+            f"{row['recall@1']:>6.3f} {row['recall@5']:>6.3f} {row['mrr']:>6.3f}  {gain:<27} "
+            f"{row['encoded_twice']:>13.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""The seven operations that a photo may go through before it is encoded (paper, Appendix E).
+
+Each is a pure function of an RGB array (H, W, 3) uint8 and returns another one: the same bytes in, the same
+bytes out. Crops return fewer pixels, the others as many as they got.
+"""
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.policy.settings import ActionSettings
+
+Photo = NDArray[np.uint8]
+
+IDENTITY = "identity"
+_GAMMA_LIMIT = 2.0  # an exposure is corrected by no larger exponent, and by no smaller one than its inverse
+_GAIN_LIMIT = 1.6  # of a colour channel: what is redder than this is a garment and no cast
+_MINKOWSKI = 6  # norm of the shades-of-grey estimate
+_RANGE_LIMIT = 96  # grey levels; a narrower range is stretched as if it were this wide
+
+
+def apply_action(action: str, photo: Photo, settings: ActionSettings) -> Photo:
+    """The photo after one of `ACTIONS`.
+
+    Raises:
+        ValueError: no such action, or no RGB photo.
+    """
+    if action not in _OPERATIONS:
+        raise ValueError(f"no action {action!r}: expected one of {', '.join(ACTIONS)}")
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or photo.size == 0:
+        raise ValueError(f"expected a photo (H, W, 3) of uint8, found {photo.shape} of {photo.dtype}")
+    return _OPERATIONS[action](photo, settings)
+
+
+def identity(photo: Photo, settings: ActionSettings) -> Photo:
+    """The photo as it is: the very array."""
+    return photo
+
+
+def smart_crop(photo: Photo, settings: ActionSettings) -> Photo:
+    """The window of `smart_crop` of either side that holds most of what stands out.
+
+    What stands out is what has edges and differs in colour from the photo's border.
+    """
+    interest = _interest(photo)
+    height, width = photo.shape[:2]
+    rows, columns = _kept(height, settings.smart_crop), _kept(width, settings.smart_crop)
+    top = _best_start(interest.sum(axis=1), rows)
+    left = _best_start(interest.sum(axis=0), columns)
+    return _window(photo, top, left, rows, columns)
+
+
+def centre_crop(photo: Photo, settings: ActionSettings) -> Photo:
+    """The middle `centre_crop` of either side."""
+    height, width = photo.shape[:2]
+    rows, columns = _kept(height, settings.centre_crop), _kept(width, settings.centre_crop)
+    return _window(photo, (height - rows) // 2, (width - columns) // 2, rows, columns)
+
+
+def denoise(photo: Photo, settings: ActionSettings) -> Photo:
+    """A bilateral filter: neighbours within `denoise` grey levels are averaged, edges stay."""
+    return _uint8(cv2.bilateralFilter(photo, 5, settings.denoise, 1.5))
+
+
+def sharpen(photo: Photo, settings: ActionSettings) -> Photo:
+    """An unsharp mask: `sharpen` times the difference from a slightly blurred photo is added."""
+    blurred = cv2.GaussianBlur(photo, (0, 0), 1.0)
+    return _uint8(cv2.addWeighted(photo, 1 + settings.sharpen, blurred, -settings.sharpen, 0))
+
+
+def exposure(photo: Photo, settings: ActionSettings) -> Photo:
+    """A gamma curve that brings the mean luminance nearer to `exposure`, by `exposure_share` of the way."""
+    mean = np.clip(cv2.mean(luminance(photo))[0] / 255, 0.01, 0.99)
+    exponent = np.clip(np.log(settings.exposure) / np.log(mean), 1 / _GAMMA_LIMIT, _GAMMA_LIMIT)
+    exponent **= settings.exposure_share
+    levels = np.arange(256) / 255
+    return _uint8(cv2.LUT(photo, np.round(255 * levels**exponent).astype(np.uint8)))
+
+
+def white_balance(photo: Photo, settings: ActionSettings) -> Photo:
+    """Shades of grey (Finlayson and Trezzi, 2004), then the range of luminance stretched.
+
+    `white_balance` is the share of the estimated cast that is taken away; `contrast` the share of the way to
+    a range whose first and last hundredth are black and white.
+    """
+    gains = _cast_gains(photo) ** settings.white_balance
+    low, high = np.percentile(luminance(photo), (1, 99))
+    high = max(high, low + _RANGE_LIMIT)
+    scale = 1 + settings.contrast * (255 / (high - low) - 1)
+    levels = np.arange(256)[:, None] * gains
+    curve = levels * scale - settings.contrast * low * 255 / (high - low)
+    table = np.clip(np.round(curve), 0, 255).astype(np.uint8)
+    return _uint8(cv2.LUT(photo, table[:, None, :]))
+
+
+_OPERATIONS: dict[str, Callable[[Photo, ActionSettings], Photo]] = {
+    IDENTITY: identity,
+    "smart_crop": smart_crop,
+    "centre_crop": centre_crop,
+    "denoise": denoise,
+    "sharpen": sharpen,
+    "exposure": exposure,
+    "white_balance": white_balance,
+}
+ACTIONS = tuple(_OPERATIONS)  # identity first, so that it wins a tie
+
+
+def luminance(photo: Photo) -> Photo:
+    """(H, W) uint8: Rec. 601 luma."""
+    return _uint8(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))
+
+
+def _cast_gains(photo: Photo) -> NDArray[np.float64]:
+    """(3,) factors that make the photo's Minkowski mean grey, leaving its brightness."""
+    powers = (np.arange(256) / 255) ** _MINKOWSKI
+    means = np.array([_histogram(photo[..., channel]) @ powers for channel in range(3)])
+    light = np.maximum(means, 1e-12) ** (1 / _MINKOWSKI)
+    gains: NDArray[np.float64] = np.clip(light.mean() / light, 1 / _GAIN_LIMIT, _GAIN_LIMIT)
+    return gains
+
+
+def _histogram(channel: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """(256,) shares of the grey levels."""
+    return np.bincount(channel.ravel(), minlength=256) / channel.size
+
+
+def _interest(photo: Photo) -> NDArray[np.float32]:
+    """(H, W): edge strength and distance from the border's median colour, each divided by its mean."""
+    smooth = cv2.GaussianBlur(photo, (0, 0), 1.0)
+    grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    border = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
+    away = np.abs(smooth.astype(np.float32) - np.median(border, axis=0).astype(np.float32)).sum(axis=2)
+    total: NDArray[np.float32] = edges / (edges.mean() + 1) + away / (away.mean() + 1)
+    return total
+
+
+def _best_start(weights: NDArray[np.float32], length: int) -> int:
+    """Where the window of `length` with the largest sum starts; of equals the one nearest to the middle."""
+    sums = np.concatenate([[0.0], np.cumsum(weights, dtype=np.float64)])
+    windows = np.round(sums[length:] - sums[:-length], 6)
+    starts = np.flatnonzero(windows == windows.max())
+    return int(starts[np.argmin(np.abs(2 * starts - (len(windows) - 1)))])
+
+
+def _kept(side: int, share: float) -> int:
+    return max(1, round(side * share))
+
+
+def _window(photo: Photo, top: int, left: int, rows: int, columns: int) -> Photo:
+    return np.ascontiguousarray(photo[top : top + rows, left : left + columns])
+
+
+def _uint8(array: NDArray) -> Photo:
+    """What OpenCV returns, as mypy wants to know it."""
+    return array.astype(np.uint8, copy=False)

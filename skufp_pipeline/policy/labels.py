@@ -1,0 +1,198 @@
+"""What each action would do to a query: the pseudo-labels that the policy learns from (paper, Appendix E).
+
+Every action is tried on every query, and the right SKU's margin over the best other one is kept for all
+seven, with its rank. Only `train` and `development` queries of training SKUs are looked at. Batches follow a
+fixed plan; each is kept when it is whole, and a killed run repeats no other.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
+from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
+from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
+from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.policy.actions import ACTIONS, IDENTITY, Photo
+from skufp_pipeline.policy.enhance import fuse, processed, working_copy
+from skufp_pipeline.policy.quality import FEATURES, quality_features
+from skufp_pipeline.policy.settings import ActionSettings
+
+Progress = Callable[[int, int], None]
+_DECIMALS = 6  # of a margin
+
+LABEL_SCHEMA: dict[str, pl.DataType] = {
+    "query_id": pl.String(),
+    "sku_id": pl.String(),
+    "role": pl.String(),  # train | development
+    "winner": pl.String(),  # of the largest margin; identity where it is among several
+    "margins": pl.Array(pl.Float32(), len(ACTIONS)),  # cosine of the right SKU less that of the best other
+    "ranks": pl.Array(pl.Int32(), len(ACTIONS)),  # of the right SKU, ties against it
+    "features": pl.Array(pl.Float32(), len(FEATURES)),
+}
+
+
+def labelled_queries(images: pl.DataFrame, train_limit: int | None) -> pl.DataFrame:
+    """The queries of training SKUs that are labelled, under the name `query_id`.
+
+    All of role development, and of role train at most `train_limit`: those with the lowest hashes, so that a
+    larger limit holds every smaller one.
+    """
+    mine = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
+    order = pl.col("query_id").map_elements(lambda i: stable_hash(i, "vla-labels"), return_dtype=pl.UInt64)
+    train = mine.filter(pl.col("role") == TRAIN).sort(order)
+    chosen = pl.concat(
+        [
+            mine.filter(pl.col("role") == DEVELOPMENT),
+            train if train_limit is None else train.head(train_limit),
+        ]
+    )
+    return chosen.sort("query_id")
+
+
+def label_queries(
+    queries: pl.DataFrame,
+    fingerprints: pl.DataFrame,
+    encoder: ImageEncoder,
+    settings: ActionSettings,
+    batch_size: int,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """`LABEL_SCHEMA` and the photo's own `embedding`, one row per query, in their order.
+
+    Args:
+        queries: `query_id`, `sku_id`, `role`, `embedding`, and `path` of the photo; queries whose SKU has no
+            fingerprint are left aside.
+        fingerprints: `sku_id`, `bias`, `fingerprint`.
+        scratch: keeps finished batches while a run may be killed.
+
+    Raises:
+        UserError: a photo can't be read, or `scratch` holds the batches of other queries.
+    """
+    known = queries.filter(pl.col("sku_id").is_in(fingerprints["sku_id"].implode()))
+    place = {sku_id: row for row, sku_id in enumerate(fingerprints["sku_id"])}
+    gallery = biased_rows(fingerprints).astype(np.float64)
+    parts = []
+    for number, start in enumerate(range(0, known.height, batch_size)):
+        batch = known.slice(start, batch_size)
+        kept = scratch / f"labels_{number:05d}.parquet"
+        if not kept.is_file():
+            truth = np.array([place[sku_id] for sku_id in batch["sku_id"]], dtype=np.int64)
+            rows, features = embed_actions(batch, encoder, settings)
+            margins, ranks = margins_and_ranks(biased_queries(rows), gallery, truth)
+            partial = kept.with_suffix(".partial")
+            _table(batch, margins, ranks, features).write_parquet(partial, compression="zstd")
+            partial.rename(kept)
+        parts.append(_read_batch(kept, batch))
+        if progress is not None:
+            progress(min(start + batch_size, known.height), known.height)
+    empty = _table(known.clear(), *_nothing())
+    return pl.concat([empty, *parts])
+
+
+def embed_actions(
+    queries: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the queries are after each action, and the photos' quality.
+
+    Args:
+        queries: `embedding` of each photo as it is, and the `path` of its file.
+
+    Returns:
+        (B, A, D) unit rows in the order of `ACTIONS`, and (B, F) features.
+    """
+    photos, features = [], []
+    for path in queries["path"]:
+        photo, found = read_working_copy(Path(path), settings)
+        photos.append(photo)
+        features.append(found)
+    plain = embedding_rows(queries)
+    rows = np.repeat(plain[:, None], len(ACTIONS), axis=1)
+    for place, action in enumerate(ACTIONS):
+        if action != IDENTITY:
+            rows[:, place] = fuse(plain, _embed(photos, action, encoder, settings), settings)
+    return rows, np.stack(features)
+
+
+def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDArray[np.float32]]:
+    """A crop's working copy (H, W, 3) and its quality features (F,).
+
+    Raises:
+        UserError: the crop can't be read.
+    """
+    try:
+        with Image.open(path) as image:
+            photo = working_copy(image.convert("RGB"), settings)
+            return photo, quality_features(photo, image.width, image.height)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+
+
+def margins_and_ranks(
+    rows: NDArray[np.float32], gallery: NDArray[np.float64], truth: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """(B, A) margins and ranks of the right SKUs.
+
+    Args:
+        rows: (B, A, D) the queries after each action.
+        gallery: (S, D) fingerprints, at least two.
+        truth: (B,) the row of each query's SKU.
+    """
+    scores = rows.astype(np.float64) @ gallery.T
+    right = np.take_along_axis(scores, truth[:, None, None], axis=2)
+    ranks = (scores >= right).sum(axis=2)
+    np.put_along_axis(scores, truth[:, None, None], -np.inf, axis=2)
+    return right[..., 0] - scores.max(axis=2), ranks
+
+
+def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(B,) the action of the largest margin; of equals identity, differences of a last bit being none."""
+    return np.asarray(margins.round(_DECIMALS).argmax(axis=1), dtype=np.int64)
+
+
+def _embed(
+    photos: Sequence[Photo], action: str, encoder: ImageEncoder, settings: ActionSettings
+) -> NDArray[np.float32]:
+    pixels = torch.stack([encoder.preprocess(processed(photo, action, settings)) for photo in photos])
+    return np.concatenate(in_halves(encoder.embed_pixels, pixels))
+
+
+def _table(
+    batch: pl.DataFrame,
+    margins: NDArray[np.float64],
+    ranks: NDArray[np.int64],
+    features: NDArray[np.float32],
+) -> pl.DataFrame:
+    return batch.select(
+        "query_id",
+        "sku_id",
+        "role",
+        pl.Series("winner", [ACTIONS[best] for best in winners(margins)], dtype=pl.String),
+        pl.Series("margins", margins.astype(np.float32), dtype=LABEL_SCHEMA["margins"]),
+        pl.Series("ranks", ranks.astype(np.int32), dtype=LABEL_SCHEMA["ranks"]),
+        pl.Series("features", features, dtype=LABEL_SCHEMA["features"]),
+        embedding_column(embedding_rows(batch)),
+    )
+
+
+def _nothing() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
+    return (
+        np.empty((0, len(ACTIONS))),
+        np.empty((0, len(ACTIONS)), np.int64),
+        np.empty((0, len(FEATURES)), np.float32),
+    )
+
+
+def _read_batch(kept: Path, batch: pl.DataFrame) -> pl.DataFrame:
+    found = pl.read_parquet(kept)
+    if not found["query_id"].equals(batch["query_id"]):
+        raise UserError(f"{kept} holds the labels of other queries; delete {kept.parent} and run again")
+    return found

@@ -1,0 +1,164 @@
+"""The policy: which action a photo needs, and whether it pays to take it (paper, Appendix E).
+
+A small network sees z, the photo's embedding and its quality features. It gives the probability that each
+action is the best, as in the paper, and the gain to be expected of each. The gate takes the action of the
+largest expected gain, and none where that is not above what is asked for.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.policy.actions import ACTIONS
+from skufp_pipeline.policy.quality import FEATURES
+from skufp_pipeline.policy.settings import ActionSettings
+
+WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
+
+
+class PolicyNetwork(nn.Module):
+    """From z to a logit and a gain for each action.
+
+    Args:
+        dimension: D of the embedding.
+        hidden: units.
+        dropout: share of hidden units that is left out in training.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, dimension: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        width = dimension + len(FEATURES)
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+        self.trunk = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout))
+        self.winner = nn.Linear(hidden, len(ACTIONS))
+        self.gain = nn.Linear(hidden, len(ACTIONS) - 1)
+
+    def standardize(self, z: Tensor) -> None:
+        """Takes mean and deviation of the inputs from `z` (N, D + F)."""
+        self.mean.copy_(z.mean(dim=0))
+        self.deviation.copy_(z.std(dim=0, unbiased=False).clamp_min(1e-6))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, A) and gains over identity (B, A), identity's own being 0, of `z` (B, D + F)."""
+        hidden = self.trunk((z - self.mean) / self.deviation)
+        return self.winner(hidden), nn.functional.pad(self.gain(hidden), (1, 0))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What makes probabilities and gains of the network's outputs, learnt on development queries.
+
+    Attributes:
+        temperature: divides the logits.
+        slope: of the gains.
+        offsets: (A) added to them, identity's being 0.
+        scale: what a gain of 1 of the network's is worth.
+        least_gain: an action must be expected to gain more than this.
+        is_open: False where the gate's gain on development queries was not certain: then nothing is done.
+    """
+
+    temperature: float = 1.0
+    slope: float = 1.0
+    offsets: tuple[float, ...] = (0.0,) * len(ACTIONS)
+    scale: float = 1.0
+    least_gain: float = 0.0
+    is_open: bool = True
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What the policy makes of B photos.
+
+    Attributes:
+        probabilities: (B, A) that an action is the best.
+        gains: (B, A) expected over identity, in probability of finding the right SKU first.
+        likeliest: (B,) the most probable action: the paper's policy.
+        gated: (B,) what the gate takes.
+    """
+
+    probabilities: NDArray[np.float32]
+    gains: NDArray[np.float32]
+    likeliest: NDArray[np.int64]
+    gated: NDArray[np.int64]
+
+
+class Policy:
+    """A trained network with its calibration, and the actions that it was trained for."""
+
+    def __init__(self, network: PolicyNetwork, calibration: Calibration, actions: ActionSettings) -> None:
+        self.network = network.eval()
+        self.calibration = calibration
+        self.actions = actions
+
+    @torch.inference_mode()
+    def decide(self, embeddings: NDArray[np.float32], features: NDArray[np.float32]) -> Decisions:
+        """Decisions for photos of these embeddings (B, D) and quality features (B, F)."""
+        z = torch.from_numpy(np.concatenate([embeddings, features], axis=1))
+        logits, raw = self.network(z)
+        probabilities = (logits / self.calibration.temperature).softmax(dim=1).numpy()
+        gains = calibrated_gains(raw.numpy(), self.calibration)
+        best = gains.argmax(axis=1)
+        takes = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
+        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(takes, best, 0))
+
+    def example(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Inputs of `decide` for one photo, of no meaning: to warm up with."""
+        width = len(self.network.mean) - len(FEATURES)
+        return np.zeros((1, width), np.float32), np.zeros((1, len(FEATURES)), np.float32)
+
+    def save(self, directory: Path) -> None:
+        """Weights as safetensors, and what rebuilds the policy."""
+        save_file(self.network.state_dict(), directory / WEIGHTS_FILE)
+        hidden = self.network.winner.in_features
+        config = {
+            "dimension": len(self.network.mean) - len(FEATURES),
+            "hidden": hidden,
+            "features": FEATURES,
+            "action_names": ACTIONS,
+            "actions": self.actions.model_dump(),
+            "calibration": asdict(self.calibration),
+        }
+        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def calibrated_gains(raw: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
+    """(B, A) gains from the network's; identity's stays 0."""
+    offsets = np.array(calibration.offsets, dtype=np.float32)
+    return np.asarray(calibration.slope * calibration.scale * raw + offsets, dtype=np.float32)
+
+
+def load_policy(directory: Path) -> Policy:
+    """The policy that `Policy.save` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged, or it was made for other actions or features.
+    """
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text())
+        if (config["action_names"], config["features"]) != (list(ACTIONS), list(FEATURES)):
+            raise UserError(
+                f"the policy in {directory} knows other actions or features; materialize vla_labels"
+            )
+        network = PolicyNetwork(config["dimension"], config["hidden"])
+        network.load_state_dict(load_file(directory / WEIGHTS_FILE))
+        calibration = Calibration(
+            **{**config["calibration"], "offsets": tuple(config["calibration"]["offsets"])}
+        )
+        return Policy(network, calibration, ActionSettings(**config["actions"]))
+    except UserError:
+        raise
+    except Exception as error:  # json, pydantic, torch and safetensors raise a dozen kinds
+        raise UserError(
+            f"the policy in {directory} can't be read ({error}); materialize vla_checkpoint again"
+        ) from error

@@ -1,0 +1,227 @@
+"""Trains the policy on labels (paper, Appendix E), then calibrates it and sets its gate.
+
+The network learns from `train` queries. They are easier than those of new SKUs, because the encoder was
+trained on them: what it expects is therefore brought into line with `development` queries, which also say
+when to stop and whether the gate may be open at all.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
+from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.policy.actions import ACTIONS
+from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork, calibrated_gains
+from skufp_pipeline.policy.quality import FEATURES
+from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
+
+Log = Callable[[str], None]
+
+_LEAST_QUERIES = 20  # of each role
+_SHRINKAGE = 200.0  # development queries that an offset of 0 is worth
+_RESAMPLES = 1000
+_TEMPERATURES = np.exp(np.linspace(-2, 2, 81))
+
+
+@dataclass(frozen=True)
+class LabelledQueries:
+    """Queries of one role: z (N, D + F), success (N, A) after each action, winner (N,), SKUs (N,)."""
+
+    z: Tensor
+    success: Tensor
+    winner: Tensor
+    sku_ids: NDArray[np.str_]
+
+    @property
+    def gains(self) -> Tensor:
+        """(N, A) over identity."""
+        return self.success - self.success[:, :1]
+
+    @property
+    def stakes(self) -> Tensor:
+        """(N,) what the winner is worth above an action taken at random."""
+        return self.success.amax(dim=1) - self.success.mean(dim=1)
+
+
+def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQueries:
+    """The rows of one role of a label table.
+
+    Success is the probability of the right SKU against its nearest rival, a sigmoid of the margin over
+    `temperature`: unlike a margin it asks how near a query is to changing its answer.
+    """
+    rows = labels.filter(pl.col("role") == role)
+    features = rows["features"].to_numpy().reshape(rows.height, -1)
+    z = np.concatenate([embedding_rows(rows), features], axis=1).astype(np.float32)
+    margins = torch.from_numpy(rows["margins"].to_numpy().reshape(rows.height, -1).astype(np.float32))
+    winner = [ACTIONS.index(name) for name in rows["winner"]]
+    return LabelledQueries(
+        torch.from_numpy(z),
+        torch.sigmoid(margins / temperature),
+        torch.tensor(winner, dtype=torch.long),
+        rows["sku_id"].to_numpy().astype(str),
+    )
+
+
+def used_by_policy(labels: pl.DataFrame) -> pl.DataFrame:
+    """`USED_SCHEMA` of the labelled queries: all of them are used."""
+    rows = labels.with_columns(pl.col("role").alias("use"))
+    return pl.concat(
+        [used_queries(rows.filter(pl.col("role") == role), role) for role in (TRAIN, DEVELOPMENT)]
+    ).select(*USED_SCHEMA)
+
+
+def train_policy(
+    labels: pl.DataFrame, actions: ActionSettings, settings: PolicyTrainingSettings, seed: int, log: Log
+) -> tuple[Policy, list[dict[str, float]], dict[str, float]]:
+    """The calibrated policy of the epoch with the lowest development loss.
+
+    Returns:
+        The policy, the history of all epochs, and what development queries say of it.
+
+    Raises:
+        UserError: too few queries of either role.
+    """
+    train, held = (labelled(labels, role, settings.temperature) for role in (TRAIN, DEVELOPMENT))
+    if min(len(train.z), len(held.z)) < _LEAST_QUERIES:
+        raise UserError(
+            f"the policy needs {_LEAST_QUERIES} labelled queries of either role; found {len(train.z)} of "
+            f"role train and {len(held.z)} of role development; raise policy.labels.train_queries, or leave "
+            "the policy block out of the preset"
+        )
+    network, scale, history = _fit(train, held, settings, seed)
+    log(f"policy: best of {len(history)} epochs {min(history, key=_loss_of)['epoch']:.0f}")
+    calibration, figures = calibrate(network, held, scale, settings.least_gain, seed)
+    return Policy(network, calibration, actions), history, figures
+
+
+def _fit(
+    train: LabelledQueries, held: LabelledQueries, settings: PolicyTrainingSettings, seed: int
+) -> tuple[PolicyNetwork, float, list[dict[str, float]]]:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    network = PolicyNetwork(train.z.shape[1] - len(FEATURES), settings.hidden, settings.dropout)
+    network.standardize(train.z)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    scale = max(float(train.gains[:, 1:].std()), 1e-6)
+    history: list[dict[str, float]] = []
+    best, best_weights = math.inf, network.state_dict()
+    for epoch in range(1, settings.epochs + 1):
+        network.train()
+        order = torch.randperm(len(train.z), generator=generator)
+        for rows in order.split(settings.batch_size):
+            loss = policy_loss(network, train, rows, scale, settings.gain_weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        network.eval()
+        with torch.inference_mode():
+            every = torch.arange(len(held.z))
+            development = float(policy_loss(network, held, every, scale, settings.gain_weight))
+        history.append({"epoch": epoch, "loss": float(loss.detach()), "development_loss": development})
+        if development < best:
+            best = development
+            best_weights = {name: value.clone() for name, value in network.state_dict().items()}
+        elif epoch - min(history, key=_loss_of)["epoch"] >= settings.patience:
+            break
+    network.load_state_dict(best_weights)
+    return network.eval(), scale, history
+
+
+def policy_loss(
+    network: PolicyNetwork, queries: LabelledQueries, rows: Tensor, scale: float, gain_weight: float
+) -> Tensor:
+    """Cross-entropy on the winner, weighted by what is at stake, and the squared error of the gains.
+
+    Args:
+        scale: divides the gains, so that the two terms are of one size.
+    """
+    logits, gains = network(queries.z[rows])
+    stakes = queries.stakes[rows]
+    wrong = F.cross_entropy(logits, queries.winner[rows], reduction="none")
+    entropy = (stakes * wrong).sum() / stakes.sum().clamp_min(1e-12)
+    error = (gains - queries.gains[rows] / scale)[:, 1:].square().mean()
+    return entropy + gain_weight * error
+
+
+def calibrate(
+    network: PolicyNetwork, held: LabelledQueries, scale: float, least_gain: float, seed: int
+) -> tuple[Calibration, dict[str, float]]:
+    """Temperature, slope and offsets from development queries, and whether the gate is open.
+
+    The gate is judged on queries that it was not calibrated on: development SKUs are parted in two, and each
+    part is decided by what the other says. It is open where the lower end of the gain's 95% interval over
+    SKUs is above 0.
+    """
+    with torch.inference_mode():
+        logits, found = network(held.z)
+    raw, gains, winner = found.numpy(), held.gains.numpy(), held.winner.numpy()
+    half = np.array([stable_hash(sku_id, "vla-gate") % 2 for sku_id in held.sku_ids])
+    realised = np.zeros(len(raw))
+    for part in (0, 1):
+        other, mine = half != part, half == part
+        expected = calibrated_gains(raw[mine], _gain_calibration(raw[other], gains[other], scale))
+        taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
+        realised[mine] = gains[mine, taken]
+    low, high = _interval_over_skus(realised, held.sku_ids, seed)
+    temperature = best_temperature(logits, held.winner)
+    calibration = replace(
+        _gain_calibration(raw, gains, scale), temperature=temperature, least_gain=least_gain, is_open=low > 0
+    )
+    figures = {
+        "gate_gain": float(realised.mean()),
+        "gate_gain_low": low,
+        "gate_gain_high": high,
+        "calibration_error": calibration_error((logits / temperature).softmax(dim=1).numpy(), winner),
+        "calibration_error_before": calibration_error(logits.softmax(dim=1).numpy(), winner),
+    }
+    return calibration, figures
+
+
+def _gain_calibration(raw: NDArray, gains: NDArray, scale: float) -> Calibration:
+    """Least squares of the gains on the network's: one slope, and an offset an action, shrunk to 0."""
+    expected, found = scale * raw[:, 1:], gains[:, 1:]
+    centred, wanted = expected - expected.mean(axis=0), found - found.mean(axis=0)
+    slope = float(np.clip((centred * wanted).sum() / max((centred**2).sum(), 1e-12), 0, 1))
+    left = (found - slope * expected).mean(axis=0) * len(raw) / (len(raw) + _SHRINKAGE)
+    return Calibration(slope=slope, offsets=(0.0, *(float(value) for value in left)), scale=scale)
+
+
+def best_temperature(logits: Tensor, winner: Tensor) -> float:
+    """What the logits are divided by for the lowest negative log-likelihood (Guo et al., 2017)."""
+    losses = [float(F.cross_entropy(logits / temperature, winner)) for temperature in _TEMPERATURES]
+    return float(_TEMPERATURES[int(np.argmin(losses))])
+
+
+def calibration_error(probabilities: NDArray, winner: NDArray, bins: int = 10) -> float:
+    """Expected calibration error of the likeliest action, over bins of equal count."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == winner
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(winner)))
+    gaps = [abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts]
+    return float(sum(gaps) / len(winner))
+
+
+def _interval_over_skus(values: NDArray, sku_ids: NDArray[np.str_], seed: int) -> tuple[float, float]:
+    """The central 95% of the mean over resampled SKUs."""
+    _, owner = np.unique(sku_ids, return_inverse=True)
+    sums, sizes = np.bincount(owner, weights=values), np.bincount(owner)
+    drawn = np.random.default_rng(seed).integers(len(sizes), size=(_RESAMPLES, len(sizes)))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _loss_of(row: dict[str, float]) -> float:
+    return row["development_loss"]
