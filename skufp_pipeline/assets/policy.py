@@ -51,8 +51,8 @@ _TABLES = (
     *(PACKAGE + "fingerprint." + name for name in ("tables", "teachers", "views")),
 )
 _REPORT = (
-    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels", "evaluation.metrics", "evaluation.protocol",
-    "evaluation.statistics", "policy.network", "datasets.contact_sheet",
+    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels", "evaluation.metrics",
+    "evaluation.protocol", "evaluation.statistics", "policy.network", "datasets.contact_sheet",
 )  # fmt: skip
 
 
