@@ -184,22 +184,70 @@ def export_index(name: str | None, file_format: str, out: Path) -> None:
 @told
 def doctor(name: str | None) -> None:
     """Verify the checksums of the published index and its encoders."""
-    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_version
+    from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_version, encoder_of
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     index = current_version(store)
-    keys = ["checkpoints/clip", "checkpoints/fingerprint"]
+    encoders = {"clip_checkpoint": "checkpoints/clip"}
     if preset.query_encoder.engine == "onnx":
-        keys.append(IMAGE_ENCODER)
+        encoders["image_encoder_onnx"] = IMAGE_ENCODER
+    used = [encoder_of(store, index, encoder, key) for encoder, key in encoders.items()]
     damaged = []
-    for artifact in (index, *map(store.read, keys)):
+    for artifact in (index, *used, store.read("checkpoints/fingerprint")):
         wrong = artifact.damaged_files()
         damaged += [f"{artifact.manifest.artifact}/{file}" for file in wrong]
         state = "DAMAGED" if wrong else "ok"
         click.echo(f"{artifact.manifest.artifact}: {state} ({len(artifact.manifest.files)} files)")
     if damaged:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
+
+
+@main.group("index")
+def index_group() -> None:
+    """Versions of the index: list them, roll back, publish one all the same."""
+
+
+@index_group.command("list")
+@preset_option
+@told
+def index_list(name: str | None) -> None:
+    """The versions that are kept, the last published first."""
+    from skufp_pipeline.search.bundle import CURRENT, INDEX
+    from skufp_pipeline.search.release import read_releases
+
+    store = ArtifactStore(load_preset(name).data_root)
+    releases, current = read_releases(store), store.read_pointer(CURRENT)
+    order = {version: number for number, version in enumerate(releases.published, start=1)}
+    for version in sorted(store.newest_keys(INDEX), key=lambda version: -order.get(version, 0)):
+        state = "withdrawn" if version in releases.withdrawn else "published"
+        state = "in use" if version == current else state if version in order else "candidate"
+        summary = store.read(f"{INDEX}/{version}").summary
+        click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
+
+
+@index_group.command("rollback")
+@preset_option
+@click.argument("version", required=False)
+@told
+def index_rollback(name: str | None, version: str | None) -> None:
+    """Put the version before (or VERSION) back in use; the one in use now is not published again."""
+    from skufp_pipeline.search.release import roll_back
+
+    click.echo(f"in use: {roll_back(ArtifactStore(load_preset(name).data_root), version)}")
+
+
+@index_group.command("publish")
+@preset_option
+@click.argument("version")
+@told
+def index_publish(name: str | None, version: str) -> None:
+    """Put VERSION in use although a check did not pass, or after it was rolled back."""
+    from skufp_pipeline.search.release import publish
+
+    preset = load_preset(name)
+    publish(ArtifactStore(preset.data_root), version, preset.kept_index_versions)
+    click.echo(f"in use: {version}")
 
 
 def _materialize(preset: Preset, name: str | None) -> None:

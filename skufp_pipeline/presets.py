@@ -71,6 +71,8 @@ class Thresholds(Settings):
     encoder_recall_high: float | None = None  # broken nor easy
     fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
+    index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold
+    index_recall_drop: float | None = 0.02  # in R@1 of development queries, against the index in use
     skipped_fraction: float = Field(0.05, ge=0, le=1)  # of crops that may be undecodable
     search_p95_ms: float = Field(50.0, gt=0)  # one query at a time, search alone
 

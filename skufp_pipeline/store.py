@@ -162,15 +162,27 @@ class ArtifactStore:
         return self._fs.cat_file(path).decode().strip() if self._fs.isfile(path) else None
 
     def write_pointer(self, key: str, text: str) -> None:
-        """Replaces a pointer file atomically."""
+        """Replaces a pointer file atomically.
+
+        Raises:
+            UserError: the disk is full, or there is no permission; the old text stays.
+        """
         path = f"{self._base}/{key}"
         if not self._local:
             self._fs.pipe_file(path, f"{text}\n".encode())
             return
         temporary = Path(f"{path}.{os.getpid()}.tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{text}\n")
-        temporary.replace(path)
+        try:
+            with self._told(key, temporary.parent):
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("w") as stream:
+                    stream.write(f"{text}\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def newest_keys(self, prefix: str) -> list[str]:
         """Names of the complete artifacts directly below `prefix`, the last written first."""
@@ -230,8 +242,17 @@ class ArtifactStore:
         _remove_leftovers(temporary, flat)
         directory = temporary / f"{flat}.{socket.gethostname()}.{os.getpid()}"
         try:
-            directory.mkdir(parents=True)
-            yield directory
+            with self._told(key, directory):
+                directory.mkdir(parents=True)
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def _told(self, key: str, directory: Path) -> Iterator[None]:
+        """Says what a full disk or a missing permission means to who writes `key`."""
+        try:
+            yield
         except UserError:
             raise
         except PermissionError as error:
@@ -243,8 +264,6 @@ class ArtifactStore:
                     "(nothing half-written was left)"
                 ) from error
             raise
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _publish(self, key: str, directory: Path, manifest: Manifest) -> Path:
         if self._local:

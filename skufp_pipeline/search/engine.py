@@ -15,7 +15,7 @@ from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, current_index, encoder_of
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.store import ArtifactStore
@@ -74,19 +74,18 @@ class QueryEngine:
         """The index in use and its encoder; photos by ONNX Runtime where `settings` say so.
 
         Raises:
-            UserError: no index, the encoder has changed since the index or its ONNX form was made, or
-                there is no such form.
+            UserError: no index, no encoder that it was made with, or no ONNX form of it.
         """
         artifact, index = current_index(store)
         index.warm_up()
-        checkpoint = store.read(CLIP_CHECKPOINT)
+        checkpoint = encoder_of(store, artifact, "clip_checkpoint", CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
         if settings is None or settings.engine == "pytorch":
             return cls(index, encoder)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
 
-        exported = store.read(IMAGE_ENCODER)
+        exported = encoder_of(store, artifact, "image_encoder_onnx", IMAGE_ENCODER)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
         return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads))
