@@ -59,6 +59,19 @@ def materialize(name: str | None) -> None:
 
 @main.command()
 @preset_option
+@click.option("--retrain", is_flag=True, help="Train again too, where the catalogue has changed.")
+@told
+def refresh(name: str | None, retrain: bool) -> None:
+    """Read the catalogue and make again what it has outdated: the scheduled job, without a daemon."""
+    from skufp_pipeline.automation import DAILY, WEEKLY
+    from skufp_pipeline.materialize import refresh_graph
+
+    preset = load_preset(name)
+    _run_graph(preset, name, lambda *told: refresh_graph(preset, *told, WEEKLY if retrain else DAILY))
+
+
+@main.command()
+@preset_option
 @told
 def demo(name: str | None) -> None:
     """Materialize the graph, print its tables, and answer one photo and one sentence."""
@@ -203,6 +216,46 @@ def doctor(name: str | None) -> None:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 
 
+@main.group()
+def catalog() -> None:
+    """The catalogue: what has changed in it."""
+
+
+@catalog.command("diff")
+@preset_option
+@click.option("--retrain", is_flag=True, help="What `skufp refresh --retrain` would make again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@told
+def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None:
+    """New, changed and removed products since the last run, what would be made again, and why."""
+    from skufp_pipeline.automation import DAILY, WEEKLY, refreshed
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.staleness import catalog_diff
+
+    preset = load_preset(name)
+    steps = graph_steps(preset)
+    among = refreshed(steps, WEEKLY if retrain else DAILY)
+    found = catalog_diff(preset, steps, among)
+    reasons: dict[str, dict[str, str]] = {}
+    for place, reason in found.reasons.items():
+        shard = "whole" if place.shard is None else f"shard_{place.shard:04d}"
+        reasons.setdefault(shard, {})[place.asset] = reason
+    skipped = preset.shards - len([shard for shard in reasons if shard != "whole"])
+    left = sorted({name for name, step in steps.items() if step.trained} - among)
+    if as_json:
+        told = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
+        click.echo(json.dumps(told, indent=1))
+        return
+    for row in found.changes.iter_rows(named=True):
+        click.echo(f"{row['change']:<8} {row['sku_id']:<24} shard_{row['shard']:04d}  {row['detail']}")
+    click.echo(f"{found.changes.height} SKUs are not as they were")
+    for shard, assets in reasons.items():
+        click.echo(f"{shard}: " + "; ".join(f"{asset} ({reason})" for asset, reason in assets.items()))
+    click.echo(
+        f"{skipped} of {preset.shards} shards are skipped; not trained again: {', '.join(left) or '-'}"
+    )
+
+
 @main.group("index")
 def index_group() -> None:
     """Versions of the index: list them, roll back, publish one all the same."""
@@ -251,15 +304,22 @@ def index_publish(name: str | None, version: str) -> None:
 
 
 def _materialize(preset: Preset, name: str | None) -> None:
+    from skufp_pipeline.materialize import materialize_graph
+
+    _run_graph(preset, name, lambda *told: materialize_graph(preset, *told))
+
+
+def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> None:
+    """`run(instance, say)` on the instance of this home, and its outcome told."""
     import dagster as dg
 
-    from skufp_pipeline.materialize import instance_home, materialize_graph
+    from skufp_pipeline.materialize import instance_home
 
     instance_home()
     if name is not None:  # processes that Dagster starts must load the preset that these runs belong to
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
-        outcome = materialize_graph(preset, instance, lambda line: click.echo(line, err=True))
+        outcome = run(instance, lambda line: click.echo(line, err=True))
     total = sum(outcome.seconds.values())
     click.echo(f"the graph of preset {preset.name} is materialized: {total:.0f} s", err=True)
     for check in outcome.failed_checks:

@@ -12,7 +12,7 @@ from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
 from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
 from skufp_pipeline.assets.index import index_assets, index_steps
 from skufp_pipeline.assets.views import view_assets, view_steps
-from skufp_pipeline.automation import jobs
+from skufp_pipeline.automation import jobs, schedules, sensors
 from skufp_pipeline.checks.evaluation import evaluation_checks
 from skufp_pipeline.checks.index import index_checks
 from skufp_pipeline.presets import Preset, load_preset
@@ -43,6 +43,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
     """
     preset = preset or load_preset()
     steps = graph_steps(preset)
+    every_job = jobs(steps)
     return dg.Definitions(
         assets=[
             *catalog_assets(preset),
@@ -53,7 +54,9 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
             *evaluation_assets(preset, steps),
         ],
         asset_checks=[*evaluation_checks(preset, steps), *index_checks(preset, steps)],
-        jobs=jobs(steps),
+        jobs=every_job,
+        schedules=schedules(preset.automation),
+        sensors=sensors(preset, steps, every_job),
         resources={
             "artifacts": ArtifactStoreResource(root=preset.data_root),
             "models": ModelProvider(device=preset.compute.device),

@@ -87,6 +87,18 @@ class EvaluationSettings(Settings):
     thresholds: Thresholds = Thresholds()
 
 
+class AutomationSettings(Settings):
+    """What runs by itself while `dagster-daemon` runs (`dg dev` starts one)."""
+
+    running: bool = False  # whether schedules and the drop folder's sensor are on before anyone turns them on
+    daily: str = "0 3 * * *"  # cron: new, changed and removed products into the index, without training
+    weekly: str = "0 4 * * 0"  # cron: training again, where the catalogue has changed, and the report
+    timezone: str = "UTC"
+    drop_folder: str | None = None  # new files in it start what `daily` starts
+    index_fresh_hours: float = Field(26, gt=0)  # after which the index counts as overdue
+    webhook: str | None = None  # http(s) address that is sent a JSON message when a run fails
+
+
 class Preset(Settings):
     """All the configuration of one graph."""
 
@@ -106,6 +118,7 @@ class Preset(Settings):
     kept_index_versions: int = Field(3, ge=1)
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows that are in memory at once while it is built
     compute: ComputeSettings = ComputeSettings()
+    automation: AutomationSettings = AutomationSettings()
 
 
 def load_preset(name: str | None = None) -> Preset:

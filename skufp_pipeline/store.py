@@ -117,6 +117,10 @@ class ArtifactStore:
         manifest = self._read_manifest(key)
         return None if manifest is None else Artifact(self._local_copy(key, manifest), manifest)
 
+    def manifest(self, key: str) -> Manifest | None:
+        """The manifest at `key`, without its files; None where there is no complete artifact."""
+        return self._read_manifest(key)
+
     def read(self, key: str) -> Artifact:
         """The artifact at `key`; a `UserError` that names it where there is no complete one."""
         artifact = self.find(key)

@@ -83,6 +83,7 @@ def _image_encoder_step(preset: Preset) -> Step:
         {"query_encoder": settings, "max_views": preset.fingerprint.max_views},
         Needs(preset.compute.cores, preset.compute.memory_gib),
         ("sku_crops", "clip_checkpoint", "clip_embeddings"),
+        trained=True,
     )
 
 
