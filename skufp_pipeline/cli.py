@@ -216,6 +216,25 @@ def doctor(name: str | None) -> None:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 
 
+@main.command("setup-instance")
+@preset_option
+@told
+def setup_instance(name: str | None) -> None:
+    """Make $DAGSTER_HOME ready: its settings where there are none, and the limits of the pools."""
+    import dagster as dg
+
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.executors import set_pool_limits
+    from skufp_pipeline.materialize import instance_home
+
+    preset = load_preset(name)
+    home = instance_home()
+    with dg.DagsterInstance.get() as instance:
+        limits = set_pool_limits(instance, graph_steps(preset).values(), preset.compute)
+    told_limits = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
+    click.echo(f"{home}: pools: {told_limits or 'none is used by this preset'}")
+
+
 @main.group()
 def catalog() -> None:
     """The catalogue: what has changed in it."""

@@ -62,6 +62,9 @@ class ComputeSettings(Settings):
     gpus: int = Field(0, ge=0)  # GPUs that each GPU asset asks Kubernetes or Ray for
     cores: float = Field(2, gt=0)  # CPU cores that each heavy asset asks for
     memory_gib: float = Field(4, gt=0)
+    executor: Literal["in_process", "multiprocess", "ray", "k8s"] = "multiprocess"  # of runs from the UI
+    max_concurrent: int = Field(2, ge=1)  # steps of one run at once
+    pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
 
 
 class Thresholds(Settings):
