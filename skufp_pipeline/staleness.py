@@ -205,11 +205,11 @@ class _Held:
         manifest = self.manifests.get(source)
         if manifest is None:
             return set()
-        if shard is None or source.shard is not None:
-            return {manifest.digest}
-        if shard in self.table_digests:
+        mine: set[str] = set()
+        if shard is not None and source.shard is None:
+            mine = {entry.sha256 for file, entry in manifest.files.items() if f"shard_{shard:04d}." in file}
+        if mine and shard in self.table_digests:
             return {self.table_digests[shard]}
-        mine = {entry.sha256 for file, entry in manifest.files.items() if f"shard_{shard:04d}." in file}
         return {manifest.digest, *mine}
 
 

@@ -8,6 +8,7 @@ computed again.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -133,11 +134,14 @@ class ArtifactStore:
 
         Args:
             build: writes files into the directory it is given and returns a JSON-able summary.
+
+        Raises:
+            UserError: another process is building it, the disk is full, or there is no permission.
         """
         existing = self._read_manifest(key)
         if existing is not None and existing.recipe == recipe:
             return Artifact(self._local_copy(key, existing), existing)
-        with self._building(key) as directory:
+        with self._locked(key), self._building(key) as directory:
             summary = dict(build(directory))
             manifest = _describe(key, directory, recipe, summary)
             (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
@@ -238,6 +242,33 @@ class ArtifactStore:
                     raise
                 shutil.rmtree(partial)  # another reader fetched it meanwhile
         return target
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Holds the key's lock on a local root; the system lets go of it when this process ends, however.
+
+        A remote root has no locks: of two runs at once the last one stays.
+        """
+        if not self._local:
+            yield
+            return
+        path = Path(self._base) / ".locks" / key.replace("/", "__")
+        with self._told(key, path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+")
+        with stream:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by worker processes
+            except (BlockingIOError, PermissionError) as error:
+                stream.seek(0)
+                raise UserError(
+                    f"{key} under {self.root} is being made by another run ({stream.read().strip()}); "
+                    "wait until it has ended, or end it"
+                ) from error
+            with suppress(OSError):  # a full disk: the lock holds without its holder's name
+                os.truncate(stream.fileno(), 0)
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield
 
     @contextmanager
     def _building(self, key: str) -> Iterator[Path]:
