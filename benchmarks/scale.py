@@ -2,10 +2,10 @@
 
     python benchmarks/scale.py --skus 300 1000 --json scale.json
 
-Each size is the rendered sample with its encoder trained for one epoch on at most a few hundred SKUs'
-worth of steps (the encoder is not what grows), the graph without generated views, in a fresh process an
-asset or shard, so that its peak memory is its own. The exponent is the slope of log seconds on log SKUs:
-1 is linear.
+Each size is the rendered sample with 150 SKUs to train on, for one epoch: the encoder is as good as frozen,
+and what grows is everything else. There are no generated views and no report. Each asset, or shard, runs in
+a process of its own, so that its peak memory is its own. The exponent is the slope of log seconds on log
+SKUs: 1 is linear.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def measure(skus: int) -> dict[str, dict[str, float]]:
         preset = write_preset(Path(name), skus)
         steps = graph_steps(load_preset(str(preset)))
         for asset in in_order(steps):
-            if asset == "retrieval_report":  # judges the models of a catalogue this small anew; not of scale
+            if asset == "retrieval_report":
                 continue
             seconds, peak = 0.0, 0.0
             for place in places(steps[asset]):
