@@ -1,11 +1,11 @@
-# make demo | test | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | test | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 export DAGSTER_HOME := $(CURDIR)/.dagster_home
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test dev lint bench clean
+.PHONY: demo test chaos dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
@@ -15,6 +15,9 @@ test: $(VENV)/installed-dev
 	ruff format --check .
 	mypy
 	pytest
+
+chaos: $(VENV)/installed-dev
+	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/test_daemon.py
 
 dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	dg dev

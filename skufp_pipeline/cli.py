@@ -59,6 +59,20 @@ def materialize(name: str | None) -> None:
 
 @main.command()
 @preset_option
+@click.option("--retrain", is_flag=True, help="Train again too, where the catalogue has changed.")
+@told
+def refresh(name: str | None, retrain: bool) -> None:
+    """Read the catalogue and make again what it has outdated: the scheduled job, without a daemon."""
+    from skufp_pipeline.automation import DAILY, WEEKLY
+    from skufp_pipeline.materialize import refresh_graph
+
+    preset = load_preset(name)
+    kind = WEEKLY if retrain else DAILY
+    _run_graph(preset, name, lambda instance, say: refresh_graph(preset, instance, say, kind))
+
+
+@main.command()
+@preset_option
 @told
 def demo(name: str | None) -> None:
     """Materialize the graph, print its tables, and answer one photo and one sentence."""
@@ -191,18 +205,25 @@ def export_index(name: str | None, file_format: str, out: Path) -> None:
 @told
 def doctor(name: str | None) -> None:
     """Verify the checksums of the published index and its encoders."""
-    from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, current_version
+    from skufp_pipeline.search.bundle import (
+        IMAGE_ENCODER,
+        POLICY,
+        POLICY_INPUT,
+        current_version,
+        encoder_of,
+    )
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     index = current_version(store)
-    keys = ["checkpoints/clip", "checkpoints/fingerprint"]
+    encoders = {"clip_checkpoint": "checkpoints/clip"}
     if preset.query_encoder.engine == "onnx":
-        keys.append(IMAGE_ENCODER)
+        encoders["image_encoder_onnx"] = IMAGE_ENCODER
     if preset.policy is not None:
-        keys.append(POLICY)
+        encoders[POLICY_INPUT] = POLICY
+    used = [encoder_of(store, index, encoder, key) for encoder, key in encoders.items()]
     damaged = []
-    for artifact in (index, *map(store.read, keys)):
+    for artifact in (index, *used, store.read("checkpoints/fingerprint")):
         wrong = artifact.damaged_files()
         damaged += [f"{artifact.manifest.artifact}/{file}" for file in wrong]
         state = "DAMAGED" if wrong else "ok"
@@ -211,16 +232,129 @@ def doctor(name: str | None) -> None:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 
 
-def _materialize(preset: Preset, name: str | None) -> None:
+@main.command("setup-instance")
+@preset_option
+@told
+def setup_instance(name: str | None) -> None:
+    """Make $DAGSTER_HOME ready: its settings where there are none, and the limits of the pools."""
     import dagster as dg
 
-    from skufp_pipeline.materialize import instance_home, materialize_graph
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.executors import set_pool_limits
+    from skufp_pipeline.materialize import instance_home
+
+    preset = load_preset(name)
+    home = instance_home()
+    with dg.DagsterInstance.get() as instance:
+        limits = set_pool_limits(instance, graph_steps(preset).values(), preset.compute)
+    told_limits = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
+    click.echo(f"{home}: pools: {told_limits or 'none is used by this preset'}")
+
+
+@main.group()
+def catalog() -> None:
+    """The catalogue: what has changed in it."""
+
+
+@catalog.command("diff")
+@preset_option
+@click.option("--retrain", is_flag=True, help="What `skufp refresh --retrain` would make again.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@told
+def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None:
+    """New, changed and removed products since the last run, what would be made again, and why."""
+    from skufp_pipeline.automation import DAILY, WEEKLY, refreshed
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.staleness import catalog_diff
+
+    preset = load_preset(name)
+    steps = graph_steps(preset)
+    among = refreshed(steps, WEEKLY if retrain else DAILY)
+    found = catalog_diff(preset, steps, among)
+    reasons: dict[str, dict[str, str]] = {}
+    for place, reason in found.reasons.items():
+        shard = "whole" if place.shard is None else f"shard_{place.shard:04d}"
+        reasons.setdefault(shard, {})[place.asset] = reason
+    skipped = preset.shards - len([shard for shard in reasons if shard != "whole"])
+    left = sorted({name for name, step in steps.items() if step.trained} - among)
+    if as_json:
+        told = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
+        click.echo(json.dumps(told, indent=1))
+        return
+    for row in found.changes.iter_rows(named=True):
+        click.echo(f"{row['change']:<8} {row['sku_id']:<24} shard_{row['shard']:04d}  {row['detail']}")
+    click.echo(f"{found.changes.height} SKUs are not as they were")
+    for shard, assets in reasons.items():
+        click.echo(f"{shard}: " + "; ".join(f"{asset} ({reason})" for asset, reason in assets.items()))
+    click.echo(
+        f"{skipped} of {preset.shards} shards are skipped; not trained again: {', '.join(left) or '-'}"
+    )
+
+
+@main.group("index")
+def index_group() -> None:
+    """Versions of the index: list them, roll back, publish one all the same."""
+
+
+@index_group.command("list")
+@preset_option
+@told
+def index_list(name: str | None) -> None:
+    """The versions that are kept, the last published first."""
+    from skufp_pipeline.search.bundle import CURRENT, INDEX
+    from skufp_pipeline.search.release import read_releases
+
+    store = ArtifactStore(load_preset(name).data_root)
+    releases, current = read_releases(store), store.read_pointer(CURRENT)
+    order = {version: number for number, version in enumerate(releases.published, start=1)}
+    for version in sorted(store.newest_keys(INDEX), key=lambda version: -order.get(version, 0)):
+        state = "withdrawn" if version in releases.withdrawn else "published"
+        state = "in use" if version == current else state if version in order else "candidate"
+        summary = store.read(f"{INDEX}/{version}").summary
+        click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
+
+
+@index_group.command("rollback")
+@preset_option
+@click.argument("version", required=False)
+@told
+def index_rollback(name: str | None, version: str | None) -> None:
+    """Put the version before (or VERSION) back in use; the one in use now is not published again."""
+    from skufp_pipeline.search.release import roll_back
+
+    click.echo(f"in use: {roll_back(ArtifactStore(load_preset(name).data_root), version)}")
+
+
+@index_group.command("publish")
+@preset_option
+@click.argument("version")
+@told
+def index_publish(name: str | None, version: str) -> None:
+    """Put VERSION in use although a check did not pass, or after it was rolled back."""
+    from skufp_pipeline.search.release import publish
+
+    preset = load_preset(name)
+    publish(ArtifactStore(preset.data_root), version, preset.kept_index_versions)
+    click.echo(f"in use: {version}")
+
+
+def _materialize(preset: Preset, name: str | None) -> None:
+    from skufp_pipeline.materialize import materialize_graph
+
+    _run_graph(preset, name, lambda *told: materialize_graph(preset, *told))
+
+
+def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> None:
+    """`run(instance, say)` on the instance of this home, and its outcome told."""
+    import dagster as dg
+
+    from skufp_pipeline.materialize import instance_home
 
     instance_home()
     if name is not None:  # processes that Dagster starts must load the preset that these runs belong to
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
-        outcome = materialize_graph(preset, instance, lambda line: click.echo(line, err=True))
+        outcome = run(instance, lambda line: click.echo(line, err=True))
     total = sum(outcome.seconds.values())
     click.echo(f"the graph of preset {preset.name} is materialized: {total:.0f} s", err=True)
     for check in outcome.failed_checks:

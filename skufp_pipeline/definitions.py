@@ -14,15 +14,16 @@ from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_s
 from skufp_pipeline.assets.index import index_assets, index_steps
 from skufp_pipeline.assets.policy import policy_assets, policy_steps
 from skufp_pipeline.assets.views import view_assets, view_steps
-from skufp_pipeline.automation import jobs
+from skufp_pipeline.automation import jobs, schedules, sensors
 from skufp_pipeline.checks.evaluation import evaluation_checks
 from skufp_pipeline.checks.index import index_checks
+from skufp_pipeline.conditions import automation_conditions, condition_sensor, with_automation
+from skufp_pipeline.executors import executor
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
-
-MAX_CONCURRENT = 2
+from skufp_pipeline.staleness import refreshed_daily
 
 
 def graph_steps(preset: Preset) -> dict[str, Step]:
@@ -47,26 +48,31 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
     """
     preset = preset or load_preset()
     steps = graph_steps(preset)
+    every_job = jobs(steps)
+    assets = [
+        *catalog_assets(preset),
+        *encoder_assets(preset, steps),
+        *baseline_assets(preset, steps),
+        *view_assets(preset, steps),
+        *fingerprint_assets(preset, steps),
+        *policy_assets(preset, steps),
+        *index_assets(preset, steps),
+        *evaluation_assets(preset, steps),
+    ]
+    conditions = automation_conditions(preset, steps, refreshed_daily(steps))
     return dg.Definitions(
-        assets=[
-            *catalog_assets(preset),
-            *encoder_assets(preset, steps),
-            *baseline_assets(preset, steps),
-            *view_assets(preset, steps),
-            *fingerprint_assets(preset, steps),
-            *policy_assets(preset, steps),
-            *index_assets(preset, steps),
-            *evaluation_assets(preset, steps),
-        ],
+        assets=with_automation(assets, conditions, preset.automation.index_fresh_hours),
         asset_checks=[*evaluation_checks(preset, steps), *index_checks(preset, steps)],
-        jobs=jobs(steps),
+        jobs=every_job,
+        schedules=schedules(preset.automation),
+        sensors=[*sensors(preset, steps, every_job), condition_sensor()],
         resources={
             "artifacts": ArtifactStoreResource(root=preset.data_root),
             "models": ModelProvider(device=preset.compute.device),
             **(resources or {}),
         },
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
-        executor=dg.multiprocess_executor.configured({"max_concurrent": MAX_CONCURRENT}),
+        executor=executor(preset.compute),
     )
 
 

@@ -6,16 +6,27 @@ Runs and events land in the instance that `dagster dev` shows. A failed check th
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 
-from skufp_pipeline.automation import Stage, stages
+from skufp_pipeline.automation import (
+    DAILY,
+    READ_CATALOG,
+    REFRESH_SHARDS,
+    REFRESH_TABLES,
+    Stage,
+    refreshed,
+    stages,
+)
+from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.staleness import next_work, stale
+from skufp_pipeline.store import ArtifactStore
 
 INSTANCE_SETTINGS = Path(__file__).parent / "resources" / "dagster.yaml"
 _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message
@@ -48,11 +59,52 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
         started = time.perf_counter()
         keys = _partition_keys(stage, preset)
         say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
-        results = [_run(definitions, stage, key, instance) for key in keys]
+        results = [_run_job(definitions, stage.name, key, instance) for key in keys]
         failed += [name for result in results for name in _failed_checks(result)]
         seconds[stage.name] = time.perf_counter() - started
         say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s" + _skipped(results))
     return Outcome(seconds, failed)
+
+
+def refresh_graph(
+    preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None], kind: str = DAILY
+) -> Outcome:
+    """Reads the catalogue and makes again what is stale: what the schedules do, without a daemon.
+
+    Args:
+        kind: `daily` trains nothing; `weekly` makes everything again that the catalogue has outdated.
+
+    Raises:
+        UserError: an asset failed.
+    """
+    definitions, steps = build_defs(preset), graph_steps(preset)
+    store, among = ArtifactStore(preset.data_root), refreshed(steps, kind)
+    started = time.perf_counter()
+    results = [_run_job(definitions, READ_CATALOG, None, instance)]
+    say(_told_changes(results[0]))
+    made: set[str] = set()
+    while work := next_work(steps, stale(steps, store, among)):
+        for part in work:
+            if str(part) in made:
+                raise UserError(f"{part}: made, and still not of what is there now ({part.reasons})")
+            made.add(str(part))
+            say(f"{part} ({next(iter(part.reasons.values()))})")
+            job = REFRESH_TABLES if part.shard is None else REFRESH_SHARDS
+            results.append(_run_job(definitions, job, part.partition_key, instance, part.assets))
+    failed = [name for result in results for name in _failed_checks(result)]
+    return Outcome({f"{kind} refresh": time.perf_counter() - started}, failed)
+
+
+def _told_changes(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_asset_materialization_events():
+        told = {name: entry.value for name, entry in event.materialization.metadata.items()}
+        if "shards_unchanged" in told:
+            counts = ", ".join(f"{told[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
+            return (
+                f"SKUs: {counts}; shards: {told['shards_changed']} changed, "
+                f"{told['shards_unchanged']} unchanged"
+            )
+    return "the catalogue was read"
 
 
 def instance_home() -> Path:
@@ -87,13 +139,18 @@ def _skipped(results: list[dg.ExecuteInProcessResult]) -> str:
     return f", skipped {unchanged} of {len(events)} results as unchanged" if unchanged else ""
 
 
-def _run(
-    definitions: dg.Definitions, stage: Stage, partition_key: str | None, instance: dg.DagsterInstance
+def _run_job(
+    definitions: dg.Definitions,
+    name: str,
+    partition_key: str | None,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    job = definitions.resolve_job_def(stage.name)
-    result = job.execute_in_process(
+    """Runs a job, or some of its assets with their checks."""
+    result = definitions.resolve_job_def(name).execute_in_process(
         instance=instance,
         partition_key=partition_key,
+        asset_selection=None if assets is None else [dg.AssetKey(asset) for asset in assets],
         raise_on_error=False,
         run_config={"loggers": {"plain": {}}},
     )

@@ -63,6 +63,9 @@ class ComputeSettings(Settings):
     gpus: int = Field(0, ge=0)  # GPUs that each GPU asset asks Kubernetes or Ray for
     cores: float = Field(2, gt=0)  # CPU cores that each heavy asset asks for
     memory_gib: float = Field(4, gt=0)
+    executor: Literal["in_process", "multiprocess", "ray", "k8s"] = "multiprocess"  # of runs from the UI
+    max_concurrent: int = Field(2, ge=1)  # steps of one run at once
+    pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
 
 
 class Thresholds(Settings):
@@ -72,6 +75,8 @@ class Thresholds(Settings):
     encoder_recall_high: float | None = None  # broken nor easy
     fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
+    index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold
+    index_recall_drop: float | None = 0.02  # in R@1 of development queries, against the index in use
     skipped_fraction: float = Field(0.05, ge=0, le=1)  # of crops that may be undecodable
     search_p95_ms: float = Field(50.0, gt=0)  # one query at a time, search alone
 
@@ -90,6 +95,18 @@ class BaselineSettings(Settings):
     """What the report compares with, beside what comes with the encoder (Baselines 2 and 3)."""
 
     reid: ReidSettings | None = None  # Baseline 1; null leaves it out
+
+
+class AutomationSettings(Settings):
+    """What runs by itself while `dagster-daemon` runs (`dg dev` starts one)."""
+
+    running: bool = False  # whether schedules and the drop folder's sensor are on before anyone turns them on
+    daily: str = "0 3 * * *"  # cron: new, changed and removed products into the index, without training
+    weekly: str = "0 4 * * 0"  # cron: training again, where the catalogue has changed, and the report
+    timezone: str = "UTC"
+    drop_folder: str | None = None  # new files in it start what `daily` starts
+    index_fresh_hours: float = Field(26, gt=0)  # after which the index counts as overdue
+    webhook: str | None = None  # http(s) address that is sent a JSON message when a run fails
 
 
 class Preset(Settings):
@@ -113,6 +130,7 @@ class Preset(Settings):
     kept_index_versions: int = Field(3, ge=1)
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows that are in memory at once while it is built
     compute: ComputeSettings = ComputeSettings()
+    automation: AutomationSettings = AutomationSettings()
 
 
 def load_preset(name: str | None = None) -> Preset:

@@ -8,6 +8,7 @@ computed again.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -117,6 +118,10 @@ class ArtifactStore:
         manifest = self._read_manifest(key)
         return None if manifest is None else Artifact(self._local_copy(key, manifest), manifest)
 
+    def manifest(self, key: str) -> Manifest | None:
+        """The manifest at `key`, without its files; None where there is no complete artifact."""
+        return self._read_manifest(key)
+
     def read(self, key: str) -> Artifact:
         """The artifact at `key`; a `UserError` that names it where there is no complete one."""
         artifact = self.find(key)
@@ -129,11 +134,14 @@ class ArtifactStore:
 
         Args:
             build: writes files into the directory it is given and returns a JSON-able summary.
+
+        Raises:
+            UserError: another process is building it, the disk is full, or there is no permission.
         """
         existing = self._read_manifest(key)
         if existing is not None and existing.recipe == recipe:
             return Artifact(self._local_copy(key, existing), existing)
-        with self._building(key) as directory:
+        with self._locked(key), self._building(key) as directory:
             summary = dict(build(directory))
             manifest = _describe(key, directory, recipe, summary)
             (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
@@ -162,15 +170,27 @@ class ArtifactStore:
         return self._fs.cat_file(path).decode().strip() if self._fs.isfile(path) else None
 
     def write_pointer(self, key: str, text: str) -> None:
-        """Replaces a pointer file atomically."""
+        """Replaces a pointer file atomically.
+
+        Raises:
+            UserError: the disk is full, or there is no permission; the old text stays.
+        """
         path = f"{self._base}/{key}"
         if not self._local:
             self._fs.pipe_file(path, f"{text}\n".encode())
             return
         temporary = Path(f"{path}.{os.getpid()}.tmp")
-        temporary.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(f"{text}\n")
-        temporary.replace(path)
+        try:
+            with self._told(key, temporary.parent):
+                temporary.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("w") as stream:
+                    stream.write(f"{text}\n")
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def newest_keys(self, prefix: str) -> list[str]:
         """Names of the complete artifacts directly below `prefix`, the last written first."""
@@ -224,14 +244,50 @@ class ArtifactStore:
         return target
 
     @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Holds the key's lock on a local root; the system lets go of it when this process ends, however.
+
+        A remote root has no locks: of two runs at once the last one stays.
+        """
+        if not self._local:
+            yield
+            return
+        path = Path(self._base) / ".locks" / key.replace("/", "__")
+        with self._told(key, path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream = path.open("a+")
+        with stream:
+            try:
+                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by worker processes
+            except (BlockingIOError, PermissionError) as error:
+                stream.seek(0)
+                raise UserError(
+                    f"{key} under {self.root} is being made by another run ({stream.read().strip()}); "
+                    "wait until it has ended, or end it"
+                ) from error
+            with suppress(OSError):  # a full disk: the lock holds without its holder's name
+                os.truncate(stream.fileno(), 0)
+                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield
+
+    @contextmanager
     def _building(self, key: str) -> Iterator[Path]:
         temporary = (Path(self._base) if self._local else self._cache) / ".tmp"
         flat = key.replace("/", "__")
         _remove_leftovers(temporary, flat)
         directory = temporary / f"{flat}.{socket.gethostname()}.{os.getpid()}"
         try:
-            directory.mkdir(parents=True)
-            yield directory
+            with self._told(key, directory):
+                directory.mkdir(parents=True)
+                yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    @contextmanager
+    def _told(self, key: str, directory: Path) -> Iterator[None]:
+        """Says what a full disk or a missing permission means to who writes `key`."""
+        try:
+            yield
         except UserError:
             raise
         except PermissionError as error:
@@ -243,8 +299,6 @@ class ArtifactStore:
                     "(nothing half-written was left)"
                 ) from error
             raise
-        finally:
-            shutil.rmtree(directory, ignore_errors=True)
 
     def _publish(self, key: str, directory: Path, manifest: Manifest) -> Path:
         if self._local:

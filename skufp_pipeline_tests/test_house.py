@@ -15,7 +15,16 @@ from skufp_pipeline.presets import load_preset
 from .graphs import PRESETS, REPOSITORY, environment
 
 PACKAGE = REPOSITORY / "skufp_pipeline"
-DAGSTER_LAYER = {"assets", "checks", "resources", "automation", "definitions", "materialize", "cli"}
+DAGSTER_LAYER = {
+    "assets",
+    "checks",
+    "resources",
+    "automation",
+    "definitions",
+    "materialize",
+    "cli",
+    "staleness",
+}
 # The rooms of the science; each may import those before it.
 ROOMS = ("datasets", "encoders", "views", "fingerprint", "policy", "search", "evaluation")
 LEAVES = ("errors", "hashing", "settings", "store", "compute")

@@ -1,8 +1,9 @@
 """Group `catalog`: from a data set on disk to SKU crops and their image-text tables."""
 
+import io
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,15 @@ from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import counts_table, frame_metadata, picture, progress, result
 from skufp_pipeline.checks.catalog import CROPS_COMPLETE, crops_complete
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
+from skufp_pipeline.datasets.catalogue import Progress, folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
 from skufp_pipeline.datasets.crops import write_crops
 from skufp_pipeline.datasets.deepfashion2 import inventory, read_deepfashion2
+from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED, catalogue_changes
 from skufp_pipeline.datasets.manifest import read_manifest
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
 from skufp_pipeline.datasets.sample import render_sample
-from skufp_pipeline.datasets.table import CATALOG, QUERY, Catalogue
+from skufp_pipeline.datasets.table import CATALOG, ITEM_SCHEMA, QUERY, Catalogue
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import content_digest, stable_shard
 from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
@@ -127,15 +129,19 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         store, step = artifacts.get(), steps["annotations"]
         raw = store.read(steps["raw_dataset"].key)
+        before = items_of(store.find(step.key))
 
         def build(directory: Path) -> dict[str, Any]:
-            root = source_root(preset, raw)
-            catalogue = read_catalogue(preset, root, context)
-            items = with_shards(with_image_digests(catalogue.items, root), preset.shards)
+            catalogue = read_catalogue(
+                preset,
+                source_root(preset, raw),
+                progress(context, "annotations"),
+                progress(context, "images"),
+            )
+            items = catalogue.items
             (directory / "items").mkdir()
             for shard in range(preset.shards):
-                rows = items.filter(pl.col("shard") == shard)
-                rows.write_parquet(directory / _shard_file(shard), compression="zstd")
+                (directory / _shard_file(shard)).write_bytes(shard_table(items, shard))
             catalogue.skipped.write_parquet(directory / "skipped_items.parquet", compression="zstd")
             return {
                 "items": items.height,
@@ -145,12 +151,13 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
             }
 
         artifact = store.produce(step.key, step.recipe({"raw_dataset": raw.digest}), build)
-        items = pl.read_parquet(artifact.path / "items" / "*.parquet")
+        items = items_of(artifact)
         skipped = pl.read_parquet(artifact.path / "skipped_items.parquet")
         return result(
             artifact,
             {
                 **frame_metadata(items),
+                **_changes(before, items, preset.shards),
                 "items_by_role": counts_table(items, ["split", "domain", "role"]),
                 "skipped_by_reason": counts_table(skipped, ["reason"]),
             },
@@ -258,13 +265,31 @@ def source_root(preset: Preset, raw: Artifact) -> Path:
             return Path(settings.path).parent
 
 
-def read_catalogue(preset: Preset, root: Path, context: dg.AssetExecutionContext) -> Catalogue:
-    """The data set of the preset through the reader of its kind."""
+def read_catalogue(
+    preset: Preset, root: Path, rows_told: Progress | None = None, images_told: Progress | None = None
+) -> Catalogue:
+    """The data set of the preset through the reader of its kind, its items with shards and image digests."""
     dataset = preset.dataset
     if isinstance(dataset, ManifestDataset):
-        told = progress(context, "manifest rows")
-        return read_manifest(Path(dataset.read.path), dataset.read, preset.splits, told)
-    return read_deepfashion2(root, dataset.read, preset.splits, progress(context, "annotations"))
+        found = read_manifest(Path(dataset.read.path), dataset.read, preset.splits, rows_told)
+    else:
+        found = read_deepfashion2(root, dataset.read, preset.splits, rows_told)
+    items = with_shards(with_image_digests(found.items, root, images_told), preset.shards)
+    return replace(found, items=items)
+
+
+def shard_table(items: pl.DataFrame, shard: int) -> bytes:
+    """The Parquet file of one shard's items."""
+    buffer = io.BytesIO()
+    items.filter(pl.col("shard") == shard).write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def items_of(annotations: Artifact | None) -> pl.DataFrame:
+    """The items of all shards; none where there are no annotations yet."""
+    if annotations is None:
+        return pl.DataFrame(schema={**ITEM_SCHEMA, "image_digest": pl.String(), "shard": pl.Int32()})
+    return pl.read_parquet(annotations.path / "items" / "*.parquet")
 
 
 def read_shards(store: ArtifactStore, step: Step, shards: int) -> list[Artifact]:
@@ -280,6 +305,18 @@ def crop_path(row: dict[str, Any], sku_crops: Step, preset: Preset) -> str:
 def count_by(frame: pl.DataFrame, column: str) -> dict[str, int]:
     """Rows by value of a column."""
     return dict(frame.group_by(column).len().sort(column).iter_rows())
+
+
+def _changes(before: pl.DataFrame, after: pl.DataFrame, shards: int) -> dict[str, int]:
+    """SKUs that are new, changed or removed since the last run, and the shards that nothing happened in."""
+    changes = catalogue_changes(before, after)
+    counts = count_by(changes, "change")
+    touched = changes["shard"].n_unique()
+    return {
+        **{f"skus_{change}": counts.get(change, 0) for change in (NEW, CHANGED, REMOVED)},
+        "shards_changed": touched,
+        "shards_unchanged": shards - touched,
+    }
 
 
 def _dataset_config(dataset: Any) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Step:
         modules: the science modules whose code decides the result.
         config: the part of the preset that decides the result, JSON-able.
         shards: number of SKU shards, None for an unpartitioned asset.
+        trained: learnt from the whole catalogue: made again by the weekly job, not for each new product.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Step:
     needs: Needs = field(default_factory=Needs)
     deps: tuple[str, ...] = ()
     shards: int | None = None
+    trained: bool = False
 
     @property
     def code_digest(self) -> str:

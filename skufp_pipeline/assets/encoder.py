@@ -55,6 +55,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             },
             needs,
             ("sku_crops", "image_text"),
+            trained=True,
         ),
         Step(
             "clip_embeddings",

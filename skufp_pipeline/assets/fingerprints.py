@@ -63,6 +63,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             {"fingerprint": settings, "seed": preset.seed},
             heavy,
             (*views, "best_shot_teachers"),
+            trained=True,
         ),
         Step(
             "fingerprints",

@@ -15,15 +15,31 @@ from skufp_pipeline.assets.fingerprints import (
     require_inputs,
 )
 from skufp_pipeline.assets.show import counts_table, frame_metadata, result
+from skufp_pipeline.checks.release import (
+    RECALL,
+    RELEASE_CHECKS,
+    index_is_exact,
+    not_rolled_back,
+    recall_holds,
+    skus_are_covered,
+)
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
+from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, POLICY_INPUT, build_index, prune
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, INDEX, POLICY_INPUT, build_index
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import ParityPhotos, parity_photos
+from skufp_pipeline.search.release import in_use, keep_encoders, publish, read_releases
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
 
 _KERNELS = ("batch", "bounds", "compiled", "encode", "score", "shapes", "simd", "single", "threads")
+_BUILDING = (
+    "search.bundle", "search.judging", "encoders.tables",
+    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+)  # fmt: skip
 INDEX_MODULES = (
     *(f"skufp_pipeline.search.{name}" for name in ("codes", "files", "index", "rows", "scan", "segment")),
     *(f"skufp_pipeline.search.kernels.{name}" for name in _KERNELS),
@@ -38,18 +54,23 @@ def index_steps(preset: Preset) -> dict[str, Step]:
     return {step.name: step for step in steps}
 
 
+_TABLES = ("annotations", "image_text", "clip_embeddings", "best_shot_teachers", "fingerprints")
+
+
 def _index_step(preset: Preset) -> Step:
+    exported = ("image_encoder_onnx",) if preset.query_encoder.engine == "onnx" else ()
+    policy = (POLICY_INPUT,) if preset.policy else ()
     return Step(
         "search_index",
         INDEX,
         "index",
         {"numpy", "parquet"},
-        "The bundle a search loads: fingerprints, SKU table, references to encoder, aggregator and policy. "
-        "`index/CURRENT` names the version in use.",
-        ("skufp_pipeline.search.bundle", *INDEX_MODULES, "skufp_pipeline.encoders.tables"),
+        "The bundle a search loads: fingerprints, SKU table, references to encoders, aggregator and policy. "
+        "A candidate that passes its checks is put in use: `index/CURRENT` names it.",
+        (*(f"skufp_pipeline.{name}" for name in _BUILDING), *INDEX_MODULES),
         {"segment_rows": preset.index_segment_rows},
         Needs(preset.compute.cores, preset.compute.memory_gib),
-        ("image_text", "best_shot_teachers", "fingerprints", *([POLICY_INPUT] if preset.policy else [])),
+        (*_TABLES, *exported, *policy),
     )
 
 
@@ -66,6 +87,7 @@ def _image_encoder_step(preset: Preset) -> Step:
         {"query_encoder": settings, "max_views": preset.fingerprint.max_views},
         Needs(preset.compute.cores, preset.compute.memory_gib),
         ("sku_crops", "clip_checkpoint", "clip_embeddings"),
+        trained=True,
     )
 
 
@@ -79,7 +101,7 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
     """The assets of this group, given the steps before it."""
     step = index_steps(preset)["search_index"]
 
-    @asset(step)
+    @asset(step, RELEASE_CHECKS)
     def search_index(artifacts: ArtifactStoreResource) -> dg.MaterializeResult:
         store = artifacts.get()
         fingerprints = store.read(others["fingerprints"].key)
@@ -90,14 +112,9 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
             require_inputs(table, embedding_inputs(shards))
         aggregator = store.read(others["fingerprint_checkpoint"].key)
         fingerprints.require_input("fingerprint_checkpoint", aggregator.digest)
-        references = {
-            "clip_checkpoint": store.read(others["clip_checkpoint"].key).digest,
-            "fingerprint_checkpoint": aggregator.digest,
-        }
-        if POLICY_INPUT in others:
-            policy = store.read(others[POLICY_INPUT].key)
-            policy.require_input("fingerprints", fingerprints.digest)
-            references[POLICY_INPUT] = policy.digest
+        encoders = _query_encoders(store, others)
+        references = {name: encoder.digest for name, encoder in encoders.items()}
+        references["fingerprint_checkpoint"] = aggregator.digest
         inputs = {a.manifest.artifact: a.digest for a in [fingerprints, teachers, *texts]} | references
         recipe = step.recipe(inputs)
 
@@ -117,25 +134,72 @@ def index_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefin
                 references,
                 preset.index_segment_rows,
             )
-            return {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
+            size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
+            return {**size, RECALL: _development_recall(index, shards)}
 
-        artifact = store.produce(f"{INDEX}/{recipe.digest}", recipe, build)
-        store.write_pointer(CURRENT, recipe.digest)
-        pruned = prune(store, recipe.digest, preset.kept_index_versions)
-        skus = FingerprintIndex.load(artifact.path).skus
+        candidate = store.produce(f"{INDEX}/{recipe.digest}", recipe, build)
+        keep_encoders(store, encoders.values())
+        checks = judge(store, candidate, _catalogue_skus(store, others), preset)
+        passed = all(check.passed for check in checks)
+        pruned = publish(store, recipe.digest, preset.kept_index_versions) if passed else 0
+        skus = FingerprintIndex.load(candidate.path).skus
         return result(
-            artifact,
+            candidate,
             {
                 **frame_metadata(skus),
                 "version": recipe.digest,
+                "published": int(passed),
                 "pruned_versions": pruned,
                 "skus_by_category": counts_table(skus, ["split", "category_name"]),
             },
+            checks,
         )
 
     if preset.query_encoder.engine == "onnx":
         return [search_index, _image_encoder_asset(preset, others)]
     return [search_index]
+
+
+def judge(
+    store: ArtifactStore, candidate: Artifact, catalogue: pl.Series, preset: Preset
+) -> list[dg.AssetCheckResult]:
+    """What each check says of a candidate; it is put in use where all of them pass."""
+    thresholds = preset.evaluation.thresholds
+    index = FingerprintIndex.load(candidate.path)
+    return [
+        index_is_exact(candidate, index, preset.seed),
+        skus_are_covered(index, catalogue, thresholds),
+        recall_holds(candidate, in_use(store), thresholds),
+        not_rolled_back(candidate.path.name, read_releases(store).withdrawn),
+    ]
+
+
+def _query_encoders(store: ArtifactStore, others: dict[str, Step]) -> dict[str, Artifact]:
+    """What turns the queries of an index into vectors, by asset name; all of one checkpoint."""
+    checkpoint = store.read(others["clip_checkpoint"].key)
+    encoders = {"clip_checkpoint": checkpoint}
+    if "image_encoder_onnx" in others:
+        exported = store.read(others["image_encoder_onnx"].key)
+        exported.require_input("clip_checkpoint", checkpoint.digest)
+        encoders["image_encoder_onnx"] = exported
+    if POLICY_INPUT in others:
+        # Of the same encoder, but not of the same fingerprints: they change from day to day.
+        policy = store.read(others[POLICY_INPUT].key)
+        policy.require_input("clip_checkpoint", checkpoint.digest)
+        encoders[POLICY_INPUT] = policy
+    return encoders
+
+
+def _development_recall(index: FingerprintIndex, shards: list[Artifact]) -> float | None:
+    mine = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
+    queries = embedding_tables(shards).images.filter(mine)
+    return recall_at_1(index, embedding_rows(queries), queries["sku_id"])
+
+
+def _catalogue_skus(store: ArtifactStore, others: dict[str, Step]) -> pl.Series:
+    """The SKUs that have a catalog view."""
+    items = pl.read_parquet(store.read(others["annotations"].key).path / "items" / "*.parquet")
+    return items.filter(pl.col("role") == GALLERY)["sku_id"].unique()
 
 
 def photos_of_training(

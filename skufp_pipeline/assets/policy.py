@@ -88,7 +88,8 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
             (PACKAGE + "policy.train", PACKAGE + "policy.network", *_PHOTO[::2], *_TABLES),
             {"training": policy.training.model_dump(mode="json"), "actions": actions, "seed": preset.seed},
             light,
-            ("fingerprints", "vla_labels"),
+            ("clip_checkpoint", "fingerprints", "vla_labels"),
+            trained=True,
         ),
         Step(
             "policy_report",
@@ -167,13 +168,13 @@ def policy_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefin
         from skufp_pipeline.policy.train import train_policy, used_by_policy
 
         store, step = artifacts.get(), steps["vla_checkpoint"]
-        fingerprints = store.read(graph["fingerprints"].key)
+        checkpoint, fingerprints = (store.read(graph[n].key) for n in ("clip_checkpoint", "fingerprints"))
         shards = read_shards(store, steps["vla_labels"], preset.shards)
         for shard in shards:
             shard.require_input("fingerprints", fingerprints.digest)
         recipe = step.recipe(
             {shard.manifest.artifact: shard.digest for shard in shards}
-            | {"fingerprints": fingerprints.digest}
+            | {"clip_checkpoint": checkpoint.digest, "fingerprints": fingerprints.digest}
         )
 
         def build(directory: Path) -> dict[str, Any]:

@@ -81,6 +81,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             {"filters": views.filters.model_dump(mode="json"), "seed": preset.seed},
             light,
             ("sku_crops", "clip_checkpoint", "clip_embeddings"),
+            trained=True,
         ),
         Step(
             "sd_lora",
@@ -99,6 +100,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             },
             heavy,
             ("sku_crops", "image_text", "clip_checkpoint", *base),
+            trained=True,
         ),
         Step(
             "generated_views",
@@ -146,6 +148,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
                 {**common, "base": views.base.model_dump(mode="json", exclude=resumed)},
                 heavy,
                 ("sku_crops", "image_text"),
+                trained=True,
             ),
         )
     return {step.name: step for step in steps}

@@ -15,6 +15,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 INDEX, CURRENT = "index", "index/CURRENT"
 IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
+KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version refers to them
 POLICY, POLICY_INPUT = (
     "checkpoints/vla",
     "vla_checkpoint",
@@ -73,12 +74,19 @@ def current_index(store: ArtifactStore) -> tuple[Artifact, FingerprintIndex]:
     return artifact, FingerprintIndex.load(artifact.path)
 
 
-def prune(store: ArtifactStore, current: str, kept: int) -> int:
-    """Deletes all but the `kept` newest versions, never `current`; returns how many."""
-    others = [version for version in store.newest_keys(INDEX) if version != current]
-    for version in others[max(kept - 1, 0) :]:
-        store.delete(f"{INDEX}/{version}")
-    return len(others[max(kept - 1, 0) :])
+def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
+    """The encoder that a version was made with: at `key`, or kept since another one stands there.
+
+    Args:
+        name: under which the version refers to it.
+
+    Raises:
+        UserError: there is neither.
+    """
+    wanted, latest = index.manifest.recipe.inputs.get(name), store.find(key)
+    if latest is not None and latest.digest == wanted:
+        return latest
+    return store.find(f"{KEPT_ENCODERS}/{wanted}") or store.read(key)
 
 
 def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Iterator[Chunk]:

@@ -20,7 +20,7 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index, encoder_of
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.store import Artifact, ArtifactStore
@@ -95,12 +95,12 @@ class QueryEngine:
         """The index in use and its encoder; photos by ONNX Runtime where `settings` say so.
 
         Raises:
-            UserError: no index, the encoder or the policy has changed since the index was made, or the
-                encoder since its ONNX form was, there is no such form, or no policy and one is asked for.
+            UserError: no index, no encoder that it was made with, or no ONNX form of it; or no policy and
+                one is asked for.
         """
         artifact, index = current_index(store)
         index.warm_up()
-        checkpoint = store.read(CLIP_CHECKPOINT)
+        checkpoint = encoder_of(store, artifact, "clip_checkpoint", CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy = _open_policy(store, artifact, use_policy)
@@ -108,7 +108,7 @@ class QueryEngine:
             return cls(index, encoder, policy=policy)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
 
-        exported = store.read(IMAGE_ENCODER)
+        exported = encoder_of(store, artifact, "image_encoder_onnx", IMAGE_ENCODER)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
         return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy)
@@ -225,7 +225,7 @@ def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Polic
             "--policy on: the index in use was made without a query policy; add a policy block to the preset "
             "and materialize the graph, or search with --policy auto"
         )
-    checkpoint = store.read(POLICY)
+    checkpoint = encoder_of(store, index, POLICY_INPUT, POLICY)
     index.require_input(POLICY_INPUT, checkpoint.digest)
     policy = load_policy(checkpoint.path)
     policy.decide(*policy.example())

@@ -1,16 +1,22 @@
 """The index's asset publishes whole versions, keeps some, and refuses parts that do not belong together."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.search.engine import QueryEngine
+from skufp_pipeline.search.release import publish, roll_back
+from skufp_pipeline.store import Recipe
 
 from ..graphs import Graph, checks, failure, metadata, pretend_made_with, run_asset
 
@@ -145,3 +151,63 @@ def test_where_a_preset_turns_it_off_pytorch_encodes_the_queries(spoilt: Graph) 
     assert list(report["latency"]["stages"]) == [
         "decode", "preprocess", "encode_image", "encode_text", "search"
     ]  # fmt: skip
+
+
+def test_a_candidate_that_fails_a_check_is_kept_and_not_put_in_use(
+    spoilt: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = spoilt.store.read_pointer("index/CURRENT")
+    monkeypatch.setattr("skufp_pipeline.assets.index._development_recall", lambda *_: -1.0)
+    with_other_teachers(spoilt, "1" * 16)
+    result = run_asset(spoilt.preset, "search_index")
+    assert not result.success
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["published"].value == 0
+    assert checks(result) == {
+        "index_is_exact": True,
+        "skus_are_covered": True,
+        "recall_holds": False,
+        "not_rolled_back": True,
+    }
+    assert spoilt.store.read_pointer("index/CURRENT") == before
+    assert len(versions(spoilt.preset)) == 2
+
+
+def test_what_was_rolled_back_is_not_published_by_the_next_run(spoilt: Graph) -> None:
+    first = spoilt.store.read_pointer("index/CURRENT")
+    with_other_teachers(spoilt, "1" * 16)
+    second = metadata(run_asset(spoilt.preset, "search_index"))["version"]
+    assert roll_back(spoilt.store) == first
+    result = run_asset(spoilt.preset, "search_index")
+    assert not checks(result)["not_rolled_back"]
+    assert spoilt.store.read_pointer("index/CURRENT") == first
+    publish(spoilt.store, second, 3)
+    assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
+
+
+def test_after_training_again_the_index_in_use_still_finds_its_encoders(spoilt: Graph) -> None:
+    query = QueryEngine.open(spoilt.store, torch.device("cpu"), spoilt.preset.query_encoder)
+    expected = [hit.sku_id for hit in query.search_text("a dress", 5).hits]
+    for key in ("checkpoints/clip", "checkpoints/image_encoder_onnx"):
+        shutil.rmtree(spoilt.store.read(key).path)
+        spoilt.store.produce(key, Recipe(code_version="another"), lambda directory: {})
+    again = QueryEngine.open(spoilt.store, torch.device("cpu"), spoilt.preset.query_encoder)
+    assert [hit.sku_id for hit in again.search_text("a dress", 5).hits] == expected
+
+
+def test_a_swap_on_a_full_disk_is_told_and_leaves_the_old_version_in_use(
+    spoilt: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = spoilt.store.read_pointer("index/CURRENT")
+    with_other_teachers(spoilt, "1" * 16)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = failure(run_asset(spoilt.preset, "search_index"))
+    assert told.startswith("disk full while writing index/CURRENT under ")
+    assert spoilt.store.read_pointer("index/CURRENT") == before
+    monkeypatch.undo()
+    assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
+    assert not list((Path(spoilt.preset.data_root) / "index").glob("*.tmp"))

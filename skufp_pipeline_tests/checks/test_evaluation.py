@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import polars as pl
 import pytest
 
 from skufp_pipeline.checks.evaluation import TRAINED, evaluation_checks
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.search.bundle import current_index
-from skufp_pipeline.store import Recipe
 
 from ..graphs import Graph
 
@@ -120,47 +117,3 @@ def test_the_search_must_be_quick_enough(small_graph: Graph) -> None:
     name = "retrieval_report:search_latency_within_budget"
     assert evaluate(small_graph, name, search_p95_ms=p95).passed
     assert not evaluate(small_graph, name, search_p95_ms=p95 * 0.99).passed
-
-
-def test_the_published_index_is_exact(small_graph: Graph) -> None:
-    result = evaluate(small_graph, "search_index:index_is_exact")
-    assert result.passed
-    assert result.metadata["queries"].value == 64
-
-
-def test_an_index_with_removed_skus_and_biases_is_judged_by_what_it_holds(spoilt: Graph) -> None:
-    artifact, index = current_index(spoilt.store)
-    changed = index.remove(index.skus["sku_id"][:5]).with_biases(np.linspace(0, 1, index.row_count))
-
-    def build(directory: Path) -> dict[str, int]:
-        changed.save(directory, artifact.path)
-        return {"skus": len(changed)}
-
-    spoilt.store.produce("index/changed", Recipe(code_version="1"), build)
-    spoilt.store.write_pointer("index/CURRENT", "changed")
-    assert evaluate(spoilt, "search_index:index_is_exact").passed
-
-
-def test_a_flipped_bit_of_the_index_fails(spoilt: Graph) -> None:
-    path = current_index(spoilt.store)[0].path / "segment_0000" / "fingerprints.npy"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    result = evaluate(spoilt, "search_index:index_is_exact")
-    assert not result.passed
-    assert result.metadata["damaged_files"].value == ["segment_0000/fingerprints.npy"]
-
-
-def test_an_index_that_orders_wrongly_fails(small_graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    from skufp_pipeline.search.index import FingerprintIndex, SearchResult
-
-    right = FingerprintIndex.search
-
-    def swapped(self: FingerprintIndex, queries: Any, k: int) -> list[SearchResult]:
-        found = right(self, queries, k)
-        return [SearchResult(np.roll(answer.rows, 1), answer.scores) for answer in found]
-
-    monkeypatch.setattr(FingerprintIndex, "search", swapped)
-    result = evaluate(small_graph, "search_index:index_is_exact")
-    assert not result.passed
-    assert result.metadata["wrong_answers"].value == 64

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,10 @@ import pytest
 
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index, current_index, prune
+from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index, current_index
 from skufp_pipeline.search.index import FingerprintIndex
-from skufp_pipeline.store import MANIFEST, ArtifactStore
+from skufp_pipeline.search.release import prune
+from skufp_pipeline.store import ArtifactStore
 
 from .conftest import publish_index
 
@@ -154,45 +154,12 @@ def test_a_pointer_to_nothing_is_told(store: ArtifactStore) -> None:
         current_index(store)
 
 
-def publish_versions(store: ArtifactStore, index: FingerprintIndex, versions: str) -> None:
-    """Version `a` first, each a second later than the one before; the last is current."""
-    for age, version in enumerate(versions):
-        publish_index(store, index, version)
-        os.utime(Path(store.root) / INDEX / version / MANIFEST, (1000 + age, 1000 + age))
-
-
-@pytest.mark.parametrize(
-    ("current", "kept", "left"),
-    [
-        ("d", 1, "d"),
-        ("d", 2, "dc"),
-        ("d", 3, "dcb"),
-        ("d", 9, "dcba"),
-        ("a", 1, "a"),
-        ("a", 2, "da"),
-        ("d", 0, "d"),
-    ],
-)
-def test_the_newest_versions_are_kept_and_the_current_always(
-    store: ArtifactStore, index: FingerprintIndex, current: str, kept: int, left: str
-) -> None:
-    publish_versions(store, index, "abcd")
-    assert prune(store, current, kept) == 4 - len(left)
-    assert store.newest_keys(INDEX) == list(left)
-    assert store.read_pointer(CURRENT) == "d"
-
-
-def test_pruning_leaves_nothing_of_a_version_behind(store: ArtifactStore, index: FingerprintIndex) -> None:
-    publish_versions(store, index, "ab")
-    assert prune(store, "b", 1) == 1
-    assert sorted(path.name for path in (Path(store.root) / INDEX).iterdir()) == ["CURRENT", "b"]
-
-
 def test_an_index_in_use_can_be_searched_while_a_new_one_is_published(
     store: ArtifactStore, index: FingerprintIndex
 ) -> None:
     publish_index(store, index, "old")
     _, old = current_index(store)
     publish_index(store, index, "new")
-    prune(store, "new", 1)
+    prune(store, 1)
+    assert store.newest_keys(INDEX) == ["new"]
     assert old.search(index.fingerprints[1], 1)[0].rows.tolist() == [1]

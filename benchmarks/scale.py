@@ -1,0 +1,118 @@
+"""How the graph grows: seconds and peak memory of every asset at several catalogue sizes.
+
+    python benchmarks/scale.py --skus 300 1000 --json scale.json
+
+Each size is the rendered sample with 150 SKUs to train on, for one epoch: the encoder is as good as frozen,
+and what grows is everything else. There are no generated views and no report. Each asset, or shard, runs in
+a process of its own, so that its peak memory is its own. The exponent is the slope of log seconds on log
+SKUs: 1 is linear.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SKUS_OF_A_SHARD = 1000
+
+RUN_ONE = """
+import resource, sys, time
+from skufp_pipeline.definitions import build_defs
+from skufp_pipeline.presets import load_preset
+import dagster as dg
+
+preset, name, shard = sys.argv[1:]
+job = build_defs(load_preset(preset)).resolve_implicit_global_asset_job_def()
+started = time.perf_counter()
+job.execute_in_process(
+    asset_selection=[dg.AssetKey(name)],
+    partition_key=f"shard_{int(shard):04d}" if shard else None,
+    run_config={"loggers": {"plain": {}}},
+)
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def write_preset(folder: Path, skus: int) -> Path:
+    """The rendered sample of this size, with settings whose cost does not hide what grows."""
+    preset = {
+        "name": "scale",
+        "data_root": str(folder / "data"),
+        "shards": max(1, math.ceil(skus / SKUS_OF_A_SHARD)),
+        "dataset": {
+            "source": "sample",
+            "render": {"num_skus": skus, "image_size": 64, "train_fraction": min(0.5, 150 / skus)},
+        },
+        "encoder": {"model": "skufp-tiny", "training": {"epochs": 1, "batch_size": 64, "cache_side": 72}},
+        "fingerprint": {"training": {"epochs": 1}},
+        "query_encoder": {"engine": "pytorch"},
+    }
+    path = folder / "scale.yaml"
+    path.write_text(yaml.safe_dump(preset))
+    return path
+
+
+def measure(skus: int) -> dict[str, dict[str, float]]:
+    """Seconds in all and peak MiB of a process, by asset."""
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.presets import load_preset
+    from skufp_pipeline.staleness import in_order, places
+
+    found: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        preset = write_preset(Path(name), skus)
+        steps = graph_steps(load_preset(str(preset)))
+        for asset in in_order(steps):
+            if asset == "retrieval_report":
+                continue
+            seconds, peak = 0.0, 0.0
+            for place in places(steps[asset]):
+                words = [str(preset), asset, "" if place.shard is None else str(place.shard)]
+                done = subprocess.run(
+                    [sys.executable, "-c", RUN_ONE, *words], capture_output=True, text=True, check=True
+                )
+                took, mib = map(float, done.stdout.split()[-2:])
+                seconds, peak = seconds + took, max(peak, mib)
+            found[asset] = {"seconds": round(seconds, 2), "peak_mib": round(peak)}
+            print(f"{skus:>8} SKUs  {asset:<24} {seconds:8.1f} s  {peak:7.0f} MiB", flush=True)
+    return found
+
+
+def exponent(sizes: list[int], seconds: list[float]) -> float:
+    """The slope of log seconds on log sizes, by least squares."""
+    x, y = [math.log(size) for size in sizes], [math.log(second) for second in seconds]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    slope = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return slope / sum((a - mean_x) ** 2 for a in x)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--skus", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    measured = {skus: measure(skus) for skus in sorted(arguments.skus)}
+    report: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "sizes": measured}
+    if len(measured) > 1:
+        sizes = list(measured)
+        report["exponents"] = {
+            asset: round(exponent(sizes, [measured[size][asset]["seconds"] for size in sizes]), 2)
+            for asset in measured[sizes[0]]
+        }
+        for asset, slope in report["exponents"].items():
+            print(f"{asset:<24} grows as SKUs ^ {slope}")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

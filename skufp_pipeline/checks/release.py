@@ -1,0 +1,76 @@
+"""Checks that a candidate index must pass before it is put in use."""
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from skufp_pipeline.presets import Thresholds
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.judging import QUERIES, coverage, wrong_answers
+from skufp_pipeline.store import Artifact
+
+RECALL = "development_recall@1"  # in the summary of a version: measured while it was built
+
+_DESCRIPTIONS = {
+    "index_is_exact": "The candidate answers as float64 brute force does; its files are whole.",
+    "skus_are_covered": "The candidate holds the catalogue's SKUs, but for a tolerated share that is listed.",
+    "recall_holds": "Recall@1 of development queries is not below the version in use by more than the "
+    "preset allows.",
+    "not_rolled_back": "The candidate is not a version that was rolled back.",
+}
+RELEASE_CHECKS = [
+    dg.AssetCheckSpec(name, asset="search_index", blocking=True, description=text)
+    for name, text in _DESCRIPTIONS.items()
+]
+
+
+def index_is_exact(candidate: Artifact, index: FingerprintIndex, seed: int) -> dg.AssetCheckResult:
+    """Passes where every file has its checksum and every answer is brute force's."""
+    damaged = candidate.damaged_files()
+    wrong = wrong_answers(index, seed)
+    return dg.AssetCheckResult(
+        check_name="index_is_exact",
+        passed=not damaged and wrong == 0,
+        metadata={"damaged_files": damaged, "queries": QUERIES, "wrong_answers": wrong},
+    )
+
+
+def skus_are_covered(
+    index: FingerprintIndex, catalogue: Iterable[str], thresholds: Thresholds
+) -> dg.AssetCheckResult:
+    """Passes where enough of the SKUs with catalog views can be found."""
+    found = coverage(index, catalogue)
+    return dg.AssetCheckResult(
+        check_name="skus_are_covered",
+        passed=found.share >= thresholds.index_coverage,
+        metadata={
+            "share": found.share,
+            "needed": thresholds.index_coverage,
+            "missing": len(found.missing),
+            "missing_skus": found.missing[:20],
+        },
+    )
+
+
+def recall_holds(
+    candidate: Artifact, current: Artifact | None, thresholds: Thresholds
+) -> dg.AssetCheckResult:
+    """Passes where there is nothing to compare with, or the fall is within what the preset allows."""
+    now = candidate.summary.get(RECALL)
+    before = None if current is None else current.summary.get(RECALL)
+    allowed = thresholds.index_recall_drop
+    fallen = 0.0 if now is None or before is None else before - now
+    return dg.AssetCheckResult(
+        check_name="recall_holds",
+        passed=allowed is None or fallen <= allowed + 1e-9,
+        metadata={"recall": str(now), "in_use": str(before), "allowed_drop": str(allowed)},
+    )
+
+
+def not_rolled_back(version: str, withdrawn: Iterable[str]) -> dg.AssetCheckResult:
+    """Passes unless a person rolled this very version back."""
+    return dg.AssetCheckResult(
+        check_name="not_rolled_back",
+        passed=version not in withdrawn,
+        metadata={"version": version, "to_publish_it": f"skufp index publish {version}"},
+    )

@@ -1,0 +1,51 @@
+"""Changes of a catalogue, SKU by SKU."""
+
+import polars as pl
+import pytest
+
+from skufp_pipeline.datasets.difference import catalogue_changes
+
+ROWS = [
+    {"sku_id": sku, "domain": "catalog", "image_id": image, "item_idx": 1, "title": "t",
+     "image_digest": image, "bbox": [0, 0, 9, 9], "shard": shard}
+    for sku, image, shard in (("a", "1", 0), ("a", "2", 0), ("b", "3", 1))
+]  # fmt: skip
+SCHEMA = {
+    "sku_id": pl.String(), "domain": pl.String(), "image_id": pl.String(), "item_idx": pl.Int32(),
+    "title": pl.String(), "image_digest": pl.String(), "bbox": pl.Array(pl.Int32(), 4), "shard": pl.Int32(),
+}  # fmt: skip
+
+
+def items(*rows: dict) -> pl.DataFrame:
+    return pl.DataFrame(list(rows), schema=SCHEMA)
+
+
+def changes(before: pl.DataFrame, after: pl.DataFrame) -> list[tuple]:
+    return catalogue_changes(before, after).rows()
+
+
+def test_the_same_rows_in_another_order_are_no_change() -> None:
+    assert changes(items(*ROWS), items(*reversed(ROWS))) == []
+
+
+def test_new_and_removed_skus_are_told_with_their_shard() -> None:
+    assert changes(items(*ROWS[:2]), items(*ROWS)) == [("b", 1, "new", "1 item")]
+    assert changes(items(*ROWS), items(ROWS[2])) == [("a", 0, "removed", "2 items")]
+
+
+@pytest.mark.parametrize(
+    ("after", "detail"),
+    [
+        ([ROWS[0], {**ROWS[1], "image_digest": "x", "title": "u"}], "other image_digest, title"),
+        ([ROWS[0], {**ROWS[1], "bbox": [0, 0, 5, 5]}], "other bbox"),
+        ([*ROWS[:2], {**ROWS[1], "image_id": "9"}], "1 item more"),
+        ([ROWS[0]], "1 item less"),
+        ([{**ROWS[0], "title": "u"}, {**ROWS[1], "image_id": "9"}], "1 item more; 1 item less; other title"),
+    ],
+)
+def test_a_changed_sku_says_what_is_other(after: list[dict], detail: str) -> None:
+    assert changes(items(*ROWS[:2]), items(*after)) == [("a", 0, "changed", detail)]
+
+
+def test_of_an_empty_catalogue_everything_is_new() -> None:
+    assert [row[2] for row in changes(items(), items(*ROWS))] == ["new", "new"]
