@@ -24,6 +24,8 @@ DAGSTER_LAYER = {
     "materialize",
     "cli",
     "staleness",
+    "conditions",
+    "executors",
 }
 # The rooms of the science; each may import those before it.
 ROOMS = ("datasets", "encoders", "views", "fingerprint", "policy", "search", "evaluation")

@@ -16,10 +16,8 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 INDEX, CURRENT = "index", "index/CURRENT"
 IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
 KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version refers to them
-POLICY, POLICY_INPUT = (
-    "checkpoints/vla",
-    "vla_checkpoint",
-)  # its key, and its name among a bundle's references
+POLICY = "checkpoints/vla"
+POLICY_INPUT = "vla_checkpoint"  # its name among a bundle's references
 
 
 def build_index(
