@@ -34,13 +34,13 @@ class PolicyTrainingSettings(Settings):
     """The network and its training."""
 
     hidden: int = Field(64, ge=1)  # units
-    dropout: float = Field(0.2, ge=0, lt=1)
+    dropout: float = Field(0.4, ge=0, lt=1)
     epochs: int = Field(60, ge=1)  # at most
     patience: int = Field(15, ge=1)  # epochs without a lower development loss, then it stops
     batch_size: int = Field(256, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    temperature: float = Field(0.05, gt=0)  # of the softmax over SKUs that makes a gain of a margin
+    weight_decay: float = Field(0.3, ge=0)
+    temperature: float = Field(0.1, gt=0)  # of the sigmoid that makes a probability of a margin
     gain_weight: float = Field(1.0, ge=0)  # of the regression of gains beside the cross-entropy
     least_gain: float = Field(0.0, ge=0, lt=1)  # in probability of success, that an action must promise
 
