@@ -264,8 +264,9 @@ class ArtifactStore:
                 mine = False
             if not mine:
                 stream.seek(0)
+                holder = stream.read().decode().strip()
                 raise UserError(
-                    f"{key} under {self.root} is being made by another run ({stream.read().decode().strip()}); "
+                    f"{key} under {self.root} is being made by another run ({holder}); "
                     "wait until it has ended, or end it"
                 )
             try:
