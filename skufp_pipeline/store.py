@@ -255,20 +255,27 @@ class ArtifactStore:
         path = Path(self._base) / ".locks" / key.replace("/", "__")
         with self._told(key, path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("a+")
+            stream = path.open("a+b", buffering=0)
         with stream:
             try:
                 fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by worker processes
-            except (BlockingIOError, PermissionError) as error:
+                mine = path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+            except (BlockingIOError, PermissionError):
+                mine = False
+            if not mine:
                 stream.seek(0)
+                holder = stream.read().decode().strip()
                 raise UserError(
-                    f"{key} under {self.root} is being made by another run ({stream.read().strip()}); "
+                    f"{key} under {self.root} is being made by another run ({holder}); "
                     "wait until it has ended, or end it"
-                ) from error
-            with suppress(OSError):  # a full disk: the lock holds without its holder's name
-                os.truncate(stream.fileno(), 0)
-                os.write(stream.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            yield
+                )
+            try:
+                with suppress(OSError):  # a full disk: the lock holds without its holder's name
+                    stream.truncate(0)
+                    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     @contextmanager
     def _building(self, key: str) -> Iterator[Path]:

@@ -16,16 +16,8 @@ from .graphs import PRESETS, REPOSITORY, environment
 
 PACKAGE = REPOSITORY / "skufp_pipeline"
 DAGSTER_LAYER = {
-    "assets",
-    "checks",
-    "resources",
-    "automation",
-    "definitions",
-    "materialize",
-    "cli",
-    "staleness",
-    "conditions",
-    "executors",
+    *("assets", "checks", "resources", "automation", "conditions", "definitions", "executors"),
+    *("materialize", "staleness", "cli"),
 }
 # The rooms of the science; each may import those before it.
 ROOMS = ("datasets", "encoders", "views", "fingerprint", "policy", "search", "evaluation")
