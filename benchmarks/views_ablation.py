@@ -36,6 +36,7 @@ from skufp_pipeline.encoders.augment import augment
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.evaluation import controls
 from skufp_pipeline.evaluation.metrics import ranks_of
 from skufp_pipeline.evaluation.protocol import QuerySet, evaluation_queries
 from skufp_pipeline.evaluation.statistics import paired_bootstrap
@@ -137,9 +138,7 @@ def generated(graph: Graph, lora: Path | None, folder: Path) -> Arm:
 
 def duplicated(graph: Graph, like: pl.DataFrame) -> Arm:
     """Copies of the source views."""
-    sources = graph.tables.images.select(pl.col("item_id").alias("source_item_id"), "embedding")
-    joined = like.drop("embedding").join(sources, on="source_item_id", how="left", maintain_order="left")
-    return Arm(joined.select(like.columns), {})
+    return Arm(controls.duplicated(graph.tables.images, like), {})
 
 
 def classical(graph: Graph, like: pl.DataFrame, seed: int) -> Arm:

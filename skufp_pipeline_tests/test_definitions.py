@@ -88,6 +88,8 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
             "fingerprints",
             "search_index",
             "image_encoder_onnx",
+            "generated_view_embeddings",
+            "fingerprint_checkpoint",
         },
     ),
 }
@@ -141,6 +143,7 @@ CHECKS = {
     "search_index:not_rolled_back": True,
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,
+    "retrieval_report:generated_views_do_no_harm": False,
     "retrieval_report:encoder_recall_in_range": False,
     "retrieval_report:fingerprint_beats_mean_sku": False,
     "retrieval_report:search_latency_within_budget": False,

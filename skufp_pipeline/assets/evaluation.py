@@ -1,7 +1,7 @@
 """Group `evaluation`: the report that says how good it is, and whether each part helped."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from skufp_pipeline.assets.fingerprints import (
 from skufp_pipeline.assets.index import INDEX_MODULES
 from skufp_pipeline.assets.show import picture, result
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 def evaluation_steps(preset: Preset) -> dict[str, Step]:
     """The one step of this group."""
     deps = ["image_text", "clip_embeddings", "best_shot_teachers", "fingerprints", "search_index"]
+    if preset.views:
+        deps += ["generated_view_embeddings", "fingerprint_checkpoint"]
     if preset.encoder.is_pretrained:
         deps.append("frozen_clip_embeddings")
     if preset.baselines.reid is not None:
@@ -53,7 +56,7 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
         {
             "evaluation": evaluation,
             "seed": preset.seed,
-            "max_views": preset.fingerprint.max_views,
+            "fingerprint": preset.fingerprint.model_dump(mode="json"),
             "query_encoder": preset.query_encoder.model_dump(mode="json"),
         },
         Needs(preset.compute.cores, preset.compute.memory_gib),
@@ -65,10 +68,12 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 _MODULES = (
     "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
-    "evaluation.paper",
+    "evaluation.paper", "evaluation.controls",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
-    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "fingerprint.make",
+    "fingerprint.aggregator", "fingerprint.gaussian", "fingerprint.hubness", "fingerprint.losses",
+    "fingerprint.train", "encoders.schedule",
     "policy.actions", "policy.enhance", "policy.network", "policy.quality",
     "search.bundle", "search.engine",
 )  # fmt: skip
@@ -85,6 +90,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
         import torch
 
         from skufp_pipeline.evaluation import retrieval
+        from skufp_pipeline.evaluation.controls import judge_controls
         from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
         from skufp_pipeline.evaluation.report import markdown_tables, settings_json, sources_json
         from skufp_pipeline.search.engine import QueryEngine
@@ -104,6 +110,11 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             sources = retrieval.judge_sources(judged, inputs, *draws)
             teachers = paper_teachers(tables, preset.fingerprint.max_views)
             paper = judge_paper(paper_models(judged, teachers), *draws)
+            controls = {}
+            if parts.generated:
+                made = control_fingerprints(parts, tables, preset, models)
+                ours = next(model for model in judged if model.name == "fingerprint")
+                controls["view_controls"] = settings_json(judge_controls(ours, made, *draws))
             context.log.info("all models judged; measuring latency")
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
@@ -129,6 +140,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                     "protocol": "leak-free",
                     "text_sources": sources_json(sources),
                     "paper_protocol": settings_json(paper),
+                    **controls,
                     "skipped_items": count_by(catalogue, "reason"),
                     "query_encoder": parts.exported[0].summary
                     if parts.exported
@@ -167,10 +179,13 @@ class ReportParts:
     fingerprints: Artifact
     index: Artifact
     exported: list[Artifact]  # the image tower for ONNX Runtime; empty without one
+    generated: list[Artifact]  # embeddings of generated views; empty without them
+    aggregator: list[Artifact]  # what fingerprints without those are made with; empty without them
 
     def artifacts(self) -> list[Artifact]:
         alone = [self.teachers, self.fingerprints, self.index]
-        return [*self.shards, *self.frozen, *self.reid, *self.words, *alone, *self.exported]
+        views = [*self.generated, *self.aggregator]
+        return [*self.shards, *self.frozen, *self.reid, *self.words, *alone, *self.exported, *views]
 
 
 def report_parts(store: ArtifactStore, preset: Preset, others: dict[str, Step]) -> ReportParts:
@@ -194,7 +209,15 @@ def report_parts(store: ArtifactStore, preset: Preset, others: dict[str, Step]) 
     index.require_input(fingerprints.manifest.artifact, fingerprints.digest)
     exported = [store.read(others[name].key) for name in ("image_encoder_onnx",) if name in others]
     words = read_shards(store, others["image_text"], preset.shards)
-    return ReportParts(shards, frozen, reid, words, teachers, fingerprints, index, exported)
+    generated, aggregator = [], []
+    if "generated_view_embeddings" in others:
+        step = others["generated_view_embeddings"]
+        generated = read_embedding_shards(store, step, others["clip_checkpoint"], preset)
+        aggregator = [store.read(others["fingerprint_checkpoint"].key)]
+        fingerprints.require_input("fingerprint_checkpoint", aggregator[0].digest)
+    return ReportParts(
+        shards, frozen, reid, words, teachers, fingerprints, index, exported, generated, aggregator
+    )
 
 
 def report_inputs(parts: ReportParts, preset: Preset, encoder: "Encoder") -> "ReportInputs":
@@ -214,6 +237,25 @@ def report_inputs(parts: ReportParts, preset: Preset, encoder: "Encoder") -> "Re
         embed_sources(image_text, encoder, preset.encoder.batch_size),
         image_table(parts.reid) if parts.reid else None,
     )
+
+
+def control_fingerprints(
+    parts: ReportParts, tables: EmbeddingTables, preset: Preset, models: ModelProvider
+) -> dict[str, pl.DataFrame]:
+    """By control of generated views, what the published fingerprint model makes of it."""
+    from skufp_pipeline.evaluation.controls import control_tables
+    from skufp_pipeline.fingerprint.gaussian import load_gaussian
+    from skufp_pipeline.fingerprint.make import make_fingerprints
+    from skufp_pipeline.fingerprint.train import load_aggregator
+
+    checkpoint, settings, device = parts.aggregator[0].path, preset.fingerprint, models.torch_device()
+    known = load_gaussian(checkpoint) if settings.gaussian else None
+    aggregator = load_aggregator(checkpoint, device)
+    given = control_tables(replace(tables, generated=image_table(parts.generated)))
+    return {
+        name: make_fingerprints(aggregator, known, control, settings, device)[0]
+        for name, control in given.items()
+    }
 
 
 def _headline(report: dict[str, Any]) -> str:

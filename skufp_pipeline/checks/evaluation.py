@@ -105,7 +105,22 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
             metadata={"search_p95_ms": p95, "budget_ms": thresholds.search_p95_ms},
         )
 
+    @dg.asset_check(
+        asset="retrieval_report",
+        description="Generated views do no harm: R@1 with them is not below R@1 without them, or with copies "
+        "of real views, by more than the interval.",
+        **resources,
+    )
+    def generated_views_do_no_harm(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        controls = _report(artifacts.get(), steps)["view_controls"]["seen+zero"]["image"]
+        gains = {name: figures["recall@1"] for name, figures in controls["differences"].items()}
+        return dg.AssetCheckResult(
+            passed=all(gain["high"] >= 0 for gain in gains.values()),
+            metadata={"gain": dg.MetadataValue.json(gains)},
+        )
+
     return [
+        *([generated_views_do_no_harm] if preset.views else []),
         splits_disjoint,
         *(no_leak(asset) for asset in TRAINED if asset in steps),
         encoder_recall_in_range,
