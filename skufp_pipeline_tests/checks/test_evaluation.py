@@ -36,7 +36,8 @@ def rewrite(path: Path, frame: pl.DataFrame) -> None:
 
 
 def evaluation_queries(graph: Graph) -> pl.DataFrame:
-    folders = [graph.store.read(f"tables/clip_embeddings/shard_{shard:04d}").path for shard in range(graph.preset.shards)]
+    shards = range(graph.preset.shards)
+    folders = [graph.store.read(f"tables/clip_embeddings/shard_{shard:04d}").path for shard in shards]
     images = pl.concat([pl.read_parquet(folder / "images.parquet") for folder in folders])
     return images.filter(pl.col("role") == "evaluation")
 
