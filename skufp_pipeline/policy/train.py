@@ -60,9 +60,8 @@ def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQue
     `temperature`: unlike a margin it asks how near a query is to changing its answer.
     """
     rows = labels.filter(pl.col("role") == role)
-    features = rows["features"].to_numpy().reshape(rows.height, -1)
-    z = np.concatenate([embedding_rows(rows), features], axis=1).astype(np.float32)
-    margins = torch.from_numpy(rows["margins"].to_numpy().reshape(rows.height, -1).astype(np.float32))
+    z = np.concatenate([embedding_rows(rows), embedding_rows(rows, "features")], axis=1)
+    margins = torch.from_numpy(embedding_rows(rows, "margins"))
     winner = [ACTIONS.index(name) for name in rows["winner"]]
     return LabelledQueries(
         torch.from_numpy(z),
