@@ -37,15 +37,15 @@ def inputs(table: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_an_action_that_helps_some_photos_is_taken_on_those_and_on_no_other() -> None:
-    table = labels(sharpen_helps)
+    table = labels(sharpen_helps, (1000, 300))
     policy, figures = trained(table)
     held = table.filter(pl.col("role") == "development")
     decisions = policy.decide(*inputs(held))
-    helps = inputs(held)[1][:, 0] > 0.1
-    harms = inputs(held)[1][:, 0] < -0.1
-    assert (decisions.gated[helps] == SHARPEN).mean() > 0.8
+    helps = inputs(held)[1][:, 0] > 0.3
+    harms = inputs(held)[1][:, 0] < -0.3
+    assert (decisions.gated[helps] == SHARPEN).mean() > 0.95
     assert (decisions.gated[harms] == 0).mean() > 0.95
-    assert (decisions.likeliest[helps] == SHARPEN).mean() > 0.9
+    assert (decisions.likeliest[helps] == SHARPEN).mean() > 0.95
     assert policy.calibration.is_open
     assert figures["gate_gain_low"] > 0
 
@@ -126,15 +126,16 @@ def test_the_loss_is_that_of_the_obvious_loop() -> None:
     torch.manual_seed(0)
     network = PolicyNetwork(4, 8).eval()
     rows = torch.arange(5)
-    logits, gains = network(queries.z[rows])
+    with torch.inference_mode():
+        logits, gains = network(queries.z[rows])
+        found = policy_loss(network, queries, rows, scale=0.2, gain_weight=0.5)
     entropy, stakes, error = 0.0, 0.0, []
     for row in range(5):
         success = queries.success[row]
         stake = float(success.max() - success.mean())
-        entropy += stake * -float(F.log_softmax(logits[row].detach(), dim=0)[queries.winner[row]])
+        entropy += stake * -float(F.log_softmax(logits[row], dim=0)[queries.winner[row]])
         stakes += stake
         error += [(float(gains[row, a]) - float(success[a] - success[0]) / 0.2) ** 2 for a in range(1, 7)]
-    found = policy_loss(network, queries, rows, scale=0.2, gain_weight=0.5)
     assert float(found) == pytest.approx(entropy / stakes + 0.5 * np.mean(error), rel=1e-5)
 
 
@@ -167,7 +168,8 @@ def test_calibration_takes_back_what_training_queries_promised_too_much() -> Non
 
     calibration, figures = calibrate(Boaster(), held, scale=1.0, least_gain=0.0, seed=0)  # type: ignore[arg-type]
     assert calibration.slope == pytest.approx(0.2, abs=0.01)
-    assert figures["gate_gain"] > 0.15, "half of the queries gain 0.38 each"
+    # Half of the photos are helped, from even odds to those of a margin of 2 temperatures.
+    assert figures["gate_gain"] == pytest.approx(0.5 * (1 / (1 + np.exp(-2)) - 0.5), abs=0.04)
 
 
 def test_used_queries_are_all_that_were_labelled() -> None:
