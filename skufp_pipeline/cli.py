@@ -66,8 +66,8 @@ def refresh(name: str | None, retrain: bool) -> None:
     from skufp_pipeline.automation import DAILY, WEEKLY
     from skufp_pipeline.materialize import refresh_graph
 
-    preset = load_preset(name)
-    _run_graph(preset, name, lambda *told: refresh_graph(preset, *told, WEEKLY if retrain else DAILY))
+    preset, kind = load_preset(name), WEEKLY if retrain else DAILY
+    _run_graph(preset, name, lambda instance, say: refresh_graph(preset, instance, say, kind))
 
 
 @main.command()
@@ -325,7 +325,7 @@ def index_publish(name: str | None, version: str) -> None:
 def _materialize(preset: Preset, name: str | None) -> None:
     from skufp_pipeline.materialize import materialize_graph
 
-    _run_graph(preset, name, lambda *told: materialize_graph(preset, *told))
+    _run_graph(preset, name, lambda instance, say: materialize_graph(preset, instance, say))
 
 
 def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> None:

@@ -60,7 +60,9 @@ def automation_conditions(
     retried = ~dg.AutomationCondition.execution_failed() | day
     up_to_date = StaleByContent(steps, preset.data_root, set(daily) - roots) & idle & retried
     trained = StaleByContent(steps, preset.data_root, set(steps) - roots) & idle & week
-    conditions = {name: up_to_date if name in daily else trained for name in steps}
+    conditions: dict[str, dg.AutomationCondition] = {
+        name: up_to_date if name in daily else trained for name in steps
+    }
     return conditions | dict.fromkeys(roots, day & idle)
 
 

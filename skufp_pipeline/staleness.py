@@ -208,7 +208,7 @@ class _Held:
         mine: set[str] = set()
         if shard is not None and source.shard is None:
             mine = {entry.sha256 for file, entry in manifest.files.items() if f"shard_{shard:04d}." in file}
-        if mine and shard in self.table_digests:
+        if mine and shard is not None and shard in self.table_digests:
             return {self.table_digests[shard]}
         return {manifest.digest, *mine}
 

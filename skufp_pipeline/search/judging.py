@@ -37,7 +37,7 @@ def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl
     if len(truth) == 0 or len(index) == 0:
         return None
     first = np.array([found.rows[0] for found in index.search(queries, 1)])
-    return float((index.skus["sku_id"].gather(first) == truth).mean() or 0.0)
+    return float(np.mean(index.skus["sku_id"].gather(first).to_numpy() == truth.to_numpy()))
 
 
 def coverage(index: FingerprintIndex, wanted: Iterable[str]) -> Coverage:
