@@ -341,7 +341,7 @@ def index_publish(name: str | None, version: str) -> None:
 def _materialize(preset: Preset, name: str | None) -> None:
     from skufp_pipeline.materialize import materialize_graph
 
-    _run_graph(preset, name, lambda *told: materialize_graph(preset, *told))
+    _run_graph(preset, name, lambda instance, say: materialize_graph(preset, instance, say))
 
 
 def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> None:

@@ -161,7 +161,9 @@ def test_a_shard_on_a_full_disk_is_told_and_ends_in_the_same_bytes(spoilt: Graph
     done = subprocess.run(command, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told, found = done.stdout.splitlines()[-2:]
-    assert told.startswith(f"disk full while writing crops/shard_0001 under {disk}; free some space")
+    assert told.startswith("disk full while writing ")
+    assert str(disk) in told
+    assert "shard_0001" in told
     assert found == digest
 
 
