@@ -40,7 +40,7 @@ def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Ten
     names = groups.unique()
     if len(names) <= 1:
         return list(order.split(batch_size))
-    batches = []
+    batches: list[Tensor] = []
     for name in names:
         rows = order[groups[order] == name]
         if len(rows) > 1:  # batch normalisation can't do with one image: no small remainder either
