@@ -4,6 +4,8 @@ import os
 
 # The machine may be shared: one thread is never far slower than two, and never far slower than alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A model that does not exist is looked for on the hub, and a hub that can't be reached is waited for.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from pathlib import Path
 

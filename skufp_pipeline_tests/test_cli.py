@@ -183,7 +183,7 @@ def test_the_export_has_the_crop_tree_the_metadata_and_the_jsonl(
 def test_the_doctor_finds_a_graph_well(preset: tuple[str, Path]) -> None:
     result = ask("doctor", *preset)
     assert result.exit_code == 0
-    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 4
+    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 5
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from skufp_pipeline.cli import main
 from skufp_pipeline.definitions import build_defs
 from skufp_pipeline.materialize import refresh_graph
 from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.staleness import refreshed_daily
 
 from .graphs import Graph
 from .living import drop_product, living_graph, materialized, shard_of
@@ -39,7 +40,8 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def sharded(graph: Graph) -> set[str]:
-    return {name for name, step in graph.steps.items() if step.shards is not None}
+    """The sharded assets that a new product needs."""
+    return {name for name in refreshed_daily(graph.steps) if graph.steps[name].shards is not None}
 
 
 def skus(graph: Graph) -> set[str]:

@@ -46,6 +46,7 @@ def baseline_steps(preset: Preset) -> dict[str, Step]:
             {"reid": settings.model_dump(mode="json", exclude={"batch_size"}), "seed": preset.seed},
             needs,
             ("sku_crops", "image_text"),
+            trained=True,
         ),
         Step(
             "reid_embeddings",
