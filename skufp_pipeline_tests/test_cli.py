@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from skufp_pipeline.cli import main
+from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.search.bundle import current_index
 
 from .datasets.trees import truncate
@@ -44,10 +45,12 @@ def preset(graph: Graph) -> tuple[str, Path]:
 
 
 def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
-    result = ask("search", *preset, "--image", a_photo(graph), "--top", "7", "--json")
+    asked = ("search", *preset, "--image", a_photo(graph), "--top", "7", "--policy", "off", "--json")
+    result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert set(answer["ms"]) - {"encode_again"} == {"decode", "preprocess", "encode", "policy", "search"}
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search"}
+    assert answer["action"] is None
     hits = answer["hits"]
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
@@ -81,6 +84,24 @@ def test_a_photo_and_words_are_mixed(graph: Graph, preset: tuple[str, Path]) -> 
     assert refused(ask("search", *both, "--text-weight", "1.5")) == (
         "the text's weight must be 0 to 1, got 1.5"
     )
+
+
+@pytest.mark.parametrize("use", ["on", "auto"])
+def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[str, Path], use: str) -> None:
+    asked = ("search", *preset, "--image", a_photo(graph), "--policy", use)
+    answer = json.loads(ask(*asked, "--json").stdout)
+    assert answer["action"] in ACTIONS
+    twice = {"encode_again"} if answer["action"] != "identity" else set()
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search"} | twice
+    assert ask(*asked).stdout.splitlines()[-1].endswith(f"; policy: {answer['action']}")
+
+
+def test_a_policy_that_is_not_there_is_told(small_graph: Graph) -> None:
+    asked = ("search", "--preset", small_graph.preset_file, "--image", a_photo(small_graph))
+    assert refused(ask(*asked, "--policy", "on")).startswith(
+        "--policy on: the index in use was made without a query policy"
+    )
+    assert ask(*asked, "--policy", "auto").exit_code == 0
 
 
 def test_what_is_most_like_a_sku_is_not_itself(
