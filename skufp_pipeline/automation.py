@@ -8,6 +8,7 @@ import json
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ REFRESH_TAG, REFRESH_ID_TAG = "skufp/refresh", "skufp/refresh_id"
 _UNFINISHED = [
     dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ]
+UNDER_WAY = "a refresh is under way"
+_BETWEEN_RUNS = timedelta(seconds=60)  # a few of the sensor's intervals
 _WEBHOOK_SECONDS = 10
 
 
@@ -101,7 +104,9 @@ def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
             default_status=status,
             description=description,
         )
-        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+            if is_under_way(context.instance):
+                return dg.SkipReason(UNDER_WAY)
             return refresh_request(kind, context.scheduled_execution_time.isoformat())
 
         return schedule
@@ -116,6 +121,16 @@ def refresh_request(kind: str, refresh_id: str) -> dg.RunRequest:
     """The first run of a refresh."""
     return dg.RunRequest(
         run_key=f"{kind} {refresh_id}", tags={REFRESH_TAG: kind, REFRESH_ID_TAG: f"{kind} {refresh_id}"}
+    )
+
+
+def is_under_way(instance: dg.DagsterInstance) -> bool:
+    """Whether a refresh runs, or ended a run so lately that its next may be about to start."""
+    tags = {REFRESH_TAG: [DAILY, WEEKLY]}
+    lately = datetime.now(UTC) - _BETWEEN_RUNS
+    return bool(
+        instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=_UNFINISHED))
+        or instance.get_runs_count(dg.RunsFilter(tags=tags, updated_after=lately))
     )
 
 
@@ -148,9 +163,9 @@ def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinitio
             yield dg.SkipReason("the run belongs to no refresh")
             return
         refresh_id = tags[REFRESH_ID_TAG]
-        same = dg.RunsFilter(tags={REFRESH_ID_TAG: refresh_id}, statuses=_UNFINISHED)
-        if context.instance.get_runs_count(same):
-            yield dg.SkipReason("other runs of this refresh have not ended")
+        others = dg.RunsFilter(tags={REFRESH_TAG: [DAILY, WEEKLY]}, statuses=_UNFINISHED)
+        if context.instance.get_runs_count(others):
+            yield dg.SkipReason("other runs of a refresh have not ended")
             return
         among = refreshed(steps, tags[REFRESH_TAG])
         work = next_work(steps, stale(steps, artifacts.get(), among))
@@ -192,6 +207,8 @@ def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
         if now != cursor["seen"]:  # files may still be on their way
             context.update_cursor(json.dumps({**cursor, "seen": now}))
             return dg.SkipReason("files have changed; waiting until they stay as they are")
+        if is_under_way(context.instance):
+            return dg.SkipReason(UNDER_WAY)
         return dg.SensorResult([refresh_request(DAILY, now)], cursor=json.dumps({"seen": now, "done": now}))
 
     return drop_folder

@@ -113,13 +113,30 @@ def test_a_tick_reads_the_catalogue_in_a_refresh_of_its_own(tmp_path: Path, kind
     schedule: Any = next(s for s in definitions.schedules or [] if s.name == f"{kind}_refresh")
     assert schedule.job_name == "read_catalog"
     keys = set()
-    for day in (1, 2):
-        context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, day, 3, tzinfo=UTC))
-        request = schedule(context)
-        assert request.tags["skufp/refresh"] == kind
-        assert request.tags["skufp/refresh_id"] == request.run_key
-        keys.add(request.run_key)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in (1, 2):
+            request = schedule(at(day, instance))
+            assert request.tags["skufp/refresh"] == kind
+            assert request.tags["skufp/refresh_id"] == request.run_key
+            keys.add(request.run_key)
     assert len(keys) == 2
+
+
+def at(day: int, instance: dg.DagsterInstance) -> dg.ScheduleEvaluationContext:
+    time = datetime(2026, 1, day, 3, tzinfo=UTC)
+    return dg.build_schedule_context(instance, scheduled_execution_time=time)
+
+
+@pytest.mark.parametrize("status", [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.SUCCESS])
+def test_a_tick_starts_nothing_while_a_refresh_is_under_way(
+    tmp_path: Path, status: dg.DagsterRunStatus
+) -> None:
+    definitions, _ = automated(tmp_path)
+    schedule: Any = next(s for s in definitions.schedules or [] if s.name == "weekly_refresh")
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = definitions.resolve_job_def("read_catalog")
+        instance.create_run_for_job(job, tags={"skufp/refresh": "daily"}, status=status)
+        assert schedule(at(1, instance)).skip_message == "a refresh is under way"
 
 
 def test_a_drop_folder_is_waited_for_until_its_files_stay_as_they_are(tmp_path: Path) -> None:
@@ -127,10 +144,11 @@ def test_a_drop_folder_is_waited_for_until_its_files_stay_as_they_are(tmp_path: 
     folder.mkdir()
     sensor = sensor_of(automated(tmp_path, drop_folder=str(folder))[0], "drop_folder")
     cursor, asked = None, []
+    instance = dg.DagsterInstance.ephemeral()
 
     def tick() -> None:
         nonlocal cursor
-        with dg.build_sensor_context(cursor=cursor) as context:
+        with dg.build_sensor_context(instance, cursor=cursor) as context:
             found = sensor(context)
             cursor = context.cursor
             if isinstance(found, dg.SensorResult):

@@ -154,7 +154,8 @@ def test_one_scheduled_tick_makes_a_new_product_searchable(
     graph, shop = living
     sku_id = drop_product(shop)
     schedule = next(s for s in build_defs(graph.preset).schedules or [] if s.name == "daily_refresh")
-    context = dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 5, 3, tzinfo=UTC))
+    time = datetime(2026, 1, 5, 3, tzinfo=UTC)
+    context = dg.build_schedule_context(instance, scheduled_execution_time=time)
     first = schedule(context)
     assert isinstance(first, dg.RunRequest)
     waiting, keys = [first], []
