@@ -178,10 +178,12 @@ def _asked(table: pl.DataFrame, name: str, role: str) -> QuerySet:
 
 def _of_skus(queries: QuerySet, skus: set[str]) -> QuerySet:
     kept = [row for row, sku in enumerate(queries.sku_ids) if sku in skus]
-    columns = (
-        [column[row] for row in kept] for column in (queries.query_ids, queries.sku_ids, queries.splits)
+    return QuerySet(
+        [queries.query_ids[row] for row in kept],
+        [queries.sku_ids[row] for row in kept],
+        [queries.splits[row] for row in kept],
+        queries.embeddings[kept],
     )
-    return QuerySet(*columns, queries.embeddings[kept])
 
 
 def compare(ways: dict[str, Scores], against: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -301,10 +303,11 @@ def hubness(bench: Bench) -> list[dict[str, Any]]:
     asked = bench.queries["image"].embeddings
     for strength in (0.0, 0.1, 0.25, 0.5, 1.0):
         settings = HubnessSettings(strength=strength)
-        held = [replace(v, biases=_held_back(bench, v, settings)) for v in plain]
+        biases = [_held_back(bench, vectors, settings) for vectors in plain]
         name = f"strength {strength}"
-        ways[name] = bench.scores(held)
-        skews[name] = np.mean([occurrence_skew(asked @ v.rows.T + v.biases) for v in held])
+        ways[name] = bench.scores([replace(v, biases=b) for v, b in zip(plain, biases, strict=True)])
+        scored = [asked @ v.rows.T + b for v, b in zip(plain, biases, strict=True)]
+        skews[name] = np.mean([occurrence_skew(scores) for scores in scored])
     return [{**row, "skew": float(skews[row["way"]])} for row in compare(ways, ("strength 0.0",))]
 
 
@@ -365,17 +368,15 @@ def new(bench: Bench) -> list[dict[str, Any]]:
         short = first_views(bench.views, count)
         mask = np.where(fresh[:, None], short.mask, bench.views.mask)
         shown = replace(bench.views, mask=mask, views=np.where(mask[:, :, None], bench.views.views, 0))
-        made: dict[str, Callable[[int], Vectors]] = {
-            "new": lambda seed, s=shown: before.full(before.aggregate(before.aggregated, seed, s), s, known),
-            "new, with photos": lambda seed, s=shown: before.full(
-                before.aggregate(before.aggregated, seed, s), s, bench.photos
-            ),
-            "trained again": lambda seed, s=shown: bench.full(
-                bench.aggregate(bench.aggregated, seed, s), s, bench.photos
-            ),
+        untrained = [before.aggregate(before.aggregated, seed, shown) for seed in range(bench.seeds)]
+        trained = [bench.aggregate(bench.aggregated, seed, shown) for seed in range(bench.seeds)]
+        made = {
+            "new": [before.full(made_rows, shown, known) for made_rows in untrained],
+            "new, with photos": [before.full(made_rows, shown, bench.photos) for made_rows in untrained],
+            "trained again": [bench.full(made_rows, shown, bench.photos) for made_rows in trained],
         }
         ways = {"mean": bench.scores([Vectors.of(mean_sku(shown))], fresh)}
-        ways |= {name: bench.scores(bench.by_seed(make), fresh) for name, make in made.items()}
+        ways |= {name: bench.scores(vectors, fresh) for name, vectors in made.items()}
         rows += [{"views": count, **row} for row in compare(ways, ("mean", "new"))]
     return rows
 
