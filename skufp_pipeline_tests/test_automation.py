@@ -113,7 +113,7 @@ def test_a_tick_reads_the_catalogue_in_a_refresh_of_its_own(tmp_path: Path, kind
     schedule: Any = next(s for s in definitions.schedules or [] if s.name == f"{kind}_refresh")
     assert schedule.job_name == "read_catalog"
     keys = set()
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         for day in (1, 2):
             request = schedule(at(day, instance))
             assert request.tags["skufp/refresh"] == kind
@@ -133,7 +133,7 @@ def test_a_tick_starts_nothing_while_a_refresh_is_under_way(
 ) -> None:
     definitions, _ = automated(tmp_path)
     schedule: Any = next(s for s in definitions.schedules or [] if s.name == "weekly_refresh")
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         job = definitions.resolve_job_def("read_catalog")
         instance.create_run_for_job(job, tags={"skufp/refresh": "daily"}, status=status)
         assert schedule(at(1, instance)).skip_message == "a refresh is under way"

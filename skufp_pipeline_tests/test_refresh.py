@@ -34,8 +34,8 @@ def living(small_graph: Graph, tmp_path: Path) -> tuple[Graph, Path]:
 
 
 @pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as opened:
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as opened:
         yield opened
 
 

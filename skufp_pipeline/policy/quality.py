@@ -74,7 +74,8 @@ def _cast(photo: Photo, grey: Photo) -> tuple[float, float]:
 
 def _border_edges(grey: NDArray[np.float32]) -> float:
     """0 where edges are everywhere alike, above it where the surroundings are busier than the middle."""
-    strength = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
+    strength = np.sqrt(across**2 + down**2)  # the last bits of cv2.magnitude depend on where the array lies
     rows, columns = (max(1, round(side * _BORDER)) for side in grey.shape)
     inner = strength[rows:-rows, columns:-columns]
     outer = (strength.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / max(

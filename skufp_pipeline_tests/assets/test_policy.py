@@ -72,14 +72,14 @@ def test_labels_of_other_fingerprints_are_refused_by_name(mine: Graph) -> None:
     assert metadata(run_asset(mine.preset, "vla_labels", 0))["computed"] == 1, "stale, so made again"
 
 
-def test_the_index_refuses_a_policy_of_other_fingerprints_and_names_its_own(mine: Graph) -> None:
+def test_the_index_refuses_a_policy_of_another_encoder_and_names_its_own(mine: Graph) -> None:
     index = mine.store.read(f"index/{mine.store.read_pointer('index/CURRENT')}")
     policy = mine.store.read("checkpoints/vla")
     index.require_input("vla_checkpoint", policy.digest)
     manifest = policy.path / "manifest.json"
-    digest = mine.store.read("tables/fingerprints").digest
+    digest = mine.store.read("checkpoints/clip").digest
     manifest.write_text(manifest.read_text().replace(digest, "of-yesterday"))
-    assert "checkpoints/vla was made with fingerprints of-yesterday" in failure(
+    assert "checkpoints/vla was made with clip_checkpoint of-yesterday" in failure(
         run_asset(mine.preset, "search_index")
     )
 
