@@ -38,7 +38,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3,export]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev,s3,export,ray,postgres,k8s]"
 	touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(VENV)/installed

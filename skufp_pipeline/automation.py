@@ -34,30 +34,35 @@ _WEBHOOK_SECONDS = 10
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of assets that can be materialized together: all sharded, or none."""
+    """A run of assets that can be materialized together: all sharded, or none.
+
+    Attributes:
+        together: several trainings that keep a core busy each: worth a process of its own each.
+    """
 
     name: str
     assets: tuple[str, ...]
     sharded: bool
+    together: bool = False
 
 
 def stages(steps: dict[str, Step]) -> list[Stage]:
     """The whole graph, in order; `skufp materialize` runs one after the other."""
     exported = [name for name in ("image_encoder_onnx",) if name in steps]
-    checkpoints = [name for name in ("clip_checkpoint", "reid_checkpoint") if name in steps]
+    trained = ("clip_checkpoint", "reid_checkpoint", "sd_base", "sd_lora")
+    checkpoints = [name for name in trained if name in steps]
     encoded = ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings")
     embeddings = [name for name in encoded if name in steps]
-    trained = [name for name in ("sd_base", "view_filters", "sd_lora") if name in steps]
     policy = [name for name in ("vla_checkpoint", "policy_report") if name in steps]
     label = [Stage("label_policy", ("vla_labels",), sharded=True)] if policy else []
     learn = [Stage("train_policy", tuple(policy), sharded=False)] if policy else []
     generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
-    views = [Stage("train_views", tuple(trained), sharded=False)] if trained else []
+    views = [Stage("calibrate_filters", ("view_filters",), sharded=False)] if generated else []
     views += [Stage("generate_views", tuple(generated), sharded=True)] if generated else []
     return [
         Stage(READ_CATALOG, ("raw_dataset", "annotations"), sharded=False),
         Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
-        Stage("train_encoder", tuple(checkpoints), sharded=False),
+        Stage("train_models", tuple(checkpoints), sharded=False, together=len(checkpoints) > 1),
         Stage("embed_shards", tuple(embeddings), sharded=True),
         *views,
         Stage(

@@ -21,8 +21,12 @@ class Needs:
     gpus: int = 0
 
 
-def declare(needs: Needs) -> dict[str, Any]:
-    """`pool` and `op_tags` of an asset, agreeing for Kubernetes and Ray."""
+def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:
+    """`pool` and `op_tags` of an asset, agreeing for Kubernetes and Ray.
+
+    Args:
+        priority: of steps that are ready at once, the highest start first.
+    """
     resources = {"cpu": f"{needs.cores:g}", "memory": f"{needs.memory_gib:g}Gi"}
     limits = {"memory": resources["memory"]}
     if needs.gpus:
@@ -30,6 +34,7 @@ def declare(needs: Needs) -> dict[str, Any]:
     return {
         "pool": GPU_POOL if needs.gpus else None,
         "op_tags": {
+            "dagster/priority": str(priority),
             "dagster-k8s/config": {
                 "container_config": {"resources": {"requests": resources, "limits": limits}}
             },

@@ -1,6 +1,7 @@
-"""Materializes the graph stage by stage through Dagster, in this process, with plain progress lines.
+"""Materializes the graph stage by stage through Dagster, with plain progress lines.
 
 Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the run.
+Stages run in this process, but for trainings that need not wait for each other.
 """
 
 import os
@@ -29,6 +30,7 @@ from skufp_pipeline.staleness import next_work, stale
 from skufp_pipeline.store import ArtifactStore
 
 INSTANCE_SETTINGS = Path(__file__).parent / "resources" / "dagster.yaml"
+Result = dg.ExecuteInProcessResult | dg.JobExecutionResult
 _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message
 
 
@@ -59,7 +61,10 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
         started = time.perf_counter()
         keys = _partition_keys(stage, preset)
         say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
-        results = [_run_job(definitions, stage.name, key, instance) for key in keys]
+        if stage.together and not instance.is_ephemeral and preset.compute.executor == "multiprocess":
+            results: list[Result] = [_run_together(preset, stage.name, instance)]
+        else:
+            results = [_run_job(definitions, stage.name, key, instance) for key in keys]
         failed += [name for result in results for name in _failed_checks(result)]
         seconds[stage.name] = time.perf_counter() - started
         say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s" + _skipped(results))
@@ -132,7 +137,7 @@ def _runs(keys: list[str | None]) -> str:
     return f" ({len(keys)} shards)" if len(keys) > 1 else ""
 
 
-def _skipped(results: list[dg.ExecuteInProcessResult]) -> str:
+def _skipped(results: Sequence[Result]) -> str:
     """How many results were there already; nothing where all were computed."""
     events = [event for result in results for event in result.get_asset_materialization_events()]
     unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
@@ -159,7 +164,22 @@ def _run_job(
     return result
 
 
-def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
+def _run_together(preset: Preset, name: str, instance: dg.DagsterInstance) -> Result:
+    """Runs the steps of a job in processes of their own, `compute.max_concurrent` at once."""
+    of = {"preset": preset.model_dump_json(), "name": name}
+    job = dg.build_reconstructable_job(__name__, job_of.__name__, reconstructable_kwargs=of)
+    with dg.execute_job(job, instance, run_config={"loggers": {"plain": {}}}) as result:
+        if not result.success:
+            raise UserError(_first_failure(result))
+        return result
+
+
+def job_of(preset: str, name: str) -> dg.JobDefinition:
+    """A job of a preset (JSON), in the process of a step."""
+    return build_defs(Preset.model_validate_json(preset)).resolve_job_def(name)
+
+
+def _failed_checks(result: Result) -> list[str]:
     return [_check_name(check) for check in result.get_asset_check_evaluations() if not check.passed]
 
 
@@ -167,7 +187,7 @@ def _check_name(check: dg.AssetCheckEvaluation) -> str:
     return f"{check.asset_key.to_user_string()}:{check.check_name}"
 
 
-def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+def _first_failure(result: Result) -> str:
     """What the first failed step or blocking check says, in one line."""
     for check in result.get_asset_check_evaluations():
         if check.blocking and not check.passed:

@@ -73,11 +73,11 @@ class Graph:
         return graph_steps(self.preset)
 
 
-def write_preset(folder: Path, preset: dict[str, Any]) -> Path:
-    """`preset` as a YAML file whose data root lies beside it."""
+def write_preset(folder: Path, preset: dict[str, Any], data_root: str | None = None) -> Path:
+    """`preset` as a YAML file; unless told otherwise, its data root lies beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{preset['name']}.yaml"
-    path.write_text(yaml.safe_dump({**preset, "data_root": str(folder / "data")}))
+    path.write_text(yaml.safe_dump({**preset, "data_root": data_root or str(folder / "data")}))
     return path
 
 

@@ -18,9 +18,9 @@ from skufp_pipeline.presets import AutomationSettings, Preset, load_preset
 STAGE_NAMES = [
     "read_catalog",
     "build_catalog_shards",
-    "train_encoder",
+    "train_models",
     "embed_shards",
-    "train_views",
+    "calibrate_filters",
     "generate_views",
     "train_fingerprints",
     "label_policy",

@@ -32,8 +32,9 @@ def test_the_schema_refuses_what_it_does_not_know() -> None:
 
 def test_production_takes_its_password_from_the_environment() -> None:
     database = read("production/dagster.yaml")["storage"]["postgres"]["postgres_db"]
-    assert {name: value for name, value in database.items() if name != "port"} == {
+    assert database == {
         "hostname": {"env": "DAGSTER_PG_HOST"},
+        "port": {"env": "DAGSTER_PG_PORT"},
         "username": {"env": "DAGSTER_PG_USERNAME"},
         "password": {"env": "DAGSTER_PG_PASSWORD"},
         "db_name": {"env": "DAGSTER_PG_DB"},

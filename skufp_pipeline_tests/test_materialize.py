@@ -108,7 +108,7 @@ def test_checks_that_do_not_block_are_reported_and_stop_nothing(
     assert list(outcome.seconds) == [
         "read_catalog",
         "build_catalog_shards",
-        "train_encoder",
+        "train_models",
         "embed_shards",
         "train_fingerprints",
         "build_index",

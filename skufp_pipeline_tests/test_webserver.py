@@ -97,9 +97,9 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
     assert of_job == {
         "read_catalog": 1,
         "build_catalog_shards": graph.preset.shards,
-        "train_encoder": 1,
+        "train_models": 1,
         "embed_shards": graph.preset.shards,
-        "train_views": 1,
+        "calibrate_filters": 1,
         "generate_views": graph.preset.shards,
         "train_fingerprints": 1,
         "label_policy": graph.preset.shards,
@@ -128,6 +128,6 @@ def test_the_ui_shows_every_check_with_its_last_result(url: str) -> None:
 def test_the_ui_offers_a_job_for_every_stage(url: str) -> None:
     found = query(url, "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } } } } }")
     (repository,) = found["repositoriesOrError"]["nodes"]
-    assert {"read_catalog", "build_catalog_shards", "train_encoder", "embed_shards", "build_index"} <= {
+    assert {"read_catalog", "build_catalog_shards", "train_models", "embed_shards", "build_index"} <= {
         job["name"] for job in repository["jobs"]
     }

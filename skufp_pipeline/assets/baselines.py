@@ -91,7 +91,8 @@ def baseline_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDe
                 text_shards(texts, crops), settings.training.cache_side, scratch, told
             )
             encoder = models.new_reid(settings, preset.seed)
-            history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
+            with models.training_threads():
+                history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             return write_history(directory, data, history)

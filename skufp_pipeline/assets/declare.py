@@ -31,6 +31,7 @@ class Step:
         config: the part of the preset that decides the result, JSON-able.
         shards: number of SKU shards, None for an unpartitioned asset.
         trained: learnt from the whole catalogue: made again by the weekly job, not for each new product.
+        priority: of steps that are ready at once, the highest start first.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Step:
     deps: tuple[str, ...] = ()
     shards: int | None = None
     trained: bool = False
+    priority: int = 0
 
     @property
     def code_digest(self) -> str:
@@ -75,7 +77,7 @@ class Step:
             "partitions_def": None if self.shards is None else shard_partitions(self.shards),
             "retry_policy": RETRY,
             "metadata": {"preset": dg.MetadataValue.json(dict(self.config))},
-            **declare(self.needs),
+            **declare(self.needs, self.priority),
         }
 
 

@@ -56,6 +56,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
             needs,
             ("sku_crops", "image_text"),
             trained=True,
+            priority=1,
         ),
         Step(
             "clip_embeddings",
@@ -114,7 +115,8 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             told = progress(context, "crops decoded")
             data, used = gather_training_data(shards, preset.prompts, training.cache_side, scratch, told)
             encoder = models.new_encoder(preset.encoder, preset.seed)
-            history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
+            with models.training_threads():
+                history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             return write_history(directory, data, history)

@@ -149,6 +149,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
                 heavy,
                 ("sku_crops", "image_text"),
                 trained=True,
+                priority=1,
             ),
         )
     return {step.name: step for step in steps}
@@ -235,16 +236,17 @@ def view_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefinit
         recipe = step.recipe({**inputs, **base, "clip_checkpoint": checkpoint.digest})
 
         def build(directory: Path) -> dict[str, Any]:
-            return adapt(
-                models.diffusion(name),
-                views,
-                models.load_encoder(checkpoint.path / "encoder"),
-                settings,
-                preset.seed,
-                store.scratch(step.key, recipe),
-                directory,
-                context.log.info,
-            )
+            with models.training_threads():
+                return adapt(
+                    models.diffusion(name),
+                    views,
+                    models.load_encoder(checkpoint.path / "encoder"),
+                    settings,
+                    preset.seed,
+                    store.scratch(step.key, recipe),
+                    directory,
+                    context.log.info,
+                )
 
         artifact = store.produce(step.key, recipe, build)
         history = json.loads((artifact.path / "history.json").read_text())
@@ -379,7 +381,8 @@ def _base_asset(
             told = progress(context, "crops decoded")
             crops = prompted_crops(training, settings.image_size, scratch / "crops.npy", told)
             pipeline = models.new_diffusion(base.config, preset.seed)
-            history = train_base(pipeline, crops, base, preset.seed, scratch, context.log.info)
+            with models.training_threads():
+                history = train_base(pipeline, crops, base, preset.seed, scratch, context.log.info)
             save_pipeline(pipeline, directory / "pipeline")
             (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
             last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}

@@ -2,6 +2,8 @@
 
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -18,6 +20,17 @@ def pick_device(name: str) -> torch.device:
     if name == "cuda" and not available:
         raise UserError("compute.device is 'cuda' but torch sees no GPU; set it to 'auto' or 'cpu'")
     return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+@contextmanager
+def limited_threads(count: int | None) -> Iterator[None]:
+    """Lets torch compute with `count` threads (None: as many as it likes), and as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

@@ -26,4 +26,5 @@ def _is_of_an_asset(record: logging.LogRecord) -> bool:
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         meta = getattr(record, "dagster_meta", {})
-        return f"    {meta.get('orig_message', record.getMessage())}"
+        step = f"{meta['step_key']}: " if meta.get("step_key") else ""
+        return f"    {step}{meta.get('orig_message', record.getMessage())}"
