@@ -14,11 +14,13 @@ class Needs:
         cores: CPU cores.
         memory_gib: GiB of memory.
         gpus: whole GPUs; a step that uses one waits for a place in the `gpu` pool.
+        threads: that torch computes with on a CPU; None: as many as it likes.
     """
 
     cores: float = 1.0
     memory_gib: float = 2.0
     gpus: int = 0
+    threads: int | None = None
 
 
 def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:

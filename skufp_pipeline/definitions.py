@@ -68,7 +68,7 @@ def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None
         sensors=[*sensors(preset, steps, every_job), condition_sensor()],
         resources={
             "artifacts": ArtifactStoreResource(root=preset.data_root),
-            "models": ModelProvider(device=preset.compute.device, threads=preset.compute.training_threads),
+            "models": ModelProvider(device=preset.compute.device),
             **(resources or {}),
         },
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},

@@ -1,15 +1,20 @@
 """Materializes the graph stage by stage through Dagster, with plain progress lines.
 
-Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the run.
-Stages run in this process, but for trainings that need not wait for each other.
+Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the run. On an
+instance on disk, and where the preset's executor is `multiprocess`, shards and trainings that need not wait
+for each other are processes of their own, `compute.max_concurrent` at once; all else runs in this process.
 """
 
+import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -35,6 +40,15 @@ _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster be
 
 
 @dataclass(frozen=True)
+class Told:
+    """What is left of a run: its checks that did not pass, its results, and how many were there already."""
+
+    failed_checks: list[str]
+    results: int
+    unchanged: int
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a materialization of the whole graph did.
 
@@ -57,18 +71,58 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     seconds: dict[str, float] = {}
     failed: list[str] = []
     plan = stages(graph_steps(preset))
-    for number, stage in enumerate(plan, start=1):
-        started = time.perf_counter()
-        keys = _partition_keys(stage, preset)
-        say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
-        if stage.together and not instance.is_ephemeral and preset.compute.executor == "multiprocess":
-            results: list[Result] = [_run_together(preset, stage.name, instance)]
-        else:
-            results = [_run_job(definitions, stage.name, key, instance) for key in keys]
-        failed += [name for result in results for name in _failed_checks(result)]
-        seconds[stage.name] = time.perf_counter() - started
-        say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s" + _skipped(results))
+    apart = not instance.is_ephemeral and preset.compute.executor == "multiprocess"
+    width = preset.compute.max_concurrent if apart else 1
+    with _shard_runner(preset, instance, definitions, width) as run_shards:
+        for number, stage in enumerate(plan, start=1):
+            started = time.perf_counter()
+            keys = _partition_keys(stage, preset)
+            say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
+            if stage.sharded:
+                told = run_shards(stage.name, keys)
+            elif stage.together and width > 1:
+                told = [_told(_run_together(preset, stage.name, instance))]
+            else:
+                told = [_told(_run_job(definitions, stage.name, None, instance))]
+            failed += [name for run in told for name in run.failed_checks]
+            seconds[stage.name] = time.perf_counter() - started
+            say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s" + _skipped(told))
     return Outcome(seconds, failed)
+
+
+@contextmanager
+def _shard_runner(
+    preset: Preset, instance: dg.DagsterInstance, definitions: dg.Definitions, width: int
+) -> Iterator[Callable[[str, list[str | None]], list[Told]]]:
+    """A function that runs a job once a shard: one after the other, or in `width` processes."""
+    if width == 1:
+        yield lambda name, keys: [_told(_run_job(definitions, name, key, instance)) for key in keys]
+        return
+    workers = ProcessPoolExecutor(
+        width,
+        multiprocessing.get_context("spawn"),
+        _begin_worker,
+        (preset.model_dump_json(), instance.get_ref()),
+    )
+    try:
+        yield lambda name, keys: list(workers.map(_run_in_worker, [name] * len(keys), keys))
+    finally:
+        workers.shutdown(cancel_futures=True)
+
+
+_worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
+
+
+def _begin_worker(preset: str, instance: Any) -> None:
+    global _worker
+    definitions = build_defs(Preset.model_validate_json(preset))
+    _worker = definitions, dg.DagsterInstance.from_ref(instance)
+
+
+def _run_in_worker(name: str, partition_key: str | None) -> Told:
+    assert _worker is not None
+    definitions, instance = _worker
+    return _told(_run_job(definitions, name, partition_key, instance))
 
 
 def refresh_graph(
@@ -137,11 +191,16 @@ def _runs(keys: list[str | None]) -> str:
     return f" ({len(keys)} shards)" if len(keys) > 1 else ""
 
 
-def _skipped(results: Sequence[Result]) -> str:
-    """How many results were there already; nothing where all were computed."""
-    events = [event for result in results for event in result.get_asset_materialization_events()]
+def _told(result: Result) -> Told:
+    events = result.get_asset_materialization_events()
     unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
-    return f", skipped {unchanged} of {len(events)} results as unchanged" if unchanged else ""
+    return Told(_failed_checks(result), len(events), unchanged)
+
+
+def _skipped(runs: Sequence[Told]) -> str:
+    """How many results were there already; nothing where all were computed."""
+    unchanged, results = sum(run.unchanged for run in runs), sum(run.results for run in runs)
+    return f", skipped {unchanged} of {results} results as unchanged" if unchanged else ""
 
 
 def _run_job(

@@ -65,7 +65,7 @@ class ComputeSettings(Settings):
     memory_gib: float = Field(4, gt=0)
     executor: Literal["in_process", "multiprocess", "ray", "k8s"] = "multiprocess"  # of runs from the UI
     max_concurrent: int = Field(2, ge=1)  # steps of one run at once
-    training_threads: int | None = Field(None, ge=1)  # of an encoder's or a diffusion model's; null: all
+    threads: int | None = Field(None, ge=1)  # of torch in a step with an encoder or diffusion; null: all
     pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
 
 

@@ -16,6 +16,11 @@ def test_a_gpu_step_asks_every_executor_for_the_same() -> None:
     assert ray == {"num_cpus": 8, "num_gpus": 1, "memory": 48 * 2**30}
 
 
+def test_the_priority_is_dagsters_own_tag() -> None:
+    assert declare(Needs())["op_tags"]["dagster/priority"] == "0"
+    assert declare(Needs(), priority=2)["op_tags"]["dagster/priority"] == "2"
+
+
 def test_a_cpu_step_waits_in_no_pool_and_asks_for_no_gpu() -> None:
     declared = declare(Needs(cores=0.5, memory_gib=1.5))
     assert declared["pool"] is None

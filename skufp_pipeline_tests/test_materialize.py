@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -16,6 +17,8 @@ from skufp_pipeline.store import ArtifactStore
 
 from .datasets.trees import truncate
 from .graphs import SMALL, Graph, digests, times_of_change, write_preset
+
+WORKER = dg.DagsterEventType.STEP_WORKER_STARTED
 
 
 @pytest.fixture
@@ -93,6 +96,34 @@ def test_an_unchanged_graph_is_skipped_file_by_file(small_graph: Graph, instance
     assert re.fullmatch(
         r"\[2/6\] build_catalog_shards took \S+ s, skipped 4 of 4 results as unchanged", lines[3]
     )
+
+
+@pytest.fixture
+def instance_on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def test_trainings_are_processes_of_their_own(
+    small_graph: Graph, instance_on_disk: dg.DagsterInstance
+) -> None:
+    materialize_graph(small_graph.preset, instance_on_disk, lambda line: None)
+    started = {
+        run.job_name: {event.step_key for event in instance_on_disk.all_logs(run.run_id, of_type=WORKER)}
+        for run in instance_on_disk.get_runs()
+    }
+    assert {"clip_checkpoint", "reid_checkpoint"} <= started.pop("train_models")
+    assert set().union(*started.values()) == set()
+
+
+def test_a_mistake_in_a_process_of_its_own_is_told_in_its_own_words(
+    tmp_path: Path, instance_on_disk: dg.DagsterInstance
+) -> None:
+    preset = load_preset(str(write_preset(tmp_path, SMALL)))
+    with pytest.raises(
+        UserError, match=r"^(clip|reid)_checkpoint failed: no complete crops/shard_0000 under"
+    ):
+        materialize._run_together(preset, "train_models", instance_on_disk)
 
 
 def test_checks_that_do_not_block_are_reported_and_stop_nothing(

@@ -32,7 +32,9 @@ def baseline_steps(preset: Preset) -> dict[str, Step]:
     settings = preset.baselines.reid
     if settings is None:
         return {}
-    needs = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
+    needs = Needs(
+        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
+    )
     model = (ENCODERS + "reid", ENCODERS + "clip", ENCODERS + "tables")
     steps = [
         Step(
@@ -91,8 +93,7 @@ def baseline_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDe
                 text_shards(texts, crops), settings.training.cache_side, scratch, told
             )
             encoder = models.new_reid(settings, preset.seed)
-            with models.training_threads():
-                history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
+            history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             return write_history(directory, data, history)

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from pathlib import Path
@@ -88,13 +89,22 @@ def asset(step: Step, check_specs: Sequence[dg.AssetCheckSpec] = ()) -> Callable
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             try:
-                return function(*args, **kwargs)
+                with _threads_of(step):
+                    return function(*args, **kwargs)
             except UserError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
 
         return dg.asset(**step.asset_arguments(), check_specs=list(check_specs))(run)
 
     return decorate
+
+
+def _threads_of(step: Step) -> AbstractContextManager[None]:
+    if step.needs.threads is None:
+        return nullcontext()
+    from skufp_pipeline.encoders.device import limited_threads  # torch: where it is used alone
+
+    return limited_threads(step.needs.threads)
 
 
 @cache

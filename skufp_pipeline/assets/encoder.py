@@ -35,7 +35,9 @@ TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
 
 def encoder_steps(preset: Preset) -> dict[str, Step]:
     """The steps of this group; the frozen encoder has a place only where it is pretrained."""
-    needs = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
+    needs = Needs(
+        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
+    )
     encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
     embedding_modules = (ENCODERS + "clip", ENCODERS + "embed", ENCODERS + "tables")
     steps = [
@@ -115,8 +117,7 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             told = progress(context, "crops decoded")
             data, used = gather_training_data(shards, preset.prompts, training.cache_side, scratch, told)
             encoder = models.new_encoder(preset.encoder, preset.seed)
-            with models.training_threads():
-                history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
+            history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
             return write_history(directory, data, history)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
         return {}
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
+    labelling = replace(heavy, threads=preset.compute.threads)
     actions = policy.actions.model_dump(mode="json")
     fingerprinted = ("sku_crops", "clip_checkpoint", "clip_embeddings", "fingerprints")
     steps = [
@@ -75,7 +77,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
             "and rank of the right SKU, and the winner.",
             (*_LABELS, *_TABLES),
             {"actions": actions, "labels": policy.labels.model_dump(mode="json")},
-            heavy,
+            labelling,
             fingerprinted,
             preset.shards,
         ),

@@ -61,7 +61,9 @@ def view_steps(preset: Preset) -> dict[str, Step]:
     if views is None:
         return {}
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
-    heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
+    heavy = Needs(
+        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
+    )
     common = {
         "image_size": views.image_size,
         "prompts": views.prompts.model_dump(mode="json"),
@@ -236,17 +238,16 @@ def view_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefinit
         recipe = step.recipe({**inputs, **base, "clip_checkpoint": checkpoint.digest})
 
         def build(directory: Path) -> dict[str, Any]:
-            with models.training_threads():
-                return adapt(
-                    models.diffusion(name),
-                    views,
-                    models.load_encoder(checkpoint.path / "encoder"),
-                    settings,
-                    preset.seed,
-                    store.scratch(step.key, recipe),
-                    directory,
-                    context.log.info,
-                )
+            return adapt(
+                models.diffusion(name),
+                views,
+                models.load_encoder(checkpoint.path / "encoder"),
+                settings,
+                preset.seed,
+                store.scratch(step.key, recipe),
+                directory,
+                context.log.info,
+            )
 
         artifact = store.produce(step.key, recipe, build)
         history = json.loads((artifact.path / "history.json").read_text())
@@ -381,8 +382,7 @@ def _base_asset(
             told = progress(context, "crops decoded")
             crops = prompted_crops(training, settings.image_size, scratch / "crops.npy", told)
             pipeline = models.new_diffusion(base.config, preset.seed)
-            with models.training_threads():
-                history = train_base(pipeline, crops, base, preset.seed, scratch, context.log.info)
+            history = train_base(pipeline, crops, base, preset.seed, scratch, context.log.info)
             save_pipeline(pipeline, directory / "pipeline")
             (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
             last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}

@@ -23,10 +23,10 @@ def pick_device(name: str) -> torch.device:
 
 
 @contextmanager
-def limited_threads(count: int | None) -> Iterator[None]:
-    """Lets torch compute with `count` threads (None: as many as it likes), and as before afterwards."""
+def limited_threads(count: int) -> Iterator[None]:
+    """Lets torch compute with `count` threads, and with as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

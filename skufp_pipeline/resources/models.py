@@ -1,6 +1,5 @@
 """Models and the device they run on, as a Dagster resource; tests put small real ones in its place."""
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,23 +22,15 @@ class ModelProvider(dg.ConfigurableResource):
 
     Attributes:
         device: `auto` takes a GPU where there is one; `cuda` demands it.
-        threads: CPU threads of a training; None: all cores.
     """
 
     device: str = "auto"
-    threads: int | None = None
 
     def torch_device(self) -> "torch.device":
         # Imported on use: loading the definitions must not import torch.
         from skufp_pipeline.encoders.device import pick_device
 
         return pick_device(self.device)
-
-    def training_threads(self) -> "AbstractContextManager[None]":
-        """While a model is trained: the threads it may take."""
-        from skufp_pipeline.encoders.device import limited_threads
-
-        return limited_threads(self.threads)
 
     def new_encoder(self, settings: EncoderSettings, seed: int) -> "Encoder":
         from skufp_pipeline.encoders.clip import create_encoder

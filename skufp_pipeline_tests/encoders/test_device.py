@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skufp_pipeline.encoders.device import multiplies_bfloat16, peak_memory_gib, pick_device
+from skufp_pipeline.encoders.device import limited_threads, multiplies_bfloat16, peak_memory_gib, pick_device
 from skufp_pipeline.errors import UserError
 
 
@@ -19,6 +19,20 @@ def test_a_gpu_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"compute.device is 'cuda' but torch sees no GPU; set it to 'auto'"):
         pick_device("cuda")
+
+
+def test_threads_are_limited_for_a_while_even_when_it_ends_badly() -> None:
+    before, during = torch.get_num_threads(), []
+
+    def fail() -> None:
+        with limited_threads(before + 1):
+            during.append(torch.get_num_threads())
+            raise RuntimeError("bad end")
+
+    with pytest.raises(RuntimeError, match="bad end"):
+        fail()
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(("able", "expected"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
