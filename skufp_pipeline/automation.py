@@ -37,13 +37,14 @@ class Stage:
     """A run of assets that can be materialized together: all sharded, or none.
 
     Attributes:
-        together: several trainings that keep a core busy each: worth a process of its own each.
+        apart: long trainings: `skufp materialize` gives each asset a run of its own, so that none waits for
+            more than it needs.
     """
 
     name: str
     assets: tuple[str, ...]
     sharded: bool
-    together: bool = False
+    apart: bool = False
 
 
 def stages(steps: dict[str, Step]) -> list[Stage]:
@@ -62,7 +63,7 @@ def stages(steps: dict[str, Step]) -> list[Stage]:
     return [
         Stage(READ_CATALOG, ("raw_dataset", "annotations"), sharded=False),
         Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
-        Stage("train_models", tuple(checkpoints), sharded=False, together=len(checkpoints) > 1),
+        Stage("train_models", tuple(checkpoints), sharded=False, apart=True),
         Stage("embed_shards", tuple(embeddings), sharded=True),
         *views,
         Stage(

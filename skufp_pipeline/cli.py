@@ -355,8 +355,7 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
         outcome = run(instance, lambda line: click.echo(line, err=True))
-    total = sum(outcome.seconds.values())
-    click.echo(f"the graph of preset {preset.name} is materialized: {total:.0f} s", err=True)
+    click.echo(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s", err=True)
     for check in outcome.failed_checks:
         click.echo(f"check not passed: {check}", err=True)
 

@@ -1,23 +1,25 @@
-"""Materializes the graph stage by stage through Dagster, with plain progress lines.
+"""Materializes the graph through Dagster, run by run, with plain progress lines.
 
-Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the run. On an
-instance on disk, and where the preset's executor is `multiprocess`, shards and trainings that need not wait
-for each other are processes of their own, `compute.max_concurrent` at once; all else runs in this process.
+Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the rest. On
+an instance on disk, and where the preset's executor is `multiprocess`, runs that need nothing of each other
+are made side by side, `compute.max_concurrent` at once, in workers that stay; else one after the other.
 """
 
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.automation import (
     DAILY,
     READ_CATALOG,
@@ -35,17 +37,7 @@ from skufp_pipeline.staleness import next_work, stale
 from skufp_pipeline.store import ArtifactStore
 
 INSTANCE_SETTINGS = Path(__file__).parent / "resources" / "dagster.yaml"
-Result = dg.ExecuteInProcessResult | dg.JobExecutionResult
 _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message
-
-
-@dataclass(frozen=True)
-class Told:
-    """What is left of a run: its checks that did not pass, its results, and how many were there already."""
-
-    failed_checks: list[str]
-    results: int
-    unchanged: int
 
 
 @dataclass(frozen=True)
@@ -53,12 +45,39 @@ class Outcome:
     """What a materialization of the whole graph did.
 
     Attributes:
-        seconds: wall time by stage.
+        seconds: wall time by stage, from its first run's start to its last one's end; stages may overlap.
+        total: wall time of all.
         failed_checks: `asset:check` of checks that ran and did not pass.
     """
 
     seconds: dict[str, float]
+    total: float
     failed_checks: list[str]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One run: a job, or some of its assets, on one shard or none.
+
+    Attributes:
+        needs: assets that must be there, of all shards.
+    """
+
+    stage: int
+    job: str
+    partition_key: str | None
+    assets: tuple[str, ...]
+    needs: frozenset[str]
+    priority: int
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is left of a run: its checks that did not pass, its results, and how many were there already."""
+
+    failed_checks: list[str]
+    results: int
+    unchanged: int
 
 
 def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None]) -> Outcome:
@@ -67,47 +86,99 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     Raises:
         UserError: an asset failed; the message is its own, where it was a user's mistake.
     """
-    definitions = build_defs(preset)
-    seconds: dict[str, float] = {}
-    failed: list[str] = []
-    plan = stages(graph_steps(preset))
+    steps = graph_steps(preset)
+    plan = stages(steps)
+    tasks = _tasks(plan, steps, preset)
+    progress = _Progress(plan, tasks, say)
     apart = not instance.is_ephemeral and preset.compute.executor == "multiprocess"
-    width = preset.compute.max_concurrent if apart else 1
-    with _shard_runner(preset, instance, definitions, width) as run_shards:
-        for number, stage in enumerate(plan, start=1):
-            started = time.perf_counter()
-            keys = _partition_keys(stage, preset)
-            say(f"[{number}/{len(plan)}] {stage.name}: {', '.join(stage.assets)}" + _runs(keys))
-            if stage.sharded:
-                told = run_shards(stage.name, keys)
-            elif stage.together and width > 1:
-                told = [_told(_run_together(preset, stage.name, instance))]
-            else:
-                told = [_told(_run_job(definitions, stage.name, None, instance))]
-            failed += [name for run in told for name in run.failed_checks]
-            seconds[stage.name] = time.perf_counter() - started
-            say(f"[{number}/{len(plan)}] {stage.name} took {seconds[stage.name]:.1f} s" + _skipped(told))
-    return Outcome(seconds, failed)
+    if apart and preset.compute.max_concurrent > 1:
+        _run_side_by_side(preset, instance, tasks, progress)
+    else:
+        definitions = build_defs(preset)
+        for task in tasks:
+            progress.begin(task)
+            progress.end(task, _run_task(definitions, instance, task))
+    return progress.outcome()
 
 
-@contextmanager
-def _shard_runner(
-    preset: Preset, instance: dg.DagsterInstance, definitions: dg.Definitions, width: int
-) -> Iterator[Callable[[str, list[str | None]], list[Told]]]:
-    """A function that runs a job once a shard: one after the other, or in `width` processes."""
-    if width == 1:
-        yield lambda name, keys: [_told(_run_job(definitions, name, key, instance)) for key in keys]
-        return
-    workers = ProcessPoolExecutor(
-        width,
-        multiprocessing.get_context("spawn"),
-        _begin_worker,
-        (preset.model_dump_json(), instance.get_ref()),
-    )
-    try:
-        yield lambda name, keys: list(workers.map(_run_in_worker, [name] * len(keys), keys))
-    finally:
-        workers.shutdown(cancel_futures=True)
+def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> list[_Task]:
+    """The runs of all stages, each after what it needs."""
+    tasks = []
+    for number, stage in enumerate(plan):
+        parts = [(asset,) for asset in stage.assets] if stage.apart else [stage.assets]
+        for key in _partition_keys(stage, preset):
+            for assets in parts:
+                needs = frozenset(dep for asset in assets for dep in steps[asset].deps) - {*assets}
+                priority = max(steps[asset].priority for asset in assets)
+                tasks.append(_Task(number, stage.name, key, assets, needs, priority))
+    return tasks
+
+
+class _Progress:
+    """What was begun and made so far, told stage by stage."""
+
+    def __init__(self, plan: Sequence[Stage], tasks: Sequence[_Task], say: Callable[[str], None]) -> None:
+        self.say = say
+        self.plan = plan
+        self.began = time.perf_counter()
+        self.made: set[str] = set()
+        self._left = Counter(task.stage for task in tasks)
+        self._missing = Counter(asset for task in tasks for asset in task.assets)
+        self._starts: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._told: dict[int, list[_Told]] = {}
+
+    def begin(self, task: _Task) -> None:
+        if task.stage not in self._starts:
+            self._starts[task.stage] = time.perf_counter()
+            stage, runs = self.plan[task.stage], self._left[task.stage]
+            shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
+            self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
+
+    def end(self, task: _Task, told: _Told) -> None:
+        self._told.setdefault(task.stage, []).append(told)
+        self._missing.subtract(task.assets)
+        self.made.update(asset for asset in task.assets if self._missing[asset] == 0)
+        self._left[task.stage] -= 1
+        if self._left[task.stage] == 0:
+            seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
+            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._told[task.stage])}")
+
+    def outcome(self) -> Outcome:
+        told = [run for number in sorted(self._told) for run in self._told[number]]
+        failed = [name for run in told for name in run.failed_checks]
+        seconds = {self.plan[number].name: self._seconds[number] for number in sorted(self._seconds)}
+        return Outcome(seconds, time.perf_counter() - self.began, failed)
+
+    def _name(self, stage: int) -> str:
+        return f"[{stage + 1}/{len(self.plan)}] {self.plan[stage].name}"
+
+
+def _run_side_by_side(
+    preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[_Task], progress: _Progress
+) -> None:
+    width, waiting = preset.compute.max_concurrent, list(tasks)
+    running: dict[Future[_Told], _Task] = {}
+    context = multiprocessing.get_context("spawn")
+    begun = (preset.model_dump_json(), instance.get_ref())
+    with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
+        while waiting or running:
+            ready = [task for task in waiting if task.needs <= progress.made]
+            for task in sorted(ready, key=lambda task: -task.priority)[: width - len(running)]:
+                waiting.remove(task)
+                progress.begin(task)
+                running[workers.submit(_run_in_worker, task)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    progress.end(running.pop(future), future.result())
+                except BrokenProcessPool as error:
+                    raise UserError(
+                        "a worker was killed (is there enough memory?); run it again: it goes on from here"
+                    ) from error
+                except UserError as error:
+                    if running:
+                        progress.say(f"{error}; waiting for the runs that are under way")
+                    raise
 
 
 _worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
@@ -119,10 +190,13 @@ def _begin_worker(preset: str, instance: Any) -> None:
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
 
 
-def _run_in_worker(name: str, partition_key: str | None) -> Told:
+def _run_in_worker(task: _Task) -> _Told:
     assert _worker is not None
-    definitions, instance = _worker
-    return _told(_run_job(definitions, name, partition_key, instance))
+    return _run_task(*_worker, task)
+
+
+def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _Told:
+    return _told(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
 
 
 def refresh_graph(
@@ -151,7 +225,8 @@ def refresh_graph(
             job = REFRESH_TABLES if part.shard is None else REFRESH_SHARDS
             results.append(_run_job(definitions, job, part.partition_key, instance, part.assets))
     failed = [name for result in results for name in _failed_checks(result)]
-    return Outcome({f"{kind} refresh": time.perf_counter() - started}, failed)
+    seconds = time.perf_counter() - started
+    return Outcome({f"{kind} refresh": seconds}, seconds, failed)
 
 
 def _told_changes(result: dg.ExecuteInProcessResult) -> str:
@@ -187,17 +262,13 @@ def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
     return [f"shard_{shard:04d}" for shard in range(preset.shards)] if stage.sharded else [None]
 
 
-def _runs(keys: list[str | None]) -> str:
-    return f" ({len(keys)} shards)" if len(keys) > 1 else ""
-
-
-def _told(result: Result) -> Told:
+def _told(result: dg.ExecuteInProcessResult) -> _Told:
     events = result.get_asset_materialization_events()
     unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
-    return Told(_failed_checks(result), len(events), unchanged)
+    return _Told(_failed_checks(result), len(events), unchanged)
 
 
-def _skipped(runs: Sequence[Told]) -> str:
+def _skipped(runs: Sequence[_Told]) -> str:
     """How many results were there already; nothing where all were computed."""
     unchanged, results = sum(run.unchanged for run in runs), sum(run.results for run in runs)
     return f", skipped {unchanged} of {results} results as unchanged" if unchanged else ""
@@ -223,22 +294,7 @@ def _run_job(
     return result
 
 
-def _run_together(preset: Preset, name: str, instance: dg.DagsterInstance) -> Result:
-    """Runs the steps of a job in processes of their own, `compute.max_concurrent` at once."""
-    of = {"preset": preset.model_dump_json(), "name": name}
-    job = dg.build_reconstructable_job(__name__, job_of.__name__, reconstructable_kwargs=of)
-    with dg.execute_job(job, instance, run_config={"loggers": {"plain": {}}}) as result:
-        if not result.success:
-            raise UserError(_first_failure(result))
-        return result
-
-
-def job_of(preset: str, name: str) -> dg.JobDefinition:
-    """A job of a preset (JSON), in the process of a step."""
-    return build_defs(Preset.model_validate_json(preset)).resolve_job_def(name)
-
-
-def _failed_checks(result: Result) -> list[str]:
+def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
     return [_check_name(check) for check in result.get_asset_check_evaluations() if not check.passed]
 
 
@@ -246,7 +302,7 @@ def _check_name(check: dg.AssetCheckEvaluation) -> str:
     return f"{check.asset_key.to_user_string()}:{check.check_name}"
 
 
-def _first_failure(result: Result) -> str:
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
     """What the first failed step or blocking check says, in one line."""
     for check in result.get_asset_check_evaluations():
         if check.blocking and not check.passed:

@@ -17,8 +17,9 @@ from skufp_pipeline.store import ArtifactStore
 
 from .datasets.trees import truncate
 from .graphs import SMALL, Graph, digests, times_of_change, write_preset
+from .living import materialized
 
-WORKER = dg.DagsterEventType.STEP_WORKER_STARTED
+MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION
 
 
 @pytest.fixture
@@ -104,26 +105,46 @@ def instance_on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_trainings_are_processes_of_their_own(
+def test_on_an_instance_on_disk_two_workers_make_every_run(
+    small_graph: Graph, instance_on_disk: dg.DagsterInstance
+) -> None:
+    lines: list[str] = []
+    outcome = materialize_graph(small_graph.preset, instance_on_disk, lines.append)
+    assert len(materialized(instance_on_disk)) == len(small_graph.steps)
+    assert sum(" took " in line for line in lines) == len(outcome.seconds) == 6
+    processes = {
+        event.pid
+        for run in instance_on_disk.get_runs()
+        for event in (record.dagster_event for record in instance_on_disk.all_logs(run.run_id))
+        if event is not None and event.pid is not None
+    }
+    assert len(processes) == 2
+    assert os.getpid() not in processes
+
+
+def test_runs_side_by_side_wait_for_what_they_need(
     small_graph: Graph, instance_on_disk: dg.DagsterInstance
 ) -> None:
     materialize_graph(small_graph.preset, instance_on_disk, lambda line: None)
-    started = {
-        run.job_name: {event.step_key for event in instance_on_disk.all_logs(run.run_id, of_type=WORKER)}
-        for run in instance_on_disk.get_runs()
-    }
-    assert {"clip_checkpoint", "reid_checkpoint"} <= started.pop("train_models")
-    assert set().union(*started.values()) == set()
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for record in instance_on_disk.get_run_records():
+        for event in instance_on_disk.all_logs(record.dagster_run.run_id, of_type=MATERIALIZATION):
+            key = event.get_dagster_event().asset_key
+            assert key is not None
+            spans.setdefault(key.to_user_string(), []).append((record.start_time or 0, event.timestamp))
+    for name, step in small_graph.steps.items():
+        for need in step.deps:
+            own_run = {span[0] for span in spans[name]} & {span[0] for span in spans[need]}
+            assert own_run or max(end for _, end in spans[need]) <= min(start for start, _ in spans[name])
 
 
-def test_a_mistake_in_a_process_of_its_own_is_told_in_its_own_words(
+def test_a_mistake_in_a_worker_is_told_in_its_own_words(
     tmp_path: Path, instance_on_disk: dg.DagsterInstance
 ) -> None:
-    preset = load_preset(str(write_preset(tmp_path, SMALL)))
-    with pytest.raises(
-        UserError, match=r"^(clip|reid)_checkpoint failed: no complete crops/shard_0000 under"
-    ):
-        materialize._run_together(preset, "train_models", instance_on_disk)
+    missing = {"source": "deepfashion2", "path": str(tmp_path / "nowhere")}
+    preset = load_preset(str(write_preset(tmp_path, {**SMALL, "dataset": missing})))
+    with pytest.raises(UserError, match=r"^raw_dataset failed: dataset.path '.*nowhere' is no folder"):
+        materialize_graph(preset, instance_on_disk, lambda line: None)
 
 
 def test_checks_that_do_not_block_are_reported_and_stop_nothing(

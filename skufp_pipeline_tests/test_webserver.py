@@ -97,7 +97,7 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
     assert of_job == {
         "read_catalog": 1,
         "build_catalog_shards": graph.preset.shards,
-        "train_models": 1,
+        "train_models": 4,
         "embed_shards": graph.preset.shards,
         "calibrate_filters": 1,
         "generate_views": graph.preset.shards,

@@ -60,7 +60,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
     views = preset.views
     if views is None:
         return {}
-    light = Needs(preset.compute.cores, preset.compute.memory_gib)
+    light = Needs(preset.compute.cores, preset.compute.memory_gib, threads=preset.compute.threads)
     heavy = Needs(
         preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
     )
