@@ -1,5 +1,7 @@
 """What an asset needs, said once, for every executor: pool, Kubernetes and Ray (a leaf: no dagster)."""
 
+import resource
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,3 +49,9 @@ def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:
             },
         },
     }
+
+
+def peak_memory_mib() -> int:
+    """Most memory that this process held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

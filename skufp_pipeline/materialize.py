@@ -1,8 +1,8 @@
 """Materializes the graph through Dagster, run by run, with plain progress lines.
 
 Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the rest. On
-an instance on disk, and where the preset's executor is `multiprocess`, runs that need nothing of each other
-are made side by side, `compute.max_concurrent` at once, in workers that stay; else one after the other.
+an instance on disk, and where the preset says how many threads a step takes, runs that need nothing of each
+other are made side by side, in workers that stay; else one after the other, in this process.
 """
 
 import multiprocessing
@@ -90,8 +90,7 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     plan = stages(steps)
     tasks = _tasks(plan, steps, preset)
     progress = _Progress(plan, tasks, say)
-    apart = not instance.is_ephemeral and preset.compute.executor == "multiprocess"
-    if apart and preset.compute.max_concurrent > 1:
+    if preset.compute.side_by_side and not instance.is_ephemeral:
         _run_side_by_side(preset, instance, tasks, progress)
     else:
         definitions = build_defs(preset)

@@ -68,6 +68,13 @@ class ComputeSettings(Settings):
     threads: int | None = Field(None, ge=1)  # of torch in a step with an encoder or diffusion; null: all
     pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether the command line makes several runs at once: threads that nobody limits get in each
+        other's way."""
+        limited = self.threads is not None and self.gpus == 0
+        return limited and self.executor == "multiprocess" and self.max_concurrent > 1
+
 
 class Thresholds(Settings):
     """What the evaluation checks demand; null switches one off."""

@@ -12,7 +12,7 @@ import yaml
 from skufp_pipeline import materialize
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.materialize import instance_home, materialize_graph
-from skufp_pipeline.presets import load_preset
+from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.store import ArtifactStore
 
 from .datasets.trees import truncate
@@ -105,11 +105,17 @@ def instance_on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
+def with_threads(graph: Graph) -> Preset:
+    """The preset of a graph, each of its steps one thread."""
+    compute = graph.preset.compute.model_copy(update={"threads": 1})
+    return graph.preset.model_copy(update={"compute": compute})
+
+
 def test_on_an_instance_on_disk_two_workers_make_every_run(
     small_graph: Graph, instance_on_disk: dg.DagsterInstance
 ) -> None:
     lines: list[str] = []
-    outcome = materialize_graph(small_graph.preset, instance_on_disk, lines.append)
+    outcome = materialize_graph(with_threads(small_graph), instance_on_disk, lines.append)
     assert len(materialized(instance_on_disk)) == len(small_graph.steps)
     assert sum(" took " in line for line in lines) == len(outcome.seconds) == 6
     processes = {
@@ -125,7 +131,7 @@ def test_on_an_instance_on_disk_two_workers_make_every_run(
 def test_runs_side_by_side_wait_for_what_they_need(
     small_graph: Graph, instance_on_disk: dg.DagsterInstance
 ) -> None:
-    materialize_graph(small_graph.preset, instance_on_disk, lambda line: None)
+    materialize_graph(with_threads(small_graph), instance_on_disk, lambda line: None)
     spans: dict[str, list[tuple[float, float]]] = {}
     for record in instance_on_disk.get_run_records():
         for event in instance_on_disk.all_logs(record.dagster_run.run_id, of_type=MATERIALIZATION):
@@ -142,7 +148,9 @@ def test_a_mistake_in_a_worker_is_told_in_its_own_words(
     tmp_path: Path, instance_on_disk: dg.DagsterInstance
 ) -> None:
     missing = {"source": "deepfashion2", "path": str(tmp_path / "nowhere")}
-    preset = load_preset(str(write_preset(tmp_path, {**SMALL, "dataset": missing})))
+    preset = load_preset(
+        str(write_preset(tmp_path, {**SMALL, "dataset": missing, "compute": {"threads": 1}}))
+    )
     with pytest.raises(UserError, match=r"^raw_dataset failed: dataset.path '.*nowhere' is no folder"):
         materialize_graph(preset, instance_on_disk, lambda line: None)
 

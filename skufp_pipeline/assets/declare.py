@@ -4,6 +4,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.compute import Needs, declare
+from skufp_pipeline.compute import Needs, declare, peak_memory_mib
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.store import Recipe, shard_key
 
@@ -88,15 +89,25 @@ def asset(step: Step, check_specs: Sequence[dg.AssetCheckSpec] = ()) -> Callable
     def decorate(function: Callable[..., Any]) -> Any:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
             try:
                 with _threads_of(step):
-                    return function(*args, **kwargs)
+                    made = function(*args, **kwargs)
             except UserError as error:
                 raise dg.Failure(str(error), allow_retries=False) from error
+            return _with_cost(made, time.perf_counter() - started)
 
         return dg.asset(**step.asset_arguments(), check_specs=list(check_specs))(run)
 
     return decorate
+
+
+def _with_cost(made: Any, seconds: float) -> Any:
+    """A result with what it took: seconds, and the most memory its process held."""
+    if not isinstance(made, dg.MaterializeResult):
+        return made
+    cost = {"step_seconds": round(seconds, 2), "process_peak_mib": peak_memory_mib()}
+    return made._replace(metadata={**(made.metadata or {}), **cost})
 
 
 def _threads_of(step: Step) -> AbstractContextManager[None]:

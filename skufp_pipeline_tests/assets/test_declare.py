@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import torch
 
 from skufp_pipeline.assets.declare import Step, asset, code_digest, shard_number, shard_partitions
 from skufp_pipeline.compute import Needs
@@ -156,6 +157,23 @@ def test_a_users_mistake_fails_the_step_at_once_with_its_own_words(write: Write)
     assert event.step_failure_data.user_failure_data is not None
     assert event.step_failure_data.user_failure_data.description == "no price for sku 7; add one"
     assert len(tries) == 1
+
+
+def test_a_step_computes_with_its_threads_and_tells_what_it_took(write: Write) -> None:
+    write("prices", "price = 1\n")
+    before, during = torch.get_num_threads(), []
+
+    @asset(step(needs=Needs(threads=3)))
+    def total() -> dg.MaterializeResult:
+        during.append(torch.get_num_threads())
+        return dg.MaterializeResult(metadata={"rows": 1})
+
+    (event,) = dg.materialize([total]).get_asset_materialization_events()
+    told = {name: entry.value for name, entry in event.materialization.metadata.items()}
+    assert told["rows"] == 1
+    assert 0 <= told["step_seconds"] < 60
+    assert 50 < told["process_peak_mib"] < 30_000
+    assert (during, torch.get_num_threads()) == ([3], before)
 
 
 def test_the_declaration_of_a_step_holds_what_executors_need(write: Write) -> None:
