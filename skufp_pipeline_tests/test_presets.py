@@ -9,6 +9,7 @@ import yaml
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import (
+    ComputeSettings,
     DeepFashion2Dataset,
     ManifestDataset,
     Preset,
@@ -168,3 +169,17 @@ def test_a_missing_preset_lists_those_there_are(tmp_path: Path) -> None:
 def test_a_preset_survives_a_round_trip_through_json(tmp_path: Path) -> None:
     preset = load_preset(str(write(tmp_path)))
     assert Preset.model_validate_json(preset.model_dump_json()) == preset
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"threads": 1}, True),
+        ({}, False),
+        ({"threads": 1, "gpus": 1}, False),
+        ({"threads": 1, "max_concurrent": 1}, False),
+        ({"threads": 1, "executor": "ray"}, False),
+    ],
+)
+def test_runs_are_made_side_by_side_only_where_threads_are_limited(changes: Any, expected: bool) -> None:
+    assert ComputeSettings(**changes).side_by_side is expected

@@ -4,6 +4,7 @@ Training SKUs only, and of their queries the roles that may be used: `train` tea
 teachers, `development` chooses the epoch.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,14 @@ class EmbeddingTables:
     def views(self, max_views: int) -> ViewSet:
         """What the aggregator sees of every SKU."""
         return gather_views(self.images, max_views, self.generated)
+
+    def parts(self, skus: int) -> Iterator["EmbeddingTables"]:
+        """The tables of so many SKUs at a time, by `sku_id`."""
+        names = self.images.filter(pl.col("role") == GALLERY)["sku_id"].unique().sort()
+        for start in range(0, len(names), skus):
+            mine = pl.col("sku_id").is_in(names[start : start + skus].implode())
+            generated = None if self.generated is None else self.generated.filter(mine)
+            yield EmbeddingTables(self.images.filter(mine), self.texts.filter(mine), generated)
 
     def queries(self, role: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Image and text queries of training SKUs in one role, under the name `query_id`."""
