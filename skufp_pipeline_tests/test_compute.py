@@ -1,6 +1,10 @@
 """What an asset asks for, in the words of each executor."""
 
+import json
+
 import pytest
+from dagster_k8s.job import get_user_defined_k8s_config
+from dagster_ray.configs import RayExecutionConfig
 
 from skufp_pipeline.compute import Needs, declare
 
@@ -34,3 +38,16 @@ def test_kubernetes_and_ray_get_the_same_number_of_gpus(gpus: int) -> None:
     tags = declare(Needs(gpus=gpus))["op_tags"]
     limits = tags["dagster-k8s/config"]["container_config"]["resources"]["limits"]
     assert int(limits["nvidia.com/gpu"]) == tags["dagster-ray/config"]["num_gpus"] == gpus
+
+
+def test_the_executors_own_packages_read_the_same_from_the_tags() -> None:
+    declared = declare(Needs(cores=8, memory_gib=48, gpus=1))["op_tags"]
+    tags = {name: tag if isinstance(tag, str) else json.dumps(tag) for name, tag in declared.items()}
+    pod = get_user_defined_k8s_config(tags).container_config["resources"]
+    job = RayExecutionConfig.from_tags(tags)
+    assert (pod["requests"]["cpu"], pod["limits"]["nvidia.com/gpu"], pod["limits"]["memory"]) == (
+        "8",
+        "1",
+        "48Gi",
+    )
+    assert (job.num_cpus, job.num_gpus, job.memory) == (8, 1, 48 * 2**30)

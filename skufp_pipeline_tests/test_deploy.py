@@ -78,6 +78,15 @@ def test_the_chart_launches_runs_in_pods_with_a_queue() -> None:
     assert values["dagsterDaemon"]["runCoordinator"]["type"] == "QueuedRunCoordinator"
 
 
+def test_ray_takes_the_cluster(caplog: pytest.LogCaptureFixture) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(read("ray/cluster.yaml")))
+    assert not caplog.records
+    with pytest.raises(Exception, match="max_worker"):
+        validate_config(prepare_config({**read("ray/cluster.yaml"), "max_worker": 1}))
+
+
 def test_the_ray_cluster_gives_its_nodes_no_resources_of_its_own() -> None:
     cluster = read("ray/cluster.yaml")
     assert {"cluster_name", "provider", "auth", "head_start_ray_commands", "worker_start_ray_commands"} <= {

@@ -15,7 +15,7 @@ from skufp_pipeline.executors import executor, set_pool_limits
 from skufp_pipeline.presets import ComputeSettings, load_preset
 
 
-@pytest.mark.parametrize("name", ["in_process", "multiprocess"])
+@pytest.mark.parametrize("name", ["in_process", "multiprocess", "ray", "k8s"])
 def test_the_preset_names_the_executor(name: str) -> None:
     assert executor(ComputeSettings(executor=name)).name == name  # type: ignore[arg-type]
 
