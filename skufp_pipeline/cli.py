@@ -172,7 +172,7 @@ def export_df2(name: str | None, out: Path) -> None:
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    root = source_root(preset, store.read("raw/dataset"))
+    root = source_root(preset, store.folder("raw/dataset"))
 
     def shards() -> Any:
         for shard in range(preset.shards):

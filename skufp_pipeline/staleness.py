@@ -127,7 +127,7 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
         UserError: the graph was never materialized, or the catalogue can't be read.
     """
     store = ArtifactStore(preset.data_root)
-    root = source_root(preset, store.read(steps["raw_dataset"].key))
+    root = source_root(preset, store.folder(steps["raw_dataset"].key))
     items = read_catalogue(preset, root).items
     tables = [shard_table(items, shard) for shard in range(preset.shards)]
     digests = {shard: hashlib.sha256(table).hexdigest() for shard, table in enumerate(tables)}

@@ -129,6 +129,13 @@ class ArtifactStore:
             raise UserError(f"no complete {key} under {self.root}; materialize it first")
         return artifact
 
+    def folder(self, key: str) -> Path:
+        """The local folder of the artifact at `key`, as `read`; on a local root its list of files, which may
+        be long, stays unread."""
+        if self._local and (Path(self._base) / key / MANIFEST).is_file():
+            return Path(self._base) / key
+        return self.read(key).path
+
     def produce(self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
         """The artifact at `key` made by `recipe`: the one that is there, or built now.
 

@@ -74,6 +74,19 @@ def test_what_was_built_is_found_and_read(store: ArtifactStore) -> None:
     assert not store.read(KEY).computed
 
 
+def test_the_folder_of_an_artifact_is_where_its_files_are(store: ArtifactStore) -> None:
+    with pytest.raises(UserError, match=f"no complete {KEY} under"):
+        store.folder(KEY)
+    store.produce(KEY, RECIPE, writes(a="A"))
+    assert (store.folder(KEY) / "a").read_text() == "A"
+
+
+def test_a_local_folder_is_found_without_reading_the_list_of_its_files(local: ArtifactStore) -> None:
+    manifest = local.produce(KEY, RECIPE, writes(a="A")).path / "manifest.json"
+    manifest.write_text("not read")
+    assert local.folder(KEY) == manifest.parent
+
+
 def test_what_is_not_there_is_none_to_find_and_a_named_error_to_read(store: ArtifactStore) -> None:
     assert store.find(KEY) is None
     with pytest.raises(UserError, match=f"no complete {KEY} under .*; materialize it first"):

@@ -134,7 +134,7 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         def build(directory: Path) -> dict[str, Any]:
             catalogue = read_catalogue(
                 preset,
-                source_root(preset, raw),
+                source_root(preset, raw.path),
                 progress(context, "annotations"),
                 progress(context, "images"),
             )
@@ -173,7 +173,7 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
 
         def build(directory: Path) -> dict[str, Any]:
             items = pl.read_parquet(table.path / _shard_file(shard))
-            root = source_root(preset, store.read(steps["raw_dataset"].key))
+            root = source_root(preset, store.folder(steps["raw_dataset"].key))
             crops, skipped = write_crops(
                 items, root, directory, preset.crops, progress(context, f"crops of {context.partition_key}")
             )
@@ -254,11 +254,11 @@ def _caption_files(preset: Preset) -> dict[str, str]:
     return {"prompts.captions.model": content_digest(Path(captions.model))}
 
 
-def source_root(preset: Preset, raw: Artifact) -> Path:
-    """The folder that `orig_image_path` is relative to."""
+def source_root(preset: Preset, raw: Path) -> Path:
+    """The folder that `orig_image_path` is relative to; `raw` is that of `raw_dataset`."""
     match preset.dataset:
         case SampleDataset():
-            return raw.path
+            return raw
         case DeepFashion2Dataset(path=path):
             return Path(path)
         case ManifestDataset(read=settings):
