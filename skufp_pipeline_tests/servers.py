@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,14 @@ from .test_webserver import free_port, wait_for
 
 PRODUCTION = REPOSITORY / "deploy" / "production" / "dagster.yaml"
 BUCKET = "skufp"
+PATIENCE = 1200.0  # seconds
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        time.sleep(0.1)
 
 
 def postgres_tool(name: str) -> str | None:

@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +14,7 @@ from skufp_pipeline.presets import load_preset
 
 from .graphs import REPOSITORY, SMALL, Graph, digests, environment, run_asset, write_preset
 from .living import materialized
-from .servers import BUCKET, Node, postgres, postgres_tool, production_home, ray_cluster, s3
+from .servers import BUCKET, Node, postgres, postgres_tool, production_home, ray_cluster, s3, wait_until
 
 needs_postgres = pytest.mark.skipif(postgres_tool("initdb") is None, reason="PostgreSQL is not installed")
 PATIENCE = 300.0  # seconds
@@ -41,13 +39,6 @@ def require_success(runs: list["subprocess.Popen[str]"]) -> None:
     for run in runs:
         told, _ = run.communicate(timeout=PATIENCE)
         assert run.returncode == 0, told
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
-        time.sleep(0.1)
 
 
 def counted(instance: dg.DagsterInstance, kind: dg.DagsterEventType) -> int:
@@ -119,7 +110,10 @@ def test_a_ray_cluster_on_s3_loses_a_node_and_ends_with_the_same_bytes(
             assert counted(instance, dg.DagsterEventType.STEP_UP_FOR_RETRY) == 1
             assert not nodes[0].steps()
             materialize_graph(preset, instance, lambda line: None)
-        assert remote_digests(root) == digests(small_graph.store)
+        made, expected = remote_digests(root), digests(small_graph.store)
+        assert made.keys() == expected.keys()
+        different = {key for key in made if made[key] != expected[key]}
+        assert different == {"reports/retrieval"}  # it holds what was timed
 
 
 def lose_the_second(
