@@ -22,7 +22,7 @@ def test_prints_what_an_asset_says_and_none_of_dagsters_bookkeeping(capfd) -> No
         context.log.info("3 shirts")
         context.log.warning("one is torn")
 
-    assert run(capfd, shirts) == "    3 shirts\n    one is torn\n"
+    assert run(capfd, shirts) == "    shirts: 3 shirts\n    shirts: one is torn\n"
 
 
 def test_leaves_a_failure_to_the_command_line(capfd) -> None:
