@@ -33,10 +33,11 @@ class Site:
     url: str
 
 
-@pytest.fixture(scope="module")
-def site(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    automation = {"running": True, "daily": "* * * * *", "weekly": "0 0 1 1 *"}
+@pytest.fixture
+def site(graph: Graph, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """Refreshed every minute, or never."""
+    folder = tmp_path / "site"
+    automation = {"running": request.param, "daily": "* * * * *", "weekly": "0 0 1 1 *"}
     living, shop = living_graph(graph, folder, automation=automation)
     home = folder / "home"
     home.mkdir()
@@ -64,6 +65,7 @@ def site(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
                 process.wait(timeout=120)
 
 
+@pytest.mark.parametrize("site", [True], indirect=True, ids=["scheduled"])
 def test_a_dropped_product_is_searchable_after_a_scheduled_tick(site: Site) -> None:
     sku_id = drop_product(site.shop)
     wait_until(lambda: sku_id in set(current_index(site.graph.store)[1].skus["sku_id"]), "the new product")
@@ -96,6 +98,7 @@ mutation {
 """
 
 
+@pytest.mark.parametrize("site", [False], indirect=True, ids=["by hand"])
 def test_a_shard_made_again_from_the_ui_leaves_the_bytes_of_every_other_alone(site: Site) -> None:
     before = bytes_of(site.graph)
     mine = "views/generated/shard_0001/"
