@@ -30,7 +30,8 @@ import yaml
 SKUS_OF_A_SHARD = 1000
 
 RUN_ONE = """
-import resource, sys, time
+import sys, time
+from skufp_pipeline.compute import peak_memory_mib
 from skufp_pipeline.definitions import build_defs
 from skufp_pipeline.presets import load_preset
 import dagster as dg
@@ -46,7 +47,7 @@ with dg.DagsterInstance.get() as instance:
             run_config={"loggers": {"plain": {}}},
             instance=instance,
         )
-print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(time.perf_counter() - started, peak_memory_mib())
 """
 
 

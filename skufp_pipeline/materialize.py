@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -69,6 +68,7 @@ class _Task:
     assets: tuple[str, ...]
     needs: frozenset[str]
     priority: int
+    last_shard: bool
 
 
 @dataclass(frozen=True)
@@ -105,49 +105,57 @@ def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> lis
     tasks = []
     for number, stage in enumerate(plan):
         parts = [(asset,) for asset in stage.assets] if stage.apart else [stage.assets]
-        for key in _partition_keys(stage, preset):
+        keys = _partition_keys(stage, preset)
+        for key in keys:
             for assets in parts:
                 needs = frozenset(dep for asset in assets for dep in steps[asset].deps) - {*assets}
                 priority = max(steps[asset].priority for asset in assets)
-                tasks.append(_Task(number, stage.name, key, assets, needs, priority))
+                last = stage.sharded and key == keys[-1]
+                tasks.append(_Task(number, stage.name, key, assets, needs, priority, last))
     return tasks
 
 
 class _Progress:
-    """What was begun and made so far, told stage by stage."""
+    """What is left to make, and what was made so far, told stage by stage."""
 
     def __init__(self, plan: Sequence[Stage], tasks: Sequence[_Task], say: Callable[[str], None]) -> None:
         self.say = say
         self.plan = plan
         self.began = time.perf_counter()
-        self.made: set[str] = set()
-        self._left = Counter(task.stage for task in tasks)
-        self._missing = Counter(asset for task in tasks for asset in task.assets)
+        self._unfinished = list(tasks)
         self._starts: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
-        self._told: dict[int, list[_Told]] = {}
+        self._told: list[list[_Told]] = [[] for _ in plan]
+
+    def is_ready(self, task: _Task) -> bool:
+        """Whether all that a run needs is made, and for a stage's last shard all the other shards: so that
+        the last evaluation of a check is of the last materialization, and the UI shows it."""
+        others = [other for other in self._unfinished if other is not task]
+        if any(not task.needs.isdisjoint(other.assets) for other in others):
+            return False
+        return not task.last_shard or all(other.stage != task.stage for other in others)
 
     def begin(self, task: _Task) -> None:
         if task.stage not in self._starts:
             self._starts[task.stage] = time.perf_counter()
-            stage, runs = self.plan[task.stage], self._left[task.stage]
+            stage, runs = self.plan[task.stage], self._left(task.stage)
             shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
             self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
 
     def end(self, task: _Task, told: _Told) -> None:
-        self._told.setdefault(task.stage, []).append(told)
-        self._missing.subtract(task.assets)
-        self.made.update(asset for asset in task.assets if self._missing[asset] == 0)
-        self._left[task.stage] -= 1
-        if self._left[task.stage] == 0:
+        self._told[task.stage].append(told)
+        self._unfinished.remove(task)
+        if self._left(task.stage) == 0:
             seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
             self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._told[task.stage])}")
 
     def outcome(self) -> Outcome:
-        told = [run for number in sorted(self._told) for run in self._told[number]]
-        failed = [name for run in told for name in run.failed_checks]
+        failed = [name for stage in self._told for run in stage for name in run.failed_checks]
         seconds = {self.plan[number].name: self._seconds[number] for number in sorted(self._seconds)}
         return Outcome(seconds, time.perf_counter() - self.began, failed)
+
+    def _left(self, stage: int) -> int:
+        return sum(task.stage == stage for task in self._unfinished)
 
     def _name(self, stage: int) -> str:
         return f"[{stage + 1}/{len(self.plan)}] {self.plan[stage].name}"
@@ -162,7 +170,7 @@ def _run_side_by_side(
     begun = (preset.model_dump_json(), instance.get_ref())
     with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
         while waiting or running:
-            ready = [task for task in waiting if task.needs <= progress.made]
+            ready = [task for task in waiting if progress.is_ready(task)]
             for task in sorted(ready, key=lambda task: -task.priority)[: width - len(running)]:
                 waiting.remove(task)
                 progress.begin(task)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings
 from skufp_pipeline.datasets.manifest import ManifestSettings
@@ -67,6 +68,11 @@ class ComputeSettings(Settings):
     max_concurrent: int = Field(2, ge=1)  # steps of one run at once
     threads: int | None = Field(None, ge=1)  # of torch in a step with an encoder or diffusion; null: all
     pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
+
+    @property
+    def network_needs(self) -> Needs:
+        """Of a step that trains or asks an encoder or a diffusion model."""
+        return Needs(self.cores, self.memory_gib, self.gpus, self.threads)
 
     @property
     def side_by_side(self) -> bool:

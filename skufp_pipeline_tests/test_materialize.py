@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -11,8 +12,8 @@ import yaml
 
 from skufp_pipeline import materialize
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.materialize import instance_home, materialize_graph
-from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.materialize import Outcome, instance_home, materialize_graph
+from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
 
 from .datasets.trees import truncate
@@ -105,36 +106,46 @@ def instance_on_disk(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def with_threads(graph: Graph) -> Preset:
-    """The preset of a graph, each of its steps one thread."""
-    compute = graph.preset.compute.model_copy(update={"threads": 1})
-    return graph.preset.model_copy(update={"compute": compute})
+@dataclass(frozen=True)
+class SideBySide:
+    """A materialization by workers: its instance, what it said, and what came of it."""
+
+    instance: dg.DagsterInstance
+    lines: list[str]
+    outcome: Outcome
+
+
+@pytest.fixture(scope="module")
+def side_by_side(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SideBySide]:
+    """The small graph again, each of its steps one thread, on an instance on disk."""
+    compute = small_graph.preset.compute.model_copy(update={"threads": 1})
+    preset = small_graph.preset.model_copy(update={"compute": compute})
+    lines: list[str] = []
+    with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
+        yield SideBySide(instance, lines, materialize_graph(preset, instance, lines.append))
 
 
 def test_on_an_instance_on_disk_two_workers_make_every_run(
-    small_graph: Graph, instance_on_disk: dg.DagsterInstance
+    small_graph: Graph, side_by_side: SideBySide
 ) -> None:
-    lines: list[str] = []
-    outcome = materialize_graph(with_threads(small_graph), instance_on_disk, lines.append)
-    assert len(materialized(instance_on_disk)) == len(small_graph.steps)
-    assert sum(" took " in line for line in lines) == len(outcome.seconds) == 6
+    instance = side_by_side.instance
+    assert len(materialized(instance)) == len(small_graph.steps)
+    assert sum(" took " in line for line in side_by_side.lines) == len(side_by_side.outcome.seconds) == 6
     processes = {
         event.pid
-        for run in instance_on_disk.get_runs()
-        for event in (record.dagster_event for record in instance_on_disk.all_logs(run.run_id))
+        for run in instance.get_runs()
+        for event in (record.dagster_event for record in instance.all_logs(run.run_id))
         if event is not None and event.pid is not None
     }
     assert len(processes) == 2
     assert os.getpid() not in processes
 
 
-def test_runs_side_by_side_wait_for_what_they_need(
-    small_graph: Graph, instance_on_disk: dg.DagsterInstance
-) -> None:
-    materialize_graph(with_threads(small_graph), instance_on_disk, lambda line: None)
+def test_runs_side_by_side_wait_for_what_they_need(small_graph: Graph, side_by_side: SideBySide) -> None:
+    instance = side_by_side.instance
     spans: dict[str, list[tuple[float, float]]] = {}
-    for record in instance_on_disk.get_run_records():
-        for event in instance_on_disk.all_logs(record.dagster_run.run_id, of_type=MATERIALIZATION):
+    for record in instance.get_run_records():
+        for event in instance.all_logs(record.dagster_run.run_id, of_type=MATERIALIZATION):
             key = event.get_dagster_event().asset_key
             assert key is not None
             spans.setdefault(key.to_user_string(), []).append((record.start_time or 0, event.timestamp))
@@ -142,6 +153,13 @@ def test_runs_side_by_side_wait_for_what_they_need(
         for need in step.deps:
             own_run = {span[0] for span in spans[name]} & {span[0] for span in spans[need]}
             assert own_run or max(end for _, end in spans[need]) <= min(start for start, _ in spans[name])
+
+
+def test_the_last_shard_of_a_stage_is_made_when_all_others_are(side_by_side: SideBySide) -> None:
+    for stage in ("build_catalog_shards", "embed_shards"):
+        records = [r for r in side_by_side.instance.get_run_records() if r.dagster_run.job_name == stage]
+        *others, last = sorted(records, key=lambda record: record.dagster_run.tags["dagster/partition"])
+        assert all((other.end_time or 0) <= (last.start_time or 0) for other in others)
 
 
 def test_a_mistake_in_a_worker_is_told_in_its_own_words(

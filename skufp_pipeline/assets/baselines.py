@@ -19,7 +19,6 @@ from skufp_pipeline.assets.encoder import (
 )
 from skufp_pipeline.assets.show import frame_metadata, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
-from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -32,9 +31,7 @@ def baseline_steps(preset: Preset) -> dict[str, Step]:
     settings = preset.baselines.reid
     if settings is None:
         return {}
-    needs = Needs(
-        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
-    )
+    needs = preset.compute.network_needs
     model = (ENCODERS + "reid", ENCODERS + "clip", ENCODERS + "tables")
     steps = [
         Step(

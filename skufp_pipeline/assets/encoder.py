@@ -11,7 +11,6 @@ from skufp_pipeline.assets.catalog import prompts_config, read_shards
 from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
-from skufp_pipeline.compute import Needs
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.hashing import content_digest
@@ -35,9 +34,7 @@ TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
 
 def encoder_steps(preset: Preset) -> dict[str, Step]:
     """The steps of this group; the frozen encoder has a place only where it is pretrained."""
-    needs = Needs(
-        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
-    )
+    needs = preset.compute.network_needs
     encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
     embedding_modules = (ENCODERS + "clip", ENCODERS + "embed", ENCODERS + "tables")
     steps = [

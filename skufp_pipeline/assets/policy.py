@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
         return {}
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
-    labelling = replace(heavy, threads=preset.compute.threads)
     actions = policy.actions.model_dump(mode="json")
     fingerprinted = ("sku_crops", "clip_checkpoint", "clip_embeddings", "fingerprints")
     steps = [
@@ -77,7 +75,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
             "and rank of the right SKU, and the winner.",
             (*_LABELS, *_TABLES),
             {"actions": actions, "labels": policy.labels.model_dump(mode="json")},
-            labelling,
+            preset.compute.network_needs,
             fingerprinted,
             preset.shards,
         ),

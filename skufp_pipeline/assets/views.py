@@ -61,9 +61,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
     if views is None:
         return {}
     light = Needs(preset.compute.cores, preset.compute.memory_gib, threads=preset.compute.threads)
-    heavy = Needs(
-        preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus, preset.compute.threads
-    )
+    heavy = preset.compute.network_needs
     common = {
         "image_size": views.image_size,
         "prompts": views.prompts.model_dump(mode="json"),
