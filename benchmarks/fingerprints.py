@@ -1,6 +1,7 @@
 """What makes the best single vector per SKU, on the embeddings of a materialized data root.
 
 python benchmarks/fingerprints.py --data data/demo --tables pooling --tables many --json F
+python benchmarks/fingerprints.py --data data/other --render-seed 101 --tables weights
 
 Only aggregators are trained. Every table has image and text queries; differences are paired by query, means
 over seeds, with a 95% interval over SKUs. `--role development` asks the development slice instead, which is
@@ -9,6 +10,7 @@ where choices are made; it has no `zero`.
 pooling   poolings and aggregators against the mean and against the paper's own recipe
 losses    the four terms of eq. 14, each alone and each left out, in the residual aggregator
 views     quality by how many catalogue views of a SKU there are
+weights   each weight of the fingerprint's parts moved alone: how they were chosen, on another rendering
 hubness   query-bank normalisation by strength, and the skew of 10-occurrence before and after
 many      one vector a SKU against all catalogue views, the best counting: quality, bytes, latency
 new       SKUs kept from training: as new ones, as new ones with photos, and after training again
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dagster as dg
 import numpy as np
 import polars as pl
 import torch
@@ -42,9 +45,10 @@ from skufp_pipeline.evaluation.protocol import (
 )
 from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
-from skufp_pipeline.fingerprint.gaussian import fit_gaussian, with_gaussian
+from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.hubness import occurrence_skew, query_bank_biases
 from skufp_pipeline.fingerprint.losses import classification
+from skufp_pipeline.fingerprint.make import join_parts
 from skufp_pipeline.fingerprint.settings import (
     AggregatorSettings,
     FingerprintSettings,
@@ -54,19 +58,22 @@ from skufp_pipeline.fingerprint.settings import (
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
     Queries,
+    catalog_texts,
     fingerprint_data,
     teacher_table,
     training_photos,
 )
 from skufp_pipeline.fingerprint.train import fingerprints, train_aggregator
-from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku, medoid, trimmed_mean
+from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku, medoid, trimmed_mean, unit
 from skufp_pipeline.hashing import stable_fraction
-from skufp_pipeline.presets import load_preset
+from skufp_pipeline.materialize import materialize_graph
+from skufp_pipeline.presets import BaselineSettings, Preset, another_rendering, load_preset
 from skufp_pipeline.search.index import FingerprintIndex
 
 CPU = torch.device("cpu")
 TERMS = ("image_weight", "text_weight", "rank_weight", "classification_weight")
-TABLES = ("pooling", "losses", "views", "hubness", "many", "new")
+TABLES = ("pooling", "losses", "views", "weights", "hubness", "many", "new")
+GAUSSIAN_WEIGHTS = {"photo_weight": (0.0, 2.0), "aggregator_weight": (0.5, 2.0), "power": (0.5, 1.0)}
 NEW_SHARE = 0.2  # of the training SKUs that are kept from training in `new`
 Rows = NDArray[np.float32]
 Scores = dict[tuple[str, str], dict[str, NDArray[np.float64]]]  # by setting and modality, then by metric
@@ -76,6 +83,7 @@ PAPER = FingerprintSettings(
     aggregator=AggregatorSettings(members=1, residual=False),
     training=FingerprintTrainingSettings(view_dropout=0.0),
     gaussian=None,
+    catalog_text_weight=0.0,
 )
 
 
@@ -112,6 +120,7 @@ class Bench:
         self.ours, self.paper, self.seeds = ours, paper, seeds
         self.aggregated = ours.model_copy(update={"gaussian": None, "hubness": None})
         self.views = self.tables.views(ours.max_views)
+        self.texts = catalog_texts(self.tables, self.views, ours.max_views)
         self.teachers, _ = teacher_table(self.tables, ours.max_views)
         self.photos, _ = training_photos(self.tables, self.views)
         self.queries = {"image": _asked(images, "item_id", role), "text": _asked(texts, "text_id", role)}
@@ -125,16 +134,24 @@ class Bench:
             self._models[key], _ = train_aggregator(data, settings, seed, CPU, lambda line: None)
         return fingerprints(self._models[key], views or self.views, CPU)
 
-    def full(self, aggregated: Rows, views: ViewSet, photos: Queries) -> Vectors:
-        """The fingerprints of the preset, biases and all."""
-        if self.ours.gaussian is None:
-            return Vectors.of(aggregated)
-        data = fingerprint_data(self.tables, self.teachers, self.ours.max_views)
-        model = fit_gaussian(data.views, data.image_queries, self.ours.gaussian)
-        return Vectors.of(*with_gaussian(model, views, photos, aggregated, self.ours.gaussian))
+    def full(
+        self,
+        aggregated: Rows,
+        views: ViewSet,
+        photos: Queries,
+        texts: Rows,
+        settings: FingerprintSettings | None = None,
+    ) -> Vectors:
+        """The fingerprints of these settings, the preset's by default, biases and all."""
+        known, settings = None, settings or self.ours
+        if settings.gaussian:
+            data = fingerprint_data(self.tables, self.teachers, settings.max_views)
+            known = fit_gaussian(data.views, data.image_queries, settings.gaussian)
+        return Vectors.of(*join_parts(aggregated, known, views, photos, texts, settings))
 
-    def fingerprint(self, seed: int) -> Vectors:
-        return self.full(self.aggregate(self.aggregated, seed), self.views, self.photos)
+    def fingerprint(self, seed: int, settings: FingerprintSettings | None = None) -> Vectors:
+        aggregated = self.aggregate(self.aggregated, seed)
+        return self.full(aggregated, self.views, self.photos, self.texts, settings)
 
     def by_seed(self, make: Callable[[int], Vectors]) -> list[Vectors]:
         return [make(seed) for seed in range(self.seeds)]
@@ -206,9 +223,11 @@ def pooling(bench: Bench) -> list[dict[str, Any]]:
     teachers = pl.DataFrame({"sku_id": views.sku_ids}).join(
         bench.teachers, on="sku_id", how="left", maintain_order="left"
     )
-    none = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0])
+    none, wordless = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0]), np.zeros_like(bench.texts)
+    mean, of_texts = mean_sku(views), bench.ours.catalog_text_weight * bench.texts
     made = {
-        "mean": [Vectors.of(mean_sku(views))],
+        "mean": [Vectors.of(mean)],
+        "mean with texts": [Vectors.of(unit(mean + of_texts))],
         "trimmed mean": [Vectors.of(trimmed_mean(views))],
         "medoid": [Vectors.of(medoid(views))],
         "best shot": [Vectors.of(embedding_rows(teachers, "image_teacher"))],
@@ -216,7 +235,12 @@ def pooling(bench: Bench) -> list[dict[str, Any]]:
         "paper": bench.by_seed(lambda seed: Vectors.of(bench.aggregate(bench.paper, seed))),
         "residual Q-Former": bench.by_seed(lambda seed: Vectors.of(bench.aggregate(bench.aggregated, seed))),
         "fingerprint, views alone": bench.by_seed(
-            lambda seed: bench.full(bench.aggregate(bench.aggregated, seed), bench.views, none)
+            lambda seed: bench.full(bench.aggregate(bench.aggregated, seed), bench.views, none, wordless)
+        ),
+        "fingerprint, no texts": bench.by_seed(
+            lambda seed: bench.full(
+                bench.aggregate(bench.aggregated, seed), bench.views, bench.photos, wordless
+            )
         ),
         "fingerprint": bench.by_seed(bench.fingerprint),
     }
@@ -284,17 +308,37 @@ def first_views(views: ViewSet, count: int) -> ViewSet:
 def views_curve(bench: Bench) -> list[dict[str, Any]]:
     """The queries of SKUs that have five views or more, whose galleries hold the first 1, 2, 3, 5, all."""
     enough, counts = bench.views.counts >= 5, (1, 2, 3, 5, bench.ours.max_views)
-    none = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0])
+    none, wordless = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0]), np.zeros_like(bench.texts)
     rows = []
     for count in counts:
         shown = first_views(bench.views, count)
         ways = {"mean": bench.scores([Vectors.of(mean_sku(shown))], enough)}
         made = bench.by_seed(
-            lambda seed, shown=shown: bench.full(bench.aggregate(bench.aggregated, seed, shown), shown, none)  # type: ignore[misc]
+            lambda seed, shown=shown: bench.full(  # type: ignore[misc]
+                bench.aggregate(bench.aggregated, seed, shown), shown, none, wordless
+            )
         )
         ways["fingerprint, views alone"] = bench.scores(made, enough)
         rows += [{"views": count, **row} for row in compare(ways, ("mean",))]
     return rows
+
+
+def weights(bench: Bench) -> list[dict[str, Any]]:
+    """What is joined after training; it asks for a Gaussian part."""
+    if bench.ours.gaussian is None:
+        raise UserError("the table weights is of the Gaussian part, which these settings leave out")
+    arms = {"ours": bench.ours}
+    for value in (0.0, 0.1, 0.2, 0.3):
+        arms[f"catalog_text_weight {value}"] = bench.ours.model_copy(update={"catalog_text_weight": value})
+    for name, values in GAUSSIAN_WEIGHTS.items():
+        for value in values:
+            gaussian = bench.ours.gaussian.model_copy(update={name: value})
+            arms[f"{name} {value}"] = bench.ours.model_copy(update={"gaussian": gaussian})
+    ways = {
+        name: bench.scores(bench.by_seed(lambda seed, arm=arm: bench.fingerprint(seed, arm)))  # type: ignore[misc]
+        for name, arm in arms.items()
+    }
+    return compare(ways, ("ours",))
 
 
 def hubness(bench: Bench) -> list[dict[str, Any]]:
@@ -370,10 +414,14 @@ def new(bench: Bench) -> list[dict[str, Any]]:
         shown = replace(bench.views, mask=mask, views=np.where(mask[:, :, None], bench.views.views, 0))
         untrained = [before.aggregate(before.aggregated, seed, shown) for seed in range(bench.seeds)]
         trained = [bench.aggregate(bench.aggregated, seed, shown) for seed in range(bench.seeds)]
+        of_new = catalog_texts(bench.tables, bench.views, count)
+        texts = np.where(fresh[:, None], of_new, bench.texts)
         made = {
-            "new": [before.full(made_rows, shown, known) for made_rows in untrained],
-            "new, with photos": [before.full(made_rows, shown, bench.photos) for made_rows in untrained],
-            "trained again": [bench.full(made_rows, shown, bench.photos) for made_rows in trained],
+            "new": [before.full(made_rows, shown, known, texts) for made_rows in untrained],
+            "new, with photos": [
+                before.full(made_rows, shown, bench.photos, texts) for made_rows in untrained
+            ],
+            "trained again": [bench.full(made_rows, shown, bench.photos, texts) for made_rows in trained],
         }
         ways = {"mean": bench.scores([Vectors.of(mean_sku(shown))], fresh)}
         ways |= {name: bench.scores(vectors, fresh) for name, vectors in made.items()}
@@ -382,8 +430,17 @@ def new(bench: Bench) -> list[dict[str, Any]]:
 
 
 MEASURES: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
-    "pooling": pooling, "losses": losses, "views": views_curve, "hubness": hubness, "many": many, "new": new,
+    "pooling": pooling, "losses": losses, "views": views_curve, "weights": weights, "hubness": hubness,
+    "many": many, "new": new,
 }  # fmt: skip
+
+
+def render_and_train(preset: Preset, seed: int, data: Path) -> None:
+    """Materializes catalogue, encoder and fingerprints of another rendering, where they are not there."""
+    preset = another_rendering(preset, seed, data)
+    preset = preset.model_copy(update={"views": None, "policy": None, "baselines": BaselineSettings()})
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize_graph(preset, instance, lambda line: click.echo(line, err=True))
 
 
 def _of_epochs(settings: FingerprintSettings, epochs: int | None) -> FingerprintSettings:
@@ -412,6 +469,7 @@ def _cell(value: Any) -> str:
 @click.option(
     "--preset", "name", default="demo", show_default=True, help="Whose fingerprint settings are ours."
 )
+@click.option("--render-seed", type=int, help="First materialize another rendering of the preset at --data.")
 @click.option("--tables", multiple=True, type=click.Choice(TABLES), default=TABLES, help="May be repeated.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--epochs", type=int, help="Of every training; the settings' own by default.")
@@ -422,6 +480,7 @@ def _cell(value: Any) -> str:
 def main(
     data: Path,
     name: str,
+    render_seed: int | None,
     tables: tuple[str, ...],
     seeds: int,
     epochs: int | None,
@@ -429,7 +488,10 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Compares ways to make one vector per SKU."""
-    ours = _of_epochs(load_preset(name).fingerprint, epochs)
+    preset = load_preset(name)
+    if render_seed is not None:
+        render_and_train(preset, render_seed, data)
+    ours = _of_epochs(preset.fingerprint, epochs)
     bench = Bench(data, ours, _of_epochs(PAPER, epochs), seeds, role)
     results = {}
     for table in tables:

@@ -40,11 +40,10 @@ from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.encoders.loop import best_epoch, speed
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.encoders.train import TrainingData, fine_tune
-from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.metrics import ranks_of
 from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.hashing import stable_fraction
-from skufp_pipeline.presets import Preset, SampleDataset, load_preset
+from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.store import ArtifactStore
 
 PAPER: dict[str, Any] = {
@@ -174,15 +173,6 @@ def read_text_shards(preset: Preset) -> list[TextShard]:
     return text_shards(texts, read_shards(store, steps["sku_crops"], preset.shards))
 
 
-def rendering(preset: Preset, seed: int, skus: int | None, root: Path) -> Preset:
-    """`preset` over another rendering, with data of its own."""
-    if not isinstance(preset.dataset, SampleDataset):
-        raise UserError(f"preset {preset.name} renders no sample; recipes are chosen on one")
-    changes = {"seed": seed} | ({} if skus is None else {"num_skus": skus})
-    dataset = preset.dataset.model_copy(update={"render": preset.dataset.render.model_copy(update=changes)})
-    return preset.model_copy(update={"dataset": dataset, "data_root": str(root)})
-
-
 def compare(bench: Bench, trials: dict[str, list[Trial]]) -> list[dict[str, Any]]:
     """One row a recipe: R@1 by setting, its difference from the paper's, what it took."""
     rows = []
@@ -248,7 +238,7 @@ def main(
     """Compares ways of training the encoder."""
     preset = load_preset(name)
     if root is None:
-        preset = rendering(preset, render_seed, skus, work / "data")
+        preset = another_rendering(preset, render_seed, work / "data", skus)
         prepare(preset)
     else:
         preset = preset.model_copy(update={"data_root": root})

@@ -165,6 +165,20 @@ def load_preset(name: str | None = None) -> Preset:
         raise UserError(f"{path}: {_problems(error)}") from error
 
 
+def another_rendering(preset: Preset, seed: int, root: Path, num_skus: int | None = None) -> Preset:
+    """`preset` over another rendering of the sample, with data of its own: where settings are chosen.
+
+    Raises:
+        UserError: the preset renders no sample.
+    """
+    if not isinstance(preset.dataset, SampleDataset):
+        raise UserError(f"preset {preset.name} renders no sample; expected one of `source: sample`")
+    changes = {"seed": seed} | ({} if num_skus is None else {"num_skus": num_skus})
+    render = preset.dataset.render.model_copy(update=changes)
+    dataset = preset.dataset.model_copy(update={"render": render})
+    return preset.model_copy(update={"dataset": dataset, "data_root": str(root)})
+
+
 def _preset_path(name: str) -> Path:
     candidates = [Path(name), PRESET_FOLDER / f"{name}.yaml"]
     candidates.append(Path(__file__).parent.parent / candidates[-1])

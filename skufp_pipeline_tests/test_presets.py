@@ -14,6 +14,7 @@ from skufp_pipeline.presets import (
     ManifestDataset,
     Preset,
     SampleDataset,
+    another_rendering,
     load_preset,
 )
 
@@ -183,3 +184,23 @@ def test_a_preset_survives_a_round_trip_through_json(tmp_path: Path) -> None:
 )
 def test_runs_are_made_side_by_side_only_where_threads_are_limited(changes: Any, expected: bool) -> None:
     assert ComputeSettings(**changes).side_by_side is expected
+
+
+def test_another_rendering_differs_in_its_seed_and_its_place_alone(tmp_path: Path) -> None:
+    preset = load_preset("demo")
+    other = another_rendering(preset, 101, tmp_path, num_skus=50)
+    assert isinstance(preset.dataset, SampleDataset)
+    assert isinstance(other.dataset, SampleDataset)
+    assert (other.dataset.render.seed, other.dataset.render.num_skus) == (101, 50)
+    assert preset.dataset.render.seed != 101
+    assert other.data_root == str(tmp_path)
+    back = {"dataset": preset.dataset, "data_root": preset.data_root}
+    assert other.model_copy(update=back) == preset
+    same_size = another_rendering(preset, 101, tmp_path).dataset
+    assert isinstance(same_size, SampleDataset)
+    assert same_size.render.num_skus == preset.dataset.render.num_skus
+
+
+def test_a_data_set_that_is_given_has_no_other_rendering(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="small renders no sample"):
+        another_rendering(load_preset(str(write(tmp_path))), 101, tmp_path)

@@ -70,10 +70,10 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             "tables/fingerprints",
             GROUP,
             {"pytorch", "parquet"},
-            "One unit vector and one bias per SKU, from its catalog views and the training photos of those "
-            "that have some: a new SKU needs no training.",
+            "One unit vector and one bias per SKU, from its catalog views and texts, and from the training "
+            "photos of those that have some: a new SKU needs no training.",
             model,
-            {name: settings[name] for name in ("max_views", "gaussian", "hubness")},
+            {name: settings[name] for name in ("max_views", "gaussian", "catalog_text_weight", "hubness")},
             light,
             (*views, "fingerprint_checkpoint"),
         ),

@@ -1,16 +1,24 @@
-"""From views to fingerprints: the aggregator's vector, the Gaussian model's beside it, and the biases."""
+"""What is known of a SKU, in one vector: the aggregator's and the Gaussian model's, the catalog's texts."""
 
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.gaussian import GaussianModel, with_gaussian
 from skufp_pipeline.fingerprint.hubness import query_bank_biases
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
-from skufp_pipeline.fingerprint.tables import EmbeddingTables, fingerprint_table, training_photos
+from skufp_pipeline.fingerprint.tables import (
+    EmbeddingTables,
+    Queries,
+    catalog_texts,
+    fingerprint_table,
+    training_photos,
+)
 from skufp_pipeline.fingerprint.train import fingerprints
+from skufp_pipeline.fingerprint.views import ViewSet, unit
 
 SKUS_AT_ONCE = 4096  # whose views are held in memory
 
@@ -31,9 +39,9 @@ def make_fingerprints(
     for part in tables.parts(SKUS_AT_ONCE):
         views = part.views(settings.max_views)
         photos, used_here = training_photos(part, views)
-        rows, biases = fingerprints(aggregator, views, device), np.zeros(len(views.sku_ids), np.float32)
-        if settings.gaussian and known is not None:
-            rows, biases = with_gaussian(known, views, photos, rows, settings.gaussian)
+        aggregated = fingerprints(aggregator, views, device)
+        texts = catalog_texts(part, views, settings.max_views)
+        rows, biases = join_parts(aggregated, known, views, photos, texts, settings)
         made.append(fingerprint_table(views, rows, biases))
         used.append(used_here)
         bank.append(photos.embeddings)
@@ -43,3 +51,27 @@ def make_fingerprints(
         biases = query_bank_biases(np.concatenate(bank), rows, biases, settings.hubness)
         table = table.with_columns(bias=pl.Series(biases))
     return table, pl.concat(used)
+
+
+def join_parts(
+    aggregated: NDArray[np.float32],
+    known: GaussianModel | None,
+    views: ViewSet,
+    photos: Queries,
+    texts: NDArray[np.float32],
+    settings: FingerprintSettings,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(S, D) unit rows and (S,) biases of all that is known of a SKU.
+
+    Args:
+        aggregated: (S, D) the aggregator's unit rows.
+        known: None where the settings have no Gaussian part.
+        photos: `train` photos of these SKUs.
+        texts: (S, D) unit rows of the catalog's texts, zero where a SKU has none.
+    """
+    rows, biases = aggregated, np.zeros(len(aggregated), np.float32)
+    if settings.gaussian and known is not None:
+        rows, biases = with_gaussian(known, views, photos, aggregated, settings.gaussian)
+    if settings.catalog_text_weight:
+        rows = unit(rows + settings.catalog_text_weight * texts)
+    return rows, biases

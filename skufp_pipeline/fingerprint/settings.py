@@ -43,8 +43,8 @@ class GaussianSettings(Settings):
 
     shrinkage: float = Field(0.1, ge=0, lt=1)  # of each covariance towards equal variances
     power: float = Field(0.75, ge=0, le=1)  # of the inverse photo noise; 1 is best for photos, less for words
-    photo_weight: float = Field(2.0, ge=0)  # times a training photo counts as a view; 0 leaves photos out
-    aggregator_weight: float = Field(0.5, ge=0)  # of the aggregator's vector beside the Gaussian's
+    photo_weight: float = Field(1.0, ge=0)  # times a training photo counts as a view; 0 leaves photos out
+    aggregator_weight: float = Field(1.0, ge=0)  # of the aggregator's vector beside the Gaussian's
 
 
 class HubnessSettings(Settings):
@@ -61,4 +61,5 @@ class FingerprintSettings(Settings):
     aggregator: AggregatorSettings = AggregatorSettings()
     training: FingerprintTrainingSettings = FingerprintTrainingSettings()
     gaussian: GaussianSettings | None = GaussianSettings()  # null: the aggregator alone, as in the paper
+    catalog_text_weight: float = Field(0.15, ge=0)  # of a SKU's catalog texts beside its views; paper: 0
     hubness: HubnessSettings | None = None  # null: none is held back

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows, used_queries
-from skufp_pipeline.fingerprint.teachers import Teachers, best_shot
-from skufp_pipeline.fingerprint.views import ViewSet, gather_views
+from skufp_pipeline.fingerprint.teachers import best_shot
+from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def choose_teachers(
     )
     table = table.with_columns(
         embedding_column(image.vectors).alias("image_teacher"),
-        embedding_column(_aligned(text, text_views, views)).alias("text_teacher"),
+        embedding_column(_aligned(text.vectors, text_views, views)).alias("text_teacher"),
     )
     return table.join(_chosen_paths(tables.images, image.view, views), on="sku_id", maintain_order="left")
 
@@ -147,6 +147,12 @@ def training_photos(tables: EmbeddingTables, views: ViewSet) -> tuple[Queries, p
     return Queries(*_rows(photos, views)), used_queries(photos, TRAIN)
 
 
+def catalog_texts(tables: EmbeddingTables, views: ViewSet, max_texts: int) -> NDArray[np.float32]:
+    """(S, D) unit mean of each SKU's catalog texts; zero where it has none."""
+    texts = gather_views(tables.texts, max_texts)
+    return _aligned(mean_sku(texts), texts, views)
+
+
 def fingerprint_table(
     views: ViewSet, fingerprints: NDArray[np.float32], biases: NDArray[np.float32]
 ) -> pl.DataFrame:
@@ -176,14 +182,14 @@ def _rows(queries: pl.DataFrame, views: ViewSet) -> tuple[NDArray[np.float32], N
     return embedding_rows(known), truth
 
 
-def _aligned(text: Teachers, text_views: ViewSet, views: ViewSet) -> NDArray[np.float32]:
-    """Text teachers in the order of `views`; a zero row for a SKU without catalog text."""
+def _aligned(vectors: NDArray[np.float32], texts: ViewSet, views: ViewSet) -> NDArray[np.float32]:
+    """One vector a SKU of `texts` in the order of `views`; a zero row for a SKU without catalog text."""
     rows = np.zeros((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
-    place = {sku_id: row for row, sku_id in enumerate(text_views.sku_ids)}
+    place = {sku_id: row for row, sku_id in enumerate(texts.sku_ids)}
     known = [(row, place[sku_id]) for row, sku_id in enumerate(views.sku_ids) if sku_id in place]
     if known:
         here, there = np.array(known).T
-        rows[here] = text.vectors[there]
+        rows[here] = vectors[there]
     return rows
 
 

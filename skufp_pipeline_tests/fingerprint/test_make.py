@@ -14,8 +14,9 @@ from skufp_pipeline.fingerprint.settings import (
     GaussianSettings,
     HubnessSettings,
 )
-from skufp_pipeline.fingerprint.tables import fingerprint_data, teacher_table
+from skufp_pipeline.fingerprint.tables import Queries, fingerprint_data, teacher_table
 
+from .examples import view_set
 from .test_tables import make_tables
 
 SETTINGS = FingerprintSettings(
@@ -44,3 +45,17 @@ def test_how_many_skus_are_held_at_once_changes_nothing(monkeypatch: pytest.Monk
     np.testing.assert_allclose(table["bias"], at_once["bias"], atol=1e-6)
     assert used.equals(used_at_once)
     assert set(used["role"]) == {"train"}
+
+
+def test_texts_turn_the_vectors_of_the_skus_that_have_some() -> None:
+    views = view_set([(1.0, 0.0)], [(1.0, 0.0)])
+    aggregated = np.array([[1, 0], [1, 0]], np.float32)
+    texts = np.array([[0, 1], [0, 0]], np.float32)
+    none = Queries(np.zeros((0, 2), np.float32), np.zeros(0, np.int64))
+    settings = FingerprintSettings(gaussian=None, catalog_text_weight=0.75)
+    rows, biases = make.join_parts(aggregated, None, views, none, texts, settings)
+    np.testing.assert_allclose(rows, [[0.8, 0.6], [1, 0]], atol=1e-6)
+    assert not biases.any()
+    settings = settings.model_copy(update={"catalog_text_weight": 0.0})
+    rows, _ = make.join_parts(aggregated, None, views, none, texts, settings)
+    np.testing.assert_array_equal(rows, aggregated)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
+    catalog_texts,
     fingerprint_data,
     fingerprint_table,
     teacher_table,
@@ -194,6 +195,23 @@ def test_a_fingerprint_is_made_from_no_photos_but_those_of_role_train() -> None:
     assert photos.truth.tolist() == [0, 0, 1, 1, 2, 2]
     assert dict(used.schema) == USED_SCHEMA
     assert set(used["query_id"]) == {f"image {sku} train {n}" for sku in ("t1", "t2", "t3") for n in (0, 1)}
+
+
+def test_a_fingerprint_is_made_from_no_texts_but_the_catalogs() -> None:
+    texts = [key for key in EVERYTHING if key[0] != "t2"]
+    views = make_tables().views(8)
+    found = catalog_texts(make_tables(texts=texts), views, 8)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1, 1, 1], atol=1e-6)
+    of_catalog = [key for key in texts if key[1] == "gallery"]
+    np.testing.assert_array_equal(found, catalog_texts(make_tables(texts=of_catalog), views, 8))
+    first = catalog_texts(make_tables(texts=texts), views, 1)
+    assert as_set(first[[0, 2]]) <= vectors_of(make_tables().texts, "train", "gallery")
+
+
+def test_a_catalogue_without_texts_adds_none() -> None:
+    tables = make_tables()
+    without = EmbeddingTables(tables.images, tables.texts.clear())
+    assert not catalog_texts(without, tables.views(8), 8).any()
 
 
 def test_fingerprints_are_one_row_a_sku() -> None:
