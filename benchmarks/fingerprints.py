@@ -76,6 +76,7 @@ TABLES = ("pooling", "losses", "views", "weights", "hubness", "many", "new")
 GAUSSIAN_WEIGHTS = {"photo_weight": (0.0, 2.0), "aggregator_weight": (0.5, 2.0), "power": (0.5, 1.0)}
 NEW_SHARE = 0.2  # of the training SKUs that are kept from training in `new`
 Rows = NDArray[np.float32]
+MEASURED = ("setting", "queries", "count", "r1", "mrr")
 Scores = dict[tuple[str, str], dict[str, NDArray[np.float64]]]  # by setting and modality, then by metric
 
 # The paper's recipe: one plain Q-Former, weights 1, 0.5, 1, 1, every view and query as it is.
@@ -451,16 +452,29 @@ def _of_epochs(settings: FingerprintSettings, epochs: int | None) -> Fingerprint
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """A Markdown table."""
-    columns = list(rows[0])
-    click.echo("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    """A Markdown table of R@1, one row a way, each figure with its differences; intervals are in the JSON."""
+    differences = [column for column in rows[0] if column.startswith("r1 - ")]
+    about = [column for column in rows[0] if column not in (*MEASURED, *differences)]
+    asked = list(dict.fromkeys((row["setting"], row["queries"]) for row in rows))
+    by_way: dict[tuple[Any, ...], dict[tuple[str, str], str]] = {}
     for row in rows:
-        click.echo("| " + " | ".join(_cell(row[column]) for column in columns) + " |")
+        found = [f"{row['r1']:.3f}", *(_difference(row[column]) for column in differences)]
+        ways = by_way.setdefault(tuple(row[column] for column in about), {})
+        ways[row["setting"], row["queries"]] = " ".join(found)
+    told = ", ".join(column.removeprefix("r1 - ") for column in differences)
+    click.echo(f"R@1, and its difference from {told}; * its 95% interval leaves out 0\n")
+    header = about + [f"{setting}, {queries}" for setting, queries in asked]
+    click.echo("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
+    for known, cells in by_way.items():
+        values = [*map(_cell, known), *(cells.get(place, "") for place in asked)]
+        click.echo("| " + " | ".join(values) + " |")
+
+
+def _difference(gain: list[float]) -> str:
+    return f"{gain[0]:+.3f}{'*' if gain[1] * gain[2] > 0 else ''}"
 
 
 def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return f"{value[0]:+.3f} [{value[1]:+.3f}, {value[2]:+.3f}]{'*' if value[1] * value[2] > 0 else ''}"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
