@@ -502,12 +502,15 @@ def main(
     json_path: Path | None,
 ) -> None:
     """Compares ways to make one vector per SKU."""
-    preset = load_preset(name)
-    if render_seed is not None:
-        render_and_train(preset, render_seed, data)
-    ours = _of_epochs(preset.fingerprint, epochs)
-    bench = Bench(data, ours, _of_epochs(PAPER, epochs), seeds, role)
     results = {}
+    try:
+        preset = load_preset(name)
+        if render_seed is not None:
+            render_and_train(preset, render_seed, data)
+        ours = _of_epochs(preset.fingerprint, epochs)
+        bench = Bench(data, ours, _of_epochs(PAPER, epochs), seeds, role)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
     for table in tables:
         results[table] = MEASURES[table](bench)
         click.echo(f"\n{table} ({role} queries, {seeds} seeds)\n")

@@ -1,6 +1,5 @@
 """The tables of several seeds: who shares what, what a re-run replaces, and what comes out of data roots."""
 
-import importlib.util
 import json
 import os
 from pathlib import Path
@@ -11,19 +10,15 @@ from click.testing import CliRunner
 
 from skufp_pipeline.errors import UserError
 
-from ..graphs import REPOSITORY, Graph, copy_graph
+from ..graphs import Graph, copy_graph
+from .programs import load_program
 
 BEGIN, END = "<!-- tables demo: begin -->", "<!-- tables demo: end -->"
 
 
 @pytest.fixture(scope="module")
 def tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tables", REPOSITORY / "benchmarks" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_program("tables")
 
 
 def test_a_seed_has_a_root_of_its_own_and_the_same_data(tables: ModuleType, small_graph: Graph) -> None:
