@@ -509,14 +509,14 @@ def main(
             render_and_train(preset, render_seed, data)
         ours = _of_epochs(preset.fingerprint, epochs)
         bench = Bench(data, ours, _of_epochs(PAPER, epochs), seeds, role)
+        for table in tables:
+            results[table] = MEASURES[table](bench)
+            click.echo(f"\n{table} ({role} queries, {seeds} seeds)\n")
+            show(results[table])
+            if json_path:
+                json_path.write_text(json.dumps(results, indent=1, default=float) + "\n")
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    for table in tables:
-        results[table] = MEASURES[table](bench)
-        click.echo(f"\n{table} ({role} queries, {seeds} seeds)\n")
-        show(results[table])
-        if json_path:
-            json_path.write_text(json.dumps(results, indent=1, default=float) + "\n")
 
 
 if __name__ == "__main__":
