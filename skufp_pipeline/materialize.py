@@ -8,6 +8,7 @@ other are made side by side, in workers that stay; else one after the other, in 
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -193,8 +194,17 @@ _worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
 
 def _begin_worker(preset: str, instance: Any) -> None:
     global _worker
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     definitions = build_defs(Preset.model_validate_json(preset))
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker once the command is gone, however it went: nobody waits for the run any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_in_worker(task: _Task) -> _Told:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
 
 from .datasets.trees import truncate
-from .graphs import SMALL, Graph, digests, times_of_change, write_preset
+from .graphs import SMALL, Graph, command, digests, environment, times_of_change, write_preset
 from .living import materialized
 
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION
@@ -160,6 +162,22 @@ def test_the_last_shard_of_a_stage_is_made_when_all_others_are(side_by_side: Sid
         records = [r for r in side_by_side.instance.get_run_records() if r.dagster_run.job_name == stage]
         *others, last = sorted(records, key=lambda record: record.dagster_run.tags["dagster/partition"])
         assert all((other.end_time or 0) <= (last.start_time or 0) for other in others)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers under /proc")
+def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path: Path) -> None:
+    preset = write_preset(tmp_path, {**SMALL, "compute": {"threads": 1}})
+    words, variables = command("materialize", "--preset", preset), environment(DAGSTER_HOME=str(tmp_path))
+    with subprocess.Popen(words, env=variables, stderr=subprocess.PIPE, text=True) as killed:
+        assert killed.stderr is not None
+        assert any("[2/" in line for line in killed.stderr)
+        workers = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
+        assert len(workers) >= 2  # two, and what looks after shared memory
+        killed.kill()
+    deadline = time.monotonic() + 20
+    while any(Path("/proc", worker).exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [worker for worker in workers if Path("/proc", worker).exists()] == []
 
 
 def test_a_mistake_in_a_worker_is_told_in_its_own_words(
