@@ -36,10 +36,12 @@ def test_values_that_can_not_train_are_refused(wrong: dict[str, float]) -> None:
         ClipTrainingSettings(**wrong)
 
 
-def test_training_as_it_stands_is_the_papers_recipe() -> None:
+def test_training_as_it_stands_is_the_papers_recipe_but_for_the_margin() -> None:
     """SKU cross-entropy on both towers, images drawn one by one, one learning rate, the last weights."""
-    paper = ClipTrainingSettings()
-    assert (paper.margin, paper.centroid_weight, paper.head_only_epochs) == (0, 0, 0)
+    ours, paper = ClipTrainingSettings(), ClipTrainingSettings(margin=0)
+    assert ours.margin > 0
+    assert ours.model_copy(update={"margin": 0}) == paper
+    assert (paper.centroid_weight, paper.head_only_epochs) == (0, 0)
     assert (paper.images_per_sku, paper.same_category, paper.ema_decay) == (None, False, None)
     assert paper.backbone_learning_rate == paper.learning_rate
 
