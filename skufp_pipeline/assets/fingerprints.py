@@ -33,10 +33,13 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     light = Needs(preset.compute.cores, preset.compute.memory_gib)
     heavy = Needs(preset.compute.cores, preset.compute.memory_gib, preset.compute.gpus)
     settings = preset.fingerprint.model_dump(mode="json")
+    # What is joined after training trains nothing again.
+    trained = preset.fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness"})
+    if preset.fingerprint.gaussian:
+        trained["gaussian"].pop("aggregator_weight")
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
     model = tuple(
-        FINGERPRINT + name
-        for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian", "hubness", "make")
+        FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian")
     )
     model += (*tables, "skufp_pipeline.encoders.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
@@ -60,7 +63,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             "The Q-Former-style aggregator trained by regression, rank distillation and classification, and "
             "what training SKUs tell about the noise of views and photos.",
             model,
-            {"fingerprint": settings, "seed": preset.seed},
+            {"fingerprint": trained, "seed": preset.seed},
             heavy,
             (*views, "best_shot_teachers"),
             trained=True,
@@ -72,7 +75,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "parquet"},
             "One unit vector and one bias per SKU, from its catalog views and texts, and from the training "
             "photos of those that have some: a new SKU needs no training.",
-            model,
+            (*model, FINGERPRINT + "hubness", FINGERPRINT + "make"),
             {name: settings[name] for name in ("max_views", "gaussian", "catalog_text_weight", "hubness")},
             light,
             (*views, "fingerprint_checkpoint"),

@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from skufp_pipeline.assets.fingerprints import fingerprint_steps
+
 from ..graphs import Graph, failure, metadata, pretend_made_with, run_asset
 
 READERS = ["best_shot_teachers", "fingerprint_checkpoint", "fingerprints", "retrieval_report"]
@@ -60,3 +62,32 @@ def test_the_metadata_of_each_shows_what_it_holds(small_graph: Graph) -> None:
     fingerprints = metadata(run_asset(small_graph.preset, "fingerprints"))
     assert fingerprints["dagster/row_count"] == fingerprints["skus"]
     assert [told["computed"] for told in (teachers, checkpoint, fingerprints)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "trains"),
+    [
+        ("fingerprint", {"catalog_text_weight": 0.9}, False),
+        ("gaussian", {"aggregator_weight": 0.9}, False),
+        ("gaussian", {"photo_weight": 0.9}, True),
+        ("training", {"epochs": 99}, True),
+    ],
+)
+def test_what_is_joined_after_training_trains_nothing_again(
+    small_graph: Graph, part: str, change: dict[str, float], trains: bool
+) -> None:
+    settings = small_graph.preset.fingerprint
+    if part == "fingerprint":
+        changed = settings.model_copy(update=change)
+    else:
+        changed = settings.model_copy(update={part: getattr(settings, part).model_copy(update=change)})
+    steps = fingerprint_steps(small_graph.preset.model_copy(update={"fingerprint": changed}))
+    before = fingerprint_steps(small_graph.preset)
+    assert (steps["fingerprint_checkpoint"].config != before["fingerprint_checkpoint"].config) == trains
+    assert (steps["fingerprints"].config != before["fingerprints"].config) == (part != "training")
+
+
+def test_the_papers_recipe_has_no_gaussian_part_to_train(small_graph: Graph) -> None:
+    paper = small_graph.preset.fingerprint.model_copy(update={"gaussian": None})
+    steps = fingerprint_steps(small_graph.preset.model_copy(update={"fingerprint": paper}))
+    assert steps["fingerprint_checkpoint"].config["fingerprint"]["gaussian"] is None
