@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -128,13 +129,16 @@ class _Progress:
         self._seconds: dict[int, float] = {}
         self._told: list[list[_Told]] = [[] for _ in plan]
 
-    def is_ready(self, task: _Task) -> bool:
-        """Whether all that a run needs is made, and for a stage's last shard all the other shards: so that
-        the last evaluation of a check is of the last materialization, and the UI shows it."""
-        others = [other for other in self._unfinished if other is not task]
-        if any(not task.needs.isdisjoint(other.assets) for other in others):
-            return False
-        return not task.last_shard or all(other.stage != task.stage for other in others)
+    def ready(self, waiting: Sequence[_Task]) -> list[_Task]:
+        """Those for which all that they need is made, and for a stage's last shard all the other shards: so
+        that the last evaluation of a check is of the last materialization, and the UI shows it."""
+        missing = {asset for task in self._unfinished for asset in task.assets}
+        left = Counter(task.stage for task in self._unfinished)
+        return [
+            task
+            for task in waiting
+            if task.needs.isdisjoint(missing) and not (task.last_shard and left[task.stage] > 1)
+        ]
 
     def begin(self, task: _Task) -> None:
         if task.stage not in self._starts:
@@ -171,8 +175,8 @@ def _run_side_by_side(
     begun = (preset.model_dump_json(), instance.get_ref())
     with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
         while waiting or running:
-            ready = [task for task in waiting if progress.is_ready(task)]
-            for task in sorted(ready, key=lambda task: -task.priority)[: width - len(running)]:
+            ready = sorted(progress.ready(waiting), key=lambda task: -task.priority)
+            for task in ready[: width - len(running)]:
                 waiting.remove(task)
                 progress.begin(task)
                 running[workers.submit(_run_in_worker, task)] = task

@@ -24,10 +24,10 @@ BUCKET = "skufp"
 PATIENCE = 1200.0  # seconds
 
 
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
+def wait_until(true: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while not true():
-        assert time.monotonic() < deadline, f"not within {PATIENCE} s: {what}"
+        assert time.monotonic() < deadline, f"not within {patience} s: {what}"
         time.sleep(0.1)
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from skufp_pipeline.store import ArtifactStore
 from .datasets.trees import truncate
 from .graphs import SMALL, Graph, command, digests, environment, times_of_change, write_preset
 from .living import materialized
+from .servers import wait_until
 
 MATERIALIZATION = dg.DagsterEventType.ASSET_MATERIALIZATION
 
@@ -174,10 +174,9 @@ def test_workers_do_not_outlive_a_command_that_was_killed(tmp_path: Path) -> Non
         workers = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
         assert len(workers) >= 2  # two, and what looks after shared memory
         killed.kill()
-    deadline = time.monotonic() + 20
-    while any(Path("/proc", worker).exists() for worker in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [worker for worker in workers if Path("/proc", worker).exists()] == []
+    wait_until(
+        lambda: not any(Path("/proc", worker).exists() for worker in workers), "no worker", patience=20
+    )
 
 
 def test_a_mistake_in_a_worker_is_told_in_its_own_words(
