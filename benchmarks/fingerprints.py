@@ -75,8 +75,8 @@ TERMS = ("image_weight", "text_weight", "rank_weight", "classification_weight")
 TABLES = ("pooling", "losses", "views", "weights", "hubness", "many", "new")
 GAUSSIAN_WEIGHTS = {"photo_weight": (0.0, 2.0), "aggregator_weight": (0.5, 2.0), "power": (0.5, 1.0)}
 NEW_SHARE = 0.2  # of the training SKUs that are kept from training in `new`
-Rows = NDArray[np.float32]
 MEASURED = ("setting", "queries", "count", "r1", "mrr")
+Rows = NDArray[np.float32]
 Scores = dict[tuple[str, str], dict[str, NDArray[np.float64]]]  # by setting and modality, then by metric
 
 # The paper's recipe: one plain Q-Former, weights 1, 0.5, 1, 1, every view and query as it is.
@@ -154,6 +154,11 @@ class Bench:
         aggregated = self.aggregate(self.aggregated, seed)
         return self.full(aggregated, self.views, self.photos, self.texts, settings)
 
+    def by_views(self, seed: int, views: ViewSet | None = None) -> Vectors:
+        """Fingerprints that know no photos and no texts; of all views by default."""
+        shown, none = views or self.views, Queries(self.photos.embeddings[:0], self.photos.truth[:0])
+        return self.full(self.aggregate(self.aggregated, seed, shown), shown, none, np.zeros_like(self.texts))
+
     def by_seed(self, make: Callable[[int], Vectors]) -> list[Vectors]:
         return [make(seed) for seed in range(self.seeds)]
 
@@ -224,8 +229,8 @@ def pooling(bench: Bench) -> list[dict[str, Any]]:
     teachers = pl.DataFrame({"sku_id": views.sku_ids}).join(
         bench.teachers, on="sku_id", how="left", maintain_order="left"
     )
-    none, wordless = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0]), np.zeros_like(bench.texts)
     mean, of_texts = mean_sku(views), bench.ours.catalog_text_weight * bench.texts
+    wordless = bench.ours.model_copy(update={"catalog_text_weight": 0.0})
     made = {
         "mean": [Vectors.of(mean)],
         "mean with texts": [Vectors.of(unit(mean + of_texts))],
@@ -235,14 +240,8 @@ def pooling(bench: Bench) -> list[dict[str, Any]]:
         "attention pooling": bench.by_seed(lambda seed: Vectors.of(attention_rows(bench, seed))),
         "paper": bench.by_seed(lambda seed: Vectors.of(bench.aggregate(bench.paper, seed))),
         "residual Q-Former": bench.by_seed(lambda seed: Vectors.of(bench.aggregate(bench.aggregated, seed))),
-        "fingerprint, views alone": bench.by_seed(
-            lambda seed: bench.full(bench.aggregate(bench.aggregated, seed), bench.views, none, wordless)
-        ),
-        "fingerprint, no texts": bench.by_seed(
-            lambda seed: bench.full(
-                bench.aggregate(bench.aggregated, seed), bench.views, bench.photos, wordless
-            )
-        ),
+        "fingerprint, views alone": bench.by_seed(bench.by_views),
+        "fingerprint, no texts": bench.by_seed(lambda seed: bench.fingerprint(seed, wordless)),
         "fingerprint": bench.by_seed(bench.fingerprint),
     }
     return compare({name: bench.scores(vectors) for name, vectors in made.items()}, ("mean", "paper"))
@@ -309,16 +308,11 @@ def first_views(views: ViewSet, count: int) -> ViewSet:
 def views_curve(bench: Bench) -> list[dict[str, Any]]:
     """The queries of SKUs that have five views or more, whose galleries hold the first 1, 2, 3, 5, all."""
     enough, counts = bench.views.counts >= 5, (1, 2, 3, 5, bench.ours.max_views)
-    none, wordless = Queries(bench.photos.embeddings[:0], bench.photos.truth[:0]), np.zeros_like(bench.texts)
     rows = []
     for count in counts:
         shown = first_views(bench.views, count)
         ways = {"mean": bench.scores([Vectors.of(mean_sku(shown))], enough)}
-        made = bench.by_seed(
-            lambda seed, shown=shown: bench.full(  # type: ignore[misc]
-                bench.aggregate(bench.aggregated, seed, shown), shown, none, wordless
-            )
-        )
+        made = bench.by_seed(lambda seed, shown=shown: bench.by_views(seed, shown))  # type: ignore[misc]
         ways["fingerprint, views alone"] = bench.scores(made, enough)
         rows += [{"views": count, **row} for row in compare(ways, ("mean",))]
     return rows
@@ -453,6 +447,9 @@ def _of_epochs(settings: FingerprintSettings, epochs: int | None) -> Fingerprint
 
 def show(rows: list[dict[str, Any]]) -> None:
     """A Markdown table of R@1, one row a way, each figure with its differences; intervals are in the JSON."""
+    if not rows:
+        click.echo("nothing to compare: no query is asked of such SKUs here")
+        return
     differences = [column for column in rows[0] if column.startswith("r1 - ")]
     about = [column for column in rows[0] if column not in (*MEASURED, *differences)]
     asked = list(dict.fromkeys((row["setting"], row["queries"]) for row in rows))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from ..graphs import Graph
 from .programs import load_program
@@ -13,10 +13,8 @@ from .programs import load_program
 Tables = dict[str, list[dict[str, Any]]]
 
 
-def compare(arguments: list[str]) -> str:
-    done = CliRunner().invoke(load_program("fingerprints").main, arguments)
-    assert done.exit_code == 0, done.output
-    return done.output
+def compare(*arguments: str) -> Result:
+    return CliRunner().invoke(load_program("fingerprints").main, arguments)
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +22,10 @@ def compared(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> tu
     """Every table, after one epoch; and what was printed."""
     written = tmp_path_factory.mktemp("compared") / "tables.json"
     root, preset = small_graph.preset.data_root, str(small_graph.preset_file)
-    options = ["--data", root, "--preset", preset, "--seeds", "1", "--epochs", "1", "--json", str(written)]
-    printed = compare(options)
-    return json.loads(written.read_text()), printed
+    short = ("--seeds", "1", "--epochs", "1", "--json", str(written))
+    done = compare("--data", root, "--preset", preset, *short)
+    assert done.exit_code == 0, done.output
+    return json.loads(written.read_text()), done.output
 
 
 def test_every_table_is_made_and_printed(compared: tuple[Tables, str]) -> None:
@@ -74,7 +73,11 @@ def test_one_vector_a_sku_is_fewer_than_all_views(compared: tuple[Tables, str]) 
 
 
 def test_a_root_without_embeddings_is_told_in_a_line(small_graph: Graph, tmp_path: Path) -> None:
-    options = ["--data", str(tmp_path), "--preset", str(small_graph.preset_file), "--tables", "pooling"]
-    done = CliRunner().invoke(load_program("fingerprints").main, options)
+    done = compare("--data", str(tmp_path), "--preset", str(small_graph.preset_file), "--tables", "pooling")
     assert done.exit_code == 1
     assert "materialize clip_embeddings" in done.output
+
+
+def test_a_table_that_no_query_is_for_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    load_program("fingerprints").show([])
+    assert capsys.readouterr().out.startswith("nothing to compare")
