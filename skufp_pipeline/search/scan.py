@@ -13,7 +13,7 @@ from skufp_pipeline.search.kernels.batch import PAIR, PART, TILE, Tiles, search_
 from skufp_pipeline.search.kernels.encode import normalise
 from skufp_pipeline.search.kernels.shapes import BLOCK, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
-from skufp_pipeline.search.kernels.single import WINDOW, Scan, merge, search_alone, search_one
+from skufp_pipeline.search.kernels.single import SEEDS, WINDOW, Scan, merge, search_alone, search_one
 from skufp_pipeline.search.kernels.threads import FIRST_PART
 
 BATCH = 64  # queries scanned together
@@ -163,6 +163,9 @@ class _One:
         self.scan = Scan(
             np.empty(padded, np.int32),
             np.empty(padded // BLOCK, np.float32),
+            np.empty(padded // BLOCK, np.float32),
+            np.empty(min(SEEDS * k, padded // BLOCK)),
+            np.empty(min(SEEDS * k, padded // BLOCK), np.int64),
             np.empty(1),
             np.empty((threads, k)),
             np.empty((threads, k), np.int64),

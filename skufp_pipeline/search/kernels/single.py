@@ -42,6 +42,7 @@ from skufp_pipeline.search.kernels.threads import (
 
 SPARSE = 16  # allowed rows of a block up to which only they are read
 EVERY_ROW = np.int64(-1)  # all 64 bits
+SEEDS = 3  # times K rows are looked at closer for a first threshold
 WINDOW = 64  # blocks that are swept stage by stage
 
 
@@ -51,6 +52,8 @@ class Scan(NamedTuple):
     Attributes:
         sums: (R,) int32, product of the high plane with the query.
         ceilings: (R / BLOCK,) float32, the most that any row of a block can come to.
+        promises: (R / BLOCK,) float32, about what the best row of a block comes to.
+        seed_scores, seeds: (SEEDS * K,) heap of the most promising blocks.
         reached: (1,) float64, a score that K rows are known to reach.
         scores, rows: (T, K) heap of the best of each thread.
         sizes: (T,) int64, entries of each heap.
@@ -63,6 +66,9 @@ class Scan(NamedTuple):
 
     sums: NDArray[np.int32]
     ceilings: NDArray[np.float32]
+    promises: NDArray[np.float32]
+    seed_scores: NDArray[np.float64]
+    seeds: NDArray[np.int64]
     reached: NDArray[np.float64]
     scores: NDArray[np.float64]
     rows: NDArray[np.int64]
@@ -88,21 +94,32 @@ def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int)
 
 
 @inner
-def coarse_bounds(codes: Codes, queries: Queries, scan: Scan, row: int) -> Any:
-    """The most that the high plane lets each of the sixteen rows from `row` on come to."""
+def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np.float32], row: int) -> Any:
+    """What the high plane makes of the sixteen rows from `row` on, and an error of each.
+
+    With their coarse errors it is the most that they can come to; with the fine ones, which are small, about
+    what they come to, and minus infinity for rows that are none.
+    """
     factor, centre = np.float32(8) * queries.steps[0], np.int32(15 * queries.sums[0])
-    scales, errors = load_floats(codes.scales, row), load_floats(codes.coarse_errors, row)
-    return affine_rows(load_ints(scan.sums, row), centre, factor, scales, errors)
+    return affine_rows(
+        load_ints(scan.sums, row), centre, factor, load_floats(codes.scales, row), load_floats(errors, row)
+    )
 
 
 @inner
 def best_of_block(
-    codes: Codes, queries: Queries, scan: Scan, thread: int, bits: int, block: int
+    codes: Codes,
+    queries: Queries,
+    scan: Scan,
+    errors: NDArray[np.float32],
+    thread: int,
+    bits: int,
+    block: int,
 ) -> tuple[int, np.float32]:
-    """The allowed row of a block that can come to most by the high plane, and to how much."""
+    """The allowed row of a block with the highest of `coarse_scores`, and that."""
     bounds, best, highest = scan.bounds[thread], block * BLOCK, np.float32(-np.inf)
     for place in range(0, BLOCK, LANES):
-        store(coarse_bounds(codes, queries, scan, block * BLOCK + place), bounds, place)
+        store(coarse_scores(codes, queries, scan, errors, block * BLOCK + place), bounds, place)
     while bits != 0:
         place = lowest_bit(bits)
         if bounds[place] > highest:
@@ -112,21 +129,40 @@ def best_of_block(
 
 
 @inner
-def ceiling_of_block(
-    codes: Codes, queries: Queries, scan: Scan, thread: int, bits: int, block: int
+def highest_of_block(
+    codes: Codes,
+    queries: Queries,
+    scan: Scan,
+    errors: NDArray[np.float32],
+    thread: int,
+    bits: int,
+    block: int,
 ) -> np.float32:
-    """The most that any allowed row of a block can come to by the high plane."""
+    """The highest of `coarse_scores` of the allowed rows of a block."""
     if bits != EVERY_ROW:
-        return best_of_block(codes, queries, scan, thread, bits, block)[1]
-    first = block * BLOCK
+        return best_of_block(codes, queries, scan, errors, thread, bits, block)[1]
+    row = block * BLOCK
     left = larger(
-        coarse_bounds(codes, queries, scan, first), coarse_bounds(codes, queries, scan, first + LANES)
+        coarse_scores(codes, queries, scan, errors, row),
+        coarse_scores(codes, queries, scan, errors, row + LANES),
     )
     right = larger(
-        coarse_bounds(codes, queries, scan, first + 2 * LANES),
-        coarse_bounds(codes, queries, scan, first + 3 * LANES),
+        coarse_scores(codes, queries, scan, errors, row + 2 * LANES),
+        coarse_scores(codes, queries, scan, errors, row + 3 * LANES),
     )
     return largest(larger(left, right))
+
+
+@inner
+def reaching_bits(
+    codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np.float32], block: int, reach: np.float32
+) -> int:
+    """A bit for each row of a block whose score by `coarse_scores` is at least `reach`."""
+    bits = 0
+    for place in range(0, BLOCK, LANES):
+        scores = coarse_scores(codes, queries, scan, errors, block * BLOCK + place)
+        bits |= reaching(scores, same_floats(reach)) << place
+    return bits
 
 
 @inner
@@ -153,30 +189,46 @@ def scan_blocks(
     begin: int,
     end: int,
 ) -> None:
-    """High-plane products and ceilings of the blocks `begin` to `end`."""
+    """High-plane products, ceilings and promises of the blocks `begin` to `end`."""
     for block in range(begin, end):
         bits = allowed_bits(allowed, block)
         if bits == 0:
-            scan.ceilings[block] = -np.inf
+            scan.ceilings[block] = scan.promises[block] = -np.inf
             continue
         sum_block(codes, queries, scan, bits, block)
-        scan.ceilings[block] = ceiling_of_block(codes, queries, scan, thread, bits, block)
+        scan.ceilings[block] = highest_of_block(
+            codes, queries, scan, codes.coarse_errors, thread, bits, block
+        )
+        scan.promises[block] = highest_of_block(codes, queries, scan, codes.fine_errors, thread, bits, block)
 
 
 @bare
 def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: NDArray[np.uint8]) -> None:
-    """Scores the best row of each of the K most promising blocks; the least of them is `reached`."""
-    values, seeds = scan.scores[0], scan.rows[0]
+    """Scores K rows that promise much; the least of their scores is `reached`.
+
+    The S rows that promise most by the high plane are all in the S most promising blocks, since another block
+    promises less than S rows do. Of these the K that promise most by both planes are scored.
+    """
+    scores, best, k = scan.scores[0], scan.rows[0], scan.scores.shape[1]
     scan.reached[0] = LOWEST
-    if len(scan.ceilings) < len(seeds) or best_places(scan.ceilings, values, seeds) < len(seeds):
+    blocks = best_places(scan.promises, scan.seed_scores, scan.seeds)
+    if blocks < k:
         return
-    for seed in range(len(seeds)):
-        block = seeds[seed]
-        seeds[seed], _ = best_of_block(codes, queries, scan, 0, allowed_bits(allowed, block), block)
-        fetch_row(rows, seeds[seed], queries.dimension)
+    promised, size, width = np.float32(scan.seed_scores[0]), 0, codes.width
+    for seed in range(blocks):
+        block = scan.seeds[seed]
+        bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
+        bits &= allowed_bits(allowed, block)
+        while bits != 0:
+            row = block * BLOCK + lowest_bit(bits)
+            low = nibble_dot(codes.low, row * width, queries.codes, width)
+            size = push(scores, best, size, finer(codes, queries, scan, row, low), row)
+            bits &= bits - 1
+    for seed in range(size):
+        fetch_row(rows, best[seed], queries.dimension)
     least = np.inf
-    for seed in range(len(seeds)):
-        least = min(least, exact_score(rows, seeds[seed], queries, 0))
+    for seed in range(size):
+        least = min(least, exact_score(rows, best[seed], queries, 0))
     scan.reached[0] = least
 
 
@@ -195,7 +247,7 @@ def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: in
     return bits
 
 
-@bare
+@inner
 def pick_coarsely(
     codes: Codes,
     queries: Queries,
@@ -210,10 +262,8 @@ def pick_coarsely(
 
     Where many pass, the whole low plane of the block is read, and only those that pass by both are added.
     """
-    picks, first, bits = scan.picks[thread], block * BLOCK, 0
-    for place in range(0, BLOCK, LANES):
-        bounds = coarse_bounds(codes, queries, scan, first + place)
-        bits |= reaching(bounds, same_floats(reach)) << place
+    picks, first = scan.picks[thread], block * BLOCK
+    bits = reaching_bits(codes, queries, scan, codes.coarse_errors, block, reach)
     bits &= allowed_bits(allowed, block)
     dense = count_bits(bits) > scan.dense
     if dense:
