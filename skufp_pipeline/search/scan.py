@@ -1,7 +1,6 @@
 """Runs the compiled search over all processors: buffers that are kept between searches, threads that help."""
 
 import threading
-from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -9,21 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.search.codes import CodedFingerprints, with_biases
-from skufp_pipeline.search.kernels.batch import PAIR, PART, TILE, Tiles, search_many
+from skufp_pipeline.search.kernels.batch import PAIR, PART, TILE, Tiles, help_many, search_many
 from skufp_pipeline.search.kernels.encode import normalise
-from skufp_pipeline.search.kernels.shapes import BLOCK, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
-from skufp_pipeline.search.kernels.single import SEEDS, WINDOW, Scan, merge, search_alone, search_one
+from skufp_pipeline.search.kernels.single import CHUNK, SEEDS, WINDOW, Scan, help_one, search_one
 from skufp_pipeline.search.kernels.threads import FIRST_PART
 
 BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
-CHUNK = 16  # blocks that a thread takes at a time
 TOGETHER = 1 << 22  # bytes of the high plane from which on one query is worth several threads
 CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
 IN_CACHE, IN_MEMORY = (0, 16), (4096, 7)  # `Scan.ahead` and `Scan.dense`: memory is best read in order
-
-Task = Callable[[int], bool]
 
 
 class Scanner:
@@ -75,29 +71,11 @@ class Scanner:
         if k == 0:
             return rows, scores
         bits = self._all if allowed is None else allowed.view(np.uint8)
-        if self._threads == 1 and len(queries) == 1:
-            self._search_alone(queries, bits, scores, rows)
-            return rows, scores
         search, part = (self._search_one, 1) if len(queries) <= ALONE else (self._search_many, BATCH)
         for begin in range(0, len(queries), part):
             here = slice(begin, begin + part)
             search(queries[here], bits, scores[here], rows[here])
         return rows, scores
-
-    def _search_alone(
-        self,
-        given: NDArray[np.floating],
-        allowed: NDArray[np.uint8],
-        scores: NDArray[np.float64],
-        rows: NDArray[np.int64],
-    ) -> None:
-        buffers = _take(self._one, scores.shape) or _One(self._coded, 1, scores.shape)
-        queries, coded = buffers.queries, self._coded
-        _normalise(given, queries.unit)
-        search_alone(
-            coded.codes, queries, self._rotation, self._rows, buffers.scan, allowed, scores[0], rows[0]
-        )
-        self._one.append(buffers)
 
     def _search_one(
         self,
@@ -107,20 +85,21 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         buffers = _take(self._one, scores.shape) or _One(self._coded, self._threads, scores.shape)
-        queries, scan = buffers.queries, buffers.scan
-        _normalise(given, queries.unit)
-        counts = np.zeros(FIRST_PART + len(scan.ceilings) // CHUNK + 1, np.int64)
-
-        def work(thread: int) -> bool:
-            codes, rotation = self._coded.codes, self._rotation
-            clean: bool = search_one(
-                codes, queries, rotation, self._rows, scan, allowed, counts, thread, CHUNK
-            )
-            return clean
-
-        clean = self._share(work, self._threads)
-        merge(scan, scores[0], rows[0])
-        if clean:
+        _normalise(given, buffers.queries.unit)
+        buffers.allowed[:] = allowed
+        self._call_help(buffers, self._threads - 1)
+        codes, queries, counts = self._coded.codes, buffers.queries, buffers.counts
+        if search_one(
+            codes,
+            queries,
+            self._rotation,
+            self._rows,
+            buffers.scan,
+            buffers.allowed,
+            counts,
+            scores[0],
+            rows[0],
+        ):
             self._one.append(buffers)
 
     def _search_many(
@@ -132,40 +111,57 @@ class Scanner:
     ) -> None:
         threads = len(self._helpers) + 1
         buffers = _take(self._many, scores.shape) or _Many(self._coded, threads, scores.shape)
-        queries, tiles = buffers.queries, buffers.tiles
-        _normalise(given, queries.unit)
-        counts = np.zeros(FIRST_PART + len(allowed) // PART + 1, np.int64)
-
-        def work(thread: int) -> bool:
-            codes = self._coded.codes
-            clean: bool = search_many(
-                codes, queries, self._rotation, self._rows, tiles, allowed, counts, thread, scores, rows
-            )
-            return clean
-
-        if self._share(work, threads):
+        _normalise(given, buffers.queries.unit)
+        buffers.allowed[:] = allowed
+        self._call_help(buffers, threads - 1)
+        codes, queries, tiles = self._coded.codes, buffers.queries, buffers.tiles
+        clean = search_many(
+            codes, queries, self._rotation, self._rows, tiles, buffers.allowed, buffers.counts
+        )
+        scores[:], rows[:] = tiles.scores, tiles.rows
+        if clean:
             self._many.append(buffers)
 
-    def _share(self, work: Task, threads: int) -> bool:
-        """Does the work here and, as far as they come in time, in helping threads."""
-        for number, tasks in enumerate(self._helpers[: threads - 1], start=1):
-            tasks.put((work, number))
-        return work(0)
+    def _call_help(self, buffers: "_Buffers", helpers: int) -> None:
+        """Wakes the helping threads that are not at these buffers already."""
+        for number, tasks in enumerate(self._helpers[:helpers], start=1):
+            if number not in buffers.called:
+                buffers.called.add(number)
+                tasks.put((buffers, self._coded.codes, self._rotation, self._rows, number))
 
 
-class _One:
-    """What a search for one query writes on its way, kept for the next."""
+class _Buffers:
+    """What one search writes on its way, kept for the next.
+
+    Attributes:
+        called: numbers of the helping threads that are here or on their way.
+    """
+
+    def __init__(self, coded: CodedFingerprints, shape: tuple[int, ...], parts: int) -> None:
+        self.shape = shape
+        self.allowed = np.empty(len(coded.codes.scales) // 8, np.uint8)
+        self.counts = np.zeros(FIRST_PART + parts, np.int64)
+        self.called: set[int] = set()
+
+    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
+        """Takes part in searches that use these buffers, until none comes for a while."""
+        raise NotImplementedError
+
+
+class _One(_Buffers):
+    """For one query."""
 
     def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
-        self.shape = shape
         padded, k = len(coded.codes.scales), shape[1]
-        self.queries = _empty_queries(1, 1, coded, packed=0)
+        blocks = padded // BLOCK
+        super().__init__(coded, shape, parts=-(-blocks // CHUNK))
+        self.queries = _empty_queries(1, 1, coded, threads=1, packed=0)
         self.scan = Scan(
             np.empty(padded, np.int32),
-            np.empty(padded // BLOCK, np.float32),
-            np.empty(padded // BLOCK, np.float32),
-            np.empty(min(SEEDS * k, padded // BLOCK)),
-            np.empty(min(SEEDS * k, padded // BLOCK), np.int64),
+            np.empty(blocks, np.float32),
+            np.empty(blocks, np.float32),
+            np.empty(min(SEEDS * k, blocks)),
+            np.empty(min(SEEDS * k, blocks), np.int64),
             np.empty(1),
             np.empty((threads, k)),
             np.empty((threads, k), np.int64),
@@ -176,16 +172,21 @@ class _One:
             *(IN_CACHE if coded.codes.high.nbytes <= CACHED else IN_MEMORY),
         )
 
+    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
+        help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, thread)
 
-class _Many:
-    """What a search for a batch writes on its way, kept for the next."""
+
+class _Many(_Buffers):
+    """For a batch."""
 
     def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
-        self.shape = shape
         padded, length = -(-shape[0] // PAIR) * PAIR, 2 * coded.codes.width
-        self.queries = _empty_queries(shape[0], padded, coded, packed=padded * length)
         k, tiles = shape[1], len(coded.codes.scales) // TILE
+        super().__init__(coded, shape, parts=-(-tiles // PART))
+        self.queries = _empty_queries(shape[0], padded, coded, threads, packed=padded * length)
         self.tiles = Tiles(
+            np.empty(shape),
+            np.empty(shape, np.int64),
             np.empty(padded * tiles, np.float32),
             np.empty((threads, PART * TILE * length), np.uint8),
             np.empty((threads, LANES, k)),
@@ -196,6 +197,9 @@ class _Many:
             np.empty((threads, LANES), np.int64),
             np.empty((threads, tiles), np.int32),
         )
+
+    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
+        help_many(codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, thread)
 
 
 def _normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> None:
@@ -214,10 +218,11 @@ def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
     return unit
 
 
-def _empty_queries(count: int, padded: int, coded: CodedFingerprints, packed: int) -> Queries:
+def _empty_queries(count: int, padded: int, coded: CodedFingerprints, threads: int, packed: int) -> Queries:
     return Queries(
         np.empty(count * len(coded.centre)),
         len(coded.centre),
+        np.empty((threads, len(coded.centre))),
         np.zeros(padded * 2 * coded.codes.width, np.int8),
         np.zeros(packed, np.int8),
         np.zeros(padded, np.int32),
@@ -247,22 +252,24 @@ def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
     return buffers if buffers.shape == shape else None
 
 
-_queues: list["SimpleQueue[tuple[Task, int]]"] = []
+Task = tuple[_Buffers, Codes, Rotation, Rows, int]
+_queues: list[SimpleQueue[Task]] = []
 _starting = threading.Lock()
 
 
-def _helping_threads(count: int) -> list["SimpleQueue[tuple[Task, int]]"]:
+def _helping_threads(count: int) -> list[SimpleQueue[Task]]:
     """The task queues of `count` threads that wait for work, shared by all indexes of the process."""
     with _starting:
         while len(_queues) < count:
-            tasks: SimpleQueue[tuple[Task, int]] = SimpleQueue()
+            tasks: SimpleQueue[Task] = SimpleQueue()
             threading.Thread(target=_help, args=(tasks,), daemon=True, name="skufp-search").start()
             _queues.append(tasks)
         return _queues[:count]
 
 
-def _help(tasks: "SimpleQueue[tuple[Task, int]]") -> None:
+def _help(tasks: SimpleQueue[Task]) -> None:
     while True:
-        work, number = tasks.get()
-        work(number)
-        del work  # not to hold an index's memory while waiting
+        buffers, codes, rotation, rows, thread = tasks.get()
+        buffers.help(codes, rotation, rows, thread)
+        buffers.called.discard(thread)
+        del buffers, codes, rotation, rows  # not to hold an index's memory while waiting

@@ -24,6 +24,7 @@ from skufp_pipeline.search.kernels.simd import (
     load_floats,
     load_ints,
     low_nibbles,
+    pause,
     peek,
     prefetch,
     reaching,
@@ -40,7 +41,11 @@ from skufp_pipeline.search.kernels.threads import (
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
+    close_door,
+    comes_in,
+    leave,
     mark_scanned,
+    open_door,
     waited,
 )
 
@@ -51,9 +56,10 @@ PORTION = 8  # queries that a thread encodes at a time
 
 
 class Tiles(NamedTuple):
-    """What the scan for a batch writes; T threads, L = LANES.
+    """What the search for a batch writes; T threads, L = LANES.
 
     Attributes:
+        scores, rows: (Q, K) heaps, and in the end the results, best first.
         ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to.
         unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
         values, places: (T, L, K) for each query of a group, heap of its most promising tiles.
@@ -64,6 +70,8 @@ class Tiles(NamedTuple):
         settled: (T, R / TILE) int32, a bit for each query of a group to whose heap the tile has been offered.
     """
 
+    scores: NDArray[np.float64]
+    rows: NDArray[np.int64]
     ceilings: NDArray[np.float32]
     unpacked: NDArray[np.uint8]
     values: NDArray[np.float64]
@@ -337,29 +345,52 @@ def sweep_group(
         finish(scores[query], best[query], sizes[query - first_query])
 
 
-@compiled
-def encode_together(
-    queries: Queries, rotation: Rotation, counts: NDArray[np.int64], thread: int, count: int
-) -> bool:
-    """One thread's share of the encoding of `count` queries; returns when all are encoded.
-
-    Returns:
-        Whether no other thread can still be writing.
-    """
-    portions, clean = (count + PORTION - 1) // PORTION, True
+@inner
+def encode_portions(queries: Queries, rotation: Rotation, counts: NDArray[np.int64], thread: int) -> None:
+    """Encodes portions of the queries until all are taken."""
+    count = len(queries.unit) // queries.dimension
     taken = fetch_add(counts, ENCODE_TAKEN, 1)
-    while taken < portions:
-        encode_queries(queries, rotation, taken * PORTION, min((taken + 1) * PORTION, count))
+    while taken * PORTION < count:
+        encode_queries(queries, rotation, taken * PORTION, min((taken + 1) * PORTION, count), thread)
         fetch_add(counts, ENCODE_DONE, 1)
         taken = fetch_add(counts, ENCODE_TAKEN, 1)
-    if thread == 0:
-        clean = waited(counts, ENCODE_DONE, portions)
-        if not clean:  # another writes the same there, later
-            encode_queries(queries, rotation, 0, count)
-        fetch_add(counts, ENCODED, 1)
-    while peek(counts, ENCODED) == 0:
-        pass
-    return clean
+
+
+@inner
+def scan_parts(
+    codes: Codes,
+    queries: Queries,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+) -> None:
+    """Scans parts of PART tiles until all are taken."""
+    count = len(allowed)
+    taken = fetch_add(counts, SCAN_TAKEN, 1)
+    while taken * PART < count:
+        scan_tiles(codes, queries, tiles, allowed, thread, taken * PART, min((taken + 1) * PART, count))
+        mark_scanned(counts, taken)
+        taken = fetch_add(counts, SCAN_TAKEN, 1)
+
+
+@inner
+def sweep_groups(
+    codes: Codes,
+    queries: Queries,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+) -> None:
+    """Sweeps groups of queries until all are taken."""
+    groups = (len(tiles.scores) + LANES - 1) // LANES
+    taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while taken < groups:
+        sweep_group(codes, queries, rows, tiles, allowed, thread, taken, tiles.scores, tiles.rows)
+        fetch_add(counts, SWEEP_DONE, 1)
+        taken = fetch_add(counts, SWEEP_TAKEN, 1)
 
 
 @compiled
@@ -371,37 +402,50 @@ def search_many(
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     counts: NDArray[np.int64],
-    thread: int,
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
 ) -> bool:
-    """One thread's share of the search for a batch; arguments as in `search_one`.
+    """The K best for each query of a batch, best first, into `tiles`; arguments as in `search_one`.
 
-    Args:
-        scores, best: (Q, K) to write, for the queries that are no padding.
+    Returns:
+        Whether no other thread can still be writing.
     """
-    count = len(allowed)
-    parts, groups = (count + PART - 1) // PART, (len(scores) + LANES - 1) // LANES
-    clean = encode_together(queries, rotation, counts, thread, len(scores))
-    taken = fetch_add(counts, SCAN_TAKEN, 1)
-    while taken < parts:
-        scan_tiles(codes, queries, tiles, allowed, thread, taken * PART, min((taken + 1) * PART, count))
-        mark_scanned(counts, taken)
-        taken = fetch_add(counts, SCAN_TAKEN, 1)
-    if thread == 0:
-        clean &= waited(counts, SCAN_DONE, parts)
+    count, queries_count = len(allowed), len(tiles.scores)
+    parts, groups = (count + PART - 1) // PART, (queries_count + LANES - 1) // LANES
+    open_door(counts)
+    encode_portions(queries, rotation, counts, 0)
+    if not waited(counts, ENCODE_DONE, (queries_count + PORTION - 1) // PORTION):
+        encode_queries(queries, rotation, 0, queries_count, 0)  # another writes the same there, later
+    fetch_add(counts, ENCODED, 1)
+    scan_parts(codes, queries, tiles, allowed, counts, 0)
+    if not waited(counts, SCAN_DONE, parts):
         for part in range(parts):
             if peek(counts, FIRST_PART + part) == 0:
                 scan_tiles(codes, queries, tiles, allowed, 0, part * PART, min((part + 1) * PART, count))
                 mark_scanned(counts, part)
-        fetch_add(counts, READY, 1)
-    while peek(counts, READY) == 0:
+    fetch_add(counts, READY, 1)
+    sweep_groups(codes, queries, rows, tiles, allowed, counts, 0)
+    while peek(counts, SWEEP_DONE) < groups:
         pass
-    taken = fetch_add(counts, SWEEP_TAKEN, 1)
-    while taken < groups:
-        sweep_group(codes, queries, rows, tiles, allowed, thread, taken, scores, best)
-        fetch_add(counts, SWEEP_DONE, 1)
-        taken = fetch_add(counts, SWEEP_TAKEN, 1)
-    while thread == 0 and peek(counts, SWEEP_DONE) < groups:
-        pass
-    return clean
+    return close_door(counts)
+
+
+@compiled
+def help_many(
+    codes: Codes,
+    queries: Queries,
+    rotation: Rotation,
+    rows: Rows,
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+) -> None:
+    """Helps in one `search_many` after another, until none comes for a while."""
+    while comes_in(counts):
+        encode_portions(queries, rotation, counts, thread)
+        while peek(counts, ENCODED) == 0:
+            pause()
+        scan_parts(codes, queries, tiles, allowed, counts, thread)
+        while peek(counts, READY) == 0:
+            pause()
+        sweep_groups(codes, queries, rows, tiles, allowed, counts, thread)
+        leave(counts)

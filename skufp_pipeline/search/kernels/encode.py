@@ -26,15 +26,30 @@ def largest_square(values: NDArray[np.float64]) -> float:
     return largest
 
 
+@inner
+def eights(values: NDArray[np.float64]) -> None:
+    """The first three steps of the transform, on eight neighbours at a time."""
+    for at in range(0, len(values), 8):
+        a, b, c, d = values[at], values[at + 1], values[at + 2], values[at + 3]
+        e, f, g, h = values[at + 4], values[at + 5], values[at + 6], values[at + 7]
+        a, b, c, d, e, f, g, h = a + b, a - b, c + d, c - d, e + f, e - f, g + h, g - h
+        a, b, c, d, e, f, g, h = a + c, b + d, a - c, b - d, e + g, f + h, e - g, f - h
+        values[at], values[at + 1], values[at + 2], values[at + 3] = a + e, b + f, c + g, d + h
+        values[at + 4], values[at + 5], values[at + 6], values[at + 7] = a - e, b - f, c - g, d - h
+
+
 @compiled
 def hadamard(values: NDArray[np.float64]) -> None:
     """Walsh-Hadamard transform in place, orthonormal; the length is a power of two."""
     width = 1
+    if len(values) >= 8:
+        eights(values)
+        width = 8
     while width < len(values):
         for begin in range(0, len(values), 2 * width):
-            for place in range(begin, begin + width):
-                left, right = values[place], values[place + width]
-                values[place], values[place + width] = left + right, left - right
+            left, right = values[begin : begin + width], values[begin + width : begin + 2 * width]
+            for place in range(width):
+                left[place], right[place] = left[place] + right[place], left[place] - right[place]
         width *= 2
     values *= 1 / np.sqrt(len(values))
 
@@ -117,12 +132,13 @@ def normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> bool:
 
 
 @compiled
-def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int) -> None:
+def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, thread: int) -> None:
     """Fills everything but `unit` from it, for the queries `begin` to `end`."""
-    dimension, values = queries.dimension, np.empty(queries.dimension)
-    length = len(queries.codes) // len(queries.sums)
+    dimension, length = queries.dimension, len(queries.codes) // len(queries.sums)
+    values = queries.rotated[thread]
     for query in range(begin, end):
-        values[:] = queries.unit[query * dimension : (query + 1) * dimension]
+        for place in range(dimension):
+            values[place] = queries.unit[query * dimension + place]
         rotate(values, rotation.signs)
         queries.offsets[query] = dot(values, rotation.centre)
         step = np.float32(np.sqrt(largest_square(values)) / 127)

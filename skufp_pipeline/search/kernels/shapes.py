@@ -65,6 +65,7 @@ class Queries(NamedTuple):
     Attributes:
         unit: (Q, D) flat, float64 rows of norm 1 or 0.
         dimension: D.
+        rotated: (T, D) float64, for each thread the query that it encodes.
         codes: (Q, 2W) flat, int8.
         packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
         sums: (Q,) int32, sum of the codes of each.
@@ -76,6 +77,7 @@ class Queries(NamedTuple):
 
     unit: NDArray[np.float64]
     dimension: int
+    rotated: NDArray[np.float64]
     codes: NDArray[np.int8]
     packed: NDArray[np.int8]
     sums: NDArray[np.int32]

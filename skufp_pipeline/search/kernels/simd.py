@@ -395,6 +395,19 @@ def peek(typing: Any, array: Any, offset: Any) -> Any:
     return types.int64(array, types.intp), generate
 
 
+@intrinsic
+def pause(typing: Any) -> Any:
+    """Tells the processor that a loop waits for another thread, where it can be told."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if llvmlite.binding.get_process_triple().startswith("x86_64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
 def _of_bits(name: str, *options: Any) -> Any:
     """Code that calls a function of 64 bits."""
 

@@ -22,6 +22,7 @@ from skufp_pipeline.search.kernels.simd import (
     load_floats,
     load_ints,
     lowest_bit,
+    pause,
     peek,
     prefetch,
     reaching,
@@ -36,13 +37,18 @@ from skufp_pipeline.search.kernels.threads import (
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
+    close_door,
+    comes_in,
+    leave,
     mark_scanned,
+    open_door,
     waited,
 )
 
 SPARSE = 16  # allowed rows of a block up to which only they are read
 EVERY_ROW = np.int64(-1)  # all 64 bits
 SEEDS = 3  # times K rows are looked at closer for a first threshold
+CHUNK = 16  # blocks that a thread takes at a time
 WINDOW = 64  # blocks that are swept stage by stage
 
 
@@ -316,25 +322,42 @@ def sweep_blocks(
     scan.sizes[thread] = size
 
 
-@compiled
-def search_alone(
+@inner
+def scan_parts(
     codes: Codes,
     queries: Queries,
-    rotation: Rotation,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+) -> None:
+    """Scans parts of CHUNK blocks until all are taken."""
+    blocks = len(scan.ceilings)
+    taken = fetch_add(counts, SCAN_TAKEN, 1)
+    while taken * CHUNK < blocks:
+        scan_blocks(codes, queries, scan, allowed, thread, taken * CHUNK, min((taken + 1) * CHUNK, blocks))
+        mark_scanned(counts, taken)
+        taken = fetch_add(counts, SCAN_TAKEN, 1)
+
+
+@inner
+def sweep_parts(
+    codes: Codes,
+    queries: Queries,
     rows: Rows,
     scan: Scan,
     allowed: NDArray[np.uint8],
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    thread: int,
 ) -> None:
-    """The whole search for one query by one thread: its K best scores and rows, best first."""
+    """Sweeps parts of CHUNK blocks until all are taken."""
     blocks = len(scan.ceilings)
-    encode_queries(queries, rotation, 0, 1)
-    scan_blocks(codes, queries, scan, allowed, 0, 0, blocks)
-    seed_one(codes, queries, rows, scan, allowed)
-    scan.sizes[0] = 0
-    sweep_blocks(codes, queries, rows, scan, allowed, 0, 0, blocks)
-    merge(scan, scores, best)
+    taken = fetch_add(counts, SWEEP_TAKEN, 1)
+    while taken * CHUNK < blocks:
+        end = min((taken + 1) * CHUNK, blocks)
+        sweep_blocks(codes, queries, rows, scan, allowed, thread, taken * CHUNK, end)
+        fetch_add(counts, SWEEP_DONE, 1)
+        taken = fetch_add(counts, SWEEP_TAKEN, 1)
 
 
 @compiled
@@ -346,52 +369,59 @@ def search_one(
     scan: Scan,
     allowed: NDArray[np.uint8],
     counts: NDArray[np.int64],
-    thread: int,
-    chunk: int,
+    scores: NDArray[np.float64],
+    best: NDArray[np.int64],
 ) -> bool:
-    """One thread's share of the search for one query. A thread that comes too late touches only `counts`.
+    """The K best scores and rows for one query, best first, with whatever help there is.
 
     Args:
         allowed: (R / 8,) bytes, a bit for each row that may be found.
-        counts: (FIRST_PART + parts of the scan,) zeros to begin with.
-        thread: 0 for the caller's, which returns last.
-        chunk: blocks that a thread takes at a time.
+        counts: (FIRST_PART + parts of CHUNK blocks,), what the threads count together; zeros at first.
+        scores, best: (K,) to write.
 
     Returns:
         Whether no other thread can still be writing.
     """
     blocks = len(scan.ceilings)
-    parts, clean = (blocks + chunk - 1) // chunk, True
-    if thread == 0:
-        encode_queries(queries, rotation, 0, 1)  # while the others wake up
-        fetch_add(counts, ENCODED, 1)
-    while peek(counts, ENCODED) == 0:
-        pass
-    taken = fetch_add(counts, SCAN_TAKEN, 1)
-    while taken < parts:
-        scan_blocks(codes, queries, scan, allowed, thread, taken * chunk, min((taken + 1) * chunk, blocks))
-        mark_scanned(counts, taken)
-        taken = fetch_add(counts, SCAN_TAKEN, 1)
-    if thread == 0:
-        clean = waited(counts, SCAN_DONE, parts)
+    parts = (blocks + CHUNK - 1) // CHUNK
+    open_door(counts)
+    encode_queries(queries, rotation, 0, 1, 0)
+    fetch_add(counts, ENCODED, 1)
+    scan_parts(codes, queries, scan, allowed, counts, 0)
+    if not waited(counts, SCAN_DONE, parts):
         for part in range(parts):
             if peek(counts, FIRST_PART + part) == 0:  # another writes the same there, later
-                scan_blocks(codes, queries, scan, allowed, 0, part * chunk, min((part + 1) * chunk, blocks))
+                scan_blocks(codes, queries, scan, allowed, 0, part * CHUNK, min((part + 1) * CHUNK, blocks))
                 mark_scanned(counts, part)
-        seed_one(codes, queries, rows, scan, allowed)
-        scan.sizes[:] = 0
-        fetch_add(counts, READY, 1)
-    while peek(counts, READY) == 0:
+    seed_one(codes, queries, rows, scan, allowed)
+    scan.sizes[:] = 0
+    fetch_add(counts, READY, 1)
+    sweep_parts(codes, queries, rows, scan, allowed, counts, 0)
+    while peek(counts, SWEEP_DONE) < parts:
         pass
-    taken = fetch_add(counts, SWEEP_TAKEN, 1)
-    while taken < parts:
-        end = min((taken + 1) * chunk, blocks)
-        sweep_blocks(codes, queries, rows, scan, allowed, thread, taken * chunk, end)
-        fetch_add(counts, SWEEP_DONE, 1)
-        taken = fetch_add(counts, SWEEP_TAKEN, 1)
-    while thread == 0 and peek(counts, SWEEP_DONE) < parts:
-        pass
-    return clean
+    merge(scan, scores, best)
+    return close_door(counts)
+
+
+@compiled
+def help_one(
+    codes: Codes,
+    queries: Queries,
+    rows: Rows,
+    scan: Scan,
+    allowed: NDArray[np.uint8],
+    counts: NDArray[np.int64],
+    thread: int,
+) -> None:
+    """Helps in one `search_one` after another, until none comes for a while."""
+    while comes_in(counts):
+        while peek(counts, ENCODED) == 0:
+            pause()
+        scan_parts(codes, queries, scan, allowed, counts, thread)
+        while peek(counts, READY) == 0:
+            pause()
+        sweep_parts(codes, queries, rows, scan, allowed, counts, thread)
+        leave(counts)
 
 
 @bare

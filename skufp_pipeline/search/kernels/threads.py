@@ -4,17 +4,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.search.kernels.compiled import bare, inner
-from skufp_pipeline.search.kernels.simd import fetch_add, peek
+from skufp_pipeline.search.kernels.simd import fetch_add, pause, peek
 
 PATIENCE = 5_000  # looks at a count before a part that another thread has taken is done again
+IDLE = 5_000  # looks at the door before a helping thread goes to sleep: some tens of microseconds
+OPEN = np.int64(1 << 32)
+
+# What threads count together: OPEN while a search may be helped, plus 1 for each thread that is in it;
+# portions of queries taken and encoded, whether all are; parts taken and done of the scan and of the sweep,
+# whether it may begin; from FIRST_PART on how often each part of the scan has been done.
+DOOR, ENCODE_TAKEN, ENCODE_DONE, ENCODED = range(4)
+SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART = range(4, 10)
 
 
-# What threads count together: portions of queries taken and encoded, whether all are, parts taken and done
-# of the scan and of the sweep, whether the sweep may begin, and from FIRST_PART on how often each part of the
-# scan has been done.
-(
-    ENCODE_TAKEN, ENCODE_DONE, ENCODED, SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART,
-) = range(9)  # fmt: skip
+@inner
+def open_door(counts: NDArray[np.int64]) -> None:
+    """Begins a search, with nobody in it."""
+    counts[DOOR + 1 :] = 0
+    fetch_add(counts, DOOR, OPEN)
+
+
+@inner
+def close_door(counts: NDArray[np.int64]) -> bool:
+    """Ends a search; whether all who helped have left, so that there can be another with the same buffers."""
+    fetch_add(counts, DOOR, -OPEN)
+    return waited(counts, DOOR, 0)
+
+
+@inner
+def comes_in(counts: NDArray[np.int64]) -> bool:
+    """Waits a little for a search to help in; whether one came. To wake up takes as long as a search."""
+    for _ in range(IDLE):
+        if peek(counts, DOOR) >= OPEN:
+            if fetch_add(counts, DOOR, 1) >= OPEN:
+                return True
+            fetch_add(counts, DOOR, -1)
+        pause()
+    return False
+
+
+@inner
+def leave(counts: NDArray[np.int64]) -> None:
+    """Leaves a search, when it has ended."""
+    while peek(counts, DOOR) >= OPEN:
+        pause()
+    fetch_add(counts, DOOR, -1)
 
 
 @inner
@@ -25,12 +59,12 @@ def mark_scanned(counts: NDArray[np.int64], part: int) -> None:
 
 
 @bare
-def waited(counts: NDArray[np.int64], done: int, parts: int) -> bool:
-    """Waits a little for the parts that other threads have taken; whether `done` counts all `parts`.
+def waited(counts: NDArray[np.int64], done: int, number: int) -> bool:
+    """Waits a little for what other threads have taken; whether `done` has come to `number`.
 
     A thread that the system has put to sleep may be away for milliseconds.
     """
     for _ in range(PATIENCE):  # noqa: SIM110 (numba knows no any())
-        if peek(counts, done) == parts:
+        if peek(counts, done) == number:
             return True
     return False
