@@ -17,7 +17,7 @@ from skufp_pipeline.search.kernels.simd import BYTES
 CODES_FILE = "codes.json"
 PLANES = ("codes_high.npy", "codes_low.npy")
 BOUNDS_FILE, ROTATION_FILE = "codes_bounds.npy", "codes_rotation.npy"
-VERSION = 1
+VERSION = 2
 MAX_DIMENSION = 32_768  # beyond it 2 * 255 * 127 * D would not fit 32 bits
 MAX_NORM = 1e6
 BUILD_ROWS = 8_192

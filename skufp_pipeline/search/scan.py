@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.search.codes import CodedFingerprints, with_biases
-from skufp_pipeline.search.kernels.batch import PAIR, PART, TILE, Tiles, help_many, search_many
+from skufp_pipeline.search.kernels import batch, single
 from skufp_pipeline.search.kernels.encode import normalise
 from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
-from skufp_pipeline.search.kernels.single import CHUNK, SEEDS, WINDOW, Scan, help_one, search_one
 from skufp_pipeline.search.kernels.threads import FIRST_PART
 
 BATCH = 64  # queries scanned together
@@ -89,7 +88,7 @@ class Scanner:
         buffers.allowed[:] = allowed
         self._call_help(buffers, self._threads - 1)
         codes, queries, counts = self._coded.codes, buffers.queries, buffers.counts
-        if search_one(
+        if single.search_one(
             codes,
             queries,
             self._rotation,
@@ -115,7 +114,7 @@ class Scanner:
         buffers.allowed[:] = allowed
         self._call_help(buffers, threads - 1)
         codes, queries, tiles = self._coded.codes, buffers.queries, buffers.tiles
-        clean = search_many(
+        clean = batch.search_many(
             codes, queries, self._rotation, self._rows, tiles, buffers.allowed, buffers.counts
         )
         scores[:], rows[:] = tiles.scores, tiles.rows
@@ -154,52 +153,56 @@ class _One(_Buffers):
     def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
         padded, k = len(coded.codes.scales), shape[1]
         blocks = padded // BLOCK
-        super().__init__(coded, shape, parts=-(-blocks // CHUNK))
+        super().__init__(coded, shape, parts=-(-blocks // single.CHUNK))
         self.queries = _empty_queries(1, 1, coded, threads=1, packed=0)
-        self.scan = Scan(
+        self.scan = single.Scan(
             np.empty(padded, np.int32),
             np.empty(blocks, np.float32),
             np.empty(blocks, np.float32),
-            np.empty(min(SEEDS * k, blocks)),
-            np.empty(min(SEEDS * k, blocks), np.int64),
+            np.empty(min(single.SEEDS * k, blocks)),
+            np.empty(min(single.SEEDS * k, blocks), np.int64),
             np.empty(1),
             np.empty((threads, k)),
             np.empty((threads, k), np.int64),
             np.zeros(threads, np.int64),
             np.empty((threads, BLOCK), np.float32),
             np.zeros((threads, BLOCK), np.int32),
-            np.empty((threads, WINDOW * BLOCK), np.int64),
+            np.empty((threads, single.WINDOW * BLOCK), np.int64),
             *(IN_CACHE if coded.codes.high.nbytes <= CACHED else IN_MEMORY),
         )
 
     def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
-        help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, thread)
+        single.help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, thread)
 
 
 class _Many(_Buffers):
     """For a batch."""
 
     def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
-        padded, length = -(-shape[0] // PAIR) * PAIR, 2 * coded.codes.width
-        k, tiles = shape[1], len(coded.codes.scales) // TILE
-        super().__init__(coded, shape, parts=-(-tiles // PART))
+        padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * coded.codes.width
+        k, tiles = shape[1], len(coded.codes.scales) // batch.TILE
+        super().__init__(coded, shape, parts=-(-tiles // batch.PART))
         self.queries = _empty_queries(shape[0], padded, coded, threads, packed=padded * length)
-        self.tiles = Tiles(
+        self.tiles = batch.Tiles(
             np.empty(shape),
             np.empty(shape, np.int64),
             np.empty(padded * tiles, np.float32),
-            np.empty((threads, PART * TILE * length), np.uint8),
+            np.empty((threads, batch.PART * batch.TILE * length), np.uint8),
             np.empty((threads, LANES, k)),
             np.empty((threads, LANES, k), np.int64),
-            np.empty((threads, k * TILE), np.float32),
+            np.empty((threads, k * LANES), np.float32),
             np.empty((threads, k), np.int64),
             np.empty((threads, LANES), np.float32),
             np.empty((threads, LANES), np.int64),
             np.empty((threads, tiles), np.int32),
+            np.empty((threads, batch.WINDOW), np.int64),
+            np.empty((threads, batch.WINDOW), np.int64),
+            np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
+            np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
         )
 
     def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
-        help_many(codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, thread)
+        batch.help_many(codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, thread)
 
 
 def _normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> None:

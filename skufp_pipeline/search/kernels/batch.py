@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skufp_pipeline.search.kernels.bounds import fine_bound, is_allowed, reach_of
+from skufp_pipeline.search.kernels.bounds import OCTET, fine_bounds, is_allowed, reach_of
 from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import exact_score, fetch_row, finish, push
@@ -13,21 +13,25 @@ from skufp_pipeline.search.kernels.shapes import LOWEST, Codes, Queries, Rotatio
 from skufp_pipeline.search.kernels.simd import (
     BYTES,
     LANES,
+    add_bytes,
     add_products,
     affine,
     broadcast,
     fetch_add,
+    high_levels,
     high_nibbles,
-    join_nibbles,
     larger,
     load,
     load_floats,
     load_ints,
+    low_levels,
     low_nibbles,
+    lowest_bit,
     pause,
     peek,
     prefetch,
     reaching,
+    same_floats,
     store,
     zeros,
 )
@@ -49,9 +53,10 @@ from skufp_pipeline.search.kernels.threads import (
     waited,
 )
 
-TILE = 8  # rows that are multiplied with PAIR queries together
+TILE = OCTET  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
-PART = 16  # tiles that a thread takes at a time
+PART = 8  # tiles that a thread takes at a time
+WINDOW = 32  # tiles that are swept stage by stage
 PORTION = 8  # queries that a thread encodes at a time
 
 
@@ -63,11 +68,13 @@ class Tiles(NamedTuple):
         ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to.
         unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
         values, places: (T, L, K) for each query of a group, heap of its most promising tiles.
-        bounds: (T, K * TILE) float32, the most that each row of those tiles can come to.
+        bounds: (T, K, L) float32, the most that each row of those tiles can come to, at `row % L`.
         chosen: (T, K) int64, where in `bounds` the best row of each tile stands.
         least: (T, L) float32, what a tile must come to, for each query of a group.
         sizes: (T, L) int64, entries of each heap.
         settled: (T, R / TILE) int32, a bit for each query of a group to whose heap the tile has been offered.
+        picks, lanes: (T, WINDOW) int64, tiles that can hold a row for some queries, a bit for each of these.
+        kept_rows, kept_lanes: (T, WINDOW * TILE * L) int64, rows that must be scored, and for which query.
     """
 
     scores: NDArray[np.float64]
@@ -81,6 +88,10 @@ class Tiles(NamedTuple):
     least: NDArray[np.float32]
     sizes: NDArray[np.int64]
     settled: NDArray[np.int32]
+    picks: NDArray[np.int64]
+    lanes: NDArray[np.int64]
+    kept_rows: NDArray[np.int64]
+    kept_lanes: NDArray[np.int64]
 
 
 @inner
@@ -91,8 +102,8 @@ def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> N
         at, to = (row + line) * width, begin + line * 2 * width
         for place in range(0, width, BYTES):
             high, low = load(codes.high, at + place), load(codes.low, at + place)
-            store(join_nibbles(low_nibbles(high), low_nibbles(low)), unpacked, to + place)
-            store(join_nibbles(high_nibbles(high), high_nibbles(low)), unpacked, to + width + place)
+            store(add_bytes(low_levels(high), low_nibbles(low)), unpacked, to + place)
+            store(add_bytes(high_levels(high), high_nibbles(low)), unpacked, to + width + place)
 
 
 @inner
@@ -157,6 +168,14 @@ def tile_ceilings(
     store(larger(most, row_bounds(codes, row + 7, p, centre, step)), ceilings, to_second)
 
 
+@inner
+def fetch_tile(codes: Codes, tile: int) -> None:
+    """Has the codes of a tile fetched that is about to be looked at."""
+    for place in range(tile * TILE * codes.width, (tile + 1) * TILE * codes.width, BYTES):
+        prefetch(codes.high, place)
+        prefetch(codes.low, place)
+
+
 @bare
 def scan_tiles(
     codes: Codes,
@@ -176,6 +195,8 @@ def scan_tiles(
         for tile in range(begin, end):
             first = query * count + tile * LANES
             second = first + LANES * count
+            if query == 0 and tile + PART < count:
+                fetch_tile(codes, tile + PART)
             if allowed[tile] != 0:
                 at, row = (tile - begin) * size, tile * TILE
                 tile_ceilings(codes, row, unpacked, at, queries, query, tiles.ceilings, first, second)
@@ -203,14 +224,6 @@ def best_tiles(tiles: Tiles, count: int, group: int, thread: int) -> None:
             lane += 1
 
 
-@inner
-def fetch_tile(codes: Codes, tile: int) -> None:
-    """Has the codes of a tile fetched that is about to be looked at."""
-    for place in range(tile * TILE * codes.width, (tile + 1) * TILE * codes.width, BYTES):
-        prefetch(codes.high, place)
-        prefetch(codes.low, place)
-
-
 @bare
 def settle_best_tiles(
     codes: Codes,
@@ -230,22 +243,24 @@ def settle_best_tiles(
     places, chosen = tiles.places[thread, query % LANES], tiles.chosen[thread]
     bounds, size = tiles.bounds[thread], 0
     for seed in range(len(places)):
-        chosen[seed] = seed * TILE
+        first = places[seed] * TILE
+        at = seed * LANES + first % LANES
+        store(fine_bounds(codes, queries, query, first), bounds, seed * LANES)
+        chosen[seed] = at
         for line in range(TILE):
-            at, row = seed * TILE + line, places[seed] * TILE + line
-            permitted = is_allowed(allowed, row)
-            bounds[at] = fine_bound(codes, queries, query, row) if permitted else -np.inf
-            if bounds[at] > bounds[chosen[seed]]:
-                chosen[seed] = at
-        fetch_row(rows, places[seed] * TILE + chosen[seed] % TILE, queries.dimension)
+            if not is_allowed(allowed, first + line):
+                bounds[at + line] = -np.inf
+            if bounds[at + line] > bounds[chosen[seed]]:
+                chosen[seed] = at + line
+        fetch_row(rows, first + chosen[seed] % TILE, queries.dimension)
     for seed in range(len(places)):
         row = places[seed] * TILE + chosen[seed] % TILE
         size = push(scores, best, size, exact_score(rows, row, queries, query), row)
         bounds[chosen[seed]] = -np.inf
-    for at in range(len(places) * TILE):
-        if bounds[at] >= reach_of(queries, query, scores[0]):
-            row = places[at // TILE] * TILE + at % TILE
-            size = push(scores, best, size, exact_score(rows, row, queries, query), row)
+    for seed in range(len(places)):
+        for row in range(places[seed] * TILE, (places[seed] + 1) * TILE):
+            if bounds[seed * LANES + row % LANES] >= reach_of(queries, query, scores[0]):
+                size = push(scores, best, size, exact_score(rows, row, queries, query), row)
     return size
 
 
@@ -284,23 +299,49 @@ def settle_group(
             settled[places[lane, seed]] |= 1 << lane
 
 
-@bare
-def score_pending(
+@inner
+def pick_tiles(tiles: Tiles, codes: Codes, thread: int, group: int, begin: int, end: int) -> int:
+    """Notes which of the tiles `begin` to `end` can hold a row for which queries; returns how many can."""
+    count, picked = len(tiles.settled[thread]), 0
+    least, settled = tiles.least[thread], tiles.settled[thread]
+    picks, lanes_of = tiles.picks[thread], tiles.lanes[thread]
+    for tile in range(begin, end):
+        at = (group * count + tile) * LANES
+        lanes = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)) & ~np.int64(settled[tile])
+        picks[picked], lanes_of[picked] = tile, lanes
+        if lanes != 0:
+            fetch_tile(codes, tile)
+            picked += 1
+    return picked
+
+
+@inner
+def pick_rows(
+    codes: Codes,
     queries: Queries,
-    query: int,
     rows: Rows,
-    row: int,
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
-    sizes: NDArray[np.int64],
-    least: NDArray[np.float32],
-) -> None:
-    """Offers a row to the heap of a query."""
-    lane, k = query % LANES, scores.shape[1]
-    score = exact_score(rows, row, queries, query)
-    sizes[lane] = push(scores[query], best[query], sizes[lane], score, row)
-    if sizes[lane] == k:
-        least[lane] = reach_of(queries, query, scores[query, 0])
+    tiles: Tiles,
+    allowed: NDArray[np.uint8],
+    thread: int,
+    group: int,
+    picked: int,
+) -> int:
+    """Notes which rows of the picked tiles the codes do not rule out for a query; returns how many pairs."""
+    least, kept = tiles.least[thread], 0
+    for pick in range(picked):
+        tile, lanes = tiles.picks[thread, pick], tiles.lanes[thread, pick]
+        while lanes != 0:
+            lane = lowest_bit(lanes)
+            lanes &= lanes - 1
+            bounds = fine_bounds(codes, queries, group * LANES + lane, tile * TILE)
+            lines = reaching(bounds, same_floats(least[lane])) >> tile * TILE % LANES & allowed[tile]
+            while lines != 0:
+                row = tile * TILE + lowest_bit(lines)
+                lines &= lines - 1
+                tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
+                kept += 1
+                fetch_row(rows, row, queries.dimension)
+    return kept
 
 
 @bare
@@ -317,30 +358,22 @@ def sweep_group(
 ) -> None:
     """The best rows of the queries of a group, (Q, K), best first.
 
-    Each row is scored when the next one has been found, so that it has time to come from memory.
+    In three stages, so that what is needed has time to come from memory: tiles whose ceilings reach, their
+    rows whose bounds reach, and the scores of these.
     """
     settle_group(codes, queries, rows, tiles, allowed, thread, group, scores, best)
-    count, first_query = len(allowed), group * LANES
-    sizes, least, first = tiles.sizes[thread], tiles.least[thread], first_query * count
-    settled = tiles.settled[thread]
-    pending, pending_query = -1, 0
-    for tile in range(count):
-        at = first + tile * LANES
-        lanes, query = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)), first_query
-        lanes &= ~np.int64(settled[tile])
-        while lanes != 0:
-            if lanes & 1:
-                for row in range(tile * TILE, (tile + 1) * TILE):
-                    reach = least[query - first_query]
-                    if is_allowed(allowed, row) and fine_bound(codes, queries, query, row) >= reach:
-                        fetch_row(rows, row, queries.dimension)
-                        if pending >= 0:
-                            score_pending(queries, pending_query, rows, pending, scores, best, sizes, least)
-                        pending, pending_query = row, query
-            lanes >>= 1
-            query += 1
-    if pending >= 0:
-        score_pending(queries, pending_query, rows, pending, scores, best, sizes, least)
+    count, first_query, k = len(allowed), group * LANES, scores.shape[1]
+    sizes, least = tiles.sizes[thread], tiles.least[thread]
+    for window in range(0, count, WINDOW):
+        picked = pick_tiles(tiles, codes, thread, group, window, min(window + WINDOW, count))
+        kept = pick_rows(codes, queries, rows, tiles, allowed, thread, group, picked)
+        for pick in range(kept):
+            lane = tiles.kept_lanes[thread, pick]
+            query, row = first_query + lane, tiles.kept_rows[thread, pick]
+            score = exact_score(rows, row, queries, query)
+            sizes[lane] = push(scores[query], best[query], sizes[lane], score, row)
+            if sizes[lane] == k:
+                least[lane] = reach_of(queries, query, scores[query, 0])
     for query in range(first_query, min(first_query + LANES, len(scores))):
         finish(scores[query], best[query], sizes[query - first_query])
 

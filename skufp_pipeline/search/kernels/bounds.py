@@ -11,68 +11,83 @@ from skufp_pipeline.search.kernels.simd import (
     BYTES,
     LANES,
     add_products,
-    add_shifted,
+    add_sums,
+    affine_rows,
+    fold_fours,
+    fold_pairs,
+    fold_quads,
+    high_levels,
     high_nibbles,
-    join_sums,
     load,
     load_bits,
+    load_floats,
+    low_levels,
     low_nibbles,
-    neighbours,
     prefetch,
-    shifted_nibbles,
     store,
     total,
     zeros,
 )
 
+OCTET = 8  # rows whose products are added up together
+
 
 @inner
-def nibble_dot(plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], width: int) -> int:
-    """Dot product of the nibbles of the row at byte `at` with the codes of the first query."""
-    even, odd = zeros(), zeros()
+def low_half(line: Any, levels: bool) -> Any:
+    """What the low four bits of each of 64 bytes stand for: levels in the high plane, numbers in the low."""
+    return low_levels(line) if levels else low_nibbles(line)
+
+
+@inner
+def high_half(line: Any, levels: bool) -> Any:
+    """The same of the high four bits."""
+    return high_levels(line) if levels else high_nibbles(line)
+
+
+@inner
+def add_line(sums: Any, line: Any, levels: bool, left: Any, right: Any) -> Any:
+    """Adds the products of 64 bytes of a plane with the codes of a query, left for the low four bits."""
+    return add_products(add_products(sums, low_half(line, levels), left), high_half(line, levels), right)
+
+
+@inner
+def plane_dot(plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], width: int, levels: bool) -> int:
+    """Dot product of the row at byte `at` of a plane with the codes of the first query."""
+    sums = zeros()
     for place in range(0, width, BYTES):
-        both = load(plane, at + place)
-        even = add_products(even, low_nibbles(both), load(codes, place))
-        odd = add_products(odd, high_nibbles(both), load(codes, width + place))
-    return total(even) + total(odd)
+        line = load(plane, at + place)
+        sums = add_line(sums, line, levels, load(codes, place), load(codes, width + place))
+    return total(sums)
 
 
 @inner
-def octet_dots(plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], width: int) -> Any:
-    """The same for eight rows from byte `at` on, each as two numbers that add up to it."""
+def octet_dots(
+    plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], query_at: int, width: int, levels: bool
+) -> Any:
+    """The same for eight rows from byte `at` on, each as two numbers that add up to it, with any query."""
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
-    i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
     for place in range(0, width, BYTES):
-        left, right = load(codes, place), load(codes, place + width)
-        row = load(plane, at + place)
-        a, i = add_products(a, low_nibbles(row), left), add_products(i, shifted_nibbles(row), right)
-        row = load(plane, at + place + width)
-        b, j = add_products(b, low_nibbles(row), left), add_products(j, shifted_nibbles(row), right)
-        row = load(plane, at + place + 2 * width)
-        c, k = add_products(c, low_nibbles(row), left), add_products(k, shifted_nibbles(row), right)
-        row = load(plane, at + place + 3 * width)
-        d, l = add_products(d, low_nibbles(row), left), add_products(l, shifted_nibbles(row), right)  # noqa: E741
-        row = load(plane, at + place + 4 * width)
-        e, m = add_products(e, low_nibbles(row), left), add_products(m, shifted_nibbles(row), right)
-        row = load(plane, at + place + 5 * width)
-        f, n = add_products(f, low_nibbles(row), left), add_products(n, shifted_nibbles(row), right)
-        row = load(plane, at + place + 6 * width)
-        g, o = add_products(g, low_nibbles(row), left), add_products(o, shifted_nibbles(row), right)
-        row = load(plane, at + place + 7 * width)
-        h, p = add_products(h, low_nibbles(row), left), add_products(p, shifted_nibbles(row), right)
-    ab = neighbours(add_shifted(a, i), add_shifted(b, j))
-    cd = neighbours(add_shifted(c, k), add_shifted(d, l))
-    ef = neighbours(add_shifted(e, m), add_shifted(f, n))
-    gh = neighbours(add_shifted(g, o), add_shifted(h, p))
-    return neighbours(neighbours(ab, cd), neighbours(ef, gh))
+        left, right = load(codes, query_at + place), load(codes, query_at + place + width)
+        line = at + place
+        a = add_line(a, load(plane, line), levels, left, right)
+        b = add_line(b, load(plane, line + width), levels, left, right)
+        c = add_line(c, load(plane, line + 2 * width), levels, left, right)
+        d = add_line(d, load(plane, line + 3 * width), levels, left, right)
+        e = add_line(e, load(plane, line + 4 * width), levels, left, right)
+        f = add_line(f, load(plane, line + 5 * width), levels, left, right)
+        g = add_line(g, load(plane, line + 6 * width), levels, left, right)
+        h = add_line(h, load(plane, line + 7 * width), levels, left, right)
+    abcd = fold_quads(fold_pairs(a, b), fold_pairs(c, d))
+    return fold_fours(abcd, fold_quads(fold_pairs(e, f), fold_pairs(g, h)))
 
 
 @inner
-def nibble_dots(
+def plane_dots(
     plane: NDArray[np.uint8],
     at: int,
     codes: NDArray[np.int8],
     width: int,
+    levels: bool,
     sums: NDArray[np.int32],
     to: int,
     ahead: int,
@@ -86,25 +101,31 @@ def nibble_dots(
         if ahead > 0:
             for place in range(at + row * width + ahead, at + (row + LANES) * width + ahead, BYTES):
                 prefetch(plane, place)
-        first = octet_dots(plane, at + row * width, codes, width)
-        second = octet_dots(plane, at + (row + LANES // 2) * width, codes, width)
-        store(neighbours(first, second), sums, to + row)
+        first = octet_dots(plane, at + row * width, codes, 0, width, levels)
+        second = octet_dots(plane, at + (row + OCTET) * width, codes, 0, width, levels)
+        store(fold_fours(first, second), sums, to + row)
 
 
 @inner
-def fine_bound(codes: Codes, queries: Queries, query: int, row: int) -> np.float32:
-    """The most that both planes allow a score to be, less the query's offset and error."""
-    at, query_at, width = row * codes.width, query * 2 * codes.width, codes.width
-    high, low = zeros(), zeros()
-    for place in range(0, width, BYTES):
-        left = load(queries.codes, query_at + place)
-        right = load(queries.codes, query_at + width + place)
-        both = load(codes.high, at + place)
-        high = add_products(add_products(high, low_nibbles(both), left), high_nibbles(both), right)
-        both = load(codes.low, at + place)
-        low = add_products(add_products(low, low_nibbles(both), left), high_nibbles(both), right)
-    doubled = np.float32(2 * total(join_sums(high, low)) - queries.centres[query])
-    return np.float32(0.5) * queries.steps[query] * codes.scales[row] * doubled + codes.fine_errors[row]
+def fine_bound(codes: Codes, queries: Queries, row: int, sums: int) -> np.float32:
+    """The most that a row can come to with the first query, from the product of both planes with it."""
+    doubled = np.float32(2 * sums - queries.centres[0])
+    return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
+
+
+@inner
+def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
+    """The most that both planes let each of the eight rows from `row` on come to.
+
+    Twice, so that each also stands at its row's place among sixteen, `row % LANES`.
+    """
+    at, query_at = row * codes.width, query * 2 * codes.width
+    high = octet_dots(codes.high, at, queries.codes, query_at, codes.width, True)
+    low = octet_dots(codes.low, at, queries.codes, query_at, codes.width, False)
+    sums, first = add_sums(high, low), row - row % LANES
+    factor, centre = np.float32(0.5) * queries.steps[query], queries.centres[query]
+    scales, errors = load_floats(codes.scales, first), load_floats(codes.fine_errors, first)
+    return affine_rows(fold_fours(sums, sums), centre, factor, scales, errors)
 
 
 @inner

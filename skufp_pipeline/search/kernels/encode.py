@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.search.kernels.compiled import compiled, inner, reordered
+from skufp_pipeline.search.kernels.levels import LARGEST, LEVELS, NEAREST, REACH, SHIFT, TWICE_MIDDLE
 from skufp_pipeline.search.kernels.shapes import Codes, Queries, Rotation
 from skufp_pipeline.search.kernels.simd import LANES
 
@@ -88,18 +89,20 @@ def encode_rows(
         values[:] = rows[row]
         rotate(values, signs)
         values -= centre
-        scale = np.float32(np.abs(values).max() / 127.5)
+        scale = np.float32(np.abs(values).max() / REACH)
         coarse = fine = norm = 0.0
         for place in range(len(values)):
-            value, code = values[place], 128
+            value, code = values[place], TWICE_MIDDLE // 2
             if scale > 0:
-                code = int(min(max(np.floor(value / scale + 128), 0.0), 255.0))
-            coarse += (value - scale * (16 * (code // 16) - 120.0)) ** 2
-            fine += (value - scale * (code - 127.5)) ** 2
+                code = int(min(max(np.floor(value / scale + (TWICE_MIDDLE + 1) / 2), 0.0), LARGEST))
+            number = NEAREST[code]
+            level = LEVELS[number]
+            coarse += (value - scale * (level - TWICE_MIDDLE / 2)) ** 2
+            fine += (value - scale * (code - TWICE_MIDDLE / 2)) ** 2
             norm += value**2
             byte, shift = (place, 0) if place < width else (place - width, 4)
-            codes.high[row * width + byte] |= (code // 16) << shift
-            codes.low[row * width + byte] |= (code % 16) << shift
+            codes.high[row * width + byte] |= number << shift
+            codes.low[row * width + byte] |= (code - level + SHIFT) << shift
         codes.scales[row] = scale
         codes.coarse_errors[row] = np.sqrt(coarse) * (1 + 1e-6) + 1e-30
         codes.fine_errors[row] = np.sqrt(fine) * (1 + 1e-6) + 1e-30
@@ -153,7 +156,7 @@ def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, t
         if len(queries.packed) > 0:
             pack(queries, query, length)
         queries.sums[query] = codes_sum
-        queries.centres[query] = 255 * codes_sum
+        queries.centres[query] = (TWICE_MIDDLE + 2 * SHIFT) * codes_sum
         queries.steps[query] = step
         left_out = np.sqrt(dot(values, values)) * rotation.largest_norm * (1 + 1e-6)
         queries.errors[query] = left_out + rotation.rounding

@@ -14,20 +14,22 @@ from skufp_pipeline.search.kernels.simd import (
 )
 
 
-@bare
-def pairwise_dot(
+@inner
+def half_of(count: int) -> int:
+    """Where NumPy's sum parts more than 128 numbers."""
+    return count // 2 - count // 2 % 8
+
+
+@inner
+def dot_128(
     rows: NDArray[np.float32], at: int, queries: NDArray[np.float64], query_at: int, count: int
 ) -> float:
-    """Float64 dot product of `count` numbers of two flat arrays, summed in the order of NumPy's `sum`."""
+    """`pairwise_dot` of up to 128 numbers."""
     if count < 8:
         short = 0.0
         for place in range(count):
             short += rows[at + place] * queries[query_at + place]
         return short
-    if count > 128:
-        half = count // 2 - count // 2 % 8
-        left = pairwise_dot(rows, at, queries, query_at, half)
-        return left + pairwise_dot(rows, at + half, queries, query_at + half, count - half)
     whole, sums = count - count % 8, zero_doubles()
     for place in range(0, whole, 8):
         sums = add_double_products(sums, rows, at + place, queries, query_at + place)
@@ -35,6 +37,36 @@ def pairwise_dot(
     for place in range(whole, count):
         result += rows[at + place] * queries[query_at + place]
     return result
+
+
+@inner
+def dot_256(
+    rows: NDArray[np.float32], at: int, queries: NDArray[np.float64], query_at: int, count: int
+) -> float:
+    """`pairwise_dot` of up to 256 numbers."""
+    if count <= 128:
+        return dot_128(rows, at, queries, query_at, count)
+    half = half_of(count)
+    left = dot_128(rows, at, queries, query_at, half)
+    return left + dot_128(rows, at + half, queries, query_at + half, count - half)
+
+
+@bare
+def pairwise_dot(
+    rows: NDArray[np.float32], at: int, queries: NDArray[np.float64], query_at: int, count: int
+) -> float:
+    """Float64 dot product of `count` numbers of two flat arrays, summed in the order of NumPy's `sum`.
+
+    It calls itself only for more than 512: a call costs as much as 100 numbers.
+    """
+    half = half_of(count)
+    if count <= 256:
+        return dot_256(rows, at, queries, query_at, count)
+    if count - half <= 256:
+        left = dot_256(rows, at, queries, query_at, half)
+        return left + dot_256(rows, at + half, queries, query_at + half, count - half)
+    left = pairwise_dot(rows, at, queries, query_at, half)
+    return left + pairwise_dot(rows, at + half, queries, query_at + half, count - half)
 
 
 @inner

@@ -15,11 +15,12 @@ LOWEST = np.float32(-3e38)  # below every score, above the bound of a row that i
 
 
 class Codes(NamedTuple):
-    """Eight bits a dimension, in two planes of four.
+    """A code for each dimension, in two planes of four bits; `levels` says what they stand for.
 
     Attributes:
-        high, low: (R * W,) uint8, the halves of each code.
-        scales: (R,) float32; code c of a row stands for `scale * (c - 127.5)`.
+        high: (R * W,) uint8, numbers of the levels.
+        low: (R * W,) uint8, how far the codes are above them, plus SHIFT.
+        scales: (R,) float32; code c of a row stands for `scale * (c - TWICE_MIDDLE / 2)`.
         coarse_errors: (R,) float32, norm of what the high plane alone leaves out; -inf past the last row.
         fine_errors: (R,) float32, norm of what both planes leave out.
         width: W.
@@ -69,7 +70,7 @@ class Queries(NamedTuple):
         codes: (Q, 2W) flat, int8.
         packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
         sums: (Q,) int32, sum of the codes of each.
-        centres: (Q,) int32, 255 times that.
+        centres: (Q,) int32, TWICE_MIDDLE + 2 SHIFT times that: twice what a product of both planes is over.
         steps: (Q,) float32; code c of a query stands for `step * c`.
         offsets: (Q,) float64, product with the centre of the rows.
         errors: (Q,) float64, bound on all that a score from codes errs by beyond the row's own error.

@@ -7,10 +7,13 @@ Numba has no vector types; these few functions give it three. On processors with
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.extending import intrinsic, models, register_model
+
+from skufp_pipeline.search.kernels.levels import LEVELS
 
 BYTES = 64
 LANES = 16
@@ -63,9 +66,11 @@ class _Float64x8Model(models.PrimitiveModel):
 INTS, FLOATS, DOUBLES = Int32x16(), Float32x16(), Float64x8()
 
 
-def has_vnni() -> bool:
-    """Whether a dot product of 64 bytes is one instruction here."""
-    return config.CPU_NAME is None and bool(llvmlite.binding.get_host_cpu_features().get("avx512vnni"))
+def can(feature: str) -> bool:
+    """Whether code is compiled for a processor with this feature, by LLVM's name for it."""
+    if config.CPU_NAME is None:
+        return bool(llvmlite.binding.get_host_cpu_features().get(feature))
+    return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
 
 
 @intrinsic
@@ -147,23 +152,33 @@ def high_nibbles(typing: Any, vector: Any) -> Any:
 
 
 @intrinsic
-def shifted_nibbles(typing: Any, vector: Any) -> Any:
-    """The high four bits of each of the 64 bytes where they are: 16 times the numbers from 0 to 15."""
+def low_levels(typing: Any, vector: Any) -> Any:
+    """The level that the low four bits of each of the 64 bytes stand for."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.and_(arguments[0], ir.Constant(_INTS, [-0x0F0F0F10] * LANES))
+        return _levels(builder, arguments[0])
 
     return INTS(vector), generate
 
 
 @intrinsic
-def join_nibbles(typing: Any, high: Any, low: Any) -> Any:
-    """64 bytes from their high and low halves, each a number from 0 to 15."""
+def high_levels(typing: Any, vector: Any) -> Any:
+    """The level that the high four bits of each of the 64 bytes stand for."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.or_(builder.shl(arguments[0], _splat(4)), arguments[1])
+        return _levels(builder, builder.lshr(arguments[0], _splat(4)))
 
-    return INTS(high, low), generate
+    return INTS(vector), generate
+
+
+@intrinsic
+def add_bytes(typing: Any, left: Any, right: Any) -> Any:
+    """64 sums of two bytes that fit a byte each."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.add(*arguments)
+
+    return INTS(left, right), generate
 
 
 @intrinsic
@@ -171,41 +186,39 @@ def add_products(typing: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
     """To each of sixteen sums, the products of four unsigned bytes with four bytes from -127 to 127."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        produce = _products_vnni if has_vnni() else _products_anywhere
+        produce = _products_vnni if can("avx512vnni") else _products_anywhere
         return produce(builder, *arguments)
 
     return INTS(sums, unsigned, signed), generate
 
 
 @intrinsic
-def add_shifted(typing: Any, sums: Any, shifted: Any) -> Any:
-    """sums + shifted / 16, for multiples of 16."""
+def add_sums(typing: Any, left: Any, right: Any) -> Any:
+    """Sixteen sums of two numbers."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(arguments[0], builder.ashr(arguments[1], _splat(4)))
-
-    return INTS(sums, shifted), generate
-
-
-@intrinsic
-def join_sums(typing: Any, high: Any, low: Any) -> Any:
-    """16 * high + low: sums over codes from the sums over their halves."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(builder.shl(arguments[0], _splat(4)), arguments[1])
-
-    return INTS(high, low), generate
-
-
-@intrinsic
-def neighbours(typing: Any, left: Any, right: Any) -> Any:
-    """Eight sums of two neighbours of the left vector, then eight of the right."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        every_second = [ir.Constant(_INTS, list(range(first, 2 * LANES, 2))) for first in (0, 1)]
-        return builder.add(*(builder.shuffle_vector(*arguments, places) for places in every_second))
+        return builder.add(*arguments)
 
     return INTS(left, right), generate
+
+
+@intrinsic
+def fold_pairs(typing: Any, left: Any, right: Any) -> Any:
+    """Sums of two numbers of four: in every four places two of the left and two of the right, in turns."""
+    return INTS(left, right), _fold((0, 16, 1, 17), (2, 18, 3, 19), stride=4)
+
+
+@intrinsic
+def fold_quads(typing: Any, left: Any, right: Any) -> Any:
+    """From two results of `fold_pairs`: in every four places, what each of four vectors has there."""
+    return INTS(left, right), _fold((0, 1, 16, 17), (2, 3, 18, 19), stride=4)
+
+
+@intrinsic
+def fold_fours(typing: Any, left: Any, right: Any) -> Any:
+    """Sums of neighbouring fours: two of the left, two of the right."""
+    evens, odds = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
+    return INTS(left, right), _fold(evens, odds, stride=16)
 
 
 @intrinsic
@@ -408,6 +421,21 @@ def pause(typing: Any) -> Any:
     return types.void(), generate
 
 
+def _fold(first: tuple[int, ...], second: tuple[int, ...], stride: int) -> Any:
+    """Code that adds two choices from two vectors; the places are of `stride` numbers, repeated."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        parts = []
+        for chosen in (first, second):
+            places = [place + begin for begin in range(0, LANES, stride) for place in chosen]
+            if len(places) < LANES:
+                places += [place + LANES for place in places]
+            parts.append(builder.shuffle_vector(*arguments, ir.Constant(_INTS, places)))
+        return builder.add(*parts)
+
+    return generate
+
+
 def _of_bits(name: str, *options: Any) -> Any:
     """Code that calls a function of 64 bits."""
 
@@ -436,6 +464,46 @@ def _everywhere(builder: Any, value: Any, kind: ir.VectorType = _FLOATS) -> Any:
 
 def _splat(value: int) -> Any:
     return ir.Constant(_INTS, [value] * LANES)
+
+
+def _levels(builder: Any, bytes_: Any) -> Any:
+    """The level that the low four bits of each of the 64 bytes stand for."""
+    bytes_ = builder.bitcast(bytes_, _BYTES)
+    if can("avx512vbmi"):  # looks at the low six bits
+        return builder.bitcast(_look_up(builder, "llvm.x86.avx512.permvar.qi.512", 64, bytes_), _INTS)
+    bytes_ = builder.and_(bytes_, ir.Constant(_BYTES, [15] * BYTES))
+    if can("avx2"):
+        levels = _look_up(builder, "llvm.x86.avx2.pshuf.b", 32, bytes_)
+    elif can("neon"):
+        levels = _look_up(builder, "llvm.aarch64.neon.tbl1.v16i8", 16, bytes_)
+    else:
+        levels = _levels_anywhere(builder, bytes_)
+    return builder.bitcast(levels, _INTS)
+
+
+def _look_up(builder: Any, name: str, width: int, bytes_: Any) -> Any:
+    """What an instruction for `width` bytes at a time finds in a table of the levels."""
+    part = ir.VectorType(_BYTE, width)
+    function = builder.module.declare_intrinsic(name, (), ir.FunctionType(part, [part, part]))
+    table = ir.Constant(part, LEVELS.tolist() * (width // len(LEVELS)))
+    found = []
+    for begin in range(0, BYTES, width):
+        places = ir.Constant(ir.VectorType(_INT, width), list(range(begin, begin + width)))
+        found.append(builder.call(function, [table, builder.shuffle_vector(bytes_, bytes_, places)]))
+    while len(found) > 1:
+        both = 2 * found[0].type.count
+        places = ir.Constant(ir.VectorType(_INT, both), list(range(both)))
+        found = [builder.shuffle_vector(*found[at : at + 2], places) for at in range(0, len(found), 2)]
+    return found[0]
+
+
+def _levels_anywhere(builder: Any, numbers: Any) -> Any:
+    levels = ir.Constant(_BYTES, [int(LEVELS[0])] * BYTES)
+    for number, gap in enumerate(np.diff(LEVELS).tolist(), start=1):
+        reached = builder.icmp_unsigned(">=", numbers, ir.Constant(_BYTES, [number] * BYTES))
+        steps = builder.select(reached, ir.Constant(_BYTES, [gap] * BYTES), ir.Constant(_BYTES, [0] * BYTES))
+        levels = builder.add(levels, steps)
+    return levels
 
 
 def _products_vnni(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:

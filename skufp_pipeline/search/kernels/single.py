@@ -5,18 +5,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skufp_pipeline.search.kernels.bounds import allowed_bits, nibble_dot, nibble_dots, reach_of
+from skufp_pipeline.search.kernels.bounds import allowed_bits, fine_bound, plane_dot, plane_dots, reach_of
 from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
+from skufp_pipeline.search.kernels.levels import TWICE_MIDDLE
 from skufp_pipeline.search.kernels.score import best_places, exact_score, fetch_row, finish, push
 from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import (
     BYTES,
     LANES,
+    add_sums,
     affine_rows,
     count_bits,
     fetch_add,
-    join_sums,
     larger,
     largest,
     load_floats,
@@ -91,11 +92,11 @@ def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int)
     """High-plane products of a block; of the allowed rows alone where they are few."""
     first, width = block * BLOCK, codes.width
     if count_bits(bits) > SPARSE:
-        nibble_dots(codes.high, first * width, queries.codes, width, scan.sums, first, scan.ahead)
+        plane_dots(codes.high, first * width, queries.codes, width, True, scan.sums, first, scan.ahead)
         return
     while bits != 0:
         row = first + lowest_bit(bits)
-        scan.sums[row] = nibble_dot(codes.high, row * width, queries.codes, width)
+        scan.sums[row] = plane_dot(codes.high, row * width, queries.codes, width, True)
         bits &= bits - 1
 
 
@@ -106,7 +107,7 @@ def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np
     With their coarse errors it is the most that they can come to; with the fine ones, which are small, about
     what they come to, and minus infinity for rows that are none.
     """
-    factor, centre = np.float32(8) * queries.steps[0], np.int32(15 * queries.sums[0])
+    factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_MIDDLE * queries.sums[0])
     return affine_rows(
         load_ints(scan.sums, row), centre, factor, load_floats(codes.scales, row), load_floats(errors, row)
     )
@@ -172,13 +173,6 @@ def reaching_bits(
 
 
 @inner
-def finer(codes: Codes, queries: Queries, scan: Scan, row: int, low: int) -> np.float32:
-    """The most that both planes let a row come to, given the product of the low one."""
-    doubled = np.float32(32 * scan.sums[row] + 2 * low - queries.centres[0])
-    return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
-
-
-@inner
 def fetch_low(codes: Codes, row: int) -> None:
     """Has the low half of a row's code fetched."""
     for place in range(row * codes.width, (row + 1) * codes.width, BYTES):
@@ -227,8 +221,8 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
         bits &= allowed_bits(allowed, block)
         while bits != 0:
             row = block * BLOCK + lowest_bit(bits)
-            low = nibble_dot(codes.low, row * width, queries.codes, width)
-            size = push(scores, best, size, finer(codes, queries, scan, row, low), row)
+            low = plane_dot(codes.low, row * width, queries.codes, width, False)
+            size = push(scores, best, size, fine_bound(codes, queries, row, scan.sums[row] + low), row)
             bits &= bits - 1
     for seed in range(size):
         fetch_row(rows, best[seed], queries.dimension)
@@ -242,11 +236,11 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
 def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: int, reach: np.float32) -> int:
     """Which rows of a block pass by both planes; reads the low plane of all."""
     first, width, lows, bits = block * BLOCK, codes.width, scan.lows[thread], 0
-    nibble_dots(codes.low, first * width, queries.codes, width, lows, 0, scan.ahead)
+    plane_dots(codes.low, first * width, queries.codes, width, False, lows, 0, scan.ahead)
     factor, centre = np.float32(0.5) * queries.steps[0], queries.centres[0]
     for place in range(0, BLOCK, LANES):
         row = first + place
-        sums = join_sums(load_ints(scan.sums, row), load_ints(lows, place))
+        sums = add_sums(load_ints(scan.sums, row), load_ints(lows, place))
         scales, errors = load_floats(codes.scales, row), load_floats(codes.fine_errors, row)
         bounds = affine_rows(sums, centre, factor, scales, errors)
         bits |= reaching(bounds, same_floats(reach)) << place
@@ -310,8 +304,8 @@ def sweep_blocks(
                 picked = pick_coarsely(codes, queries, scan, allowed, thread, block, reach, picked)
         for pick in range(picked):
             row = picks[pick]
-            low = nibble_dot(codes.low, row * width, queries.codes, width)
-            if finer(codes, queries, scan, row, low) >= reach:
+            low = plane_dot(codes.low, row * width, queries.codes, width, False)
+            if fine_bound(codes, queries, row, scan.sums[row] + low) >= reach:
                 fetch_row(rows, row, queries.dimension)
                 picks[kept] = row
                 kept += 1
