@@ -43,7 +43,7 @@ QUERIES = 256
 CHANGED = 1_000  # SKUs that are added and removed
 VERSIONS = ("load_s", "add_s", "add_save_s", "remove_s", "remove_save_s")
 TURN_S, TURN_CALLS = 0.25, 5  # an engine's turn: so many seconds, at least so many calls
-PAUSE_S = 0.02  # between turns: others' threads wait for work with busy loops
+PAUSE_S = 0.05  # between turns: others' threads wait for work with busy loops
 Floats = NDArray[np.float32]
 Search = Callable[[Floats, int], NDArray[np.int64]]
 

@@ -35,7 +35,9 @@ from skufp_pipeline.search.parity import ParityPhotos, parity_photos
 from skufp_pipeline.search.release import in_use, keep_encoders, publish, read_releases
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
 
-_KERNELS = ("batch", "bounds", "compiled", "encode", "score", "shapes", "simd", "single", "threads")
+_KERNELS = (
+    "batch", "bounds", "compiled", "encode", "levels", "score", "shapes", "simd", "single", "threads",
+)  # fmt: skip
 _BUILDING = (
     "search.bundle", "search.judging", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",

@@ -12,7 +12,7 @@ from skufp_pipeline.search.kernels import batch, single
 from skufp_pipeline.search.kernels.encode import normalise
 from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
-from skufp_pipeline.search.kernels.threads import FIRST_PART
+from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, OPEN
 
 BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
@@ -84,11 +84,11 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         buffers = _take(self._one, scores.shape) or _One(self._coded, self._threads, scores.shape)
-        _normalise(given, buffers.queries.unit)
+        buffers.queries.given[:] = given.reshape(-1)
         buffers.allowed[:] = allowed
         self._call_help(buffers, self._threads - 1)
         codes, queries, counts = self._coded.codes, buffers.queries, buffers.counts
-        if single.search_one(
+        clean = single.search_one(
             codes,
             queries,
             self._rotation,
@@ -98,7 +98,9 @@ class Scanner:
             counts,
             scores[0],
             rows[0],
-        ):
+        )
+        _assert_finite(buffers.counts[NOT_FINITE] == 0)
+        if clean:
             self._one.append(buffers)
 
     def _search_many(
@@ -110,7 +112,7 @@ class Scanner:
     ) -> None:
         threads = len(self._helpers) + 1
         buffers = _take(self._many, scores.shape) or _Many(self._coded, threads, scores.shape)
-        _normalise(given, buffers.queries.unit)
+        buffers.queries.given[:] = given.reshape(-1)
         buffers.allowed[:] = allowed
         self._call_help(buffers, threads - 1)
         codes, queries, tiles = self._coded.codes, buffers.queries, buffers.tiles
@@ -118,6 +120,7 @@ class Scanner:
             codes, queries, self._rotation, self._rows, tiles, buffers.allowed, buffers.counts
         )
         scores[:], rows[:] = tiles.scores, tiles.rows
+        _assert_finite(buffers.counts[NOT_FINITE] == 0)
         if clean:
             self._many.append(buffers)
 
@@ -205,8 +208,8 @@ class _Many(_Buffers):
         batch.help_many(codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, thread)
 
 
-def _normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> None:
-    if not normalise(queries, unit):
+def _assert_finite(finite: bool) -> None:
+    if not finite:
         raise ValueError("a query holds NaN or infinity")
 
 
@@ -216,13 +219,14 @@ def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
     Raises:
         ValueError: a query is not finite.
     """
-    unit = np.empty(queries.shape)
-    _normalise(queries, unit.reshape(-1))
+    given, unit = queries.astype(np.float64).reshape(-1), np.empty(queries.shape)
+    _assert_finite(normalise(given, unit.reshape(-1), queries.shape[1]))
     return unit
 
 
 def _empty_queries(count: int, padded: int, coded: CodedFingerprints, threads: int, packed: int) -> Queries:
     return Queries(
+        np.empty(count * len(coded.centre)),
         np.empty(count * len(coded.centre)),
         len(coded.centre),
         np.empty((threads, len(coded.centre))),
@@ -273,6 +277,9 @@ def _helping_threads(count: int) -> list[SimpleQueue[Task]]:
 def _help(tasks: SimpleQueue[Task]) -> None:
     while True:
         buffers, codes, rotation, rows, thread = tasks.get()
-        buffers.help(codes, rotation, rows, thread)
-        buffers.called.discard(thread)
+        while thread in buffers.called:
+            buffers.help(codes, rotation, rows, thread)
+            buffers.called.discard(thread)
+            if buffers.counts[DOOR] >= OPEN:  # a search has begun that counts on this thread
+                buffers.called.add(thread)
         del buffers, codes, rotation, rows  # not to hold an index's memory while waiting

@@ -40,6 +40,7 @@ from skufp_pipeline.search.kernels.threads import (
     ENCODE_TAKEN,
     ENCODED,
     FIRST_PART,
+    NOT_FINITE,
     READY,
     SCAN_DONE,
     SCAN_TAKEN,
@@ -384,7 +385,8 @@ def encode_portions(queries: Queries, rotation: Rotation, counts: NDArray[np.int
     count = len(queries.unit) // queries.dimension
     taken = fetch_add(counts, ENCODE_TAKEN, 1)
     while taken * PORTION < count:
-        encode_queries(queries, rotation, taken * PORTION, min((taken + 1) * PORTION, count), thread)
+        if not encode_queries(queries, rotation, taken * PORTION, min((taken + 1) * PORTION, count), thread):
+            fetch_add(counts, NOT_FINITE, 1)
         fetch_add(counts, ENCODE_DONE, 1)
         taken = fetch_add(counts, ENCODE_TAKEN, 1)
 
@@ -446,7 +448,8 @@ def search_many(
     open_door(counts)
     encode_portions(queries, rotation, counts, 0)
     if not waited(counts, ENCODE_DONE, (queries_count + PORTION - 1) // PORTION):
-        encode_queries(queries, rotation, 0, queries_count, 0)  # another writes the same there, later
+        finite = encode_queries(queries, rotation, 0, queries_count, 0)  # another does the same, later
+        fetch_add(counts, NOT_FINITE, np.int64(not finite))
     fetch_add(counts, ENCODED, 1)
     scan_parts(codes, queries, tiles, allowed, counts, 0)
     if not waited(counts, SCAN_DONE, parts):

@@ -110,38 +110,48 @@ def encode_rows(
     return largest_norm
 
 
-@compiled
-def normalise(queries: NDArray[np.floating], unit: NDArray[np.float64]) -> bool:
-    """(Q, D) queries to flat rows of norm 1, or 0 where they are 0; returns whether all were finite."""
-    dimension = queries.shape[1]
-    for query in range(len(queries)):
-        row, line = queries[query], unit[query * dimension : (query + 1) * dimension]
-        largest, bad = 0.0, 0
-        for place in range(dimension):
-            bad += not np.isfinite(row[place])
-            line[place] = row[place]
-        if bad > 0:
-            return False
-        for place in range(dimension):
-            largest = max(largest, abs(line[place]))
-        if largest == 0:
-            continue
-        for place in range(dimension):
-            line[place] /= largest  # huge norms must not overflow when squared
-        norm = np.sqrt(dot(line, line))
-        for place in range(dimension):
-            line[place] /= norm
+@inner
+def normalise_one(given: NDArray[np.float64], at: int, unit: NDArray[np.float64]) -> bool:
+    """The query from `at` on to norm 1, or 0 where it is 0 or not finite; returns whether it was finite."""
+    largest, bad = 0.0, 0
+    for place in range(len(unit)):
+        unit[place] = given[at + place]
+        bad += not np.isfinite(unit[place])
+    for place in range(len(unit)):
+        largest = max(largest, abs(unit[place]))
+    if bad > 0 or largest == 0:
+        for place in range(len(unit)):
+            unit[place] = 0.0
+        return bad == 0
+    for place in range(len(unit)):
+        unit[place] /= largest  # huge norms must not overflow when squared
+    norm = np.sqrt(dot(unit, unit))
+    for place in range(len(unit)):
+        unit[place] /= norm
     return True
 
 
 @compiled
-def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, thread: int) -> None:
-    """Fills everything but `unit` from it, for the queries `begin` to `end`."""
+def normalise(given: NDArray[np.float64], unit: NDArray[np.float64], dimension: int) -> bool:
+    """Flat queries to norm 1, as `normalise_one`; returns whether all were finite."""
+    finite = True
+    for at in range(0, len(given), dimension):
+        finite &= normalise_one(given, at, unit[at : at + dimension])
+    return finite
+
+
+@compiled
+def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, thread: int) -> bool:
+    """Fills everything from `given`, for the queries `begin` to `end`; returns whether they are finite.
+
+    Two threads may do the same at once: what they share is written once, as it is to stay.
+    """
     dimension, length = queries.dimension, len(queries.codes) // len(queries.sums)
-    values = queries.rotated[thread]
+    values, finite = queries.rotated[thread], True
     for query in range(begin, end):
+        finite &= normalise_one(queries.given, query * dimension, values)
         for place in range(dimension):
-            values[place] = queries.unit[query * dimension + place]
+            queries.unit[query * dimension + place] = values[place]
         rotate(values, rotation.signs)
         queries.offsets[query] = dot(values, rotation.centre)
         step = np.float32(np.sqrt(largest_square(values)) / 127)
@@ -160,6 +170,7 @@ def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, t
         queries.steps[query] = step
         left_out = np.sqrt(dot(values, values)) * rotation.largest_norm * (1 + 1e-6)
         queries.errors[query] = left_out + rotation.rounding
+    return finite
 
 
 @inner

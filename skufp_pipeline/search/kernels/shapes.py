@@ -64,6 +64,7 @@ class Queries(NamedTuple):
     """Q queries as the scan needs them.
 
     Attributes:
+        given: (Q, D) flat, float64, of any norm.
         unit: (Q, D) flat, float64 rows of norm 1 or 0.
         dimension: D.
         rotated: (T, D) float64, for each thread the query that it encodes.
@@ -76,6 +77,7 @@ class Queries(NamedTuple):
         errors: (Q,) float64, bound on all that a score from codes errs by beyond the row's own error.
     """
 
+    given: NDArray[np.float64]
     unit: NDArray[np.float64]
     dimension: int
     rotated: NDArray[np.float64]

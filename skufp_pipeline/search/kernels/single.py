@@ -33,6 +33,7 @@ from skufp_pipeline.search.kernels.simd import (
 from skufp_pipeline.search.kernels.threads import (
     ENCODED,
     FIRST_PART,
+    NOT_FINITE,
     READY,
     SCAN_DONE,
     SCAN_TAKEN,
@@ -379,7 +380,8 @@ def search_one(
     blocks = len(scan.ceilings)
     parts = (blocks + CHUNK - 1) // CHUNK
     open_door(counts)
-    encode_queries(queries, rotation, 0, 1, 0)
+    if not encode_queries(queries, rotation, 0, 1, 0):
+        fetch_add(counts, NOT_FINITE, 1)
     fetch_add(counts, ENCODED, 1)
     scan_parts(codes, queries, scan, allowed, counts, 0)
     if not waited(counts, SCAN_DONE, parts):

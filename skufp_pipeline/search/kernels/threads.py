@@ -7,14 +7,14 @@ from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.simd import fetch_add, pause, peek
 
 PATIENCE = 5_000  # looks at a count before a part that another thread has taken is done again
-IDLE = 5_000  # looks at the door before a helping thread goes to sleep: some tens of microseconds
+IDLE = 10_000  # looks at the door before a helping thread goes to sleep
 OPEN = np.int64(1 << 32)
 
 # What threads count together: OPEN while a search may be helped, plus 1 for each thread that is in it;
-# portions of queries taken and encoded, whether all are; parts taken and done of the scan and of the sweep,
-# whether it may begin; from FIRST_PART on how often each part of the scan has been done.
-DOOR, ENCODE_TAKEN, ENCODE_DONE, ENCODED = range(4)
-SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART = range(4, 10)
+# whether a query was not finite; portions of queries taken and encoded, whether all are; parts taken and done
+# of the scan and of the sweep, whether it may begin; from FIRST_PART on how often each part has been scanned.
+DOOR, NOT_FINITE, ENCODE_TAKEN, ENCODE_DONE, ENCODED = range(5)
+SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART = range(5, 11)
 
 
 @inner

@@ -1,15 +1,23 @@
+import llvmlite.binding
 import numba
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from skufp_pipeline.search.kernels import simd
+from skufp_pipeline.search.kernels.levels import LEVELS
 
 
-@pytest.mark.parametrize("vnni", [True, False])
-def test_byte_products_add_up_at_their_extremes(monkeypatch: pytest.MonkeyPatch, vnni: bool) -> None:
-    if vnni and not simd.has_vnni():
-        pytest.skip("this processor has no AVX-512 VNNI")
-    monkeypatch.setattr(simd, "has_vnni", lambda: vnni)
+def only(monkeypatch: pytest.MonkeyPatch, feature: str | None, here: bool = True) -> None:
+    """Compiles as for a processor with this feature alone; skips the test where it could not run."""
+    if here and feature is not None and not simd.can(feature):
+        pytest.skip(f"this processor has no {feature}")
+    monkeypatch.setattr(simd, "can", lambda asked: asked == feature)
+
+
+@pytest.mark.parametrize("feature", ["avx512vnni", None])
+def test_byte_products_add_up_at_their_extremes(monkeypatch: pytest.MonkeyPatch, feature: str | None) -> None:
+    only(monkeypatch, feature)
 
     @numba.njit
     def dot(unsigned: np.ndarray, signed: np.ndarray) -> int:
@@ -26,20 +34,74 @@ def test_byte_products_add_up_at_their_extremes(monkeypatch: pytest.MonkeyPatch,
     assert dot(codes, query) == int(codes.astype(int) @ query.astype(int))
 
 
-def test_nibbles_part_and_join() -> None:
+def test_bytes_part_into_nibbles() -> None:
     @numba.njit
-    def split(codes: np.ndarray, low: np.ndarray, high: np.ndarray, joined: np.ndarray) -> None:
+    def split(codes: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         both = simd.load(codes, 0)
         simd.store(simd.low_nibbles(both), low, 0)
         simd.store(simd.high_nibbles(both), high, 0)
-        simd.store(simd.join_nibbles(simd.high_nibbles(both), simd.low_nibbles(both)), joined, 0)
 
     codes = np.random.default_rng(0).integers(0, 256, 64).astype(np.uint8)
-    low, high, joined = np.zeros((3, 64), np.uint8)
-    split(codes, low, high, joined)
+    low, high = np.zeros((2, 64), np.uint8)
+    split(codes, low, high)
     assert low.tolist() == (codes % 16).tolist()
     assert high.tolist() == (codes // 16).tolist()
-    assert joined.tolist() == codes.tolist()
+
+
+@pytest.mark.parametrize("feature", ["avx512vbmi", "avx2", "neon", None])
+def test_every_byte_stands_for_two_levels(monkeypatch: pytest.MonkeyPatch, feature: str | None) -> None:
+    only(monkeypatch, feature)
+
+    @numba.njit
+    def look_up(codes: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        for place in range(0, len(codes), simd.BYTES):
+            simd.store(simd.low_levels(simd.load(codes, place)), low, place)
+            simd.store(simd.high_levels(simd.load(codes, place)), high, place)
+
+    codes = np.arange(256).astype(np.uint8)
+    low, high = np.zeros((2, 256), np.uint8)
+    look_up(codes, low, high)
+    assert low.tolist() == LEVELS[codes % 16].tolist()
+    assert high.tolist() == LEVELS[codes // 16].tolist()
+
+
+def test_levels_are_one_instruction_on_arm_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    only(monkeypatch, "neon", here=False)
+    ints = ir.VectorType(ir.IntType(32), simd.LANES)
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ints, [ints]), "levels")
+    builder = ir.IRBuilder(function.append_basic_block())
+    builder.ret(simd._levels(builder, function.args[0]))
+    llvmlite.binding.initialize_all_targets()
+    llvmlite.binding.initialize_all_asmprinters()
+    try:
+        target = llvmlite.binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM was built for other processors")
+    machine = target.create_target_machine(features="+neon")
+    assert machine.emit_assembly(llvmlite.binding.parse_assembly(str(module))).count("tbl\t") == 4
+
+
+def test_sixteen_vectors_fold_into_their_sums() -> None:
+    @numba.njit
+    def fold(numbers: np.ndarray, sums: np.ndarray) -> None:
+        for half in range(2):
+            at = half * 128
+            abcd = simd.fold_quads(
+                simd.fold_pairs(simd.load_ints(numbers, at), simd.load_ints(numbers, at + 16)),
+                simd.fold_pairs(simd.load_ints(numbers, at + 32), simd.load_ints(numbers, at + 48)),
+            )
+            efgh = simd.fold_quads(
+                simd.fold_pairs(simd.load_ints(numbers, at + 64), simd.load_ints(numbers, at + 80)),
+                simd.fold_pairs(simd.load_ints(numbers, at + 96), simd.load_ints(numbers, at + 112)),
+            )
+            simd.store(simd.fold_fours(abcd, efgh), sums, half * 16)
+        simd.store(simd.fold_fours(simd.load_ints(sums, 0), simd.load_ints(sums, 16)), sums, 0)
+
+    numbers = np.random.default_rng(0).integers(-1000, 1000, 256).astype(np.int32)
+    sums = np.zeros(32, np.int32)
+    fold(numbers, sums)
+    assert sums[:16].tolist() == numbers.reshape(16, 16).sum(axis=1).tolist()
 
 
 def test_fetch_add_gives_what_was_there() -> None:

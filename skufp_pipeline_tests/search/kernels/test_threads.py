@@ -1,0 +1,96 @@
+import threading
+from queue import SimpleQueue
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.search import scan
+from skufp_pipeline.search.kernels import threads
+from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, OPEN, SCAN_TAKEN
+
+
+@numba.njit(nogil=True)
+def begin(counts: NDArray[np.int64]) -> None:
+    threads.open_door(counts)
+
+
+@numba.njit(nogil=True)
+def end(counts: NDArray[np.int64]) -> bool:
+    return threads.close_door(counts)
+
+
+@numba.njit(nogil=True)
+def enter(counts: NDArray[np.int64]) -> bool:
+    return threads.comes_in(counts)
+
+
+@numba.njit(nogil=True)
+def go(counts: NDArray[np.int64]) -> None:
+    threads.leave(counts)
+
+
+def test_a_thread_comes_in_only_while_the_door_is_open() -> None:
+    counts = np.zeros(FIRST_PART, np.int64)
+    assert not enter(counts)
+    begin(counts)
+    assert enter(counts)
+    assert counts[DOOR] == OPEN + 1
+
+
+def test_a_search_has_not_ended_while_a_thread_is_in_it() -> None:
+    counts = np.zeros(FIRST_PART, np.int64)
+    begin(counts)
+    assert enter(counts)
+    assert not end(counts)
+    assert not enter(counts)
+    assert counts[DOOR] == 1
+    go(counts)
+    assert counts[DOOR] == 0
+    begin(counts)
+    assert end(counts)
+
+
+def test_a_thread_leaves_when_the_search_has_ended() -> None:
+    counts = np.zeros(FIRST_PART, np.int64)
+    begin(counts)
+    assert enter(counts)
+    leaving = threading.Thread(target=go, args=(counts,))
+    leaving.start()
+    leaving.join(0.05)
+    assert leaving.is_alive()
+    end(counts)
+    leaving.join(10)
+    assert not leaving.is_alive()
+    assert counts[DOOR] == 0
+
+
+def test_counts_begin_at_zero() -> None:
+    counts = np.zeros(FIRST_PART + 3, np.int64)
+    counts[SCAN_TAKEN] = counts[FIRST_PART] = 7
+    begin(counts)
+    assert counts[DOOR] == OPEN
+    assert not counts[DOOR + 1 :].any()
+
+
+def test_a_thread_that_goes_to_sleep_as_a_search_begins_turns_back() -> None:
+    class Asked:
+        """Buffers for which a search begins just as the thread has given up waiting for one."""
+
+        def __init__(self) -> None:
+            self.counts, self.called = np.zeros(FIRST_PART, np.int64), {1}
+            self.times, self.done = 0, threading.Event()
+
+        def help(self, *_: object) -> None:
+            self.times += 1
+            self.counts[DOOR] = OPEN if self.times == 1 else 0
+            if self.times == 2:
+                self.done.set()
+
+    first, second, tasks = Asked(), Asked(), SimpleQueue()  # type: ignore[var-annotated]
+    threading.Thread(target=scan._help, args=(tasks,), daemon=True).start()
+    for buffers in (first, second):
+        tasks.put((buffers, None, None, None, 1))
+    assert second.done.wait(10)
+    assert first.times == 2
+    assert first.called == set()
