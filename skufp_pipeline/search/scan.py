@@ -16,7 +16,7 @@ from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, 
 
 BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
-TOGETHER = 1 << 22  # bytes of the high plane from which on one query is worth several threads
+TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
 CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
 IN_CACHE, IN_MEMORY = (0, 16), (4096, 7)  # `Scan.ahead` and `Scan.dense`: memory is best read in order
 
