@@ -58,6 +58,7 @@ TILE = OCTET  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
 WINDOW = 32  # tiles that are swept stage by stage
+STRETCH = 2 * BYTES // TILE  # dimensions that are multiplied while a line of a tile to come is fetched
 PORTION = 8  # queries that a thread encodes at a time
 
 
@@ -124,33 +125,40 @@ def tile_ceilings(
     ceilings: NDArray[np.float32],
     to: int,
     to_second: int,
+    coming: NDArray[np.uint8],
+    coming_at: int,
 ) -> None:
     """The most that any of the TILE rows from `row` on, unpacked from `at` on, can come to with each of
     the PAIR queries from `query` on; each half of them into its place.
+
+    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are fetched, a line at a time:
+    all at once would be more than a processor keeps in mind.
     """
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
     length = 2 * codes.width
     first, second = query * length, (query + LANES) * length
-    for place in range(0, length, 4):
-        left = load(queries.packed, first + place * LANES)
-        right = load(queries.packed, second + place * LANES)
-        line = broadcast(unpacked, at + place)
-        a, i = add_products(a, line, left), add_products(i, line, right)
-        line = broadcast(unpacked, at + place + length)
-        b, j = add_products(b, line, left), add_products(j, line, right)
-        line = broadcast(unpacked, at + place + 2 * length)
-        c, k = add_products(c, line, left), add_products(k, line, right)
-        line = broadcast(unpacked, at + place + 3 * length)
-        d, l = add_products(d, line, left), add_products(l, line, right)  # noqa: E741
-        line = broadcast(unpacked, at + place + 4 * length)
-        e, m = add_products(e, line, left), add_products(m, line, right)
-        line = broadcast(unpacked, at + place + 5 * length)
-        f, n = add_products(f, line, left), add_products(n, line, right)
-        line = broadcast(unpacked, at + place + 6 * length)
-        g, o = add_products(g, line, left), add_products(o, line, right)
-        line = broadcast(unpacked, at + place + 7 * length)
-        h, p = add_products(h, line, left), add_products(p, line, right)
+    for begin in range(0, length, STRETCH):
+        prefetch(coming, coming_at + begin * TILE // 2)
+        for place in range(begin, begin + STRETCH, 4):
+            left = load(queries.packed, first + place * LANES)
+            right = load(queries.packed, second + place * LANES)
+            line = broadcast(unpacked, at + place)
+            a, i = add_products(a, line, left), add_products(i, line, right)
+            line = broadcast(unpacked, at + place + length)
+            b, j = add_products(b, line, left), add_products(j, line, right)
+            line = broadcast(unpacked, at + place + 2 * length)
+            c, k = add_products(c, line, left), add_products(k, line, right)
+            line = broadcast(unpacked, at + place + 3 * length)
+            d, l = add_products(d, line, left), add_products(l, line, right)  # noqa: E741
+            line = broadcast(unpacked, at + place + 4 * length)
+            e, m = add_products(e, line, left), add_products(m, line, right)
+            line = broadcast(unpacked, at + place + 5 * length)
+            f, n = add_products(f, line, left), add_products(n, line, right)
+            line = broadcast(unpacked, at + place + 6 * length)
+            g, o = add_products(g, line, left), add_products(o, line, right)
+            line = broadcast(unpacked, at + place + 7 * length)
+            h, p = add_products(h, line, left), add_products(p, line, right)
     centre, step = load_ints(queries.centres, query), load_floats(queries.steps, query)
     most = larger(row_bounds(codes, row, a, centre, step), row_bounds(codes, row + 1, b, centre, step))
     most = larger(most, row_bounds(codes, row + 2, c, centre, step))
@@ -196,11 +204,13 @@ def scan_tiles(
         for tile in range(begin, end):
             first = query * count + tile * LANES
             second = first + LANES * count
-            if query == 0 and tile + PART < count:
-                fetch_tile(codes, tile + PART)
             if allowed[tile] != 0:
                 at, row = (tile - begin) * size, tile * TILE
-                tile_ceilings(codes, row, unpacked, at, queries, query, tiles.ceilings, first, second)
+                coming = codes.high if query == 0 else codes.low
+                coming_at = min(tile + PART, count - 1) * TILE * codes.width
+                tile_ceilings(
+                    codes, row, unpacked, at, queries, query, tiles.ceilings, first, second, coming, coming_at
+                )
             else:
                 tiles.ceilings[first : first + LANES] = -np.inf
                 tiles.ceilings[second : second + LANES] = -np.inf
