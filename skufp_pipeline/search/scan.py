@@ -18,7 +18,7 @@ BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
 TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
 CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
-IN_CACHE, IN_MEMORY = (0, 16), (4096, 7)  # `Scan.ahead` and `Scan.dense`: memory is best read in order
+AHEAD = 4096  # bytes that a plane is fetched ahead of its scan where it comes from memory
 
 
 class Scanner:
@@ -171,7 +171,7 @@ class _One(_Buffers):
             np.empty((threads, BLOCK), np.float32),
             np.zeros((threads, BLOCK), np.int32),
             np.empty((threads, single.WINDOW * BLOCK), np.int64),
-            *(IN_CACHE if coded.codes.high.nbytes <= CACHED else IN_MEMORY),
+            0 if coded.codes.high.nbytes <= CACHED else AHEAD,
         )
 
     def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:

@@ -48,6 +48,7 @@ from skufp_pipeline.search.kernels.threads import (
 )
 
 SPARSE = 16  # allowed rows of a block up to which only they are read
+DENSE = 24  # rows of a block that pass by the high plane up to which the low plane is read row by row
 EVERY_ROW = np.int64(-1)  # all 64 bits
 SEEDS = 3  # times K rows are looked at closer for a first threshold
 CHUNK = 16  # blocks that a thread takes at a time
@@ -69,7 +70,6 @@ class Scan(NamedTuple):
             product of the low plane.
         picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
         ahead: how many bytes ahead planes are fetched; 0 where they fit the cache.
-        dense: rows of a block that pass by the high plane up to which the low plane is read row by row.
     """
 
     sums: NDArray[np.int32]
@@ -85,7 +85,6 @@ class Scan(NamedTuple):
     lows: NDArray[np.int32]
     picks: NDArray[np.int64]
     ahead: int
-    dense: int
 
 
 @inner
@@ -266,7 +265,7 @@ def pick_coarsely(
     picks, first = scan.picks[thread], block * BLOCK
     bits = reaching_bits(codes, queries, scan, codes.coarse_errors, block, reach)
     bits &= allowed_bits(allowed, block)
-    dense = count_bits(bits) > scan.dense
+    dense = count_bits(bits) > DENSE
     if dense:
         bits &= fine_bits(codes, queries, scan, thread, block, reach)
     while bits != 0:
