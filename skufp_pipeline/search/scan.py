@@ -126,10 +126,10 @@ class Scanner:
 
     def _call_help(self, buffers: "_Buffers", helpers: int) -> None:
         """Wakes the helping threads that are not at these buffers already."""
-        for number, tasks in enumerate(self._helpers[:helpers], start=1):
+        for number, helper in enumerate(self._helpers[:helpers], start=1):
             if number not in buffers.called:
                 buffers.called.add(number)
-                tasks.put((buffers, self._coded.codes, self._rotation, self._rows, number))
+                helper.call((buffers, self._coded.codes, self._rotation, self._rows, number))
 
 
 class _Buffers:
@@ -145,8 +145,10 @@ class _Buffers:
         self.counts = np.zeros(FIRST_PART + parts, np.int64)
         self.called: set[int] = set()
 
-    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
-        """Takes part in searches that use these buffers, until none comes for a while."""
+    def help(
+        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
+    ) -> None:
+        """Takes part in searches that use these buffers, until none comes for a while or it is `called`."""
         raise NotImplementedError
 
 
@@ -174,8 +176,10 @@ class _One(_Buffers):
             0 if coded.codes.high.nbytes <= CACHED else AHEAD,
         )
 
-    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
-        single.help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, thread)
+    def help(
+        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
+    ) -> None:
+        single.help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, called, thread)
 
 
 class _Many(_Buffers):
@@ -204,8 +208,12 @@ class _Many(_Buffers):
             np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
         )
 
-    def help(self, codes: Codes, rotation: Rotation, rows: Rows, thread: int) -> None:
-        batch.help_many(codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, thread)
+    def help(
+        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
+    ) -> None:
+        batch.help_many(
+            codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, called, thread
+        )
 
 
 def _assert_finite(finite: bool) -> None:
@@ -260,26 +268,46 @@ def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
 
 
 Task = tuple[_Buffers, Codes, Rotation, Rows, int]
-_queues: list[SimpleQueue[Task]] = []
+
+
+class _Helper:
+    """A thread that helps wherever it is called, of whatever index.
+
+    Attributes:
+        called: (1,) 1 while a call waits to be answered. It may be late by a call, which costs a moment's help.
+    """
+
+    def __init__(self) -> None:
+        self.called = np.zeros(1, np.int64)
+        self._tasks: SimpleQueue[Task] = SimpleQueue()
+
+    def call(self, task: Task) -> None:
+        """Has it help with some buffers as soon as it can."""
+        self.called[0] = 1
+        self._tasks.put(task)
+
+    def run(self) -> None:
+        """Answers calls for as long as the process lives."""
+        while True:
+            buffers, codes, rotation, rows, thread = self._tasks.get()
+            self.called[0] = not self._tasks.empty()
+            while thread in buffers.called:
+                buffers.help(codes, rotation, rows, self.called, thread)
+                buffers.called.discard(thread)
+                if buffers.counts[DOOR] >= OPEN and not self.called[0]:  # a search that counts on this thread
+                    buffers.called.add(thread)
+            del buffers, codes, rotation, rows  # not to hold an index's memory while waiting
+
+
+_threads: list[_Helper] = []
 _starting = threading.Lock()
 
 
-def _helping_threads(count: int) -> list[SimpleQueue[Task]]:
-    """The task queues of `count` threads that wait for work, shared by all indexes of the process."""
+def _helping_threads(count: int) -> list[_Helper]:
+    """So many threads that wait for calls, shared by all indexes of the process."""
     with _starting:
-        while len(_queues) < count:
-            tasks: SimpleQueue[Task] = SimpleQueue()
-            threading.Thread(target=_help, args=(tasks,), daemon=True, name="skufp-search").start()
-            _queues.append(tasks)
-        return _queues[:count]
-
-
-def _help(tasks: SimpleQueue[Task]) -> None:
-    while True:
-        buffers, codes, rotation, rows, thread = tasks.get()
-        while thread in buffers.called:
-            buffers.help(codes, rotation, rows, thread)
-            buffers.called.discard(thread)
-            if buffers.counts[DOOR] >= OPEN:  # a search has begun that counts on this thread
-                buffers.called.add(thread)
-        del buffers, codes, rotation, rows  # not to hold an index's memory while waiting
+        while len(_threads) < count:
+            helper = _Helper()
+            threading.Thread(target=helper.run, daemon=True, name="skufp-search").start()
+            _threads.append(helper)
+        return _threads[:count]

@@ -483,10 +483,11 @@ def help_many(
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     counts: NDArray[np.int64],
+    called: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Helps in one `search_many` after another, until none comes for a while."""
-    while comes_in(counts):
+    """Helps in one `search_many` after another, until none comes for a while; arguments as in `comes_in`."""
+    while comes_in(counts, called):
         encode_portions(queries, rotation, counts, thread)
         while peek(counts, ENCODED) == 0:
             pause()

@@ -406,10 +406,11 @@ def help_one(
     scan: Scan,
     allowed: NDArray[np.uint8],
     counts: NDArray[np.int64],
+    called: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Helps in one `search_one` after another, until none comes for a while."""
-    while comes_in(counts):
+    """Helps in one `search_one` after another, until none comes for a while; arguments as in `comes_in`."""
+    while comes_in(counts, called):
         while peek(counts, ENCODED) == 0:
             pause()
         scan_parts(codes, queries, scan, allowed, counts, thread)

@@ -32,9 +32,15 @@ def close_door(counts: NDArray[np.int64]) -> bool:
 
 
 @inner
-def comes_in(counts: NDArray[np.int64]) -> bool:
-    """Waits a little for a search to help in; whether one came. To wake up takes as long as a search."""
+def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
+    """Waits a little for a search to help in; whether one came. To wake up takes as long as a search.
+
+    Args:
+        called: (1,) above 0 where the thread is called to other searches; it goes there at once.
+    """
     for _ in range(IDLE):
+        if peek(called, 0) > 0:
+            return False
         if peek(counts, DOOR) >= OPEN:
             if fetch_add(counts, DOOR, 1) >= OPEN:
                 return True

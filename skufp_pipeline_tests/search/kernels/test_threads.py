@@ -1,5 +1,4 @@
 import threading
-from queue import SimpleQueue
 
 import numba
 import numpy as np
@@ -21,8 +20,12 @@ def end(counts: NDArray[np.int64]) -> bool:
 
 
 @numba.njit(nogil=True)
-def enter(counts: NDArray[np.int64]) -> bool:
-    return threads.comes_in(counts)
+def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
+    return threads.comes_in(counts, called)
+
+
+def enter(counts: NDArray[np.int64], called: int = 0) -> bool:
+    return comes_in(counts, np.array([called]))
 
 
 @numba.njit(nogil=True)
@@ -65,6 +68,13 @@ def test_a_thread_leaves_when_the_search_has_ended() -> None:
     assert counts[DOOR] == 0
 
 
+def test_a_thread_that_is_called_elsewhere_does_not_wait_here() -> None:
+    counts = np.zeros(FIRST_PART, np.int64)
+    begin(counts)
+    assert not enter(counts, called=1)
+    assert counts[DOOR] == OPEN
+
+
 def test_counts_begin_at_zero() -> None:
     counts = np.zeros(FIRST_PART + 3, np.int64)
     counts[SCAN_TAKEN] = counts[FIRST_PART] = 7
@@ -87,10 +97,11 @@ def test_a_thread_that_goes_to_sleep_as_a_search_begins_turns_back() -> None:
             if self.times == 2:
                 self.done.set()
 
-    first, second, tasks = Asked(), Asked(), SimpleQueue()  # type: ignore[var-annotated]
-    threading.Thread(target=scan._help, args=(tasks,), daemon=True).start()
+    first, second, helper = Asked(), Asked(), scan._Helper()
+    threading.Thread(target=helper.run, daemon=True).start()
     for buffers in (first, second):
-        tasks.put((buffers, None, None, None, 1))
+        helper.call((buffers, None, None, None, 1))  # type: ignore[arg-type]
     assert second.done.wait(10)
     assert first.times == 2
     assert first.called == set()
+    assert helper.called.tolist() == [0]
