@@ -274,7 +274,7 @@ class _Helper:
     """A thread that helps wherever it is called, of whatever index.
 
     Attributes:
-        called: (1,) 1 while a call waits to be answered. It may be late by a call, which costs a moment's help.
+        called: (1,) 1 while a call waits to be answered; it may be late by one, which costs a moment's help.
     """
 
     def __init__(self) -> None:

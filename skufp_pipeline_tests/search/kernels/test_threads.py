@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from skufp_pipeline.search import scan
 from skufp_pipeline.search.kernels import threads
 from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, OPEN, SCAN_TAKEN
+from skufp_pipeline_tests.servers import wait_until
 
 
 @numba.njit(nogil=True)
@@ -83,25 +84,33 @@ def test_counts_begin_at_zero() -> None:
     assert not counts[DOOR + 1 :].any()
 
 
-def test_a_thread_that_goes_to_sleep_as_a_search_begins_turns_back() -> None:
-    class Asked:
-        """Buffers for which a search begins just as the thread has given up waiting for one."""
+class Asked:
+    """Buffers for which a search begins just as the thread has given up waiting for one."""
 
-        def __init__(self) -> None:
-            self.counts, self.called = np.zeros(FIRST_PART, np.int64), {1}
-            self.times, self.done = 0, threading.Event()
+    def __init__(self) -> None:
+        self.counts, self.called, self.times = np.zeros(FIRST_PART, np.int64), {1}, 0
 
-        def help(self, *_: object) -> None:
-            self.times += 1
-            self.counts[DOOR] = OPEN if self.times == 1 else 0
-            if self.times == 2:
-                self.done.set()
+    def help(self, *_: object) -> None:
+        self.times += 1
+        self.counts[DOOR] = OPEN if self.times == 1 else 0
 
-    first, second, helper = Asked(), Asked(), scan._Helper()
-    threading.Thread(target=helper.run, daemon=True).start()
-    for buffers in (first, second):
+
+def answered(*asked: Asked) -> None:
+    """Has a new thread answer calls to all of them, of which it knows from the start."""
+    helper = scan._Helper()
+    for buffers in asked:
         helper.call((buffers, None, None, None, 1))  # type: ignore[arg-type]
-    assert second.done.wait(10)
-    assert first.times == 2
-    assert first.called == set()
-    assert helper.called.tolist() == [0]
+    threading.Thread(target=helper.run, daemon=True).start()
+    wait_until(lambda: not any(buffers.called for buffers in asked), "calls are answered", 10)
+
+
+def test_a_thread_that_goes_to_sleep_as_a_search_begins_turns_back() -> None:
+    buffers = Asked()
+    answered(buffers)
+    assert buffers.times == 2
+
+
+def test_a_thread_that_is_called_elsewhere_does_not_turn_back() -> None:
+    first, second = Asked(), Asked()
+    answered(first, second)
+    assert (first.times, second.times) == (1, 2)
