@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 from skufp_pipeline.search import scan
 from skufp_pipeline.search.kernels import threads
 from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, OPEN, SCAN_TAKEN
-from skufp_pipeline_tests.servers import wait_until
+
+from ...servers import wait_until
 
 
 @numba.njit(nogil=True)
