@@ -167,6 +167,8 @@ class FingerprintIndex:
             like = self._fingerprint(int(self.present.numbers()[0]))
             for queries in (like[None], np.tile(like, (BATCHED, 1))):
                 self.best(queries, 1)
+            for segment in self.segments:
+                segment.scanner.warm_up()
 
     def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
         """The `k` SKUs nearest to a SKU's own fingerprint, itself left out.

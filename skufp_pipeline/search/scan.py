@@ -76,6 +76,12 @@ class Scanner:
             search(queries[here], bits, scores[here], rows[here])
         return rows, scores
 
+    def warm_up(self) -> None:
+        """Compiles what helping threads run, after a search of each kind, which does not wait for that."""
+        elsewhere = np.ones(1, np.int64)  # to come back at once
+        for buffers in (*self._one, *self._many):
+            buffers.help(self._coded.codes, self._rotation, self._rows, elsewhere, 0)
+
     def _search_one(
         self,
         given: NDArray[np.floating],

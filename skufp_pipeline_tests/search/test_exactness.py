@@ -198,6 +198,18 @@ def test_filters_are_exact_at_a_size_where_threads_share(share: float) -> None:
         np.testing.assert_array_equal(alone, kept[:5])
 
 
+def test_warm_up_compiles_what_helpers_run() -> None:
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((300, 24)))
+    scanner = scan.Scanner(rows, encode(rows, 1), 1)
+    for count in (1, 5):
+        scanner.best(rng.standard_normal((count, 24)), 3)
+    scanner.warm_up()
+    for helped in (scan.single.help_one, scan.batch.help_many):
+        assert len(helped.signatures) == 1  # one type of every array, whether made or mapped
+    scanner.best(rng.standard_normal((1, 24)), 3)
+
+
 def test_a_result_is_not_overwritten_by_the_next_search() -> None:
     rng = np.random.default_rng(0)
     index = make_index(unit(rng.standard_normal((500, 16))))
