@@ -1,6 +1,8 @@
 """Runs the compiled search over all processors: buffers that are kept between searches, threads that help."""
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from skufp_pipeline.search.codes import CodedFingerprints, with_biases
 from skufp_pipeline.search.kernels import batch, single
 from skufp_pipeline.search.kernels.encode import normalise
-from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import BLOCK, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
 from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, OPEN
 
@@ -80,7 +82,7 @@ class Scanner:
         """Compiles what helping threads run, after a search of each kind, which does not wait for that."""
         elsewhere = np.ones(1, np.int64)  # to come back at once
         for buffers in (*self._one, *self._many):
-            buffers.help(self._coded.codes, self._rotation, self._rows, elsewhere, 0)
+            buffers.help(elsewhere, 0)
 
     def _search_one(
         self,
@@ -89,7 +91,7 @@ class Scanner:
         scores: NDArray[np.float64],
         rows: NDArray[np.int64],
     ) -> None:
-        buffers = _take(self._one, scores.shape) or _One(self._coded, self._threads, scores.shape)
+        buffers = _take(self._one, scores.shape) or _One(self._coded, self._rows, self._threads, scores.shape)
         buffers.queries.given[:] = given.reshape(-1)
         buffers.allowed[:] = allowed
         self._call_help(buffers, self._threads - 1)
@@ -117,7 +119,9 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         threads = len(self._helpers) + 1
-        buffers = _take(self._many, scores.shape) or _Many(self._coded, threads, scores.shape)
+        buffers = _take(self._many, scores.shape) or _Many(
+            self._coded, self._rotation, self._rows, threads, scores.shape
+        )
         buffers.queries.given[:] = given.reshape(-1)
         buffers.allowed[:] = allowed
         self._call_help(buffers, threads - 1)
@@ -135,7 +139,7 @@ class Scanner:
         for number, helper in enumerate(self._helpers[:helpers], start=1):
             if number not in buffers.called:
                 buffers.called.add(number)
-                helper.call((buffers, self._coded.codes, self._rotation, self._rows, number))
+                helper.call((buffers, number))
 
 
 class _Buffers:
@@ -143,7 +147,11 @@ class _Buffers:
 
     Attributes:
         called: numbers of the helping threads that are here or on their way.
+        help: takes part in searches that use these buffers, until none comes for a while or the thread is
+            called elsewhere: `called` and `thread` of `single.help_one`.
     """
+
+    help: Callable[[NDArray[np.int64], int], None]
 
     def __init__(self, coded: CodedFingerprints, shape: tuple[int, ...], parts: int) -> None:
         self.shape = shape
@@ -151,17 +159,11 @@ class _Buffers:
         self.counts = np.zeros(FIRST_PART + parts, np.int64)
         self.called: set[int] = set()
 
-    def help(
-        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
-    ) -> None:
-        """Takes part in searches that use these buffers, until none comes for a while or it is `called`."""
-        raise NotImplementedError
-
 
 class _One(_Buffers):
     """For one query."""
 
-    def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, coded: CodedFingerprints, rows: Rows, threads: int, shape: tuple[int, ...]) -> None:
         padded, k = len(coded.codes.scales), shape[1]
         blocks = padded // BLOCK
         super().__init__(coded, shape, parts=-(-blocks // single.CHUNK))
@@ -181,17 +183,22 @@ class _One(_Buffers):
             np.empty((threads, single.WINDOW * BLOCK), np.int64),
             0 if coded.codes.high.nbytes <= CACHED else AHEAD,
         )
-
-    def help(
-        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
-    ) -> None:
-        single.help_one(codes, self.queries, rows, self.scan, self.allowed, self.counts, called, thread)
+        self.help = partial(
+            single.help_one, coded.codes, self.queries, rows, self.scan, self.allowed, self.counts
+        )
 
 
 class _Many(_Buffers):
     """For a batch."""
 
-    def __init__(self, coded: CodedFingerprints, threads: int, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        coded: CodedFingerprints,
+        rotation: Rotation,
+        rows: Rows,
+        threads: int,
+        shape: tuple[int, ...],
+    ) -> None:
         padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * coded.codes.width
         k, tiles = shape[1], len(coded.codes.scales) // batch.TILE
         super().__init__(coded, shape, parts=-(-tiles // batch.PART))
@@ -213,12 +220,8 @@ class _Many(_Buffers):
             np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
             np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
         )
-
-    def help(
-        self, codes: Codes, rotation: Rotation, rows: Rows, called: NDArray[np.int64], thread: int
-    ) -> None:
-        batch.help_many(
-            codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts, called, thread
+        self.help = partial(
+            batch.help_many, coded.codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts
         )
 
 
@@ -273,7 +276,7 @@ def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
     return buffers if buffers.shape == shape else None
 
 
-Task = tuple[_Buffers, Codes, Rotation, Rows, int]
+Task = tuple[_Buffers, int]  # and the number of the thread there
 
 
 class _Helper:
@@ -295,14 +298,14 @@ class _Helper:
     def run(self) -> None:
         """Answers calls for as long as the process lives."""
         while True:
-            buffers, codes, rotation, rows, thread = self._tasks.get()
+            buffers, thread = self._tasks.get()
             self.called[0] = not self._tasks.empty()
             while thread in buffers.called:
-                buffers.help(codes, rotation, rows, self.called, thread)
+                buffers.help(self.called, thread)
                 buffers.called.discard(thread)
                 if buffers.counts[DOOR] >= OPEN and not self.called[0]:  # a search that counts on this thread
                     buffers.called.add(thread)
-            del buffers, codes, rotation, rows  # not to hold an index's memory while waiting
+            del buffers  # not to hold an index's memory while waiting
 
 
 _threads: list[_Helper] = []

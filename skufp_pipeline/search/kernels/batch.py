@@ -27,7 +27,6 @@ from skufp_pipeline.search.kernels.simd import (
     low_levels,
     low_nibbles,
     lowest_bit,
-    pause,
     peek,
     prefetch,
     reaching,
@@ -51,6 +50,7 @@ from skufp_pipeline.search.kernels.threads import (
     leave,
     mark_scanned,
     open_door,
+    wait_for,
     waited,
 )
 
@@ -469,8 +469,7 @@ def search_many(
                 mark_scanned(counts, part)
     fetch_add(counts, READY, 1)
     sweep_groups(codes, queries, rows, tiles, allowed, counts, 0)
-    while peek(counts, SWEEP_DONE) < groups:
-        pass
+    wait_for(counts, SWEEP_DONE, groups)
     return close_door(counts)
 
 
@@ -489,10 +488,8 @@ def help_many(
     """Helps in one `search_many` after another, until none comes for a while; arguments as in `comes_in`."""
     while comes_in(counts, called):
         encode_portions(queries, rotation, counts, thread)
-        while peek(counts, ENCODED) == 0:
-            pause()
+        wait_for(counts, ENCODED, 1)
         scan_parts(codes, queries, tiles, allowed, counts, thread)
-        while peek(counts, READY) == 0:
-            pause()
+        wait_for(counts, READY, 1)
         sweep_groups(codes, queries, rows, tiles, allowed, counts, thread)
         leave(counts)

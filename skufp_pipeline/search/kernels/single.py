@@ -23,7 +23,6 @@ from skufp_pipeline.search.kernels.simd import (
     load_floats,
     load_ints,
     lowest_bit,
-    pause,
     peek,
     prefetch,
     reaching,
@@ -44,6 +43,7 @@ from skufp_pipeline.search.kernels.threads import (
     leave,
     mark_scanned,
     open_door,
+    wait_for,
     waited,
 )
 
@@ -392,8 +392,7 @@ def search_one(
     scan.sizes[:] = 0
     fetch_add(counts, READY, 1)
     sweep_parts(codes, queries, rows, scan, allowed, counts, 0)
-    while peek(counts, SWEEP_DONE) < parts:
-        pass
+    wait_for(counts, SWEEP_DONE, parts)
     merge(scan, scores, best)
     return close_door(counts)
 
@@ -411,11 +410,9 @@ def help_one(
 ) -> None:
     """Helps in one `search_one` after another, until none comes for a while; arguments as in `comes_in`."""
     while comes_in(counts, called):
-        while peek(counts, ENCODED) == 0:
-            pause()
+        wait_for(counts, ENCODED, 1)
         scan_parts(codes, queries, scan, allowed, counts, thread)
-        while peek(counts, READY) == 0:
-            pause()
+        wait_for(counts, READY, 1)
         sweep_parts(codes, queries, rows, scan, allowed, counts, thread)
         leave(counts)
 

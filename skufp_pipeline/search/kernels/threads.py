@@ -64,6 +64,13 @@ def mark_scanned(counts: NDArray[np.int64], part: int) -> None:
         fetch_add(counts, SCAN_DONE, 1)
 
 
+@inner
+def wait_for(counts: NDArray[np.int64], done: int, number: int) -> None:
+    """Waits until `done` has come to `number`."""
+    while peek(counts, done) < number:
+        pause()
+
+
 @bare
 def waited(counts: NDArray[np.int64], done: int, number: int) -> bool:
     """Waits a little for what other threads have taken; whether `done` has come to `number`.

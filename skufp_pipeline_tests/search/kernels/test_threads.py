@@ -100,7 +100,7 @@ def answered(*asked: Asked) -> None:
     """Has a new thread answer calls to all of them, of which it knows from the start."""
     helper = scan._Helper()
     for buffers in asked:
-        helper.call((buffers, None, None, None, 1))  # type: ignore[arg-type]
+        helper.call((buffers, 1))  # type: ignore[arg-type]
     threading.Thread(target=helper.run, daemon=True).start()
     wait_until(lambda: not any(buffers.called for buffers in asked), "calls are answered", 10)
 
