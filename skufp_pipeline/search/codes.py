@@ -17,7 +17,7 @@ from skufp_pipeline.search.kernels.simd import BYTES
 CODES_FILE = "codes.json"
 PLANES = ("codes_high.npy", "codes_low.npy")
 BOUNDS_FILE, ROTATION_FILE = "codes_bounds.npy", "codes_rotation.npy"
-VERSION = 2
+VERSION = 3
 MAX_DIMENSION = 32_768  # beyond it 2 * 255 * 127 * D would not fit 32 bits
 MAX_NORM = 1e6
 BUILD_ROWS = 8_192
@@ -102,17 +102,18 @@ def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints
     if known.get("version") != VERSION or known.get("rows") != count:
         raise ValueError(f"{CODES_FILE} is for {known.get('rows')} rows in version {known.get('version')}")
     width, padded = _width(dimension), _padded(count)
-    planes = [_array(directory / name, np.uint8, (padded * width,)) for name in PLANES]
+    high = _array(directory / PLANES[0], np.uint8, (padded * width // 4 * 5,))
+    low = _array(directory / PLANES[1], np.uint8, (padded * width,))
     bounds = _array(directory / BOUNDS_FILE, np.float32, (3, padded))
     rotation = np.array(_array(directory / ROTATION_FILE, np.float64, (3, dimension)))
-    codes = Codes(planes[0], planes[1], bounds[0], bounds[1], bounds[2], width)
+    codes = Codes(high, low, bounds[0], bounds[1], bounds[2], width)
     return CodedFingerprints(_read_only(codes), rotation[:2], rotation[2], float(known["largest_norm"]))
 
 
 def _empty(count: int, dimension: int) -> Codes:
     """Codes to write into; rows past the last can never be found."""
     width, padded = _width(dimension), _padded(count)
-    high, low = _aligned_zeros(padded * width), _aligned_zeros(padded * width)
+    high, low = _aligned_zeros(padded * width // 4 * 5), _aligned_zeros(padded * width)
     scales, coarse, fine = np.zeros((3, padded), np.float32)
     coarse[count:] = fine[count:] = -np.inf
     return Codes(high, low, scales, coarse, fine, width)
@@ -142,6 +143,6 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArr
 
 def _read_only(codes: Codes) -> Codes:
     """The same, of one type whether made here or mapped, so that kernels are compiled once."""
-    for array in (codes.high, codes.low, codes.scales, codes.coarse_errors, codes.fine_errors):
+    for array in codes[:-1]:
         array.flags.writeable = False
     return codes

@@ -20,7 +20,7 @@ BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
 TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
 CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
-AHEAD = 4096  # bytes that a plane is fetched ahead of its scan where it comes from memory
+AHEAD = 16  # rows that a plane is fetched ahead of its scan where it comes from memory
 
 
 class Scanner:

@@ -5,7 +5,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skufp_pipeline.search.kernels.bounds import OCTET, fine_bounds, is_allowed, reach_of
+from skufp_pipeline.search.kernels.bounds import (
+    HIGH_LINES,
+    OCTET,
+    fetch_high,
+    fetch_low,
+    fine_bounds,
+    high_at,
+    high_lines,
+    is_allowed,
+    reach_of,
+)
 from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import exact_score, fetch_row, finish, push
@@ -18,13 +28,11 @@ from skufp_pipeline.search.kernels.simd import (
     affine,
     broadcast,
     fetch_add,
-    high_levels,
     high_nibbles,
     larger,
     load,
     load_floats,
     load_ints,
-    low_levels,
     low_nibbles,
     lowest_bit,
     peek,
@@ -99,13 +107,16 @@ class Tiles(NamedTuple):
 @inner
 def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> None:
     """TILE rows from their planes to one byte a dimension, (TILE, 2W) from `begin` on."""
-    width = codes.width
-    for line in range(TILE):
-        at, to = (row + line) * width, begin + line * 2 * width
+    width, at = codes.width, high_at(codes, row)
+    for half in range(2):
         for place in range(0, width, BYTES):
-            high, low = load(codes.high, at + place), load(codes.low, at + place)
-            store(add_bytes(low_levels(high), low_nibbles(low)), unpacked, to + place)
-            store(add_bytes(high_levels(high), high_nibbles(low)), unpacked, to + width + place)
+            lines = high_lines(codes.high, at)
+            to, low_at = begin + half * width + place, row * width + place
+            for line in range(TILE):
+                low = load(codes.low, low_at + line * width)
+                low = low_nibbles(low) if half == 0 else high_nibbles(low)
+                store(add_bytes(lines[line], low), unpacked, to + line * 2 * width)
+            at += HIGH_LINES * BYTES
 
 
 @inner
@@ -180,9 +191,8 @@ def tile_ceilings(
 @inner
 def fetch_tile(codes: Codes, tile: int) -> None:
     """Has the codes of a tile fetched that is about to be looked at."""
-    for place in range(tile * TILE * codes.width, (tile + 1) * TILE * codes.width, BYTES):
-        prefetch(codes.high, place)
-        prefetch(codes.low, place)
+    fetch_high(codes, tile * TILE, TILE)
+    fetch_low(codes, tile * TILE, TILE)
 
 
 @bare
@@ -207,7 +217,9 @@ def scan_tiles(
             if allowed[tile] != 0:
                 at, row = (tile - begin) * size, tile * TILE
                 coming = codes.high if query == 0 else codes.low
-                coming_at = min(tile + PART, count - 1) * TILE * codes.width
+                coming_at = (
+                    min(tile + PART, count - 1) * TILE * (codes.width + (codes.width >> 2) * (query == 0))
+                )
                 tile_ceilings(
                     codes, row, unpacked, at, queries, query, tiles.ceilings, first, second, coming, coming_at
                 )

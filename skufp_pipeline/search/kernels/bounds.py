@@ -16,112 +16,150 @@ from skufp_pipeline.search.kernels.simd import (
     fold_fours,
     fold_pairs,
     fold_quads,
-    high_levels,
+    high_fives,
     high_nibbles,
+    last_fives,
     load,
     load_bits,
     load_floats,
-    low_levels,
     low_nibbles,
     prefetch,
-    store,
+    spare_fives,
     total,
     zeros,
 )
 
 OCTET = 8  # rows whose products are added up together
+HIGH_LINES = 5  # lines of the high plane that hold 64 dimensions of an octet
 
 
 @inner
-def low_half(line: Any, levels: bool) -> Any:
-    """What the low four bits of each of 64 bytes stand for: levels in the high plane, numbers in the low."""
-    return low_levels(line) if levels else low_nibbles(line)
+def add_line(sums: Any, line: Any, left: Any, right: Any) -> Any:
+    """Adds the products of a line of the low plane with the codes of a query, `left` for its low nibbles."""
+    return add_products(add_products(sums, low_nibbles(line), left), high_nibbles(line), right)
 
 
 @inner
-def high_half(line: Any, levels: bool) -> Any:
-    """The same of the high four bits."""
-    return high_levels(line) if levels else high_nibbles(line)
-
-
-@inner
-def add_line(sums: Any, line: Any, levels: bool, left: Any, right: Any) -> Any:
-    """Adds the products of 64 bytes of a plane with the codes of a query, left for the low four bits."""
-    return add_products(add_products(sums, low_half(line, levels), left), high_half(line, levels), right)
-
-
-@inner
-def plane_dot(plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], width: int, levels: bool) -> int:
-    """Dot product of the row at byte `at` of a plane with the codes of the first query."""
-    sums = zeros()
+def low_dot(codes: Codes, row: int, query: NDArray[np.int8]) -> int:
+    """Dot product of a row's low three bits with the codes of the first query."""
+    sums, width = zeros(), codes.width
     for place in range(0, width, BYTES):
-        line = load(plane, at + place)
-        sums = add_line(sums, line, levels, load(codes, place), load(codes, width + place))
+        line = load(codes.low, row * width + place)
+        sums = add_line(sums, line, load(query, place), load(query, width + place))
     return total(sums)
 
 
 @inner
-def octet_dots(
-    plane: NDArray[np.uint8], at: int, codes: NDArray[np.int8], query_at: int, width: int, levels: bool
-) -> Any:
-    """The same for eight rows from byte `at` on, each as two numbers that add up to it, with any query."""
+def low_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) -> Any:
+    """The same for eight rows from `row` on, each as two numbers that add up to it, with any query."""
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
-    for place in range(0, width, BYTES):
-        left, right = load(codes, query_at + place), load(codes, query_at + place + width)
-        line = at + place
-        a = add_line(a, load(plane, line), levels, left, right)
-        b = add_line(b, load(plane, line + width), levels, left, right)
-        c = add_line(c, load(plane, line + 2 * width), levels, left, right)
-        d = add_line(d, load(plane, line + 3 * width), levels, left, right)
-        e = add_line(e, load(plane, line + 4 * width), levels, left, right)
-        f = add_line(f, load(plane, line + 5 * width), levels, left, right)
-        g = add_line(g, load(plane, line + 6 * width), levels, left, right)
-        h = add_line(h, load(plane, line + 7 * width), levels, left, right)
+    plane, width, line = codes.low, codes.width, row * codes.width
+    for place in range(query_at, query_at + width, BYTES):
+        left, right = load(query, place), load(query, place + width)
+        a = add_line(a, load(plane, line), left, right)
+        b = add_line(b, load(plane, line + width), left, right)
+        c = add_line(c, load(plane, line + 2 * width), left, right)
+        d = add_line(d, load(plane, line + 3 * width), left, right)
+        e = add_line(e, load(plane, line + 4 * width), left, right)
+        f = add_line(f, load(plane, line + 5 * width), left, right)
+        g = add_line(g, load(plane, line + 6 * width), left, right)
+        h = add_line(h, load(plane, line + 7 * width), left, right)
+        line += BYTES
     abcd = fold_quads(fold_pairs(a, b), fold_pairs(c, d))
     return fold_fours(abcd, fold_quads(fold_pairs(e, f), fold_pairs(g, h)))
 
 
 @inner
-def plane_dots(
-    plane: NDArray[np.uint8],
-    at: int,
-    codes: NDArray[np.int8],
-    width: int,
-    levels: bool,
-    sums: NDArray[np.int32],
-    to: int,
-    ahead: int,
-) -> None:
-    """The same for the BLOCK rows from byte `at` on and into `sums` from `to` on.
+def high_line(plane: NDArray[np.uint8], at: int, number: int) -> Any:
+    """Eight times the high five bits of one of eight rows in 64 dimensions, from the five lines at `at`."""
+    if number < HIGH_LINES:
+        return high_fives(load(plane, at + number * BYTES))
+    if number < OCTET - 1:
+        first = at + (number - HIGH_LINES) * 2 * BYTES
+        return spare_fives(load(plane, first), load(plane, first + BYTES))
+    return last_fives(load(plane, at + 4 * BYTES), load(plane, at + BYTES), load(plane, at + 3 * BYTES))
 
-    Args:
-        ahead: how many bytes ahead the plane is fetched; 0 if it comes in time by itself.
-    """
-    for row in range(0, BLOCK, LANES):
-        if ahead > 0:
-            for place in range(at + row * width + ahead, at + (row + LANES) * width + ahead, BYTES):
-                prefetch(plane, place)
-        first = octet_dots(plane, at + row * width, codes, 0, width, levels)
-        second = octet_dots(plane, at + (row + OCTET) * width, codes, 0, width, levels)
-        store(fold_fours(first, second), sums, to + row)
+
+@inner
+def high_lines(plane: NDArray[np.uint8], at: int) -> Any:
+    """The same of all eight."""
+    first, second, third = load(plane, at), load(plane, at + BYTES), load(plane, at + 2 * BYTES)
+    fourth, fifth = load(plane, at + 3 * BYTES), load(plane, at + 4 * BYTES)
+    return (
+        high_fives(first),
+        high_fives(second),
+        high_fives(third),
+        high_fives(fourth),
+        high_fives(fifth),
+        spare_fives(first, second),
+        spare_fives(third, fourth),
+        last_fives(fifth, second, fourth),
+    )
+
+
+@inner
+def high_at(codes: Codes, row: int) -> int:
+    """Where in the high plane the eight rows from `row` on begin."""
+    return row * (codes.width // 4 * HIGH_LINES)
+
+
+@inner
+def high_dot(codes: Codes, row: int, query: NDArray[np.int8]) -> int:
+    """As `low_dot`, of eight times the high five bits."""
+    sums, number = zeros(), row % OCTET
+    at = high_at(codes, row - number)
+    for place in range(0, 2 * codes.width, BYTES):
+        sums = add_products(sums, high_line(codes.high, at, number), load(query, place))
+        at += HIGH_LINES * BYTES
+    return total(sums)
+
+
+@inner
+def high_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) -> Any:
+    """As `low_dots`, of eight times the high five bits."""
+    a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
+    at = high_at(codes, row)
+    for place in range(query_at, query_at + 2 * codes.width, BYTES):
+        lines, here = high_lines(codes.high, at), load(query, place)
+        a, b = add_products(a, lines[0], here), add_products(b, lines[1], here)
+        c, d = add_products(c, lines[2], here), add_products(d, lines[3], here)
+        e, f = add_products(e, lines[4], here), add_products(f, lines[5], here)
+        g, h = add_products(g, lines[6], here), add_products(h, lines[7], here)
+        at += HIGH_LINES * BYTES
+    abcd = fold_quads(fold_pairs(a, b), fold_pairs(c, d))
+    return fold_fours(abcd, fold_quads(fold_pairs(e, f), fold_pairs(g, h)))
+
+
+@inner
+def fetch_high(codes: Codes, row: int, count: int) -> None:
+    """Has the high five bits of `count` rows, eights of them, from `row` on fetched."""
+    for place in range(high_at(codes, row), high_at(codes, row + count), BYTES):
+        prefetch(codes.high, place)
+
+
+@inner
+def fetch_low(codes: Codes, row: int, count: int) -> None:
+    """Has the low three bits of `count` rows from `row` on fetched."""
+    for place in range(row * codes.width, (row + count) * codes.width, BYTES):
+        prefetch(codes.low, place)
 
 
 @inner
 def fine_bound(codes: Codes, queries: Queries, row: int, sums: int) -> np.float32:
-    """The most that a row can come to with the first query, from the product of both planes with it."""
+    """The most that a row can come to with the first query, from the product of its codes with it."""
     doubled = np.float32(2 * sums - queries.centres[0])
     return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
 
 
 @inner
 def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
-    """The most that both planes let each of the eight rows from `row` on come to.
+    """The most that the codes let each of the eight rows from `row` on come to.
 
     Twice, so that each also stands at its row's place among sixteen, `row % LANES`.
     """
-    at, query_at = row * codes.width, query * 2 * codes.width
-    high = octet_dots(codes.high, at, queries.codes, query_at, codes.width, True)
-    low = octet_dots(codes.low, at, queries.codes, query_at, codes.width, False)
+    query_at = query * 2 * codes.width
+    high = high_dots(codes, row, queries.codes, query_at)
+    low = low_dots(codes, row, queries.codes, query_at)
     sums, first = add_sums(high, low), row - row % LANES
     factor, centre = np.float32(0.5) * queries.steps[query], queries.centres[query]
     scales, errors = load_floats(codes.scales, first), load_floats(codes.fine_errors, first)

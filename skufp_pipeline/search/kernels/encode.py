@@ -3,10 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.search.kernels.bounds import HIGH_LINES, OCTET, high_at
 from skufp_pipeline.search.kernels.compiled import compiled, inner, reordered
-from skufp_pipeline.search.kernels.levels import LARGEST, LEVELS, NEAREST, REACH, SHIFT, TWICE_MIDDLE
-from skufp_pipeline.search.kernels.shapes import Codes, Queries, Rotation
-from skufp_pipeline.search.kernels.simd import LANES
+from skufp_pipeline.search.kernels.shapes import LARGEST, TWICE_COARSE, Codes, Queries, Rotation
+from skufp_pipeline.search.kernels.simd import BYTES, LANES
+
+HALF = (LARGEST + 1) / 2  # a row's largest value divided by its scale
 
 
 @reordered
@@ -73,6 +75,23 @@ def rotate(values: NDArray[np.float64], signs: NDArray[np.float64]) -> None:
         hadamard(values[len(values) - window :])
 
 
+@inner
+def put_high(codes: Codes, row: int, place: int, high: int) -> None:
+    """Writes the high five bits of a code to where `shapes` says."""
+    plane, number = codes.high, row % OCTET
+    at = high_at(codes, row - number) + place // BYTES * HIGH_LINES * BYTES + place % BYTES
+    if number < HIGH_LINES:
+        plane[at + number * BYTES] |= high << 3
+    elif number < OCTET - 1:
+        first = at + (number - HIGH_LINES) * 2 * BYTES
+        plane[first] |= high >> 2
+        plane[first + BYTES] |= high & 3
+    else:
+        plane[at + 4 * BYTES] |= high >> 2
+        plane[at + BYTES] |= (high >> 1 & 1) << 2
+        plane[at + 3 * BYTES] |= (high & 1) << 2
+
+
 @compiled
 def encode_rows(
     rows: NDArray[np.float32],
@@ -89,20 +108,18 @@ def encode_rows(
         values[:] = rows[row]
         rotate(values, signs)
         values -= centre
-        scale = np.float32(np.abs(values).max() / REACH)
+        scale = np.float32(np.abs(values).max() / HALF)
         coarse = fine = norm = 0.0
         for place in range(len(values)):
-            value, code = values[place], TWICE_MIDDLE // 2
+            value, code = values[place], LARGEST // 2
             if scale > 0:
-                code = int(min(max(np.floor(value / scale + (TWICE_MIDDLE + 1) / 2), 0.0), LARGEST))
-            number = NEAREST[code]
-            level = LEVELS[number]
-            coarse += (value - scale * (level - TWICE_MIDDLE / 2)) ** 2
-            fine += (value - scale * (code - TWICE_MIDDLE / 2)) ** 2
+                code = int(min(max(np.floor(value / scale + HALF), 0.0), LARGEST))
+            coarse += (value - scale * (code // 8 * 8 - TWICE_COARSE / 2)) ** 2
+            fine += (value - scale * (code - LARGEST / 2)) ** 2
             norm += value**2
             byte, shift = (place, 0) if place < width else (place - width, 4)
-            codes.high[row * width + byte] |= number << shift
-            codes.low[row * width + byte] |= (code - level + SHIFT) << shift
+            codes.low[row * width + byte] |= code % 8 << shift
+            put_high(codes, row, place, code // 8)
         codes.scales[row] = scale
         codes.coarse_errors[row] = np.sqrt(coarse) * (1 + 1e-6) + 1e-30
         codes.fine_errors[row] = np.sqrt(fine) * (1 + 1e-6) + 1e-30
@@ -166,7 +183,7 @@ def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, t
         if len(queries.packed) > 0:
             pack(queries, query, length)
         queries.sums[query] = codes_sum
-        queries.centres[query] = (TWICE_MIDDLE + 2 * SHIFT) * codes_sum
+        queries.centres[query] = LARGEST * codes_sum
         queries.steps[query] = step
         left_out = np.sqrt(dot(values, values)) * rotation.largest_norm * (1 + 1e-6)
         queries.errors[query] = left_out + rotation.rounding

@@ -1,8 +1,13 @@
 """What the loops of the search read: codes, rows, queries. The bounds they rely on: docs/search.md.
 
-Shapes: N rows of D dimensions, stored as two planes of nibbles, (R, W) bytes each, where R is N rounded up to
-a whole block and W = D / 2 rounded up to whole vectors. Byte b of a row holds dimension b in its low nibble
-and dimension W + b in its high nibble.
+Shapes: N rows of D dimensions, one byte a dimension, parted: the high five bits in one plane, the low three
+in another. R is N rounded up to a whole block and W = D / 2 rounded up to whole vectors.
+
+The high plane holds eight rows by 64 dimensions in five lines of 64 bytes, (R / 8, W / 32, 5, 64): the rows 0
+to 4 in the high five bits of a line each, the others in the low three that these leave. Of row 5 the upper
+three bits are in line 0, the lower two in line 1, of row 6 in the lines 2 and 3; of row 7 the upper three are
+in line 4, and the lines 1 and 3 have one more each. The low plane holds four bits a dimension, the highest
+of them 0, (R, W): byte b of a row has dimension b in its low nibble and W + b in its high nibble.
 """
 
 from typing import NamedTuple
@@ -11,18 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 64  # rows whose coarse scores are compared with the least score together
+LARGEST = 255  # the codes of rows; code c stands for `scale * (c - LARGEST / 2)`
+TWICE_COARSE = 248  # the same, doubled, for the high five bits alone: 2 * (16 - 1/2) * 8
 LOWEST = np.float32(-3e38)  # below every score, above the bound of a row that is no row
 
 
 class Codes(NamedTuple):
-    """A code for each dimension, in two planes of four bits; `levels` says what they stand for.
+    """A code of 0 to LARGEST for each dimension, in two planes.
 
     Attributes:
-        high: (R * W,) uint8, numbers of the levels.
-        low: (R * W,) uint8, how far the codes are above them, plus SHIFT.
-        scales: (R,) float32; code c of a row stands for `scale * (c - TWICE_MIDDLE / 2)`.
-        coarse_errors: (R,) float32, norm of what the high plane alone leaves out; -inf past the last row.
-        fine_errors: (R,) float32, norm of what both planes leave out.
+        high: (R * W * 5 / 4,) uint8, the high five bits, which are read of every row.
+        low: (R * W,) uint8, the low three.
+        scales: (R,) float32.
+        coarse_errors: (R,) float32, norm of what the high five bits leave out; -inf past the last row.
+        fine_errors: (R,) float32, norm of what all eight leave out.
         width: W.
     """
 
@@ -71,7 +78,7 @@ class Queries(NamedTuple):
         codes: (Q, 2W) flat, int8.
         packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
         sums: (Q,) int32, sum of the codes of each.
-        centres: (Q,) int32, TWICE_MIDDLE + 2 SHIFT times that: twice what a product of both planes is over.
+        centres: (Q,) int32, LARGEST times that: twice what a product with whole codes is over.
         steps: (Q,) float32; code c of a query stands for `step * c`.
         offsets: (Q,) float64, product with the centre of the rows.
         errors: (Q,) float64, bound on all that a score from codes errs by beyond the row's own error.

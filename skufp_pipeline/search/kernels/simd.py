@@ -7,13 +7,10 @@ Numba has no vector types; these few functions give it three. On processors with
 from typing import Any
 
 import llvmlite.binding
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.extending import intrinsic, models, register_model
-
-from skufp_pipeline.search.kernels.levels import LEVELS
 
 BYTES = 64
 LANES = 16
@@ -134,41 +131,31 @@ def store(typing: Any, vector: Any, array: Any, offset: Any) -> Any:
 @intrinsic
 def low_nibbles(typing: Any, vector: Any) -> Any:
     """The low four bits of each of the 64 bytes."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.and_(arguments[0], _splat(0x0F0F0F0F))
-
-    return INTS(vector), generate
+    return INTS(vector), _gathered((0, 0x0F))
 
 
 @intrinsic
 def high_nibbles(typing: Any, vector: Any) -> Any:
     """The high four bits of each of the 64 bytes, as numbers from 0 to 15."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.and_(builder.lshr(arguments[0], _splat(4)), _splat(0x0F0F0F0F))
-
-    return INTS(vector), generate
+    return INTS(vector), _gathered((-4, 0x0F))
 
 
 @intrinsic
-def low_levels(typing: Any, vector: Any) -> Any:
-    """The level that the low four bits of each of the 64 bytes stand for."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _levels(builder, arguments[0])
-
-    return INTS(vector), generate
+def high_fives(typing: Any, vector: Any) -> Any:
+    """The high five bits of each of the 64 bytes, where they are: eight times a number from 0 to 31."""
+    return INTS(vector), _gathered((0, 0xF8))
 
 
 @intrinsic
-def high_levels(typing: Any, vector: Any) -> Any:
-    """The level that the high four bits of each of the 64 bytes stand for."""
+def spare_fives(typing: Any, first: Any, second: Any) -> Any:
+    """The same; their upper three are the lowest of the first vector, the other two of the second."""
+    return INTS(first, second), _gathered((5, 0xE0), (3, 0x18))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _levels(builder, builder.lshr(arguments[0], _splat(4)))
 
-    return INTS(vector), generate
+@intrinsic
+def last_fives(typing: Any, first: Any, second: Any, third: Any) -> Any:
+    """The same; their upper three are the lowest of the first vector, then come the third of each other."""
+    return INTS(first, second, third), _gathered((5, 0xE0), (2, 0x10), (1, 0x08))
 
 
 @intrinsic
@@ -436,6 +423,20 @@ def _fold(first: tuple[int, ...], second: tuple[int, ...], stride: int) -> Any:
     return generate
 
 
+def _gathered(*parts: tuple[int, int]) -> Any:
+    """Code that joins bits of some vectors: of each, moved up by so many, those of a mask for every byte."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        joined = ir.Constant(_INTS, None)
+        for vector, (shift, mask) in zip(arguments, parts, strict=True):
+            move = builder.shl if shift > 0 else builder.lshr
+            moved = move(vector, _splat(abs(shift))) if shift else vector
+            joined = builder.or_(joined, builder.and_(moved, _splat(mask * 0x01010101)))
+        return joined
+
+    return generate
+
+
 def _of_bits(name: str, *options: Any) -> Any:
     """Code that calls a function of 64 bits."""
 
@@ -464,46 +465,6 @@ def _everywhere(builder: Any, value: Any, kind: ir.VectorType = _FLOATS) -> Any:
 
 def _splat(value: int) -> Any:
     return ir.Constant(_INTS, [value] * LANES)
-
-
-def _levels(builder: Any, bytes_: Any) -> Any:
-    """The level that the low four bits of each of the 64 bytes stand for."""
-    bytes_ = builder.bitcast(bytes_, _BYTES)
-    if can("avx512vbmi"):  # looks at the low six bits
-        return builder.bitcast(_look_up(builder, "llvm.x86.avx512.permvar.qi.512", 64, bytes_), _INTS)
-    bytes_ = builder.and_(bytes_, ir.Constant(_BYTES, [15] * BYTES))
-    if can("avx2"):
-        levels = _look_up(builder, "llvm.x86.avx2.pshuf.b", 32, bytes_)
-    elif can("neon"):
-        levels = _look_up(builder, "llvm.aarch64.neon.tbl1.v16i8", 16, bytes_)
-    else:
-        levels = _levels_anywhere(builder, bytes_)
-    return builder.bitcast(levels, _INTS)
-
-
-def _look_up(builder: Any, name: str, width: int, bytes_: Any) -> Any:
-    """What an instruction for `width` bytes at a time finds in a table of the levels."""
-    part = ir.VectorType(_BYTE, width)
-    function = builder.module.declare_intrinsic(name, (), ir.FunctionType(part, [part, part]))
-    table = ir.Constant(part, LEVELS.tolist() * (width // len(LEVELS)))
-    found = []
-    for begin in range(0, BYTES, width):
-        places = ir.Constant(ir.VectorType(_INT, width), list(range(begin, begin + width)))
-        found.append(builder.call(function, [table, builder.shuffle_vector(bytes_, bytes_, places)]))
-    while len(found) > 1:
-        both = 2 * found[0].type.count
-        places = ir.Constant(ir.VectorType(_INT, both), list(range(both)))
-        found = [builder.shuffle_vector(*found[at : at + 2], places) for at in range(0, len(found), 2)]
-    return found[0]
-
-
-def _levels_anywhere(builder: Any, numbers: Any) -> Any:
-    levels = ir.Constant(_BYTES, [int(LEVELS[0])] * BYTES)
-    for number, gap in enumerate(np.diff(LEVELS).tolist(), start=1):
-        reached = builder.icmp_unsigned(">=", numbers, ir.Constant(_BYTES, [number] * BYTES))
-        steps = builder.select(reached, ir.Constant(_BYTES, [gap] * BYTES), ir.Constant(_BYTES, [0] * BYTES))
-        levels = builder.add(levels, steps)
-    return levels
 
 
 def _products_vnni(builder: Any, sums: Any, unsigned: Any, signed: Any) -> Any:

@@ -5,26 +5,35 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skufp_pipeline.search.kernels.bounds import allowed_bits, fine_bound, plane_dot, plane_dots, reach_of
+from skufp_pipeline.search.kernels.bounds import (
+    OCTET,
+    allowed_bits,
+    fetch_high,
+    fetch_low,
+    fine_bound,
+    high_dot,
+    high_dots,
+    low_dot,
+    low_dots,
+    reach_of,
+)
 from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
-from skufp_pipeline.search.kernels.levels import TWICE_MIDDLE
 from skufp_pipeline.search.kernels.score import best_places, exact_score, fetch_row, finish, push
-from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, TWICE_COARSE, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import (
-    BYTES,
     LANES,
     add_sums,
     affine_rows,
     count_bits,
     fetch_add,
+    fold_fours,
     larger,
     largest,
     load_floats,
     load_ints,
     lowest_bit,
     peek,
-    prefetch,
     reaching,
     same_floats,
     store,
@@ -47,9 +56,9 @@ from skufp_pipeline.search.kernels.threads import (
     waited,
 )
 
-SPARSE = 16  # allowed rows of a block up to which only they are read
 DENSE = 24  # rows of a block that pass by the high plane up to which the low plane is read row by row
 EVERY_ROW = np.int64(-1)  # all 64 bits
+SPARSE = 16  # allowed rows of a block up to which only they are read
 SEEDS = 3  # times K rows are looked at closer for a first threshold
 CHUNK = 16  # blocks that a thread takes at a time
 WINDOW = 64  # blocks that are swept stage by stage
@@ -69,7 +78,7 @@ class Scan(NamedTuple):
         bounds, lows: (T, BLOCK) float32 and int32: of one block, the most that each row can come to, and the
             product of the low plane.
         picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
-        ahead: how many bytes ahead planes are fetched; 0 where they fit the cache.
+        ahead: how many rows ahead planes are fetched; 0 where they fit the cache.
     """
 
     sums: NDArray[np.int32]
@@ -90,13 +99,17 @@ class Scan(NamedTuple):
 @inner
 def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int) -> None:
     """High-plane products of a block; of the allowed rows alone where they are few."""
-    first, width = block * BLOCK, codes.width
+    first = block * BLOCK
     if count_bits(bits) > SPARSE:
-        plane_dots(codes.high, first * width, queries.codes, width, True, scan.sums, first, scan.ahead)
+        for row in range(first, first + BLOCK, LANES):
+            if scan.ahead > 0:
+                fetch_high(codes, row + scan.ahead, LANES)
+            upper = high_dots(codes, row, queries.codes, 0)
+            store(fold_fours(upper, high_dots(codes, row + OCTET, queries.codes, 0)), scan.sums, row)
         return
     while bits != 0:
         row = first + lowest_bit(bits)
-        scan.sums[row] = plane_dot(codes.high, row * width, queries.codes, width, True)
+        scan.sums[row] = high_dot(codes, row, queries.codes)
         bits &= bits - 1
 
 
@@ -107,7 +120,7 @@ def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np
     With their coarse errors it is the most that they can come to; with the fine ones, which are small, about
     what they come to, and minus infinity for rows that are none.
     """
-    factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_MIDDLE * queries.sums[0])
+    factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_COARSE * queries.sums[0])
     return affine_rows(
         load_ints(scan.sums, row), centre, factor, load_floats(codes.scales, row), load_floats(errors, row)
     )
@@ -172,13 +185,6 @@ def reaching_bits(
     return bits
 
 
-@inner
-def fetch_low(codes: Codes, row: int) -> None:
-    """Has the low half of a row's code fetched."""
-    for place in range(row * codes.width, (row + 1) * codes.width, BYTES):
-        prefetch(codes.low, place)
-
-
 @bare
 def scan_blocks(
     codes: Codes,
@@ -214,14 +220,14 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
     blocks = best_places(scan.promises, scan.seed_scores, scan.seeds)
     if blocks < k:
         return
-    promised, size, width = np.float32(scan.seed_scores[0]), 0, codes.width
+    promised, size = np.float32(scan.seed_scores[0]), 0
     for seed in range(blocks):
         block = scan.seeds[seed]
         bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
         bits &= allowed_bits(allowed, block)
         while bits != 0:
             row = block * BLOCK + lowest_bit(bits)
-            low = plane_dot(codes.low, row * width, queries.codes, width, False)
+            low = low_dot(codes, row, queries.codes)
             size = push(scores, best, size, fine_bound(codes, queries, row, scan.sums[row] + low), row)
             bits &= bits - 1
     for seed in range(size):
@@ -235,8 +241,13 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
 @inner
 def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: int, reach: np.float32) -> int:
     """Which rows of a block pass by both planes; reads the low plane of all."""
-    first, width, lows, bits = block * BLOCK, codes.width, scan.lows[thread], 0
-    plane_dots(codes.low, first * width, queries.codes, width, False, lows, 0, scan.ahead)
+    first, lows, bits = block * BLOCK, scan.lows[thread], 0
+    for place in range(0, BLOCK, LANES):
+        row = first + place
+        if scan.ahead > 0:
+            fetch_low(codes, row + scan.ahead, LANES)
+        upper = low_dots(codes, row, queries.codes, 0)
+        store(fold_fours(upper, low_dots(codes, row + OCTET, queries.codes, 0)), lows, place)
     factor, centre = np.float32(0.5) * queries.steps[0], queries.centres[0]
     for place in range(0, BLOCK, LANES):
         row = first + place
@@ -271,7 +282,7 @@ def pick_coarsely(
     while bits != 0:
         row = first + lowest_bit(bits)
         if not dense:
-            fetch_low(codes, row)
+            fetch_low(codes, row, 1)
         picks[picked] = row
         picked += 1
         bits &= bits - 1
@@ -295,7 +306,7 @@ def sweep_blocks(
     of these the ones that pass by both planes, and their scores.
     """
     scores, best, size = scan.scores[thread], scan.rows[thread], scan.sizes[thread]
-    picks, width = scan.picks[thread], codes.width
+    picks = scan.picks[thread]
     for window in range(begin, end, WINDOW):
         least = max(scan.reached[0], scores[0]) if size == len(scores) else scan.reached[0]
         reach, picked, kept = reach_of(queries, 0, least), 0, 0
@@ -304,7 +315,7 @@ def sweep_blocks(
                 picked = pick_coarsely(codes, queries, scan, allowed, thread, block, reach, picked)
         for pick in range(picked):
             row = picks[pick]
-            low = plane_dot(codes.low, row * width, queries.codes, width, False)
+            low = low_dot(codes, row, queries.codes)
             if fine_bound(codes, queries, row, scan.sums[row] + low) >= reach:
                 fetch_row(rows, row, queries.dimension)
                 picks[kept] = row

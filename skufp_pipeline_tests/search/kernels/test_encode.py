@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from skufp_pipeline.search.codes import encode
+from skufp_pipeline.search.codes import CodedFingerprints, encode
 from skufp_pipeline.search.kernels.encode import normalise, rotate
-from skufp_pipeline.search.kernels.levels import GAPS, LARGEST, LEVELS, NEAREST, SHIFT, TWICE_MIDDLE
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 3, 7, 64, 100, 513])
@@ -16,48 +15,47 @@ def test_rotation_keeps_angles_and_spreads_one_dimension_over_many(dimension: in
     assert np.abs(rotated).max() <= 4 / np.sqrt(dimension)
 
 
+def high_fives(coded: CodedFingerprints) -> np.ndarray:
+    """(R, 2W) high five bits of the codes, put together from where `shapes` says they are."""
+    lines = coded.codes.high.reshape(-1, coded.codes.width // 32, 5, 64).astype(int)
+    low = lines % 8
+    rows = [*np.moveaxis(lines // 8, 2, 0)]
+    rows += [low[:, :, at] * 4 + low[:, :, at + 1] % 4 for at in (0, 2)]
+    rows.append(low[:, :, 4] * 4 + low[:, :, 1] // 4 * 2 + low[:, :, 3] // 4)
+    return np.stack(rows, axis=1).reshape(-1, 2 * coded.codes.width)
+
+
 @pytest.mark.parametrize("dimension", [1, 3, 100, 512])
 def test_codes_differ_from_their_rows_by_no_more_than_they_say(dimension: int) -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_t(1, (200, dimension)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     coded = encode(rows, threads=1)
-    codes, width = coded.codes, coded.codes.width
-    high, low = (plane.reshape(-1, width)[:200].astype(int) for plane in (codes.high, codes.low))
-    number = np.concatenate([high % 16, high // 16], axis=1)[:, :dimension]
-    offset = np.concatenate([low % 16, low // 16], axis=1)[:, :dimension]
-    level, middle = LEVELS[number], TWICE_MIDDLE / 2
-    whole = level + offset - SHIFT
+    codes = coded.codes
+    high, low = high_fives(coded)[:200, :dimension], codes.low.reshape(-1, codes.width)[:200].astype(int)
+    low = np.concatenate([low % 16, low // 16], axis=1)[:, :dimension]
+    assert low.max() == 7
     rotated = rows.astype(np.float64)
     for row in rotated:
         rotate(row, coded.signs)
+    rotated -= coded.centre
     scales = codes.scales[:200, None].astype(np.float64)
-    fine = np.linalg.norm(rotated - coded.centre - scales * (whole - middle), axis=1)
-    coarse = np.linalg.norm(rotated - coded.centre - scales * (level - middle), axis=1)
+    fine = np.linalg.norm(rotated - scales * (8 * high + low - 127.5), axis=1)
+    coarse = np.linalg.norm(rotated - scales * (8 * high + 3.5 - 127.5), axis=1)
     assert (fine <= codes.fine_errors[:200]).all()
+    assert (fine >= 0.99 * codes.fine_errors[:200] - 1e-12).all()
     assert (coarse <= codes.coarse_errors[:200]).all()
+    assert (coarse >= 0.99 * codes.coarse_errors[:200] - 1e-12).all()
     assert np.isneginf(codes.coarse_errors[200:]).all()
 
 
-def test_a_code_is_its_nearest_level_and_four_bits_more() -> None:
-    codes = np.arange(LARGEST + 1)
-    offsets = codes - LEVELS[NEAREST] + SHIFT
-    assert (offsets >= 0).all()
-    assert (offsets < 16).all()
-    assert (np.abs(codes - LEVELS[NEAREST]) == np.abs(codes[:, None] - LEVELS).min(axis=1)).all()
-    assert len(LEVELS) == 16
-    assert sorted(GAPS) == list(GAPS)
-    assert (LEVELS + LEVELS[::-1] == TWICE_MIDDLE).all()
-    assert LARGEST + SHIFT < 256  # a level and an offset fit a byte
-
-
-def test_a_normal_distribution_costs_the_high_half_an_eighth_less_than_even_levels() -> None:
+def test_three_bits_more_leave_an_eighth() -> None:
     rows = np.random.default_rng(0).standard_normal((500, 512))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    coarse = encode(rows.astype(np.float32), threads=1).codes.coarse_errors[:500]
-    step = np.abs(rows).max(axis=1, keepdims=True) / 8
-    even = np.linalg.norm(rows - step * np.clip(np.floor(rows / step) + 0.5, -7.5, 7.5), axis=1)
-    assert coarse.mean() < 7 / 8 * even.mean()
+    codes = encode(rows.astype(np.float32), threads=1).codes
+    np.testing.assert_allclose(
+        codes.coarse_errors[:500].mean() / codes.fine_errors[:500].mean(), 8, rtol=0.02
+    )
 
 
 def test_a_query_that_is_not_finite_becomes_zero_and_is_told() -> None:

@@ -1,23 +1,15 @@
-import llvmlite.binding
 import numba
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from skufp_pipeline.search.kernels import simd
-from skufp_pipeline.search.kernels.levels import LEVELS
-
-
-def only(monkeypatch: pytest.MonkeyPatch, feature: str | None, here: bool = True) -> None:
-    """Compiles as for a processor with this feature alone; skips the test where it could not run."""
-    if here and feature is not None and not simd.can(feature):
-        pytest.skip(f"this processor has no {feature}")
-    monkeypatch.setattr(simd, "can", lambda asked: asked == feature)
 
 
 @pytest.mark.parametrize("feature", ["avx512vnni", None])
 def test_byte_products_add_up_at_their_extremes(monkeypatch: pytest.MonkeyPatch, feature: str | None) -> None:
-    only(monkeypatch, feature)
+    if feature is not None and not simd.can(feature):
+        pytest.skip(f"this processor has no {feature}")
+    monkeypatch.setattr(simd, "can", lambda asked: asked == feature)
 
     @numba.njit
     def dot(unsigned: np.ndarray, signed: np.ndarray) -> int:
@@ -48,38 +40,21 @@ def test_bytes_part_into_nibbles() -> None:
     assert high.tolist() == (codes // 16).tolist()
 
 
-@pytest.mark.parametrize("feature", ["avx512vbmi", "avx2", "neon", None])
-def test_every_byte_stands_for_two_levels(monkeypatch: pytest.MonkeyPatch, feature: str | None) -> None:
-    only(monkeypatch, feature)
-
+def test_fives_are_gathered_from_the_bits_that_others_leave() -> None:
     @numba.njit
-    def look_up(codes: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
-        for place in range(0, len(codes), simd.BYTES):
-            simd.store(simd.low_levels(simd.load(codes, place)), low, place)
-            simd.store(simd.high_levels(simd.load(codes, place)), high, place)
+    def gather(lines: np.ndarray, fives: np.ndarray) -> None:
+        first, second, third = simd.load(lines, 0), simd.load(lines, 64), simd.load(lines, 128)
+        simd.store(simd.high_fives(first), fives, 0)
+        simd.store(simd.spare_fives(first, second), fives, 64)
+        simd.store(simd.last_fives(first, second, third), fives, 128)
 
-    codes = np.arange(256).astype(np.uint8)
-    low, high = np.zeros((2, 256), np.uint8)
-    look_up(codes, low, high)
-    assert low.tolist() == LEVELS[codes % 16].tolist()
-    assert high.tolist() == LEVELS[codes // 16].tolist()
-
-
-def test_levels_are_one_instruction_on_arm_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    only(monkeypatch, "neon", here=False)
-    ints = ir.VectorType(ir.IntType(32), simd.LANES)
-    module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(ints, [ints]), "levels")
-    builder = ir.IRBuilder(function.append_basic_block())
-    builder.ret(simd._levels(builder, function.args[0]))
-    llvmlite.binding.initialize_all_targets()
-    llvmlite.binding.initialize_all_asmprinters()
-    try:
-        target = llvmlite.binding.Target.from_triple("aarch64-unknown-linux-gnu")
-    except RuntimeError:
-        pytest.skip("this LLVM was built for other processors")
-    machine = target.create_target_machine(features="+neon")
-    assert machine.emit_assembly(llvmlite.binding.parse_assembly(str(module))).count("tbl\t") == 4
+    lines = np.random.default_rng(0).integers(0, 256, 192).astype(np.uint8)
+    fives = np.zeros(192, np.uint8)
+    gather(lines, fives)
+    first, second, third = lines.reshape(3, 64).astype(int)
+    assert fives[:64].tolist() == (8 * (first // 8)).tolist()
+    assert fives[64:128].tolist() == (8 * (first % 8 * 4 + second % 4)).tolist()
+    assert fives[128:].tolist() == (8 * (first % 8 * 4 + second // 4 % 2 * 2 + third // 4 % 2)).tolist()
 
 
 def test_sixteen_vectors_fold_into_their_sums() -> None:
