@@ -36,7 +36,7 @@ from skufp_pipeline.search.release import in_use, keep_encoders, publish, read_r
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
 
 _KERNELS = (
-    "batch", "bounds", "compiled", "encode", "score", "shapes", "simd", "single", "threads",
+    "addresses", "batch", "bounds", "compiled", "encode", "score", "shapes", "simd", "single", "threads",
 )  # fmt: skip
 _BUILDING = (
     "search.bundle", "search.judging", "encoders.tables",

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.kernels.addresses import aligned
 from skufp_pipeline.search.kernels.encode import encode_rows, rotate
-from skufp_pipeline.search.kernels.shapes import BLOCK, Codes
+from skufp_pipeline.search.kernels.shapes import BLOCK, NO_ROW, Codes
 from skufp_pipeline.search.kernels.simd import BYTES
 
 CODES_FILE = "codes.json"
@@ -31,7 +32,7 @@ class CodedFingerprints:
         codes: what is scanned.
         signs: (2, D) of -1 and 1, the rotation.
         centre: (D,) mean of the rotated rows.
-        largest_norm: bound on the norm of any row that a code stands for.
+        largest_norm: the largest norm of a coded row, or of what its codes stand for.
     """
 
     codes: Codes
@@ -74,7 +75,7 @@ def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedF
 
     def raised(errors: NDArray[np.float32]) -> NDArray[np.float32]:
         rounded_up = np.nextafter((errors + added).astype(np.float32), np.float32(np.inf))
-        return np.where(np.isneginf(errors), errors, rounded_up)  # -inf stays -inf past the last row
+        return np.where(errors == NO_ROW, errors, rounded_up)
 
     largest = float(np.abs(biases).max(initial=0))
     codes = codes._replace(coarse_errors=raised(codes.coarse_errors), fine_errors=raised(codes.fine_errors))
@@ -113,17 +114,10 @@ def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints
 def _empty(count: int, dimension: int) -> Codes:
     """Codes to write into; rows past the last can never be found."""
     width, padded = _width(dimension), _padded(count)
-    high, low = _aligned_zeros(padded * width // 4 * 5), _aligned_zeros(padded * width)
-    scales, coarse, fine = np.zeros((3, padded), np.float32)
-    coarse[count:] = fine[count:] = -np.inf
+    high, low = aligned(padded * width // 4 * 5, np.uint8), aligned(padded * width, np.uint8)
+    scales, coarse, fine = aligned((3, padded), np.float32)
+    coarse[count:] = fine[count:] = NO_ROW
     return Codes(high, low, scales, coarse, fine, width)
-
-
-def _aligned_zeros(nbytes: int) -> NDArray[np.uint8]:
-    """Zeros that begin where a cache line does: a vector that straddles two is read at half the speed."""
-    zeros = np.zeros(nbytes + BYTES, np.uint8)
-    first = -zeros.ctypes.data % BYTES
-    return zeros[first : first + nbytes]
 
 
 def _width(dimension: int) -> int:

@@ -4,15 +4,16 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from queue import SimpleQueue
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.search.codes import CodedFingerprints, with_biases
 from skufp_pipeline.search.kernels import batch, single
+from skufp_pipeline.search.kernels.addresses import addresses, aligned
 from skufp_pipeline.search.kernels.encode import normalise
-from skufp_pipeline.search.kernels.shapes import BLOCK, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import LANES
 from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, OPEN
 
@@ -20,7 +21,16 @@ BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
 TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
 CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
+NOT_FINITE_QUERY = "a query holds NaN or infinity"
 AHEAD = 16  # rows that a plane is fetched ahead of its scan where it comes from memory
+
+
+class _Fixed(NamedTuple):
+    """What all searches read."""
+
+    codes: Codes
+    rows: Rows
+    rotation: Rotation
 
 
 class Scanner:
@@ -41,13 +51,12 @@ class Scanner:
         biases: NDArray[np.float32] | None = None,
     ) -> None:
         self._count = len(rows)
-        self._coded = coded if biases is None else with_biases(coded, biases)
+        coded = coded if biases is None else with_biases(coded, biases)
         if biases is None:
-            biases = np.zeros(self._count, np.float32)
-        self._rows = Rows(_read_only(rows.reshape(-1)), _read_only(biases))
-        coded = self._coded
-        rounding = 2.0**-20 * (1 + coded.largest_norm + float(np.linalg.norm(coded.centre)))
-        self._rotation = Rotation(coded.signs, coded.centre, coded.largest_norm, rounding)
+            biases = np.zeros(len(rows), np.float32)
+        rounding = 2.0**-17 * (1 + coded.largest_norm + float(np.linalg.norm(coded.centre)))
+        rotation = Rotation(_copied(coded.signs), _copied(coded.centre), coded.largest_norm, rounding)
+        self._fixed = _Fixed(coded.codes, Rows(rows.reshape(-1), biases), rotation)
         self._all = np.full(len(coded.codes.scales) // 8, 255, np.uint8)
         scanned = coded.codes.high.nbytes
         self._threads = threads if scanned >= TOGETHER else 1  # for one query
@@ -91,25 +100,12 @@ class Scanner:
         scores: NDArray[np.float64],
         rows: NDArray[np.int64],
     ) -> None:
-        buffers = _take(self._one, scores.shape) or _One(self._coded, self._rows, self._threads, scores.shape)
-        buffers.queries.given[:] = given.reshape(-1)
-        buffers.allowed[:] = allowed
+        buffers = _take(self._one, scores.shape) or _One(self._fixed, self._threads, scores.shape)
+        buffers.prepare(given, allowed)
         self._call_help(buffers, self._threads - 1)
-        codes, queries, counts = self._coded.codes, buffers.queries, buffers.counts
-        clean = single.search_one(
-            codes,
-            queries,
-            self._rotation,
-            self._rows,
-            buffers.scan,
-            buffers.allowed,
-            counts,
-            scores[0],
-            rows[0],
-        )
-        _assert_finite(buffers.counts[NOT_FINITE] == 0)
-        if clean:
-            self._one.append(buffers)
+        single.search_one(buffers.words, scores[0], rows[0])
+        self._one.append(buffers)
+        buffers.assert_finite()
 
     def _search_many(
         self,
@@ -119,20 +115,13 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         threads = len(self._helpers) + 1
-        buffers = _take(self._many, scores.shape) or _Many(
-            self._coded, self._rotation, self._rows, threads, scores.shape
-        )
-        buffers.queries.given[:] = given.reshape(-1)
-        buffers.allowed[:] = allowed
+        buffers = _take(self._many, scores.shape) or _Many(self._fixed, threads, scores.shape)
+        buffers.prepare(given, allowed)
         self._call_help(buffers, threads - 1)
-        codes, queries, tiles = self._coded.codes, buffers.queries, buffers.tiles
-        clean = batch.search_many(
-            codes, queries, self._rotation, self._rows, tiles, buffers.allowed, buffers.counts
-        )
-        scores[:], rows[:] = tiles.scores, tiles.rows
-        _assert_finite(buffers.counts[NOT_FINITE] == 0)
-        if clean:
-            self._many.append(buffers)
+        batch.search_many(buffers.words)
+        scores[:], rows[:] = buffers.tiles.scores, buffers.tiles.rows
+        self._many.append(buffers)
+        buffers.assert_finite()
 
     def _call_help(self, buffers: "_Buffers", helpers: int) -> None:
         """Wakes the helping threads that are not at these buffers already."""
@@ -146,88 +135,96 @@ class _Buffers:
     """What one search writes on its way, kept for the next.
 
     Attributes:
+        shape: (Q, K).
+        words: addresses of all that the search reads and writes.
+        counts: what its threads count together.
         called: numbers of the helping threads that are here or on their way.
         help: takes part in searches that use these buffers, until none comes for a while or the thread is
             called elsewhere: `called` and `thread` of `single.help_one`.
     """
 
+    words: NDArray[np.int64]
     help: Callable[[NDArray[np.int64], int], None]
 
-    def __init__(self, coded: CodedFingerprints, shape: tuple[int, ...], parts: int) -> None:
+    def __init__(self, fixed: _Fixed, queries: Queries, shape: tuple[int, ...], parts: int) -> None:
         self.shape = shape
-        self.allowed = np.empty(len(coded.codes.scales) // 8, np.uint8)
-        self.counts = np.zeros(FIRST_PART + parts, np.int64)
+        self.counts = aligned(FIRST_PART + parts, np.int64)
         self.called: set[int] = set()
+        self._given = queries.given.reshape(shape[0], -1)
+        self._allowed = aligned(len(fixed.codes.scales) // 8, np.uint8)
+        self._held = fixed, queries  # the addresses do not hold what they lead to
+
+    def prepare(self, given: NDArray[np.floating], allowed: NDArray[np.uint8]) -> None:
+        """Copies what is asked: a thread may look at it when the search that it comes from has ended."""
+        self._given[:] = given
+        self._allowed[:] = allowed
+
+    def assert_finite(self) -> None:
+        """Raises ValueError: a query was not."""
+        if self.counts[NOT_FINITE]:
+            raise ValueError(NOT_FINITE_QUERY)
 
 
 class _One(_Buffers):
     """For one query."""
 
-    def __init__(self, coded: CodedFingerprints, rows: Rows, threads: int, shape: tuple[int, ...]) -> None:
-        padded, k = len(coded.codes.scales), shape[1]
+    def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
+        padded, k = len(fixed.codes.scales), shape[1]
         blocks = padded // BLOCK
-        super().__init__(coded, shape, parts=-(-blocks // single.CHUNK))
-        self.queries = _empty_queries(1, 1, coded, threads=1, packed=0)
+        queries, seeds = _queries(fixed, 1, 1, threads=1, packed=0), min(single.SEEDS * k, blocks)
+        super().__init__(fixed, queries, shape, parts=-(-blocks // single.CHUNK))
         self.scan = single.Scan(
-            np.empty(padded, np.int32),
-            np.empty(blocks, np.float32),
-            np.empty(blocks, np.float32),
-            np.empty(min(single.SEEDS * k, blocks)),
-            np.empty(min(single.SEEDS * k, blocks), np.int64),
-            np.empty(1),
-            np.empty((threads, k)),
-            np.empty((threads, k), np.int64),
-            np.zeros(threads, np.int64),
-            np.empty((threads, BLOCK), np.float32),
-            np.zeros((threads, BLOCK), np.int32),
-            np.empty((threads, single.WINDOW * BLOCK), np.int64),
-            0 if coded.codes.high.nbytes <= CACHED else AHEAD,
+            sums=aligned(padded, np.int32),
+            ceilings=aligned(blocks, np.float32),
+            promises=aligned(blocks, np.float32),
+            seed_scores=aligned(seeds),
+            seeds=aligned(seeds, np.int64),
+            reached=aligned(1),
+            scores=aligned((threads, k)),
+            rows=aligned((threads, k), np.int64),
+            sizes=aligned(threads, np.int64),
+            bounds=aligned((threads, BLOCK), np.float32),
+            lows=aligned((threads, BLOCK), np.int32),
+            picks=aligned((threads, single.WINDOW * BLOCK), np.int64),
+            ahead=0 if fixed.codes.high.nbytes <= CACHED else AHEAD,
         )
-        self.help = partial(
-            single.help_one, coded.codes, self.queries, rows, self.scan, self.allowed, self.counts
+        search = single.OneSearch(
+            fixed.codes, queries, fixed.rotation, fixed.rows, self.scan, self._allowed, self.counts
         )
+        self.words = addresses(search)
+        self.help = partial(single.help_one, self.words)
 
 
 class _Many(_Buffers):
     """For a batch."""
 
-    def __init__(
-        self,
-        coded: CodedFingerprints,
-        rotation: Rotation,
-        rows: Rows,
-        threads: int,
-        shape: tuple[int, ...],
-    ) -> None:
-        padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * coded.codes.width
-        k, tiles = shape[1], len(coded.codes.scales) // batch.TILE
-        super().__init__(coded, shape, parts=-(-tiles // batch.PART))
-        self.queries = _empty_queries(shape[0], padded, coded, threads, packed=padded * length)
+    def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
+        padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * fixed.codes.width
+        k, tiles = shape[1], len(fixed.codes.scales) // batch.TILE
+        kept = (threads, batch.WINDOW * batch.TILE * LANES)
+        queries = _queries(fixed, shape[0], padded, threads, packed=padded * length)
+        super().__init__(fixed, queries, shape, parts=-(-tiles // batch.PART))
         self.tiles = batch.Tiles(
-            np.empty(shape),
-            np.empty(shape, np.int64),
-            np.empty(padded * tiles, np.float32),
-            np.empty((threads, batch.PART * batch.TILE * length), np.uint8),
-            np.empty((threads, LANES, k)),
-            np.empty((threads, LANES, k), np.int64),
-            np.empty((threads, k * LANES), np.float32),
-            np.empty((threads, k), np.int64),
-            np.empty((threads, LANES), np.float32),
-            np.empty((threads, LANES), np.int64),
-            np.empty((threads, tiles), np.int32),
-            np.empty((threads, batch.WINDOW), np.int64),
-            np.empty((threads, batch.WINDOW), np.int64),
-            np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
-            np.empty((threads, batch.WINDOW * batch.TILE * LANES), np.int64),
+            scores=aligned(shape),
+            rows=aligned(shape, np.int64),
+            ceilings=aligned(padded * tiles, np.float32),
+            others=aligned(padded * tiles, np.float32),
+            unpacked=aligned((threads, batch.PART * batch.TILE * length), np.uint8),
+            values=aligned((threads, LANES, k)),
+            seeds=aligned((threads, LANES, k), np.int64),
+            bounds=aligned((threads, LANES), np.float32),
+            least=aligned((threads, LANES), np.float32),
+            sizes=aligned((threads, LANES), np.int64),
+            picks=aligned((threads, batch.WINDOW), np.int64),
+            lanes=aligned((threads, batch.WINDOW), np.int64),
+            kept_rows=aligned(kept, np.int64),
+            kept_lanes=aligned(kept, np.int64),
         )
-        self.help = partial(
-            batch.help_many, coded.codes, self.queries, rotation, rows, self.tiles, self.allowed, self.counts
+        search = batch.ManySearch(
+            fixed.codes, queries, fixed.rotation, fixed.rows, self.tiles, self._allowed, self.counts
         )
-
-
-def _assert_finite(finite: bool) -> None:
-    if not finite:
-        raise ValueError("a query holds NaN or infinity")
+        self.words = addresses(search)
+        self.help = partial(batch.help_many, self.words)
 
 
 def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -237,43 +234,50 @@ def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
         ValueError: a query is not finite.
     """
     given, unit = queries.astype(np.float64).reshape(-1), np.empty(queries.shape)
-    _assert_finite(normalise(given, unit.reshape(-1), queries.shape[1]))
+    if not normalise(given, unit.reshape(-1), queries.shape[1]):
+        raise ValueError(NOT_FINITE_QUERY)
     return unit
 
 
-def _empty_queries(count: int, padded: int, coded: CodedFingerprints, threads: int, packed: int) -> Queries:
+def _queries(fixed: _Fixed, count: int, padded: int, threads: int, packed: int) -> Queries:
+    dimension = len(fixed.rotation.centre)
     return Queries(
-        np.empty(count * len(coded.centre)),
-        np.empty(count * len(coded.centre)),
-        len(coded.centre),
-        np.empty((threads, len(coded.centre))),
-        np.zeros(padded * 2 * coded.codes.width, np.int8),
-        np.zeros(packed, np.int8),
-        np.zeros(padded, np.int32),
-        np.zeros(padded, np.int32),
-        np.zeros(padded, np.float32),
-        np.zeros(padded),
-        np.zeros(padded),
+        given=aligned(count * dimension),
+        unit=aligned(count * dimension),
+        dimension=dimension,
+        rotated=aligned((threads, dimension)),
+        codes=aligned(padded * 2 * fixed.codes.width, np.int8),
+        packed=aligned(packed, np.int8),
+        sums=aligned(padded, np.int32),
+        centres=aligned(padded, np.int32),
+        steps=aligned(padded, np.float32),
+        offsets=aligned(padded),
+        errors=aligned(padded),
     )
 
 
-def _read_only(array: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A view of one type for the kernels, whether mapped or not."""
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def _copied(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    copy = aligned(array.shape)
+    copy[:] = array
+    return copy
 
 
 Buffers = TypeVar("Buffers", _One, _Many)
 
 
 def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
-    """Buffers of this shape, if some are free; others are let go."""
-    try:
-        buffers = kept.pop()
-    except IndexError:
-        return None
-    return buffers if buffers.shape == shape else None
+    """Of buffers of this shape, those last used of which no thread is in, if any; other shapes are let go."""
+    for _ in range(len(kept)):
+        try:
+            buffers = kept.pop()
+        except IndexError:  # another search was faster
+            break
+        if buffers.shape != shape:
+            continue
+        if buffers.counts[DOOR] == 0:
+            return buffers
+        kept.insert(0, buffers)
+    return None
 
 
 Task = tuple[_Buffers, int]  # and the number of the thread there

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.search.kernels.addresses import Cube, Matrix, at_addresses
 from skufp_pipeline.search.kernels.bounds import (
     HIGH_LINES,
     OCTET,
@@ -16,10 +17,10 @@ from skufp_pipeline.search.kernels.bounds import (
     is_allowed,
     reach_of,
 )
-from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
+from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import exact_score, fetch_row, finish, push
-from skufp_pipeline.search.kernels.shapes import LOWEST, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import LOWEST, NO_ROW, Codes, Queries, Rotation, Rows
 from skufp_pipeline.search.kernels.simd import (
     BYTES,
     LANES,
@@ -35,10 +36,13 @@ from skufp_pipeline.search.kernels.simd import (
     load_ints,
     low_nibbles,
     lowest_bit,
+    number_of,
+    numbered,
     peek,
     prefetch,
     reaching,
     same_floats,
+    smaller,
     store,
     zeros,
 )
@@ -65,9 +69,10 @@ from skufp_pipeline.search.kernels.threads import (
 TILE = OCTET  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
+SHARE = 8  # queries that a thread sweeps at a time, half a group: so that threads end together
 WINDOW = 32  # tiles that are swept stage by stage
 STRETCH = 2 * BYTES // TILE  # dimensions that are multiplied while a line of a tile to come is fetched
-PORTION = 8  # queries that a thread encodes at a time
+PORTION = LANES  # queries that a thread encodes at a time; they share lines
 
 
 class Tiles(NamedTuple):
@@ -75,33 +80,53 @@ class Tiles(NamedTuple):
 
     Attributes:
         scores, rows: (Q, K) heaps, and in the end the results, best first.
-        ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to.
+        ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to; the lowest
+            three bits are the number of that row.
+        others: the same shape, the most that any other row of the tile can come to.
         unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
-        values, places: (T, L, K) for each query of a group, heap of its most promising tiles.
-        bounds: (T, K, L) float32, the most that each row of those tiles can come to, at `row % L`.
-        chosen: (T, K) int64, where in `bounds` the best row of each tile stands.
-        least: (T, L) float32, what a tile must come to, for each query of a group.
+        values, seeds: (T, L, K) for each query of a group, heap of the most promising rows, of a tile each.
+        bounds: (T, L) float32, the most that each row of a tile can come to, at `row % L`.
+        least: (T, L) float32, what a row must come to, for each query of a group.
         sizes: (T, L) int64, entries of each heap.
-        settled: (T, R / TILE) int32, a bit for each query of a group to whose heap the tile has been offered.
-        picks, lanes: (T, WINDOW) int64, tiles that can hold a row for some queries, a bit for each of these.
+        picks, lanes: (T, WINDOW) int64, tiles of which several rows may be among the best of some queries, a
+            bit for each of these.
         kept_rows, kept_lanes: (T, WINDOW * TILE * L) int64, rows that must be scored, and for which query.
     """
 
-    scores: NDArray[np.float64]
-    rows: NDArray[np.int64]
+    scores: Matrix[np.float64]
+    rows: Matrix[np.int64]
     ceilings: NDArray[np.float32]
-    unpacked: NDArray[np.uint8]
-    values: NDArray[np.float64]
-    places: NDArray[np.int64]
-    bounds: NDArray[np.float32]
-    chosen: NDArray[np.int64]
-    least: NDArray[np.float32]
-    sizes: NDArray[np.int64]
-    settled: NDArray[np.int32]
-    picks: NDArray[np.int64]
-    lanes: NDArray[np.int64]
-    kept_rows: NDArray[np.int64]
-    kept_lanes: NDArray[np.int64]
+    others: NDArray[np.float32]
+    unpacked: Matrix[np.uint8]
+    values: Cube[np.float64]
+    seeds: Cube[np.int64]
+    bounds: Matrix[np.float32]
+    least: Matrix[np.float32]
+    sizes: Matrix[np.int64]
+    picks: Matrix[np.int64]
+    lanes: Matrix[np.int64]
+    kept_rows: Matrix[np.int64]
+    kept_lanes: Matrix[np.int64]
+
+
+class ManySearch(NamedTuple):
+    """All that a search for a batch reads and writes.
+
+    Attributes:
+        allowed: (R / 8,) bytes, a bit for each row that may be found.
+        counts: (FIRST_PART + parts of PART tiles,), what the threads count together; zeros at first.
+    """
+
+    codes: Codes
+    queries: Queries
+    rotation: Rotation
+    rows: Rows
+    tiles: Tiles
+    allowed: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+
+
+many_search = at_addresses(ManySearch)
 
 
 @inner
@@ -120,9 +145,25 @@ def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> N
 
 
 @inner
-def row_bounds(codes: Codes, row: int, sums: Any, centres: Any, steps: Any) -> Any:
-    """The most that a row can come to with each of sixteen queries."""
-    return affine(sums, centres, steps, np.float32(0.5) * codes.scales[row], codes.fine_errors[row])
+def note_best(
+    codes: Codes, queries: Queries, query: int, row: int, products: Any, tiles: Tiles, to: int
+) -> None:
+    """Writes the ceilings of a tile for LANES queries, and those of its other rows.
+
+    Args:
+        products: of each row of the tile with the queries.
+        to: where they go.
+    """
+    centres, steps = load_ints(queries.centres, query), load_floats(queries.steps, query)
+    half = np.float32(0.5)
+    most, others = same_floats(NO_ROW), same_floats(NO_ROW)
+    for number in range(TILE):
+        scale, error = half * codes.scales[row + number], codes.fine_errors[row + number]
+        bounds = numbered(affine(products[number], centres, steps, scale, error), number)
+        others = larger(others, smaller(most, bounds))
+        most = larger(most, bounds)
+    store(most, tiles.ceilings, to)
+    store(others, tiles.others, to)
 
 
 @inner
@@ -133,7 +174,7 @@ def tile_ceilings(
     at: int,
     queries: Queries,
     query: int,
-    ceilings: NDArray[np.float32],
+    tiles: Tiles,
     to: int,
     to_second: int,
     coming: NDArray[np.uint8],
@@ -170,22 +211,8 @@ def tile_ceilings(
             g, o = add_products(g, line, left), add_products(o, line, right)
             line = broadcast(unpacked, at + place + 7 * length)
             h, p = add_products(h, line, left), add_products(p, line, right)
-    centre, step = load_ints(queries.centres, query), load_floats(queries.steps, query)
-    most = larger(row_bounds(codes, row, a, centre, step), row_bounds(codes, row + 1, b, centre, step))
-    most = larger(most, row_bounds(codes, row + 2, c, centre, step))
-    most = larger(most, row_bounds(codes, row + 3, d, centre, step))
-    most = larger(most, row_bounds(codes, row + 4, e, centre, step))
-    most = larger(most, row_bounds(codes, row + 5, f, centre, step))
-    most = larger(most, row_bounds(codes, row + 6, g, centre, step))
-    store(larger(most, row_bounds(codes, row + 7, h, centre, step)), ceilings, to)
-    centre, step = load_ints(queries.centres, query + LANES), load_floats(queries.steps, query + LANES)
-    most = larger(row_bounds(codes, row, i, centre, step), row_bounds(codes, row + 1, j, centre, step))
-    most = larger(most, row_bounds(codes, row + 2, k, centre, step))
-    most = larger(most, row_bounds(codes, row + 3, l, centre, step))
-    most = larger(most, row_bounds(codes, row + 4, m, centre, step))
-    most = larger(most, row_bounds(codes, row + 5, n, centre, step))
-    most = larger(most, row_bounds(codes, row + 6, o, centre, step))
-    store(larger(most, row_bounds(codes, row + 7, p, centre, step)), ceilings, to_second)
+    note_best(codes, queries, query, row, (a, b, c, d, e, f, g, h), tiles, to)
+    note_best(codes, queries, query + LANES, row, (i, j, k, l, m, n, o, p), tiles, to_second)
 
 
 @inner
@@ -221,7 +248,7 @@ def scan_tiles(
                     min(tile + PART, count - 1) * TILE * (codes.width + (codes.width >> 2) * (query == 0))
                 )
                 tile_ceilings(
-                    codes, row, unpacked, at, queries, query, tiles.ceilings, first, second, coming, coming_at
+                    codes, row, unpacked, at, queries, query, tiles, first, second, coming, coming_at
                 )
             else:
                 tiles.ceilings[first : first + LANES] = -np.inf
@@ -229,66 +256,84 @@ def scan_tiles(
 
 
 @bare
-def best_tiles(tiles: Tiles, count: int, group: int, thread: int) -> None:
-    """For each query of a group, a heap of the K tiles that can come to most."""
-    least, sizes, first = tiles.least[thread], tiles.sizes[thread], group * LANES * count
-    least[:] = LOWEST  # nothing without a row
+def best_tiles(tiles: Tiles, count: int, first_query: int, thread: int) -> None:
+    """For each query of a share, a heap of the rows with the K highest ceilings."""
+    least, sizes, lane = tiles.least[thread], tiles.sizes[thread], first_query % LANES
+    first = (first_query - lane) * count
+    least[:] = np.inf
+    least[lane : lane + SHARE] = LOWEST  # nothing without a row
     sizes[:] = 0
     for tile in range(count):
         at = first + tile * LANES
-        lanes, lane = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)), 0
+        lanes = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0))
         while lanes != 0:
-            if lanes & 1:
-                values, places = tiles.values[thread, lane], tiles.places[thread, lane]
-                sizes[lane] = push(values, places, sizes[lane], tiles.ceilings[at + lane], tile)
-                if sizes[lane] == len(values):
-                    least[lane] = values[0]
-            lanes >>= 1
-            lane += 1
+            lane = lowest_bit(lanes)
+            lanes &= lanes - 1
+            values, seeds = tiles.values[thread, lane], tiles.seeds[thread, lane]
+            row = tile * TILE + number_of(tiles.ceilings, at + lane)
+            sizes[lane] = push(values, seeds, sizes[lane], tiles.ceilings[at + lane], row)
+            if sizes[lane] == len(values):
+                least[lane] = values[0]
 
 
-@bare
-def settle_best_tiles(
+@inner
+def allowed_near(
     codes: Codes,
     queries: Queries,
     query: int,
+    row: int,
+    allowed: NDArray[np.uint8],
+    bounds: NDArray[np.float32],
+) -> int:
+    """The row itself if it may be found, else the best by its bound of those in its tile that may."""
+    if is_allowed(allowed, row):
+        return row
+    first, best = row - row % TILE, -1
+    store(fine_bounds(codes, queries, query, first), bounds, 0)
+    for other in range(first, first + TILE):
+        if is_allowed(allowed, other) and (best < 0 or bounds[other % LANES] > bounds[best % LANES]):
+            best = other
+    return best
+
+
+@bare
+def settle_share(
+    codes: Codes,
+    queries: Queries,
     rows: Rows,
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     thread: int,
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
-) -> int:
-    """Offers the rows of the most promising tiles to the (K,) heap of a query; returns its size.
-
-    The best row of each first: their scores spare most others.
-    """
-    places, chosen = tiles.places[thread, query % LANES], tiles.chosen[thread]
-    bounds, size = tiles.bounds[thread], 0
-    for seed in range(len(places)):
-        first = places[seed] * TILE
-        at = seed * LANES + first % LANES
-        store(fine_bounds(codes, queries, query, first), bounds, seed * LANES)
-        chosen[seed] = at
-        for line in range(TILE):
-            if not is_allowed(allowed, first + line):
-                bounds[at + line] = -np.inf
-            if bounds[at + line] > bounds[chosen[seed]]:
-                chosen[seed] = at + line
-        fetch_row(rows, first + chosen[seed] % TILE, queries.dimension)
-    for seed in range(len(places)):
-        row = places[seed] * TILE + chosen[seed] % TILE
-        size = push(scores, best, size, exact_score(rows, row, queries, query), row)
-        bounds[chosen[seed]] = -np.inf
-    for seed in range(len(places)):
-        for row in range(places[seed] * TILE, (places[seed] + 1) * TILE):
-            if bounds[seed * LANES + row % LANES] >= reach_of(queries, query, scores[0]):
-                size = push(scores, best, size, exact_score(rows, row, queries, query), row)
-    return size
+    begin: int,
+    end: int,
+) -> None:
+    """What a row must come to for each query of a share: as much as K rows of the most promising tiles."""
+    k, sizes, least = tiles.scores.shape[1], tiles.sizes[thread], tiles.least[thread]
+    best_tiles(tiles, len(allowed), begin, thread)
+    least[:] = np.inf
+    for query in range(begin, end):
+        lane, seeds = query % LANES, tiles.seeds[thread, query % LANES]
+        for seed in range(k if sizes[lane] == k else 0):
+            seeds[seed] = allowed_near(codes, queries, query, seeds[seed], allowed, tiles.bounds[thread])
+            fetch_row(rows, seeds[seed], queries.dimension)
+    for query in range(begin, end):
+        lane, score = query % LANES, np.inf
+        for seed in range(k if sizes[lane] == k else 0):
+            score = min(score, exact_score(rows, tiles.seeds[thread, lane, seed], queries, query))
+        least[lane] = LOWEST if sizes[lane] < k else reach_of(queries, query, score)
+        sizes[lane] = 0
 
 
-@bare
-def settle_group(
+@inner
+def keep(tiles: Tiles, rows: Rows, dimension: int, thread: int, kept: int, row: int, lane: int) -> int:
+    """Notes a row that must be scored for a query; returns how many there are."""
+    tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
+    fetch_row(rows, row, dimension)
+    return kept + 1
+
+
+@inner
+def pick_tiles(
     codes: Codes,
     queries: Queries,
     rows: Rows,
@@ -296,46 +341,31 @@ def settle_group(
     allowed: NDArray[np.uint8],
     thread: int,
     group: int,
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
-) -> None:
-    """Settles the most promising tiles of all queries of a group, and notes which."""
-    count, first_query, k = len(allowed), group * LANES, scores.shape[1]
-    sizes, least, places = tiles.sizes[thread], tiles.least[thread], tiles.places[thread]
-    queries_here, settled = min(LANES, len(scores) - first_query), tiles.settled[thread]
-    settled[:] = 0
-    best_tiles(tiles, count, group, thread)
-    least[queries_here:] = np.inf  # padding
-    for lane in range(queries_here):
-        if sizes[lane] < k:  # fewer tiles than K: every row comes into question
-            sizes[lane], least[lane] = 0, LOWEST
-            continue
-        if lane + 1 < queries_here:
-            for seed in range(sizes[lane + 1]):
-                fetch_tile(codes, places[lane + 1, seed])
-        query = first_query + lane
-        sizes[lane] = settle_best_tiles(
-            codes, queries, query, rows, tiles, allowed, thread, scores[query], best[query]
-        )
-        least[lane] = reach_of(queries, query, scores[query, 0])
-        for seed in range(k):
-            settled[places[lane, seed]] |= 1 << lane
-
-
-@inner
-def pick_tiles(tiles: Tiles, codes: Codes, thread: int, group: int, begin: int, end: int) -> int:
-    """Notes which of the tiles `begin` to `end` can hold a row for which queries; returns how many can."""
-    count, picked = len(tiles.settled[thread]), 0
-    least, settled = tiles.least[thread], tiles.settled[thread]
-    picks, lanes_of = tiles.picks[thread], tiles.lanes[thread]
+    begin: int,
+    end: int,
+) -> tuple[int, int]:
+    """Keeps rows of the tiles `begin` to `end` that alone of their tile can be among the best of a query, and
+    picks the tiles of which several can, or not all may be found; returns how many of either.
+    """
+    count, picked, kept = len(allowed), 0, 0
+    least = load_floats(tiles.least[thread], 0)
     for tile in range(begin, end):
         at = (group * count + tile) * LANES
-        lanes = reaching(load_floats(tiles.ceilings, at), load_floats(least, 0)) & ~np.int64(settled[tile])
-        picks[picked], lanes_of[picked] = tile, lanes
-        if lanes != 0:
+        lanes = reaching(load_floats(tiles.ceilings, at), least)
+        if lanes == 0:
+            continue
+        several = lanes & reaching(load_floats(tiles.others, at), least) if allowed[tile] == 255 else lanes
+        if several != 0:
+            tiles.picks[thread, picked], tiles.lanes[thread, picked] = tile, several
             fetch_tile(codes, tile)
             picked += 1
-    return picked
+        lanes &= ~several
+        while lanes != 0:
+            lane = lowest_bit(lanes)
+            lanes &= lanes - 1
+            row = tile * TILE + number_of(tiles.ceilings, at + lane)
+            kept = keep(tiles, rows, queries.dimension, thread, kept, row, lane)
+    return picked, kept
 
 
 @inner
@@ -348,9 +378,10 @@ def pick_rows(
     thread: int,
     group: int,
     picked: int,
+    kept: int,
 ) -> int:
-    """Notes which rows of the picked tiles the codes do not rule out for a query; returns how many pairs."""
-    least, kept = tiles.least[thread], 0
+    """Keeps the rows of the picked tiles that the codes do not rule out; returns how many are kept."""
+    least = tiles.least[thread]
     for pick in range(picked):
         tile, lanes = tiles.picks[thread, pick], tiles.lanes[thread, pick]
         while lanes != 0:
@@ -361,44 +392,42 @@ def pick_rows(
             while lines != 0:
                 row = tile * TILE + lowest_bit(lines)
                 lines &= lines - 1
-                tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
-                kept += 1
-                fetch_row(rows, row, queries.dimension)
+                kept = keep(tiles, rows, queries.dimension, thread, kept, row, lane)
     return kept
 
 
 @bare
-def sweep_group(
+def sweep_share(
     codes: Codes,
     queries: Queries,
     rows: Rows,
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     thread: int,
-    group: int,
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
+    begin: int,
+    end: int,
 ) -> None:
-    """The best rows of the queries of a group, (Q, K), best first.
+    """The best rows of the queries `begin` to `end`, (Q, K), best first.
 
-    In three stages, so that what is needed has time to come from memory: tiles whose ceilings reach, their
-    rows whose bounds reach, and the scores of these.
+    In stages, so that what is needed has time to come from memory: tiles whose ceilings reach, rows where a
+    ceiling does not say which, and the scores.
     """
-    settle_group(codes, queries, rows, tiles, allowed, thread, group, scores, best)
-    count, first_query, k = len(allowed), group * LANES, scores.shape[1]
-    sizes, least = tiles.sizes[thread], tiles.least[thread]
+    settle_share(codes, queries, rows, tiles, allowed, thread, begin, end)
+    count, group, k = len(allowed), begin // LANES, tiles.scores.shape[1]
+    sizes, least, scores, best = tiles.sizes[thread], tiles.least[thread], tiles.scores, tiles.rows
     for window in range(0, count, WINDOW):
-        picked = pick_tiles(tiles, codes, thread, group, window, min(window + WINDOW, count))
-        kept = pick_rows(codes, queries, rows, tiles, allowed, thread, group, picked)
+        until = min(window + WINDOW, count)
+        picked, kept = pick_tiles(codes, queries, rows, tiles, allowed, thread, group, window, until)
+        kept = pick_rows(codes, queries, rows, tiles, allowed, thread, group, picked, kept)
         for pick in range(kept):
             lane = tiles.kept_lanes[thread, pick]
-            query, row = first_query + lane, tiles.kept_rows[thread, pick]
+            query, row = group * LANES + lane, tiles.kept_rows[thread, pick]
             score = exact_score(rows, row, queries, query)
             sizes[lane] = push(scores[query], best[query], sizes[lane], score, row)
             if sizes[lane] == k:
-                least[lane] = reach_of(queries, query, scores[query, 0])
-    for query in range(first_query, min(first_query + LANES, len(scores))):
-        finish(scores[query], best[query], sizes[query - first_query])
+                least[lane] = max(least[lane], reach_of(queries, query, scores[query, 0]))
+    for query in range(begin, end):
+        finish(scores[query], best[query], sizes[query % LANES])
 
 
 @inner
@@ -432,7 +461,7 @@ def scan_parts(
 
 
 @inner
-def sweep_groups(
+def sweep_shares(
     codes: Codes,
     queries: Queries,
     rows: Rows,
@@ -441,32 +470,22 @@ def sweep_groups(
     counts: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Sweeps groups of queries until all are taken."""
-    groups = (len(tiles.scores) + LANES - 1) // LANES
+    """Sweeps shares of the queries until all are taken."""
+    count = len(tiles.scores)
     taken = fetch_add(counts, SWEEP_TAKEN, 1)
-    while taken < groups:
-        sweep_group(codes, queries, rows, tiles, allowed, thread, taken, tiles.scores, tiles.rows)
+    while taken * SHARE < count:
+        end = min((taken + 1) * SHARE, count)
+        sweep_share(codes, queries, rows, tiles, allowed, thread, taken * SHARE, end)
         fetch_add(counts, SWEEP_DONE, 1)
         taken = fetch_add(counts, SWEEP_TAKEN, 1)
 
 
-@compiled
-def search_many(
-    codes: Codes,
-    queries: Queries,
-    rotation: Rotation,
-    rows: Rows,
-    tiles: Tiles,
-    allowed: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-) -> bool:
-    """The K best for each query of a batch, best first, into `tiles`; arguments as in `search_one`.
-
-    Returns:
-        Whether no other thread can still be writing.
-    """
+@bare
+def search_many(words: NDArray[np.int64]) -> None:
+    """The K best for each query of a batch, best first, into `tiles`; `words`: addresses of `ManySearch`."""
+    codes, queries, rotation, rows, tiles, allowed, counts = many_search(words)
     count, queries_count = len(allowed), len(tiles.scores)
-    parts, groups = (count + PART - 1) // PART, (queries_count + LANES - 1) // LANES
+    parts, shares = (count + PART - 1) // PART, (queries_count + SHARE - 1) // SHARE
     open_door(counts)
     encode_portions(queries, rotation, counts, 0)
     if not waited(counts, ENCODE_DONE, (queries_count + PORTION - 1) // PORTION):
@@ -480,28 +499,19 @@ def search_many(
                 scan_tiles(codes, queries, tiles, allowed, 0, part * PART, min((part + 1) * PART, count))
                 mark_scanned(counts, part)
     fetch_add(counts, READY, 1)
-    sweep_groups(codes, queries, rows, tiles, allowed, counts, 0)
-    wait_for(counts, SWEEP_DONE, groups)
-    return close_door(counts)
+    sweep_shares(codes, queries, rows, tiles, allowed, counts, 0)
+    wait_for(counts, SWEEP_DONE, shares)
+    close_door(counts)
 
 
-@compiled
-def help_many(
-    codes: Codes,
-    queries: Queries,
-    rotation: Rotation,
-    rows: Rows,
-    tiles: Tiles,
-    allowed: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-    called: NDArray[np.int64],
-    thread: int,
-) -> None:
+@bare
+def help_many(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
     """Helps in one `search_many` after another, until none comes for a while; arguments as in `comes_in`."""
+    codes, queries, rotation, rows, tiles, allowed, counts = many_search(words)
     while comes_in(counts, called):
         encode_portions(queries, rotation, counts, thread)
         wait_for(counts, ENCODED, 1)
         scan_parts(codes, queries, tiles, allowed, counts, thread)
         wait_for(counts, READY, 1)
-        sweep_groups(codes, queries, rows, tiles, allowed, counts, thread)
+        sweep_shares(codes, queries, rows, tiles, allowed, counts, thread)
         leave(counts)

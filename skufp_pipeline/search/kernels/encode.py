@@ -101,7 +101,7 @@ def encode_rows(
     begin: int,
     end: int,
 ) -> float:
-    """Writes the codes of rows `begin` to `end`; returns a bound on the norm of what any code stands for."""
+    """Writes the codes of rows `begin` to `end`; returns the largest norm of any of them, coded or not."""
     width, largest_norm = codes.width, 0.0
     values = np.empty(rows.shape[1])
     for row in range(begin, end):
@@ -109,21 +109,25 @@ def encode_rows(
         rotate(values, signs)
         values -= centre
         scale = np.float32(np.abs(values).max() / HALF)
-        coarse = fine = norm = 0.0
+        coarse = fine = norm = coarse_norm = fine_norm = 0.0
         for place in range(len(values)):
             value, code = values[place], LARGEST // 2
             if scale > 0:
                 code = int(min(max(np.floor(value / scale + HALF), 0.0), LARGEST))
-            coarse += (value - scale * (code // 8 * 8 - TWICE_COARSE / 2)) ** 2
-            fine += (value - scale * (code - LARGEST / 2)) ** 2
+            about = np.float64(scale) * (code // 8 * 8 - TWICE_COARSE / 2)
+            near = np.float64(scale) * (code - LARGEST / 2)
+            coarse += (value - about) ** 2
+            fine += (value - near) ** 2
             norm += value**2
+            coarse_norm += about**2
+            fine_norm += near**2
             byte, shift = (place, 0) if place < width else (place - width, 4)
             codes.low[row * width + byte] |= code % 8 << shift
             put_high(codes, row, place, code // 8)
         codes.scales[row] = scale
         codes.coarse_errors[row] = np.sqrt(coarse) * (1 + 1e-6) + 1e-30
         codes.fine_errors[row] = np.sqrt(fine) * (1 + 1e-6) + 1e-30
-        largest_norm = max(largest_norm, np.sqrt(norm) + np.sqrt(max(coarse, fine)))
+        largest_norm = max(largest_norm, np.sqrt(max(norm, coarse_norm, fine_norm)))
     return largest_norm
 
 

@@ -15,10 +15,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.search.kernels.addresses import Matrix
+
 BLOCK = 64  # rows whose coarse scores are compared with the least score together
 LARGEST = 255  # the codes of rows; code c stands for `scale * (c - LARGEST / 2)`
 TWICE_COARSE = 248  # the same, doubled, for the high five bits alone: 2 * (16 - 1/2) * 8
-LOWEST = np.float32(-3e38)  # below every score, above the bound of a row that is no row
+LOWEST = np.float32(-3e38)  # below every score
+NO_ROW = np.float32(-3.4e38)  # error of a row past the last: its bound is below LOWEST
 
 
 class Codes(NamedTuple):
@@ -28,7 +31,7 @@ class Codes(NamedTuple):
         high: (R * W * 5 / 4,) uint8, the high five bits, which are read of every row.
         low: (R * W,) uint8, the low three.
         scales: (R,) float32.
-        coarse_errors: (R,) float32, norm of what the high five bits leave out; -inf past the last row.
+        coarse_errors: (R,) float32, norm of what the high five bits leave out; NO_ROW past the last.
         fine_errors: (R,) float32, norm of what all eight leave out.
         width: W.
     """
@@ -49,7 +52,7 @@ class Rotation(NamedTuple):
         rounding: bound on what float32 arithmetic errs by.
     """
 
-    signs: NDArray[np.float64]
+    signs: Matrix[np.float64]
     centre: NDArray[np.float64]
     largest_norm: float
     rounding: float
@@ -87,7 +90,7 @@ class Queries(NamedTuple):
     given: NDArray[np.float64]
     unit: NDArray[np.float64]
     dimension: int
-    rotated: NDArray[np.float64]
+    rotated: Matrix[np.float64]
     codes: NDArray[np.int8]
     packed: NDArray[np.int8]
     sums: NDArray[np.int32]

@@ -293,6 +293,41 @@ def larger(typing: Any, left: Any, right: Any) -> Any:
 
 
 @intrinsic
+def smaller(typing: Any, left: Any, right: Any) -> Any:
+    """The smaller number of each of sixteen pairs."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        below = builder.fcmp_ordered("<", *arguments)
+        return builder.select(below, *arguments)
+
+    return FLOATS(left, right), generate
+
+
+@intrinsic
+def numbered(typing: Any, vector: Any, number: Any) -> Any:
+    """Sixteen numbers whose lowest three bits are replaced by a number from 0 to 7, the same for all."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.and_(builder.bitcast(arguments[0], _INTS), _splat(~7))
+        number = builder.trunc(arguments[1], _INT)
+        return builder.bitcast(builder.or_(bits, _everywhere(builder, number, _INTS)), _FLOATS)
+
+    return FLOATS(vector, types.int64), generate
+
+
+@intrinsic
+def number_of(typing: Any, array: Any, offset: Any) -> Any:
+    """The number from 0 to 7 in the lowest three bits of the float32 at `offset` of a flat array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(context, builder, signature, arguments)
+        bits = builder.load(builder.bitcast(pointer, _INT.as_pointer()), align=4, typ=_INT)
+        return builder.zext(builder.and_(bits, ir.Constant(_INT, 7)), ir.IntType(64))
+
+    return types.int64(array, types.intp), generate
+
+
+@intrinsic
 def reaching(typing: Any, left: Any, right: Any) -> Any:
     """Sixteen bits: whether the left number is at least the right one, of each of sixteen pairs."""
 

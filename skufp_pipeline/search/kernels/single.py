@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.search.kernels.addresses import Matrix, at_addresses
 from skufp_pipeline.search.kernels.bounds import (
     OCTET,
     allowed_bits,
@@ -17,7 +18,7 @@ from skufp_pipeline.search.kernels.bounds import (
     low_dots,
     reach_of,
 )
-from skufp_pipeline.search.kernels.compiled import bare, compiled, inner
+from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import best_places, exact_score, fetch_row, finish, push
 from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, TWICE_COARSE, Codes, Queries, Rotation, Rows
@@ -87,13 +88,33 @@ class Scan(NamedTuple):
     seed_scores: NDArray[np.float64]
     seeds: NDArray[np.int64]
     reached: NDArray[np.float64]
-    scores: NDArray[np.float64]
-    rows: NDArray[np.int64]
+    scores: Matrix[np.float64]
+    rows: Matrix[np.int64]
     sizes: NDArray[np.int64]
-    bounds: NDArray[np.float32]
-    lows: NDArray[np.int32]
-    picks: NDArray[np.int64]
+    bounds: Matrix[np.float32]
+    lows: Matrix[np.int32]
+    picks: Matrix[np.int64]
     ahead: int
+
+
+class OneSearch(NamedTuple):
+    """All that a search for one query reads and writes.
+
+    Attributes:
+        allowed: (R / 8,) bytes, a bit for each row that may be found.
+        counts: (FIRST_PART + parts of CHUNK blocks,), what the threads count together; zeros at first.
+    """
+
+    codes: Codes
+    queries: Queries
+    rotation: Rotation
+    rows: Rows
+    scan: Scan
+    allowed: NDArray[np.uint8]
+    counts: NDArray[np.int64]
+
+
+one_search = at_addresses(OneSearch)
 
 
 @inner
@@ -118,7 +139,7 @@ def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np
     """What the high plane makes of the sixteen rows from `row` on, and an error of each.
 
     With their coarse errors it is the most that they can come to; with the fine ones, which are small, about
-    what they come to, and minus infinity for rows that are none.
+    what they come to; both are below LOWEST for rows that are none.
     """
     factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_COARSE * queries.sums[0])
     return affine_rows(
@@ -365,28 +386,15 @@ def sweep_parts(
         taken = fetch_add(counts, SWEEP_TAKEN, 1)
 
 
-@compiled
-def search_one(
-    codes: Codes,
-    queries: Queries,
-    rotation: Rotation,
-    rows: Rows,
-    scan: Scan,
-    allowed: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-    scores: NDArray[np.float64],
-    best: NDArray[np.int64],
-) -> bool:
+@bare
+def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDArray[np.int64]) -> None:
     """The K best scores and rows for one query, best first, with whatever help there is.
 
     Args:
-        allowed: (R / 8,) bytes, a bit for each row that may be found.
-        counts: (FIRST_PART + parts of CHUNK blocks,), what the threads count together; zeros at first.
+        words: addresses of a `OneSearch`.
         scores, best: (K,) to write.
-
-    Returns:
-        Whether no other thread can still be writing.
     """
+    codes, queries, rotation, rows, scan, allowed, counts = one_search(words)
     blocks = len(scan.ceilings)
     parts = (blocks + CHUNK - 1) // CHUNK
     open_door(counts)
@@ -405,21 +413,13 @@ def search_one(
     sweep_parts(codes, queries, rows, scan, allowed, counts, 0)
     wait_for(counts, SWEEP_DONE, parts)
     merge(scan, scores, best)
-    return close_door(counts)
+    close_door(counts)
 
 
-@compiled
-def help_one(
-    codes: Codes,
-    queries: Queries,
-    rows: Rows,
-    scan: Scan,
-    allowed: NDArray[np.uint8],
-    counts: NDArray[np.int64],
-    called: NDArray[np.int64],
-    thread: int,
-) -> None:
+@bare
+def help_one(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
     """Helps in one `search_one` after another, until none comes for a while; arguments as in `comes_in`."""
+    codes, queries, _, rows, scan, allowed, counts = one_search(words)
     while comes_in(counts, called):
         wait_for(counts, ENCODED, 1)
         scan_parts(codes, queries, scan, allowed, counts, thread)

@@ -25,10 +25,10 @@ def open_door(counts: NDArray[np.int64]) -> None:
 
 
 @inner
-def close_door(counts: NDArray[np.int64]) -> bool:
-    """Ends a search; whether all who helped have left, so that there can be another with the same buffers."""
+def close_door(counts: NDArray[np.int64]) -> None:
+    """Ends a search. There can be another with the same buffers when all who helped have left."""
     fetch_add(counts, DOOR, -OPEN)
-    return waited(counts, DOOR, 0)
+    waited(counts, DOOR, 0)
 
 
 @inner

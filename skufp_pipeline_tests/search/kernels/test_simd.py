@@ -57,6 +57,19 @@ def test_fives_are_gathered_from_the_bits_that_others_leave() -> None:
     assert fives[128:].tolist() == (8 * (first % 8 * 4 + second // 4 % 2 * 2 + third // 4 % 2)).tolist()
 
 
+def test_a_number_of_three_bits_rides_on_a_float() -> None:
+    @numba.njit
+    def ride(values: np.ndarray, numbered: np.ndarray, number: int) -> int:
+        simd.store(simd.numbered(simd.load_floats(values, 0), number), numbered, 0)
+        return simd.number_of(numbered, 3)
+
+    values = np.array([0, 1, -1, 3.3e-5, -3.4e38, 3e38, *np.linspace(-2, 2, 10)], np.float32)
+    numbered = np.zeros(16, np.float32)
+    for number in range(8):
+        assert ride(values, numbered, number) == number
+        np.testing.assert_allclose(numbered, values, rtol=2.0**-20, atol=1e-44)
+
+
 def test_sixteen_vectors_fold_into_their_sums() -> None:
     @numba.njit
     def fold(numbers: np.ndarray, sums: np.ndarray) -> None:
