@@ -60,7 +60,7 @@ from skufp_pipeline.search.kernels.threads import (
 DENSE = 24  # rows of a block that pass by the high plane up to which the low plane is read row by row
 EVERY_ROW = np.int64(-1)  # all 64 bits
 SPARSE = 16  # allowed rows of a block up to which only they are read
-SEEDS = 3  # times K rows are looked at closer for a first threshold
+SEEDS = 2  # times K rows are looked at closer for a first threshold
 CHUNK = 16  # blocks that a thread takes at a time
 WINDOW = 64  # blocks that are swept stage by stage
 
@@ -229,6 +229,15 @@ def scan_blocks(
         scan.promises[block] = highest_of_block(codes, queries, scan, codes.fine_errors, thread, bits, block)
 
 
+@inner
+def promising_bits(
+    codes: Codes, queries: Queries, scan: Scan, allowed: NDArray[np.uint8], block: int, promised: np.float32
+) -> int:
+    """A bit for each allowed row of a block that comes to about `promised` or more."""
+    bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
+    return bits & allowed_bits(allowed, block)
+
+
 @bare
 def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: NDArray[np.uint8]) -> None:
     """Scores K rows that promise much; the least of their scores is `reached`.
@@ -243,9 +252,13 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
         return
     promised, size = np.float32(scan.seed_scores[0]), 0
     for seed in range(blocks):
+        bits = promising_bits(codes, queries, scan, allowed, scan.seeds[seed], promised)
+        while bits != 0:
+            fetch_low(codes, scan.seeds[seed] * BLOCK + lowest_bit(bits), 1)
+            bits &= bits - 1
+    for seed in range(blocks):
         block = scan.seeds[seed]
-        bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
-        bits &= allowed_bits(allowed, block)
+        bits = promising_bits(codes, queries, scan, allowed, block, promised)
         while bits != 0:
             row = block * BLOCK + lowest_bit(bits)
             low = low_dot(codes, row, queries.codes)
