@@ -188,6 +188,8 @@ class FingerprintIndex:
         self, queries: NDArray[np.floating], k: int, allowed: Sequence[Words | None], counts: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Rows and scores, (Q, min(k, sum of counts)) each."""
+        if len(self.segments) == 1:
+            return self.segments[0].scanner.best(queries, min(k, counts[0]), allowed[0])
         found = [
             (start, *segment.scanner.best(queries, min(k, count), words))
             for start, segment, words, count in zip(
@@ -195,9 +197,6 @@ class FingerprintIndex:
             )
             if count
         ]
-        if len(found) == 1:
-            start, rows, scores = found[0]
-            return rows + start, scores
         rows = np.concatenate(
             [np.empty((len(queries), 0), np.int64), *(r + start for start, r, _ in found)], 1
         )

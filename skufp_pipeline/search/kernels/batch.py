@@ -70,7 +70,7 @@ TILE = OCTET  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
 SHARE = 8  # queries that a thread sweeps at a time, half a group: so that threads end together
-WINDOW = 32  # tiles that are swept stage by stage
+WINDOW = 64  # tiles that are swept stage by stage
 STRETCH = 2 * BYTES // TILE  # dimensions that are multiplied while a line of a tile to come is fetched
 PORTION = LANES  # queries that a thread encodes at a time; they share lines
 
