@@ -201,7 +201,7 @@ class _Many(_Buffers):
     def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
         padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * fixed.codes.width
         k, tiles = shape[1], len(fixed.codes.scales) // batch.TILE
-        kept = (threads, batch.WINDOW * batch.TILE * LANES)
+        kept = (threads, max(batch.WINDOW * batch.TILE, k) * batch.SHARE)
         queries = _queries(fixed, shape[0], padded, threads, packed=padded * length)
         super().__init__(fixed, queries, shape, parts=-(-tiles // batch.PART))
         self.tiles = batch.Tiles(

@@ -70,8 +70,9 @@ TILE = OCTET  # rows that are multiplied with PAIR queries together
 PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
 SHARE = 8  # queries that a thread sweeps at a time, half a group: so that threads end together
-WINDOW = 64  # tiles that are swept stage by stage
+WINDOW = 256  # tiles that are swept stage by stage
 STRETCH = 2 * BYTES // TILE  # dimensions that are multiplied while a line of a tile to come is fetched
+AHEAD = 2  # rows that are fetched ahead of the one that is scored
 PORTION = LANES  # queries that a thread encodes at a time; they share lines
 
 
@@ -90,7 +91,8 @@ class Tiles(NamedTuple):
         sizes: (T, L) int64, entries of each heap.
         picks, lanes: (T, WINDOW) int64, tiles of which several rows may be among the best of some queries, a
             bit for each of these.
-        kept_rows, kept_lanes: (T, WINDOW * TILE * L) int64, rows that must be scored, and for which query.
+        kept_rows, kept_lanes: (T, max(WINDOW * TILE, K) * SHARE) int64, rows that must be scored, and the place
+            in its group of the query that they are for.
     """
 
     scores: Matrix[np.float64]
@@ -296,6 +298,27 @@ def allowed_near(
     return best
 
 
+@inner
+def keep(tiles: Tiles, thread: int, kept: int, row: int, lane: int) -> int:
+    """Notes a row that must be scored for a query; returns how many there are."""
+    tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
+    return kept + 1
+
+
+@inner
+def score_kept(
+    queries: Queries, rows: Rows, tiles: Tiles, thread: int, group: int, pick: int, kept: int
+) -> float:
+    """The score of a kept row for its query. Has a later one fetched: all at once would take longer."""
+    kept_rows = tiles.kept_rows[thread]
+    if pick == 0:
+        for early in range(min(AHEAD, kept)):
+            fetch_row(rows, kept_rows[early], queries.dimension)
+    if pick + AHEAD < kept:
+        fetch_row(rows, kept_rows[pick + AHEAD], queries.dimension)
+    return exact_score(rows, kept_rows[pick], queries, group * LANES + tiles.kept_lanes[thread, pick])
+
+
 @bare
 def settle_share(
     codes: Codes,
@@ -310,33 +333,27 @@ def settle_share(
     """What a row must come to for each query of a share: as much as K rows of the most promising tiles."""
     k, sizes, least = tiles.scores.shape[1], tiles.sizes[thread], tiles.least[thread]
     best_tiles(tiles, len(allowed), begin, thread)
+    kept = 0
+    for query in range(begin, end):
+        lane = query % LANES
+        for seed in range(k if sizes[lane] == k else 0):
+            row = tiles.seeds[thread, lane, seed]
+            row = allowed_near(codes, queries, query, row, allowed, tiles.bounds[thread])
+            kept = keep(tiles, thread, kept, row, lane)
+    scored = 0
     least[:] = np.inf
     for query in range(begin, end):
-        lane, seeds = query % LANES, tiles.seeds[thread, query % LANES]
-        for seed in range(k if sizes[lane] == k else 0):
-            seeds[seed] = allowed_near(codes, queries, query, seeds[seed], allowed, tiles.bounds[thread])
-            fetch_row(rows, seeds[seed], queries.dimension)
-    for query in range(begin, end):
         lane, score = query % LANES, np.inf
-        for seed in range(k if sizes[lane] == k else 0):
-            score = min(score, exact_score(rows, tiles.seeds[thread, lane, seed], queries, query))
+        for _ in range(k if sizes[lane] == k else 0):
+            score = min(score, score_kept(queries, rows, tiles, thread, begin // LANES, scored, kept))
+            scored += 1
         least[lane] = LOWEST if sizes[lane] < k else reach_of(queries, query, score)
         sizes[lane] = 0
 
 
 @inner
-def keep(tiles: Tiles, rows: Rows, dimension: int, thread: int, kept: int, row: int, lane: int) -> int:
-    """Notes a row that must be scored for a query; returns how many there are."""
-    tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
-    fetch_row(rows, row, dimension)
-    return kept + 1
-
-
-@inner
 def pick_tiles(
     codes: Codes,
-    queries: Queries,
-    rows: Rows,
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     thread: int,
@@ -364,7 +381,7 @@ def pick_tiles(
             lane = lowest_bit(lanes)
             lanes &= lanes - 1
             row = tile * TILE + number_of(tiles.ceilings, at + lane)
-            kept = keep(tiles, rows, queries.dimension, thread, kept, row, lane)
+            kept = keep(tiles, thread, kept, row, lane)
     return picked, kept
 
 
@@ -372,7 +389,6 @@ def pick_tiles(
 def pick_rows(
     codes: Codes,
     queries: Queries,
-    rows: Rows,
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     thread: int,
@@ -392,7 +408,7 @@ def pick_rows(
             while lines != 0:
                 row = tile * TILE + lowest_bit(lines)
                 lines &= lines - 1
-                kept = keep(tiles, rows, queries.dimension, thread, kept, row, lane)
+                kept = keep(tiles, thread, kept, row, lane)
     return kept
 
 
@@ -417,12 +433,12 @@ def sweep_share(
     sizes, least, scores, best = tiles.sizes[thread], tiles.least[thread], tiles.scores, tiles.rows
     for window in range(0, count, WINDOW):
         until = min(window + WINDOW, count)
-        picked, kept = pick_tiles(codes, queries, rows, tiles, allowed, thread, group, window, until)
-        kept = pick_rows(codes, queries, rows, tiles, allowed, thread, group, picked, kept)
+        picked, kept = pick_tiles(codes, tiles, allowed, thread, group, window, until)
+        kept = pick_rows(codes, queries, tiles, allowed, thread, group, picked, kept)
         for pick in range(kept):
             lane = tiles.kept_lanes[thread, pick]
             query, row = group * LANES + lane, tiles.kept_rows[thread, pick]
-            score = exact_score(rows, row, queries, query)
+            score = score_kept(queries, rows, tiles, thread, group, pick, kept)
             sizes[lane] = push(scores[query], best[query], sizes[lane], score, row)
             if sizes[lane] == k:
                 least[lane] = max(least[lane], reach_of(queries, query, scores[query, 0]))
