@@ -91,8 +91,8 @@ class Tiles(NamedTuple):
         sizes: (T, L) int64, entries of each heap.
         picks, lanes: (T, WINDOW) int64, tiles of which several rows may be among the best of some queries, a
             bit for each of these.
-        kept_rows, kept_lanes: (T, max(WINDOW * TILE, K) * SHARE) int64, rows that must be scored, and the place
-            in its group of the query that they are for.
+        kept_rows, kept_lanes: (T, max(WINDOW * TILE, K) * SHARE) int64, rows that must be scored, and the
+            place in its group of the query that they are for.
     """
 
     scores: Matrix[np.float64]
