@@ -20,9 +20,7 @@ from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, 
 BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
 TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
-CACHED = 1 << 24  # bytes of the high plane up to which it stays in a processor's cache
 NOT_FINITE_QUERY = "a query holds NaN or infinity"
-AHEAD = 16  # rows that a plane is fetched ahead of its scan where it comes from memory
 
 
 class _Fixed(NamedTuple):
@@ -186,7 +184,6 @@ class _One(_Buffers):
             bounds=aligned((threads, BLOCK), np.float32),
             lows=aligned((threads, BLOCK), np.int32),
             picks=aligned((threads, single.WINDOW * BLOCK), np.int64),
-            ahead=0 if fixed.codes.high.nbytes <= CACHED else AHEAD,
         )
         search = single.OneSearch(
             fixed.codes, queries, fixed.rotation, fixed.rows, self.scan, self._allowed, self.counts

@@ -9,7 +9,6 @@ from skufp_pipeline.search.kernels.addresses import Matrix, at_addresses
 from skufp_pipeline.search.kernels.bounds import (
     OCTET,
     allowed_bits,
-    fetch_high,
     fetch_low,
     fine_bound,
     high_dot,
@@ -79,7 +78,6 @@ class Scan(NamedTuple):
         bounds, lows: (T, BLOCK) float32 and int32: of one block, the most that each row can come to, and the
             product of the low plane.
         picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
-        ahead: how many rows ahead planes are fetched; 0 where they fit the cache.
     """
 
     sums: NDArray[np.int32]
@@ -94,7 +92,6 @@ class Scan(NamedTuple):
     bounds: Matrix[np.float32]
     lows: Matrix[np.int32]
     picks: Matrix[np.int64]
-    ahead: int
 
 
 class OneSearch(NamedTuple):
@@ -123,8 +120,6 @@ def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int)
     first = block * BLOCK
     if count_bits(bits) > SPARSE:
         for row in range(first, first + BLOCK, LANES):
-            if scan.ahead > 0:
-                fetch_high(codes, row + scan.ahead, LANES)
             upper = high_dots(codes, row, queries.codes, 0)
             store(fold_fours(upper, high_dots(codes, row + OCTET, queries.codes, 0)), scan.sums, row)
         return
@@ -278,8 +273,6 @@ def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: in
     first, lows, bits = block * BLOCK, scan.lows[thread], 0
     for place in range(0, BLOCK, LANES):
         row = first + place
-        if scan.ahead > 0:
-            fetch_low(codes, row + scan.ahead, LANES)
         upper = low_dots(codes, row, queries.codes, 0)
         store(fold_fours(upper, low_dots(codes, row + OCTET, queries.codes, 0)), lows, place)
     factor, centre = np.float32(0.5) * queries.steps[0], queries.centres[0]
