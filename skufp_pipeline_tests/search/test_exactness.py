@@ -14,6 +14,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.search import scan
 from skufp_pipeline.search.codes import encode
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.kernels.threads import DOOR
 from skufp_pipeline.search.scan import unit_queries
 
 DIMENSIONS = (1, 3, 7, 17, 100, 513)
@@ -208,6 +209,25 @@ def test_warm_up_compiles_what_helpers_run() -> None:
     for helped in (scan.single.help_one, scan.batch.help_many):
         assert len(helped.signatures) == 1  # one type of every array, whether made or mapped
     scanner.best(rng.standard_normal((1, 24)), 3)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_search_leaves_alone_what_a_thread_is_still_in(count: int) -> None:
+    rng = np.random.default_rng(0)
+    rows, queries = unit(rng.standard_normal((300, 24))), rng.standard_normal((count, 24))
+    scanner = scan.Scanner(rows, encode(rows, 1), 1)
+    expected = scanner.best(queries, 3)[0].tolist()
+    kept = scanner._one if count == 1 else scanner._many
+    (busy,) = kept
+    busy.counts[DOOR] = 1
+    for _ in range(2):
+        assert scanner.best(queries, 3)[0].tolist() == expected
+        assert kept[0] is busy
+        assert len(kept) == 2
+    busy.counts[DOOR] = 0
+    kept.pop()
+    scanner.best(queries, 3)
+    assert kept == [busy]
 
 
 def test_a_result_is_not_overwritten_by_the_next_search() -> None:

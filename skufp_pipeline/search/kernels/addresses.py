@@ -57,17 +57,26 @@ def at_addresses(kind: type[Any]) -> Any:
 
 
 def _words(values: tuple[Any, ...]) -> typing.Iterator[int]:
-    for value in values:
+    for value, kind in zip(values, get_type_hints(type(values)).values(), strict=True):
         if isinstance(value, np.ndarray):
-            if not value.flags.c_contiguous:
-                raise ValueError("an array that is passed by address must be contiguous")
+            _require_kind(value, _compiled_kind(kind))
             yield from (value.ctypes.data, *value.shape)
         elif isinstance(value, tuple):
             yield from _words(value)
-        elif isinstance(value, float):
+        elif kind is float:
             yield int(np.float64(value).view(np.int64))
         else:
             yield int(value)
+
+
+def _require_kind(array: NDArray[Any], kind: Any) -> None:
+    """Compiled code can't tell what lies at an address."""
+    if not (
+        array.flags.c_contiguous
+        and array.dtype == numpy_support.as_dtype(kind.dtype)
+        and array.ndim == kind.ndim
+    ):
+        raise TypeError(f"expected a contiguous {kind}, found {array.dtype} of strides {array.strides}")
 
 
 def _compiled_kind(kind: Any) -> types.Type:

@@ -51,9 +51,14 @@ def test_compiled_code_finds_what_python_holds() -> None:
     assert inner.line.tolist() == [0, 7, 0]
 
 
-def test_an_array_with_gaps_is_refused() -> None:
-    inner = Inner(np.zeros(6, np.float32)[::2], np.zeros((1, 1), np.int64), np.zeros((1, 1, 1)), 0, 0.0)
-    with pytest.raises(ValueError, match="contiguous"):
+@pytest.mark.parametrize(
+    "line",
+    [np.zeros(6, np.float32)[::2], np.zeros(3), np.zeros((3, 1), np.float32)],
+    ids=["gaps", "type", "shape"],
+)
+def test_an_array_that_is_not_as_annotated_is_refused(line: NDArray[np.floating]) -> None:
+    inner = Inner(line, np.zeros((1, 1), np.int64), np.zeros((1, 1, 1)), 0, 0.0)
+    with pytest.raises(TypeError, match="expected a contiguous"):
         addresses(Outer(np.zeros(9, np.uint8), inner, 0))
 
 
