@@ -48,7 +48,6 @@ class Scanner:
         threads: int,
         biases: NDArray[np.float32] | None = None,
     ) -> None:
-        self._count = len(rows)
         coded = coded if biases is None else with_biases(coded, biases)
         if biases is None:
             biases = np.zeros(len(rows), np.float32)
@@ -102,8 +101,8 @@ class Scanner:
         buffers.prepare(given, allowed)
         self._call_help(buffers, self._threads - 1)
         single.search_one(buffers.words, scores[0], rows[0])
-        self._one.append(buffers)
         buffers.assert_finite()
+        self._one.append(buffers)  # another search may have them from here on
 
     def _search_many(
         self,
@@ -118,8 +117,8 @@ class Scanner:
         self._call_help(buffers, threads - 1)
         batch.search_many(buffers.words)
         scores[:], rows[:] = buffers.tiles.scores, buffers.tiles.rows
-        self._many.append(buffers)
         buffers.assert_finite()
+        self._many.append(buffers)
 
     def _call_help(self, buffers: "_Buffers", helpers: int) -> None:
         """Wakes the helping threads that are not at these buffers already."""
