@@ -410,13 +410,13 @@ def new(bench: Bench) -> list[dict[str, Any]]:
         untrained = [before.aggregate(before.aggregated, seed, shown) for seed in range(bench.seeds)]
         trained = [bench.aggregate(bench.aggregated, seed, shown) for seed in range(bench.seeds)]
         of_new = catalog_texts(bench.tables, bench.views, count)
-        texts = np.where(fresh[:, None], of_new, bench.texts)
+        all_texts = np.where(fresh[:, None], of_new, bench.texts)
         made = {
-            "new": [before.full(made_rows, shown, known, texts) for made_rows in untrained],
+            "new": [before.full(made_rows, shown, known, all_texts) for made_rows in untrained],
             "new, with photos": [
-                before.full(made_rows, shown, bench.photos, texts) for made_rows in untrained
+                before.full(made_rows, shown, bench.photos, all_texts) for made_rows in untrained
             ],
-            "trained again": [bench.full(made_rows, shown, bench.photos, texts) for made_rows in trained],
+            "trained again": [bench.full(made_rows, shown, bench.photos, all_texts) for made_rows in trained],
         }
         ways = {"mean": bench.scores([Vectors.of(mean_sku(shown))], fresh)}
         ways |= {name: bench.scores(vectors, fresh) for name, vectors in made.items()}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.kernels.addresses import aligned
+from skufp_pipeline.search.kernels.bounds import HIGH_LINES
 from skufp_pipeline.search.kernels.encode import encode_rows, rotate
 from skufp_pipeline.search.kernels.shapes import BLOCK, NO_ROW, Codes
 from skufp_pipeline.search.kernels.simd import BYTES
@@ -65,7 +66,7 @@ def encode(fingerprints: NDArray[np.float32], threads: int) -> CodedFingerprints
         largest_norm = max(pool.map(encode_part, starts), default=0.0)
     if not largest_norm < MAX_NORM:
         raise UserError(f"index: a fingerprint has norm {largest_norm:.3g}; materialize fingerprints again")
-    return CodedFingerprints(_read_only(codes), signs, centre, largest_norm)
+    return CodedFingerprints(codes, signs, centre, largest_norm)
 
 
 def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedFingerprints:
@@ -79,7 +80,7 @@ def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedF
 
     largest = float(np.abs(biases).max(initial=0))
     codes = codes._replace(coarse_errors=raised(codes.coarse_errors), fine_errors=raised(codes.fine_errors))
-    return replace(coded, codes=_read_only(codes), largest_norm=coded.largest_norm + largest)
+    return replace(coded, codes=codes, largest_norm=coded.largest_norm + largest)
 
 
 def save_codes(coded: CodedFingerprints, directory: Path, count: int) -> None:
@@ -103,18 +104,20 @@ def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints
     if known.get("version") != VERSION or known.get("rows") != count:
         raise ValueError(f"{CODES_FILE} is for {known.get('rows')} rows in version {known.get('version')}")
     width, padded = _width(dimension), _padded(count)
-    high = _array(directory / PLANES[0], np.uint8, (padded * width // 4 * 5,))
-    low = _array(directory / PLANES[1], np.uint8, (padded * width,))
+    high, low = (
+        _array(directory / name, np.uint8, (size,))
+        for name, size in zip(PLANES, _plane_sizes(padded, width), strict=True)
+    )
     bounds = _array(directory / BOUNDS_FILE, np.float32, (3, padded))
     rotation = np.array(_array(directory / ROTATION_FILE, np.float64, (3, dimension)))
     codes = Codes(high, low, bounds[0], bounds[1], bounds[2], width)
-    return CodedFingerprints(_read_only(codes), rotation[:2], rotation[2], float(known["largest_norm"]))
+    return CodedFingerprints(codes, rotation[:2], rotation[2], float(known["largest_norm"]))
 
 
 def _empty(count: int, dimension: int) -> Codes:
     """Codes to write into; rows past the last can never be found."""
     width, padded = _width(dimension), _padded(count)
-    high, low = aligned(padded * width // 4 * 5, np.uint8), aligned(padded * width, np.uint8)
+    high, low = (aligned(size, np.uint8) for size in _plane_sizes(padded, width))
     scales, coarse, fine = aligned((3, padded), np.float32)
     coarse[count:] = fine[count:] = NO_ROW
     return Codes(high, low, scales, coarse, fine, width)
@@ -122,6 +125,11 @@ def _empty(count: int, dimension: int) -> Codes:
 
 def _width(dimension: int) -> int:
     return -(-dimension // (2 * BYTES)) * BYTES
+
+
+def _plane_sizes(padded: int, width: int) -> tuple[int, int]:
+    """Bytes of the high plane, five bits of eight a dimension, and of the low one."""
+    return padded * width // 4 * HIGH_LINES, padded * width
 
 
 def _padded(count: int) -> int:
@@ -133,10 +141,3 @@ def _array(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> NDArr
     if found.dtype != dtype or found.shape != shape:
         raise ValueError(f"{path.name} holds {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}")
     return np.asarray(found)
-
-
-def _read_only(codes: Codes) -> Codes:
-    """The same, of one type whether made here or mapped, so that kernels are compiled once."""
-    for array in codes[:-1]:
-        array.flags.writeable = False
-    return codes

@@ -13,7 +13,7 @@ from skufp_pipeline.search.codes import CodedFingerprints, with_biases
 from skufp_pipeline.search.kernels import batch, single
 from skufp_pipeline.search.kernels.addresses import addresses, aligned
 from skufp_pipeline.search.kernels.encode import normalise
-from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows, Search
 from skufp_pipeline.search.kernels.simd import LANES
 from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, OPEN
 
@@ -133,7 +133,8 @@ class _Buffers:
 
     Attributes:
         shape: (Q, K).
-        words: addresses of all that the search reads and writes.
+        search: what the search reads and writes, with `scan` or `tiles`.
+        words: addresses of all these; they do not keep it alive.
         counts: what its threads count together.
         called: numbers of the helping threads that are here or on their way.
         help: takes part in searches that use these buffers, until none comes for a while or the thread is
@@ -147,14 +148,14 @@ class _Buffers:
         self.shape = shape
         self.counts = aligned(FIRST_PART + parts, np.int64)
         self.called: set[int] = set()
+        allowed = aligned(len(fixed.codes.scales) // 8, np.uint8)
+        self.search = Search(fixed.codes, queries, fixed.rotation, fixed.rows, allowed, self.counts)
         self._given = queries.given.reshape(shape[0], -1)
-        self._allowed = aligned(len(fixed.codes.scales) // 8, np.uint8)
-        self._held = fixed, queries  # the addresses do not hold what they lead to
 
     def prepare(self, given: NDArray[np.floating], allowed: NDArray[np.uint8]) -> None:
         """Copies what is asked: a thread may look at it when the search that it comes from has ended."""
         self._given[:] = given
-        self._allowed[:] = allowed
+        self.search.allowed[:] = allowed
 
     def assert_finite(self) -> None:
         """Raises ValueError: a query was not."""
@@ -184,10 +185,7 @@ class _One(_Buffers):
             lows=aligned((threads, BLOCK), np.int32),
             picks=aligned((threads, single.WINDOW * BLOCK), np.int64),
         )
-        search = single.OneSearch(
-            fixed.codes, queries, fixed.rotation, fixed.rows, self.scan, self._allowed, self.counts
-        )
-        self.words = addresses(search)
+        self.words = addresses(single.OneSearch(self.search, self.scan))
         self.help = partial(single.help_one, self.words)
 
 
@@ -216,10 +214,7 @@ class _Many(_Buffers):
             kept_rows=aligned(kept, np.int64),
             kept_lanes=aligned(kept, np.int64),
         )
-        search = batch.ManySearch(
-            fixed.codes, queries, fixed.rotation, fixed.rows, self.tiles, self._allowed, self.counts
-        )
-        self.words = addresses(search)
+        self.words = addresses(batch.ManySearch(self.search, self.tiles))
         self.help = partial(batch.help_many, self.words)
 
 

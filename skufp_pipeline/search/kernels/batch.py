@@ -20,7 +20,7 @@ from skufp_pipeline.search.kernels.bounds import (
 from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import exact_score, fetch_row, finish, push
-from skufp_pipeline.search.kernels.shapes import LOWEST, NO_ROW, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import LOWEST, NO_ROW, Codes, Queries, Rotation, Rows, Search
 from skufp_pipeline.search.kernels.simd import (
     BYTES,
     LANES,
@@ -112,20 +112,10 @@ class Tiles(NamedTuple):
 
 
 class ManySearch(NamedTuple):
-    """All that a search for a batch reads and writes.
+    """All that a search for a batch reads and writes."""
 
-    Attributes:
-        allowed: (R / 8,) bytes, a bit for each row that may be found.
-        counts: (FIRST_PART + parts of PART tiles,), what the threads count together; zeros at first.
-    """
-
-    codes: Codes
-    queries: Queries
-    rotation: Rotation
-    rows: Rows
+    search: Search
     tiles: Tiles
-    allowed: NDArray[np.uint8]
-    counts: NDArray[np.int64]
 
 
 many_search = at_addresses(ManySearch)
@@ -185,8 +175,8 @@ def tile_ceilings(
     """The most that any of the TILE rows from `row` on, unpacked from `at` on, can come to with each of
     the PAIR queries from `query` on; each half of them into its place.
 
-    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are fetched, a line at a time:
-    all at once would be more than a processor keeps in mind.
+    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are fetched (four fifths of
+    what the high plane has), a line at a time: all at once would be more than a processor keeps in mind.
     """
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
@@ -245,10 +235,8 @@ def scan_tiles(
             second = first + LANES * count
             if allowed[tile] != 0:
                 at, row = (tile - begin) * size, tile * TILE
-                coming = codes.high if query == 0 else codes.low
-                coming_at = (
-                    min(tile + PART, count - 1) * TILE * (codes.width + (codes.width >> 2) * (query == 0))
-                )
+                coming, later = codes.high if query == 0 else codes.low, min(tile + PART, count - 1) * TILE
+                coming_at = high_at(codes, later) if query == 0 else later * codes.width
                 tile_ceilings(
                     codes, row, unpacked, at, queries, query, tiles, first, second, coming, coming_at
                 )
@@ -499,7 +487,7 @@ def sweep_shares(
 @bare
 def search_many(words: NDArray[np.int64]) -> None:
     """The K best for each query of a batch, best first, into `tiles`; `words`: addresses of `ManySearch`."""
-    codes, queries, rotation, rows, tiles, allowed, counts = many_search(words)
+    (codes, queries, rotation, rows, allowed, counts), tiles = many_search(words)
     count, queries_count = len(allowed), len(tiles.scores)
     parts, shares = (count + PART - 1) // PART, (queries_count + SHARE - 1) // SHARE
     open_door(counts)
@@ -523,7 +511,7 @@ def search_many(words: NDArray[np.int64]) -> None:
 @bare
 def help_many(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
     """Helps in one `search_many` after another, until none comes for a while; arguments as in `comes_in`."""
-    codes, queries, rotation, rows, tiles, allowed, counts = many_search(words)
+    (codes, queries, rotation, rows, allowed, counts), tiles = many_search(words)
     while comes_in(counts, called):
         encode_portions(queries, rotation, counts, thread)
         wait_for(counts, ENCODED, 1)

@@ -83,17 +83,15 @@ def high_line(plane: NDArray[np.uint8], at: int, number: int) -> Any:
 @inner
 def high_lines(plane: NDArray[np.uint8], at: int) -> Any:
     """The same of all eight."""
-    first, second, third = load(plane, at), load(plane, at + BYTES), load(plane, at + 2 * BYTES)
-    fourth, fifth = load(plane, at + 3 * BYTES), load(plane, at + 4 * BYTES)
     return (
-        high_fives(first),
-        high_fives(second),
-        high_fives(third),
-        high_fives(fourth),
-        high_fives(fifth),
-        spare_fives(first, second),
-        spare_fives(third, fourth),
-        last_fives(fifth, second, fourth),
+        high_line(plane, at, 0),
+        high_line(plane, at, 1),
+        high_line(plane, at, 2),
+        high_line(plane, at, 3),
+        high_line(plane, at, 4),
+        high_line(plane, at, 5),
+        high_line(plane, at, 6),
+        high_line(plane, at, 7),
     )
 
 

@@ -98,3 +98,19 @@ class Queries(NamedTuple):
     steps: NDArray[np.float32]
     offsets: NDArray[np.float64]
     errors: NDArray[np.float64]
+
+
+class Search(NamedTuple):
+    """What every search reads and writes.
+
+    Attributes:
+        allowed: (R / 8,) bytes, a bit for each row that may be found.
+        counts: (FIRST_PART + parts of the scan,), what the threads count together; zeros at first.
+    """
+
+    codes: Codes
+    queries: Queries
+    rotation: Rotation
+    rows: Rows
+    allowed: NDArray[np.uint8]
+    counts: NDArray[np.int64]

@@ -284,23 +284,13 @@ def largest(typing: Any, vector: Any) -> Any:
 @intrinsic
 def larger(typing: Any, left: Any, right: Any) -> Any:
     """The larger number of each of sixteen pairs."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        above = builder.fcmp_ordered(">", *arguments)
-        return builder.select(above, *arguments)
-
-    return FLOATS(left, right), generate
+    return FLOATS(left, right), _chosen(">")
 
 
 @intrinsic
 def smaller(typing: Any, left: Any, right: Any) -> Any:
     """The smaller number of each of sixteen pairs."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        below = builder.fcmp_ordered("<", *arguments)
-        return builder.select(below, *arguments)
-
-    return FLOATS(left, right), generate
+    return FLOATS(left, right), _chosen("<")
 
 
 @intrinsic
@@ -454,6 +444,15 @@ def _fold(first: tuple[int, ...], second: tuple[int, ...], stride: int) -> Any:
                 places += [place + LANES for place in places]
             parts.append(builder.shuffle_vector(*arguments, ir.Constant(_INTS, places)))
         return builder.add(*parts)
+
+    return generate
+
+
+def _chosen(comparison: str) -> Any:
+    """Code that takes of each pair the left number where it compares so with the right one, else that."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(comparison, *arguments), *arguments)
 
     return generate
 

@@ -20,7 +20,15 @@ from skufp_pipeline.search.kernels.bounds import (
 from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.encode import encode_queries
 from skufp_pipeline.search.kernels.score import best_places, exact_score, fetch_row, finish, push
-from skufp_pipeline.search.kernels.shapes import BLOCK, LOWEST, TWICE_COARSE, Codes, Queries, Rotation, Rows
+from skufp_pipeline.search.kernels.shapes import (
+    BLOCK,
+    LOWEST,
+    TWICE_COARSE,
+    Codes,
+    Queries,
+    Rows,
+    Search,
+)
 from skufp_pipeline.search.kernels.simd import (
     LANES,
     add_sums,
@@ -95,20 +103,10 @@ class Scan(NamedTuple):
 
 
 class OneSearch(NamedTuple):
-    """All that a search for one query reads and writes.
+    """All that a search for one query reads and writes."""
 
-    Attributes:
-        allowed: (R / 8,) bytes, a bit for each row that may be found.
-        counts: (FIRST_PART + parts of CHUNK blocks,), what the threads count together; zeros at first.
-    """
-
-    codes: Codes
-    queries: Queries
-    rotation: Rotation
-    rows: Rows
+    search: Search
     scan: Scan
-    allowed: NDArray[np.uint8]
-    counts: NDArray[np.int64]
 
 
 one_search = at_addresses(OneSearch)
@@ -143,28 +141,6 @@ def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np
 
 
 @inner
-def best_of_block(
-    codes: Codes,
-    queries: Queries,
-    scan: Scan,
-    errors: NDArray[np.float32],
-    thread: int,
-    bits: int,
-    block: int,
-) -> tuple[int, np.float32]:
-    """The allowed row of a block with the highest of `coarse_scores`, and that."""
-    bounds, best, highest = scan.bounds[thread], block * BLOCK, np.float32(-np.inf)
-    for place in range(0, BLOCK, LANES):
-        store(coarse_scores(codes, queries, scan, errors, block * BLOCK + place), bounds, place)
-    while bits != 0:
-        place = lowest_bit(bits)
-        if bounds[place] > highest:
-            best, highest = block * BLOCK + place, bounds[place]
-        bits &= bits - 1
-    return best, highest
-
-
-@inner
 def highest_of_block(
     codes: Codes,
     queries: Queries,
@@ -176,7 +152,13 @@ def highest_of_block(
 ) -> np.float32:
     """The highest of `coarse_scores` of the allowed rows of a block."""
     if bits != EVERY_ROW:
-        return best_of_block(codes, queries, scan, errors, thread, bits, block)[1]
+        bounds, highest = scan.bounds[thread], np.float32(-np.inf)
+        for place in range(0, BLOCK, LANES):
+            store(coarse_scores(codes, queries, scan, errors, block * BLOCK + place), bounds, place)
+        while bits != 0:
+            highest = max(highest, bounds[lowest_bit(bits)])
+            bits &= bits - 1
+        return highest
     row = block * BLOCK
     left = larger(
         coarse_scores(codes, queries, scan, errors, row),
@@ -400,7 +382,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
         words: addresses of a `OneSearch`.
         scores, best: (K,) to write.
     """
-    codes, queries, rotation, rows, scan, allowed, counts = one_search(words)
+    (codes, queries, rotation, rows, allowed, counts), scan = one_search(words)
     blocks = len(scan.ceilings)
     parts = (blocks + CHUNK - 1) // CHUNK
     open_door(counts)
@@ -425,7 +407,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
 @bare
 def help_one(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
     """Helps in one `search_one` after another, until none comes for a while; arguments as in `comes_in`."""
-    codes, queries, _, rows, scan, allowed, counts = one_search(words)
+    (codes, queries, _, rows, allowed, counts), scan = one_search(words)
     while comes_in(counts, called):
         wait_for(counts, ENCODED, 1)
         scan_parts(codes, queries, scan, allowed, counts, thread)
