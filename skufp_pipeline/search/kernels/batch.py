@@ -221,11 +221,12 @@ def scan_tiles(
     tiles: Tiles,
     allowed: NDArray[np.uint8],
     thread: int,
-    begin: int,
-    end: int,
+    part: int,
+    coming_part: int,
 ) -> None:
-    """Ceilings of the tiles `begin` to `end`, at most PART, both planes at once."""
+    """Ceilings of a part of PART tiles, both planes at once, while the codes of a coming one are fetched."""
     count, size, unpacked = len(allowed), TILE * 2 * codes.width, tiles.unpacked[thread]
+    begin, end, ahead = part * PART, min((part + 1) * PART, count), (coming_part - part) * PART
     for tile in range(begin, end):
         if allowed[tile] != 0:
             unpack(codes, tile * TILE, unpacked, (tile - begin) * size)
@@ -235,7 +236,7 @@ def scan_tiles(
             second = first + LANES * count
             if allowed[tile] != 0:
                 at, row = (tile - begin) * size, tile * TILE
-                coming, later = codes.high if query == 0 else codes.low, min(tile + PART, count - 1) * TILE
+                coming, later = codes.high if query == 0 else codes.low, min(tile + ahead, count - 1) * TILE
                 coming_at = high_at(codes, later) if query == 0 else later * codes.width
                 tile_ceilings(
                     codes, row, unpacked, at, queries, query, tiles, first, second, coming, coming_at
@@ -459,9 +460,10 @@ def scan_parts(
     count = len(allowed)
     taken = fetch_add(counts, SCAN_TAKEN, 1)
     while taken * PART < count:
-        scan_tiles(codes, queries, tiles, allowed, thread, taken * PART, min((taken + 1) * PART, count))
+        coming = fetch_add(counts, SCAN_TAKEN, 1)
+        scan_tiles(codes, queries, tiles, allowed, thread, taken, coming)
         mark_scanned(counts, taken)
-        taken = fetch_add(counts, SCAN_TAKEN, 1)
+        taken = coming
 
 
 @inner
@@ -500,7 +502,7 @@ def search_many(words: NDArray[np.int64]) -> None:
     if not waited(counts, SCAN_DONE, parts):
         for part in range(parts):
             if peek(counts, FIRST_PART + part) == 0:
-                scan_tiles(codes, queries, tiles, allowed, 0, part * PART, min((part + 1) * PART, count))
+                scan_tiles(codes, queries, tiles, allowed, 0, part, part + 1)
                 mark_scanned(counts, part)
     fetch_add(counts, READY, 1)
     sweep_shares(codes, queries, rows, tiles, allowed, counts, 0)
