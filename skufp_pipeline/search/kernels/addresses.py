@@ -5,6 +5,7 @@ used the caches, that takes a good part of the time of a small search.
 """
 
 import typing
+from functools import cache
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -35,10 +36,10 @@ def addresses(values: tuple[Any, ...]) -> NDArray[np.int64]:
 
     The arrays must be contiguous, stay where they are, and outlive this.
     """
-    return np.array(list(_words(values)), np.int64)
+    return np.array(list(_words(values, _compiled_kind(type(values)))), np.int64)
 
 
-def at_addresses(kind: type[Any]) -> Any:
+def at_addresses(kind: type[tuple[Any, ...]]) -> Any:
     """A function for compiled code that makes a NamedTuple of this class from its `addresses`.
 
     Arrays are flat where their annotation does not say that they are a `Matrix` or a `Cube`.
@@ -56,14 +57,14 @@ def at_addresses(kind: type[Any]) -> Any:
     return find
 
 
-def _words(values: tuple[Any, ...]) -> typing.Iterator[int]:
-    for value, kind in zip(values, get_type_hints(type(values)).values(), strict=True):
-        if isinstance(value, np.ndarray):
-            _require_kind(value, _compiled_kind(kind))
+def _words(values: tuple[Any, ...], kinds: Any) -> typing.Iterator[int]:
+    for value, kind in zip(values, kinds, strict=True):
+        if isinstance(kind, types.Array):
+            _require_kind(value, kind)
             yield from (value.ctypes.data, *value.shape)
-        elif isinstance(value, tuple):
-            yield from _words(value)
-        elif kind is float:
+        elif isinstance(kind, types.BaseTuple):
+            yield from _words(value, kind)
+        elif isinstance(kind, types.Float):
             yield int(np.float64(value).view(np.int64))
         else:
             yield int(value)
@@ -71,14 +72,12 @@ def _words(values: tuple[Any, ...]) -> typing.Iterator[int]:
 
 def _require_kind(array: NDArray[Any], kind: Any) -> None:
     """Compiled code can't tell what lies at an address."""
-    if not (
-        array.flags.c_contiguous
-        and array.dtype == numpy_support.as_dtype(kind.dtype)
-        and array.ndim == kind.ndim
-    ):
+    dtype = numpy_support.as_dtype(kind.dtype)
+    if not (array.flags.c_contiguous and array.dtype == dtype and array.ndim == kind.ndim):
         raise TypeError(f"expected a contiguous {kind}, found {array.dtype} of strides {array.strides}")
 
 
+@cache
 def _compiled_kind(kind: Any) -> types.Type:
     if typing.get_origin(kind) is np.ndarray:
         shape, dtype = typing.get_args(kind)
