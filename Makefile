@@ -17,7 +17,7 @@ test: $(VENV)/installed-dev
 	pytest
 
 chaos: $(VENV)/installed-dev
-	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/test_daemon.py skufp_pipeline_tests/test_cluster.py
+	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py
 
 dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	dg dev

@@ -43,7 +43,6 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
-from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.hubness import occurrence_skew, query_bank_biases
@@ -66,7 +65,8 @@ from skufp_pipeline.fingerprint.tables import (
 from skufp_pipeline.fingerprint.train import fingerprints, train_aggregator
 from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku, medoid, trimmed_mean, unit
 from skufp_pipeline.hashing import stable_fraction
-from skufp_pipeline.materialize import materialize_graph
+from skufp_pipeline.measures.bootstrap import paired_bootstrap
+from skufp_pipeline.orchestration.materialize import materialize_graph
 from skufp_pipeline.presets import BaselineSettings, Preset, another_rendering, load_preset
 from skufp_pipeline.search.index import FingerprintIndex
 

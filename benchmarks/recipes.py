@@ -30,21 +30,21 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.assets.catalog import read_shards
 from skufp_pipeline.assets.encoder import text_shards
-from skufp_pipeline.automation import stages
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.dataset import TextShard, gather_training_data
-from skufp_pipeline.encoders.device import pick_device
 from skufp_pipeline.encoders.embed import embed_crops
-from skufp_pipeline.encoders.loop import best_epoch, speed
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.encoders.train import TrainingData, fine_tune
-from skufp_pipeline.evaluation.metrics import ranks_of
-from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.hashing import stable_fraction
+from skufp_pipeline.measures.bootstrap import paired_bootstrap
+from skufp_pipeline.measures.metrics import ranks_of
+from skufp_pipeline.orchestration.schedules import stages
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.training.device import pick_device
+from skufp_pipeline.training.loop import best_epoch, speed
 
 PAPER: dict[str, Any] = {
     "margin": 0.0,

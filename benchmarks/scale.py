@@ -83,8 +83,8 @@ def write_preset(folder: Path, skus: int) -> Path:
 def measure(skus: int) -> dict[str, dict[str, float]]:
     """Seconds in all and peak MiB of a process, by asset."""
     from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.orchestration.staleness import in_order, places
     from skufp_pipeline.presets import load_preset
-    from skufp_pipeline.staleness import in_order, places
 
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:

@@ -44,7 +44,7 @@ from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import fingerprint_data
 from skufp_pipeline.fingerprint.train import train_aggregator
-from skufp_pipeline.materialize import materialize_graph
+from skufp_pipeline.orchestration.materialize import materialize_graph
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore

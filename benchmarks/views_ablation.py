@@ -32,21 +32,21 @@ from PIL import Image
 from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
 from skufp_pipeline.assets.views import shard_views
 from skufp_pipeline.definitions import graph_steps
-from skufp_pipeline.encoders.augment import augment
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation import controls
-from skufp_pipeline.evaluation.metrics import ranks_of
 from skufp_pipeline.evaluation.protocol import QuerySet, evaluation_queries
-from skufp_pipeline.evaluation.statistics import paired_bootstrap
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, biased_queries, biased_rows, fingerprint_data
 from skufp_pipeline.fingerprint.train import train_aggregator
+from skufp_pipeline.measures.bootstrap import paired_bootstrap
+from skufp_pipeline.measures.metrics import ranks_of
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.training.augment import augment
 from skufp_pipeline.views.filters import ACCEPTED
 from skufp_pipeline.views.settings import ViewsSettings
 from skufp_pipeline.views.shard import generate_shard, shard_budget

@@ -63,8 +63,8 @@ def materialize(name: str | None) -> None:
 @told
 def refresh(name: str | None, retrain: bool) -> None:
     """Read the catalogue and make again what it has outdated: the scheduled job, without a daemon."""
-    from skufp_pipeline.automation import DAILY, WEEKLY
-    from skufp_pipeline.materialize import refresh_graph
+    from skufp_pipeline.orchestration.materialize import refresh_graph
+    from skufp_pipeline.orchestration.schedules import DAILY, WEEKLY
 
     preset = load_preset(name)
     kind = WEEKLY if retrain else DAILY
@@ -240,8 +240,8 @@ def setup_instance(name: str | None) -> None:
     import dagster as dg
 
     from skufp_pipeline.definitions import graph_steps
-    from skufp_pipeline.executors import set_pool_limits
-    from skufp_pipeline.materialize import instance_home
+    from skufp_pipeline.orchestration.executors import set_pool_limits
+    from skufp_pipeline.orchestration.materialize import instance_home
 
     preset = load_preset(name)
     home = instance_home()
@@ -263,9 +263,9 @@ def catalog() -> None:
 @told
 def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None:
     """New, changed and removed products since the last run, what would be made again, and why."""
-    from skufp_pipeline.automation import DAILY, WEEKLY, refreshed
     from skufp_pipeline.definitions import graph_steps
-    from skufp_pipeline.staleness import catalog_diff
+    from skufp_pipeline.orchestration.schedules import DAILY, WEEKLY, refreshed
+    from skufp_pipeline.orchestration.staleness import catalog_diff
 
     preset = load_preset(name)
     steps = graph_steps(preset)
@@ -339,7 +339,7 @@ def index_publish(name: str | None, version: str) -> None:
 
 
 def _materialize(preset: Preset, name: str | None) -> None:
-    from skufp_pipeline.materialize import materialize_graph
+    from skufp_pipeline.orchestration.materialize import materialize_graph
 
     _run_graph(preset, name, lambda instance, say: materialize_graph(preset, instance, say))
 
@@ -348,7 +348,7 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     """`run(instance, say)` on the instance of this home, and its outcome told."""
     import dagster as dg
 
-    from skufp_pipeline.materialize import instance_home
+    from skufp_pipeline.orchestration.materialize import instance_home
 
     instance_home()
     if name is not None:  # processes that Dagster starts must load the preset that these runs belong to
@@ -361,8 +361,8 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
 
 
 def _engine(preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto") -> "QueryEngine":
-    from skufp_pipeline.encoders.device import pick_device
     from skufp_pipeline.search.engine import QueryEngine
+    from skufp_pipeline.training.device import pick_device
 
     return QueryEngine.open(store, pick_device(preset.compute.device), preset.query_encoder, policy)
 

@@ -7,23 +7,23 @@ import dagster as dg
 
 from skufp_pipeline.assets.baselines import baseline_assets, baseline_steps
 from skufp_pipeline.assets.catalog import catalog_assets, catalog_steps
-from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
 from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
 from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
 from skufp_pipeline.assets.index import index_assets, index_steps
 from skufp_pipeline.assets.policy import policy_assets, policy_steps
 from skufp_pipeline.assets.views import view_assets, view_steps
-from skufp_pipeline.automation import jobs, schedules, sensors
 from skufp_pipeline.checks.evaluation import evaluation_checks
 from skufp_pipeline.checks.index import index_checks
-from skufp_pipeline.conditions import automation_conditions, condition_sensor, with_automation
-from skufp_pipeline.executors import executor
+from skufp_pipeline.orchestration.conditions import automation_conditions, condition_sensor, with_automation
+from skufp_pipeline.orchestration.executors import executor
+from skufp_pipeline.orchestration.schedules import jobs, schedules, sensors
+from skufp_pipeline.orchestration.staleness import refreshed_daily
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.staleness import refreshed_daily
+from skufp_pipeline.steps import Step
 
 
 def graph_steps(preset: Preset) -> dict[str, Step]:

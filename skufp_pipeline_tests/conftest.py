@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .graphs import REPOSITORY, SMALL, Graph, copy_graph, materialize_here, skufp, write_preset
+from skufp_pipeline.presets import PACKAGED
+
+from .graphs import SMALL, Graph, copy_graph, materialize_here, skufp, write_preset
 
 
 @pytest.fixture(scope="session")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     """The ci preset, materialized by the command line in an empty folder. Read it only."""
     folder = tmp_path_factory.mktemp("ci")
-    preset_file = write_preset(folder, yaml.safe_load((REPOSITORY / "presets" / "ci.yaml").read_text()))
+    preset_file = write_preset(folder, yaml.safe_load((PACKAGED / "ci.yaml").read_text()))
     done = skufp("materialize", "--preset", preset_file.name, cwd=folder)
     assert done.returncode == 0, done.stderr
     return Graph(preset_file, folder / ".dagster_home", done.stderr)

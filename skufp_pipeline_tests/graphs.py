@@ -12,14 +12,14 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.definitions import build_defs, graph_steps
-from skufp_pipeline.materialize import materialize_graph
-from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.orchestration.materialize import materialize_graph
+from skufp_pipeline.presets import PACKAGED, Preset, load_preset
+from skufp_pipeline.steps import Step
 from skufp_pipeline.store import ArtifactStore
 
 REPOSITORY = Path(__file__).parent.parent
-PRESETS = sorted((REPOSITORY / "presets").glob("*.yaml"))
+PRESETS = sorted(PACKAGED.glob("*.yaml"))
 
 # As little as shows every step: half a minute less than the ci preset.
 SMALL: dict[str, Any] = {

@@ -9,7 +9,7 @@ import dagster as dg
 import fsspec
 import pytest
 
-from skufp_pipeline.materialize import materialize_graph
+from skufp_pipeline.orchestration.materialize import materialize_graph
 from skufp_pipeline.presets import load_preset
 
 from .graphs import REPOSITORY, SMALL, Graph, digests, environment, run_asset, write_preset

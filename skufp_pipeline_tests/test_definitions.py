@@ -8,12 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from skufp_pipeline.assets.declare import OWNERS
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.definitions import defs as loaded_by_dagster
 from skufp_pipeline.presets import BaselineSettings, Preset, load_preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import OWNERS
 
 from .graphs import REPOSITORY, environment
 

@@ -20,8 +20,8 @@ from PIL import Image
 from skufp_pipeline.checks.evaluation import TRAINED
 from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
-from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTING_SPLITS, SETTINGS
+from skufp_pipeline.measures.metrics import METRICS
 
 from .graphs import (
     SMALL,

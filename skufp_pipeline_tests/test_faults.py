@@ -15,9 +15,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.steps import Step, asset
 
 from .graphs import SMALL, Graph, copy_graph, environment, metadata, run_asset
 

@@ -9,18 +9,27 @@ from pathlib import Path
 import pytest
 import yaml
 
-from skufp_pipeline.materialize import INSTANCE_SETTINGS
+from skufp_pipeline.orchestration.materialize import INSTANCE_SETTINGS
 from skufp_pipeline.presets import load_preset
 
 from .graphs import PRESETS, REPOSITORY, environment
 
 PACKAGE = REPOSITORY / "skufp_pipeline"
 DAGSTER_LAYER = {
-    *("assets", "checks", "resources", "automation", "conditions", "definitions", "executors"),
-    *("materialize", "staleness", "cli"),
+    *("assets", "checks", "resources", "orchestration", "definitions", "steps", "cli"),
 }
 # The rooms of the science; each may import those before it.
-ROOMS = ("datasets", "encoders", "views", "fingerprint", "policy", "search", "evaluation")
+ROOMS = (
+    "datasets",
+    "measures",
+    "training",
+    "encoders",
+    "views",
+    "fingerprint",
+    "policy",
+    "search",
+    "evaluation",
+)
 LEAVES = ("errors", "hashing", "settings", "store", "compute")
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 

@@ -9,6 +9,7 @@ import yaml
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import (
+    PACKAGED,
     ComputeSettings,
     DeepFashion2Dataset,
     ManifestDataset,
@@ -18,7 +19,7 @@ from skufp_pipeline.presets import (
     load_preset,
 )
 
-PRESETS = sorted((Path(__file__).parent.parent / "presets").glob("*.yaml"))
+PRESETS = sorted(PACKAGED.glob("*.yaml"))
 SMALL: dict[str, Any] = {
     "name": "small",
     "data_root": "data/small",

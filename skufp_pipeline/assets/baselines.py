@@ -7,7 +7,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.encoder import (
     ENCODERS,
     LOOP_MODULES,
@@ -22,6 +21,7 @@ from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step, asset, shard_number
 
 GROUP = "baselines"
 

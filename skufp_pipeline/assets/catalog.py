@@ -11,7 +11,6 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import counts_table, frame_metadata, picture, progress, result
 from skufp_pipeline.checks.catalog import CROPS_COMPLETE, crops_complete
 from skufp_pipeline.compute import Needs
@@ -29,6 +28,7 @@ from skufp_pipeline.hashing import content_digest, stable_shard
 from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 DATASETS = "skufp_pipeline.datasets."

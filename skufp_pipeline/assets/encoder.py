@@ -8,7 +8,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import prompts_config, read_shards
-from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
@@ -17,18 +16,21 @@ from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
     from skufp_pipeline.encoders.dataset import TextShard
-    from skufp_pipeline.encoders.loop import History, TrainingImages
+    from skufp_pipeline.training.loop import History, TrainingImages
 
 DATASETS = "skufp_pipeline.datasets."
 ENCODERS = "skufp_pipeline.encoders."
 GROUP = "encoder"
 PROMPT_MODULES = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
-_LOOP = ("loop", "loading", "sampling", "schedule", "augment", "device", "losses", "pixels", "dataset")
-LOOP_MODULES = tuple(ENCODERS + name for name in (*_LOOP, "train", "vocabulary"))
+_LOOP = ("loop", "prefetch", "sampling", "schedule", "augment", "device", "pixels")
+LOOP_MODULES = tuple("skufp_pipeline.training." + name for name in _LOOP) + tuple(
+    ENCODERS + name for name in ("losses", "dataset", "train", "vocabulary")
+)
 TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
 
 
@@ -195,7 +197,7 @@ def text_shards(texts: list[Artifact], crops: list[Artifact]) -> list["TextShard
 
 def write_history(directory: Path, data: "TrainingImages", history: "History") -> dict[str, Any]:
     """Writes `history.json`, of what the seed decides; returns the summary, which holds the speed too."""
-    from skufp_pipeline.encoders.loop import best_epoch, learning_curve, speed
+    from skufp_pipeline.training.loop import best_epoch, learning_curve, speed
 
     (directory / "history.json").write_text(json.dumps(learning_curve(history), indent=1) + "\n")
     best = best_epoch(history)

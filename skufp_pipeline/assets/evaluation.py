@@ -9,7 +9,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import count_by, crop_path, read_shards
-from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
     embedding_tables,
@@ -26,6 +25,7 @@ from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import current_version
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.steps import Step, asset
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 
 
 _MODULES = (
-    "evaluation.retrieval", "evaluation.metrics", "evaluation.protocol", "evaluation.statistics",
+    "evaluation.retrieval", "measures.metrics", "evaluation.protocol", "measures.bootstrap",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
     "evaluation.paper", "evaluation.controls",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "fingerprint.make",
     "fingerprint.aggregator", "fingerprint.gaussian", "fingerprint.hubness", "fingerprint.losses",
-    "fingerprint.train", "encoders.schedule",
+    "fingerprint.train", "training.schedule",
     "policy.actions", "policy.enhance", "policy.network", "policy.quality",
     "search.bundle", "search.engine",
 )  # fmt: skip

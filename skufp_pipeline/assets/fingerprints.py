@@ -9,7 +9,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.show import counts_table, frame_metadata, markdown_table, picture, result
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.evaluation.figures import training_curves
@@ -22,6 +21,7 @@ from skufp_pipeline.fingerprint.tables import (
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step, asset
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 FINGERPRINT = "skufp_pipeline.fingerprint."
@@ -41,7 +41,7 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     model = tuple(
         FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian")
     )
-    model += (*tables, "skufp_pipeline.encoders.schedule")
+    model += (*tables, "skufp_pipeline.training.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
     steps = [
         Step(

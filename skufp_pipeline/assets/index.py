@@ -7,7 +7,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import crop_path, read_shards
-from skufp_pipeline.assets.declare import Step, asset
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
     embedding_tables,
@@ -33,6 +32,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import ParityPhotos, parity_photos
 from skufp_pipeline.search.release import in_use, keep_encoders, publish, read_releases
+from skufp_pipeline.steps import Step, asset
 from skufp_pipeline.store import Artifact, ArtifactStore, shard_key
 
 _KERNELS = (

@@ -9,7 +9,6 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.assets.catalog import crop_path, read_shards
-from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.fingerprints import (
     embedding_inputs,
     embedding_tables,
@@ -38,6 +37,7 @@ from skufp_pipeline.presets import Preset, SampleDataset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import POLICY
+from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 PACKAGE = "skufp_pipeline."
@@ -51,8 +51,8 @@ _TABLES = (
     *(PACKAGE + "fingerprint." + name for name in ("tables", "teachers", "views")),
 )
 _REPORT = (
-    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels", "evaluation.metrics",
-    "evaluation.protocol", "evaluation.statistics", "policy.network", "datasets.contact_sheet",
+    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels", "measures.metrics",
+    "evaluation.protocol", "measures.bootstrap", "policy.network", "datasets.contact_sheet",
 )  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import polars as pl
 from PIL import Image
 
 from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.declare import Step, asset, shard_number
 from skufp_pipeline.assets.show import (
     counts_table,
     frame_metadata,
@@ -37,6 +36,7 @@ from skufp_pipeline.evaluation.figures import loss_curves
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
 from skufp_pipeline.views.selection import catalog_views
 from skufp_pipeline.views.settings import BUNDLED_MODELS, ViewsSettings
@@ -48,9 +48,9 @@ GROUP = "views"
 SHEET = "sheet.jpg"
 
 _WORDS = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
-_CROPS = (VIEWS + "selection", VIEWS + "prompts", ENCODERS + "pixels", *_WORDS)
+_CROPS = (VIEWS + "selection", VIEWS + "prompts", "skufp_pipeline.training.pixels", *_WORDS)
 _EMBEDDING = tuple(ENCODERS + name for name in ("clip", "embed", "tables"))
-_DIFFUSION = (VIEWS + "noise", VIEWS + "pipeline", VIEWS + "training", ENCODERS + "schedule")
+_DIFFUSION = (VIEWS + "noise", VIEWS + "pipeline", VIEWS + "training", "skufp_pipeline.training.schedule")
 _SCORING = tuple(VIEWS + name for name in ("filters", "generate", "tables", "pipeline"))
 _DRAWING = (VIEWS + "sheet", DATASETS + "contact_sheet")
 
@@ -127,7 +127,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pytorch", "parquet"},
             "Unit embeddings of the shard's accepted views.",
-            (*_SCORING, *_EMBEDDING, ENCODERS + "pixels"),
+            (*_SCORING, *_EMBEDDING, "skufp_pipeline.training.pixels"),
             {},
             heavy,
             ("image_text", "clip_checkpoint", "generated_views"),

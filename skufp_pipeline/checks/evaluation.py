@@ -5,11 +5,11 @@ import json
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.datasets.table import EVALUATION, item_id
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step
 from skufp_pipeline.store import ArtifactStore
 
 TRAINED = (

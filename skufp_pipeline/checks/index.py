@@ -2,7 +2,6 @@
 
 import dagster as dg
 
-from skufp_pipeline.assets.declare import Step
 from skufp_pipeline.assets.fingerprints import read_embedding_shards
 from skufp_pipeline.assets.index import photos_of_training
 from skufp_pipeline.compute import Needs, declare
@@ -10,6 +9,7 @@ from skufp_pipeline.encoders.parity import LEAST_COSINE
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 PHOTOS = 32  # embedded again; the asset's own figures come from many more

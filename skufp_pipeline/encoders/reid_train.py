@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from skufp_pipeline.encoders.loop import History, Log, Trainer, TrainingImages
 from skufp_pipeline.encoders.losses import batch_hard_triplet
 from skufp_pipeline.encoders.reid import ReidEncoder
 from skufp_pipeline.encoders.settings import ReidTrainingSettings
+from skufp_pipeline.training.loop import History, Log, Trainer, TrainingImages
 
 
 def train_reid(

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from skufp_pipeline.encoders.clip import Encoder, image_trunk
-from skufp_pipeline.encoders.loop import History, Log, Trainer, TrainingImages
 from skufp_pipeline.encoders.losses import centroid_triplet, sku_cross_entropy, sku_logits
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.encoders.vocabulary import occurring_tokens, restore_vocabulary, train_occurring
+from skufp_pipeline.training.loop import History, Log, Trainer, TrainingImages
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from skufp_pipeline.evaluation.metrics import recall_at_k
 from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
 from skufp_pipeline.evaluation.report import SETTING_LABELS
+from skufp_pipeline.measures.metrics import recall_at_k
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), and a line style each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

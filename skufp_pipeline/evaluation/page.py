@@ -7,7 +7,6 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS
 from skufp_pipeline.evaluation.report import (
     DIFFERENCE_HEADER,
@@ -34,6 +33,7 @@ from skufp_pipeline.evaluation.report import (
     source_rows,
     title,
 )
+from skufp_pipeline.measures.metrics import METRICS
 
 
 def render_page(

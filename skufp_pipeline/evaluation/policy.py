@@ -21,12 +21,12 @@ from PIL import Image, ImageOps
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.evaluation.metrics import per_query_metrics, ranks_of
 from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
-from skufp_pipeline.evaluation.statistics import percentile_interval, resampled_means
 from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
 from skufp_pipeline.fingerprint.views import unit
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_means
+from skufp_pipeline.measures.metrics import per_query_metrics, ranks_of
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse
 from skufp_pipeline.policy.labels import (

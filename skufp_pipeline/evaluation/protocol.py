@@ -13,8 +13,8 @@ import polars as pl
 
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, PRECISION_AT, Labels, precision_name
-from skufp_pipeline.evaluation.metrics import best_items, per_query_metrics, ranks_of, shared_label
-from skufp_pipeline.evaluation.statistics import Difference, Interval, percentile_interval, resampled_means
+from skufp_pipeline.measures.bootstrap import Difference, Interval, percentile_interval, resampled_means
+from skufp_pipeline.measures.metrics import best_items, per_query_metrics, ranks_of, shared_label
 
 # The splits whose queries and SKUs take part in each setting.
 SETTING_SPLITS: dict[str, tuple[str, ...]] = {

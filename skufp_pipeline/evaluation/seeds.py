@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from skufp_pipeline.evaluation.protocol import Evaluation, ModelScores, SettingResult
-from skufp_pipeline.evaluation.statistics import (
+from skufp_pipeline.measures.bootstrap import (
     Difference,
     Interval,
     percentile_interval,

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skufp_pipeline.encoders.schedule import warm_cosine
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.losses import classification, embedding_regression, rank_distillation
@@ -28,6 +27,7 @@ from skufp_pipeline.fingerprint.settings import (
 )
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import ViewSet, mean_sku
+from skufp_pipeline.training.schedule import warm_cosine
 
 WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
 Log = Callable[[str], None]

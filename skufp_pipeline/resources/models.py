@@ -28,7 +28,7 @@ class ModelProvider(dg.ConfigurableResource):
 
     def torch_device(self) -> "torch.device":
         # Imported on use: loading the definitions must not import torch.
-        from skufp_pipeline.encoders.device import pick_device
+        from skufp_pipeline.training.device import pick_device
 
         return pick_device(self.device)
 

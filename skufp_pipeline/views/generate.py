@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skufp_pipeline.encoders.embed import in_halves
-from skufp_pipeline.encoders.pixels import read_square
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import GenerationSettings
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from skufp_pipeline.encoders.pixels import decode_squares
+from skufp_pipeline.training.pixels import decode_squares
 from skufp_pipeline.views.pipeline import Pipeline, encode_prompts
 
 _ENCODE_BATCH = 16

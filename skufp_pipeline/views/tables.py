@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from skufp_pipeline.datasets.table import GALLERY, item_id
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.embed import embed_crops
-from skufp_pipeline.encoders.pixels import read_square
 from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.filters import ACCEPTED, Scores, Thresholds, nsfw_scores, score, verdicts
 from skufp_pipeline.views.generate import Generated
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from skufp_pipeline.encoders.schedule import warm_cosine
+from skufp_pipeline.training.schedule import warm_cosine
 
 Log = Callable[[str], None]
 LossOf = Callable[[Generator], Tensor]

@@ -237,7 +237,7 @@ def real_photographs(count: int) -> list[Path]:
     """Query photographs of the manifest that SKUFP_MANIFEST names, evenly spread."""
     manifest = os.environ.get("SKUFP_MANIFEST", "")
     if not Path(manifest).is_file():
-        pytest.skip("SKUFP_MANIFEST names no manifest of real photographs (see presets/photos.yaml)")
+        pytest.skip("SKUFP_MANIFEST names no manifest of real photographs (see the preset photos)")
     with Path(manifest).open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["domain"] == "query"]
     return [Path(manifest).parent / row["image_path"] for row in rows[:: max(len(rows) // count, 1)]]
@@ -247,7 +247,7 @@ def test_on_real_photographs_a_pretrained_tower_is_pytorchs(tmp_path: Path) -> N
     photos = real_photographs(100)
     tower = os.environ.get("SKUFP_TOWER", "")
     if not Path(tower).is_file():
-        pytest.skip("SKUFP_TOWER names no weight file (see presets/photos.yaml)")
+        pytest.skip("SKUFP_TOWER names no weight file (see the preset photos)")
     settings = EncoderSettings(
         model="skufp-mobilenetv2", image_tower_weights=tower, image_tower_kwargs={"pad_type": "same"}
     )

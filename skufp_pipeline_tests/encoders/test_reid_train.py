@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from skufp_pipeline.encoders.loop import MEASURED, TrainingImages, best_epoch, learning_curve, speed
 from skufp_pipeline.encoders.reid import ReidEncoder, create_reid
 from skufp_pipeline.encoders.reid_train import train_reid
-from skufp_pipeline.encoders.settings import AugmentationSettings, ReidSettings, ReidTrainingSettings
+from skufp_pipeline.encoders.settings import ReidSettings, ReidTrainingSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.loop import MEASURED, TrainingImages, best_epoch, learning_curve, speed
+from skufp_pipeline.training.settings import AugmentationSettings
 
 from .conftest import CPU
 from .test_train import SKUS, Killed, images, silent

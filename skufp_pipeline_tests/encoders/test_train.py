@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from skufp_pipeline.encoders import train
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
-from skufp_pipeline.encoders.loop import MEASURED, LabelledImages
-from skufp_pipeline.encoders.settings import AugmentationSettings, ClipTrainingSettings, EncoderSettings
+from skufp_pipeline.encoders.settings import ClipTrainingSettings, EncoderSettings
 from skufp_pipeline.encoders.train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.loop import MEASURED, LabelledImages
+from skufp_pipeline.training.settings import AugmentationSettings
 
 from .conftest import CPU
 

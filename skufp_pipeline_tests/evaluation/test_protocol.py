@@ -3,7 +3,6 @@ import polars as pl
 import pytest
 
 from skufp_pipeline.evaluation.labels import Labels
-from skufp_pipeline.evaluation.metrics import METRICS, UNRANKED
 from skufp_pipeline.evaluation.protocol import (
     MODALITIES,
     SETTINGS,
@@ -13,7 +12,8 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
-from skufp_pipeline.evaluation.statistics import Difference, paired_bootstrap
+from skufp_pipeline.measures.bootstrap import Difference, paired_bootstrap
+from skufp_pipeline.measures.metrics import METRICS, UNRANKED
 
 from .examples import DIRECTIONS, gallery, queries, query_table
 

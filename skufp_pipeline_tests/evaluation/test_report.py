@@ -4,7 +4,6 @@ import polars as pl
 import pytest
 
 from skufp_pipeline.evaluation.labels import Labels
-from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import Model, evaluate
 from skufp_pipeline.evaluation.report import (
     REPORT_SCHEMA,
@@ -15,6 +14,7 @@ from skufp_pipeline.evaluation.report import (
     sources_json,
     text_tables,
 )
+from skufp_pipeline.measures.metrics import METRICS
 
 from .examples import DIRECTIONS, gallery, queries
 

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from skufp_pipeline.evaluation.metrics import METRICS
 from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
 from skufp_pipeline.evaluation.report import markdown_tables, report_json, settings_json, text_tables
 from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds, with_seeds
-from skufp_pipeline.evaluation.statistics import resampled_means_over_seeds
+from skufp_pipeline.measures.bootstrap import resampled_means_over_seeds
+from skufp_pipeline.measures.metrics import METRICS
 
 from .examples import DIRECTIONS, gallery, queries
 

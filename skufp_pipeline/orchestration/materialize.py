@@ -1,0 +1,342 @@
+"""Materializes the graph through Dagster, run by run, with plain progress lines.
+
+Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the rest. On
+an instance on disk, and where the preset says how many threads a step takes, runs that need nothing of each
+other are made side by side, in workers that stay; else one after the other, in this process.
+"""
+
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED
+from skufp_pipeline.definitions import build_defs, graph_steps
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.orchestration.schedules import (
+    DAILY,
+    READ_CATALOG,
+    REFRESH_SHARDS,
+    REFRESH_TABLES,
+    Stage,
+    refreshed,
+    stages,
+)
+from skufp_pipeline.orchestration.staleness import next_work, stale
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.steps import Step
+from skufp_pipeline.store import ArtifactStore
+
+INSTANCE_SETTINGS = Path(__file__).parent.parent / "resources" / "dagster.yaml"
+_USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a materialization of the whole graph did.
+
+    Attributes:
+        seconds: wall time by stage, from its first run's start to its last one's end; stages may overlap.
+        total: wall time of all.
+        failed_checks: `asset:check` of checks that ran and did not pass.
+    """
+
+    seconds: dict[str, float]
+    total: float
+    failed_checks: list[str]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One run: a job, or some of its assets, on one shard or none.
+
+    Attributes:
+        needs: assets that must be there, of all shards.
+    """
+
+    stage: int
+    job: str
+    partition_key: str | None
+    assets: tuple[str, ...]
+    needs: frozenset[str]
+    priority: int
+    last_shard: bool
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is left of a run: its checks that did not pass, its results, and how many were there already."""
+
+    failed_checks: list[str]
+    results: int
+    unchanged: int
+
+
+def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None]) -> Outcome:
+    """Runs every stage: sharded ones one shard a run, as a backfill would.
+
+    Raises:
+        UserError: an asset failed; the message is its own, where it was a user's mistake.
+    """
+    steps = graph_steps(preset)
+    plan = stages(steps)
+    tasks = _tasks(plan, steps, preset)
+    progress = _Progress(plan, tasks, say)
+    if preset.compute.side_by_side and not instance.is_ephemeral:
+        _run_side_by_side(preset, instance, tasks, progress)
+    else:
+        definitions = build_defs(preset)
+        for task in tasks:
+            progress.begin(task)
+            progress.end(task, _run_task(definitions, instance, task))
+    return progress.outcome()
+
+
+def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> list[_Task]:
+    """The runs of all stages, each after what it needs."""
+    tasks = []
+    for number, stage in enumerate(plan):
+        parts = [(asset,) for asset in stage.assets] if stage.apart else [stage.assets]
+        keys = _partition_keys(stage, preset)
+        for key in keys:
+            for assets in parts:
+                needs = frozenset(dep for asset in assets for dep in steps[asset].deps) - {*assets}
+                priority = max(steps[asset].priority for asset in assets)
+                last = stage.sharded and key == keys[-1]
+                tasks.append(_Task(number, stage.name, key, assets, needs, priority, last))
+    return tasks
+
+
+class _Progress:
+    """What is left to make, and what was made so far, told stage by stage."""
+
+    def __init__(self, plan: Sequence[Stage], tasks: Sequence[_Task], say: Callable[[str], None]) -> None:
+        self.say = say
+        self.plan = plan
+        self.began = time.perf_counter()
+        self._unfinished = list(tasks)
+        self._starts: dict[int, float] = {}
+        self._seconds: dict[int, float] = {}
+        self._told: list[list[_Told]] = [[] for _ in plan]
+
+    def ready(self, waiting: Sequence[_Task]) -> list[_Task]:
+        """Those for which all that they need is made, and for a stage's last shard all the other shards: so
+        that the last evaluation of a check is of the last materialization, and the UI shows it."""
+        missing = {asset for task in self._unfinished for asset in task.assets}
+        left = Counter(task.stage for task in self._unfinished)
+        return [
+            task
+            for task in waiting
+            if task.needs.isdisjoint(missing) and not (task.last_shard and left[task.stage] > 1)
+        ]
+
+    def begin(self, task: _Task) -> None:
+        if task.stage not in self._starts:
+            self._starts[task.stage] = time.perf_counter()
+            stage, runs = self.plan[task.stage], self._left(task.stage)
+            shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
+            self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
+
+    def end(self, task: _Task, told: _Told) -> None:
+        self._told[task.stage].append(told)
+        self._unfinished.remove(task)
+        if self._left(task.stage) == 0:
+            seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
+            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._told[task.stage])}")
+
+    def outcome(self) -> Outcome:
+        failed = [name for stage in self._told for run in stage for name in run.failed_checks]
+        seconds = {self.plan[number].name: self._seconds[number] for number in sorted(self._seconds)}
+        return Outcome(seconds, time.perf_counter() - self.began, failed)
+
+    def _left(self, stage: int) -> int:
+        return sum(task.stage == stage for task in self._unfinished)
+
+    def _name(self, stage: int) -> str:
+        return f"[{stage + 1}/{len(self.plan)}] {self.plan[stage].name}"
+
+
+def _run_side_by_side(
+    preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[_Task], progress: _Progress
+) -> None:
+    width, waiting = preset.compute.max_concurrent, list(tasks)
+    running: dict[Future[_Told], _Task] = {}
+    context = multiprocessing.get_context("spawn")
+    begun = (preset.model_dump_json(), instance.get_ref())
+    with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
+        while waiting or running:
+            ready = sorted(progress.ready(waiting), key=lambda task: -task.priority)
+            for task in ready[: width - len(running)]:
+                waiting.remove(task)
+                progress.begin(task)
+                running[workers.submit(_run_in_worker, task)] = task
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    progress.end(running.pop(future), future.result())
+                except BrokenProcessPool as error:
+                    raise UserError(
+                        "a worker was killed (is there enough memory?); run it again: it goes on from here"
+                    ) from error
+                except UserError as error:
+                    if running:
+                        progress.say(f"{error}; waiting for the runs that are under way")
+                    raise
+
+
+_worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
+
+
+def _begin_worker(preset: str, instance: Any) -> None:
+    global _worker
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    definitions = build_defs(Preset.model_validate_json(preset))
+    _worker = definitions, dg.DagsterInstance.from_ref(instance)
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker once the command is gone, however it went: nobody waits for the run any more."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _run_in_worker(task: _Task) -> _Told:
+    assert _worker is not None
+    return _run_task(*_worker, task)
+
+
+def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _Told:
+    return _told(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
+
+
+def refresh_graph(
+    preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None], kind: str = DAILY
+) -> Outcome:
+    """Reads the catalogue and makes again what is stale: what the schedules do, without a daemon.
+
+    Args:
+        kind: `daily` trains nothing; `weekly` makes everything again that the catalogue has outdated.
+
+    Raises:
+        UserError: an asset failed.
+    """
+    definitions, steps = build_defs(preset), graph_steps(preset)
+    store, among = ArtifactStore(preset.data_root), refreshed(steps, kind)
+    started = time.perf_counter()
+    results = [_run_job(definitions, READ_CATALOG, None, instance)]
+    say(_told_changes(results[0]))
+    made: set[str] = set()
+    while work := next_work(steps, stale(steps, store, among)):
+        for part in work:
+            if str(part) in made:
+                raise UserError(f"{part}: made, and still not of what is there now ({part.reasons})")
+            made.add(str(part))
+            say(f"{part} ({next(iter(part.reasons.values()))})")
+            job = REFRESH_TABLES if part.shard is None else REFRESH_SHARDS
+            results.append(_run_job(definitions, job, part.partition_key, instance, part.assets))
+    failed = [name for result in results for name in _failed_checks(result)]
+    seconds = time.perf_counter() - started
+    return Outcome({f"{kind} refresh": seconds}, seconds, failed)
+
+
+def _told_changes(result: dg.ExecuteInProcessResult) -> str:
+    for event in result.get_asset_materialization_events():
+        told = {name: entry.value for name, entry in event.materialization.metadata.items()}
+        if "shards_unchanged" in told:
+            counts = ", ".join(f"{told[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
+            return (
+                f"SKUs: {counts}; shards: {told['shards_changed']} changed, "
+                f"{told['shards_unchanged']} unchanged"
+            )
+    return "the catalogue was read"
+
+
+def instance_home() -> Path:
+    """`$DAGSTER_HOME`, or `.dagster_home` here; one without settings gets those of a single machine.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").expanduser().resolve()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not (home / "dagster.yaml").exists():
+            shutil.copyfile(INSTANCE_SETTINGS, home / "dagster.yaml")
+    except OSError as error:
+        raise UserError(f"DAGSTER_HOME {home} can't be used: {error}; set it to a folder of yours") from error
+    os.environ["DAGSTER_HOME"] = str(home)
+    return home
+
+
+def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
+    return [f"shard_{shard:04d}" for shard in range(preset.shards)] if stage.sharded else [None]
+
+
+def _told(result: dg.ExecuteInProcessResult) -> _Told:
+    events = result.get_asset_materialization_events()
+    unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
+    return _Told(_failed_checks(result), len(events), unchanged)
+
+
+def _skipped(runs: Sequence[_Told]) -> str:
+    """How many results were there already; nothing where all were computed."""
+    unchanged, results = sum(run.unchanged for run in runs), sum(run.results for run in runs)
+    return f", skipped {unchanged} of {results} results as unchanged" if unchanged else ""
+
+
+def _run_job(
+    definitions: dg.Definitions,
+    name: str,
+    partition_key: str | None,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str] | None = None,
+) -> dg.ExecuteInProcessResult:
+    """Runs a job, or some of its assets with their checks."""
+    result = definitions.resolve_job_def(name).execute_in_process(
+        instance=instance,
+        partition_key=partition_key,
+        asset_selection=None if assets is None else [dg.AssetKey(asset) for asset in assets],
+        raise_on_error=False,
+        run_config={"loggers": {"plain": {}}},
+    )
+    if not result.success:
+        raise UserError(_first_failure(result))
+    return result
+
+
+def _failed_checks(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [_check_name(check) for check in result.get_asset_check_evaluations() if not check.passed]
+
+
+def _check_name(check: dg.AssetCheckEvaluation) -> str:
+    return f"{check.asset_key.to_user_string()}:{check.check_name}"
+
+
+def _first_failure(result: dg.ExecuteInProcessResult) -> str:
+    """What the first failed step or blocking check says, in one line."""
+    for check in result.get_asset_check_evaluations():
+        if check.blocking and not check.passed:
+            found = ", ".join(f"{name} {entry.value}" for name, entry in check.metadata.items())
+            return f"the check {_check_name(check)} did not pass: {found}"
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        failure = event.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            return f"{event.step_key} failed: {failure.user_failure_data.description}"
+        if failure.error is not None:
+            error = failure.error
+            while error.cause is not None and error.cls_name != UserError.__name__:
+                error = error.cause
+            first = error.message.strip().splitlines()[0]
+            return f"{event.step_key} failed: {first.removeprefix(_USER_ERROR)}"
+    return "the run failed; see its log in the Dagster UI"

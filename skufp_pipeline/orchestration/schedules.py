@@ -1,0 +1,266 @@
+"""Jobs, and when they run: stages by hand, a daily and a weekly refresh, a drop folder, failures told.
+
+A refresh is a chain of runs with one tag. Its first reads the catalogue; each time all of its runs have
+ended, `refresh_goes_on` starts what is stale then (`staleness.py`), until nothing is.
+"""
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from skufp_pipeline.datasets.catalogue import folder_listing
+from skufp_pipeline.orchestration.staleness import Work, next_work, refreshed_daily, stale
+from skufp_pipeline.presets import AutomationSettings, Preset
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Step
+
+READ_CATALOG = "read_catalog"
+REFRESH_SHARDS, REFRESH_TABLES = "refresh_shards", "refresh_tables"
+DAILY, WEEKLY = "daily", "weekly"
+REFRESH_TAG, REFRESH_ID_TAG = "skufp/refresh", "skufp/refresh_id"
+_UNFINISHED = [
+    dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
+]
+UNDER_WAY = "a refresh is under way"
+_BETWEEN_RUNS = timedelta(seconds=60)  # a few of the sensor's intervals
+_WEBHOOK_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A run of assets that can be materialized together: all sharded, or none.
+
+    Attributes:
+        apart: long trainings: `skufp materialize` gives each asset a run of its own, so that none waits for
+            more than it needs.
+    """
+
+    name: str
+    assets: tuple[str, ...]
+    sharded: bool
+    apart: bool = False
+
+
+def stages(steps: dict[str, Step]) -> list[Stage]:
+    """The whole graph, in order; `skufp materialize` runs one after the other."""
+    exported = [name for name in ("image_encoder_onnx",) if name in steps]
+    trained = ("clip_checkpoint", "reid_checkpoint", "sd_base", "sd_lora")
+    checkpoints = [name for name in trained if name in steps]
+    encoded = ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings")
+    embeddings = [name for name in encoded if name in steps]
+    policy = [name for name in ("vla_checkpoint", "policy_report") if name in steps]
+    label = [Stage("label_policy", ("vla_labels",), sharded=True)] if policy else []
+    learn = [Stage("train_policy", tuple(policy), sharded=False)] if policy else []
+    generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
+    views = [Stage("calibrate_filters", ("view_filters",), sharded=False)] if generated else []
+    views += [Stage("generate_views", tuple(generated), sharded=True)] if generated else []
+    return [
+        Stage(READ_CATALOG, ("raw_dataset", "annotations"), sharded=False),
+        Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
+        Stage("train_models", tuple(checkpoints), sharded=False, apart=True),
+        Stage("embed_shards", tuple(embeddings), sharded=True),
+        *views,
+        Stage(
+            "train_fingerprints",
+            ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints"),
+            sharded=False,
+        ),
+        *label,
+        *learn,
+        Stage("build_index", ("search_index", *exported, "retrieval_report"), sharded=False),
+    ]
+
+
+def jobs(steps: dict[str, Step]) -> list[Any]:
+    """One job a stage, and the two that a refresh takes what is stale from."""
+    staged = [
+        dg.define_asset_job(stage.name, selection=dg.AssetSelection.assets(*stage.assets))
+        for stage in stages(steps)
+    ]
+    sharded = [name for name, step in steps.items() if step.shards is not None]
+    whole = [name for name in steps if name not in sharded and name not in _first_assets(steps)]
+    return [
+        *staged,
+        dg.define_asset_job(REFRESH_SHARDS, selection=dg.AssetSelection.assets(*sharded)),
+        dg.define_asset_job(REFRESH_TABLES, selection=dg.AssetSelection.assets(*whole)),
+    ]
+
+
+def refreshed(steps: dict[str, Step], kind: str) -> set[str]:
+    """The assets of a refresh of this kind after the catalogue is read: `daily` trains nothing."""
+    return (set(steps) if kind == WEEKLY else refreshed_daily(steps)) - set(_first_assets(steps))
+
+
+def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
+    """The daily refresh and the weekly one, which trains again."""
+    status = dg.DefaultScheduleStatus.RUNNING if settings.running else dg.DefaultScheduleStatus.STOPPED
+
+    def refresh(kind: str, cron: str, description: str) -> dg.ScheduleDefinition:
+        @dg.schedule(
+            name=f"{kind}_refresh",
+            job_name=READ_CATALOG,
+            cron_schedule=cron,
+            execution_timezone=settings.timezone,
+            default_status=status,
+            description=description,
+        )
+        def schedule(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+            if is_under_way(context.instance):
+                return dg.SkipReason(UNDER_WAY)
+            return refresh_request(kind, context.scheduled_execution_time.isoformat())
+
+        return schedule
+
+    return [
+        refresh(DAILY, settings.daily, "New, changed and removed products into the index, without training."),
+        refresh(WEEKLY, settings.weekly, "Everything the catalogue has outdated, training and report too."),
+    ]
+
+
+def refresh_request(kind: str, refresh_id: str) -> dg.RunRequest:
+    """The first run of a refresh."""
+    return dg.RunRequest(
+        run_key=f"{kind} {refresh_id}", tags={REFRESH_TAG: kind, REFRESH_ID_TAG: f"{kind} {refresh_id}"}
+    )
+
+
+def is_under_way(instance: dg.DagsterInstance) -> bool:
+    """Whether a refresh runs, or ended a run so lately that its next may be about to start."""
+    tags = {REFRESH_TAG: [DAILY, WEEKLY]}
+    lately = datetime.now(UTC) - _BETWEEN_RUNS
+    return bool(
+        instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=_UNFINISHED))
+        or instance.get_runs_count(dg.RunsFilter(tags=tags, updated_after=lately))
+    )
+
+
+def sensors(preset: Preset, steps: dict[str, Step], every_job: list[Any]) -> list[dg.SensorDefinition]:
+    """What keeps a refresh going, tells of failures, and watches the drop folder where there is one."""
+    found = [_goes_on(steps, every_job), _tell_of_failures(preset.automation)]
+    if preset.automation.drop_folder is not None:
+        found.append(_watch(preset.automation, Path(preset.automation.drop_folder)))
+    return found
+
+
+def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
+    targets = [job for job in every_job if job.name in (REFRESH_SHARDS, REFRESH_TABLES)]
+    first = [job for job in every_job if job.name == READ_CATALOG]
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name="refresh_goes_on",
+        monitored_jobs=[*first, *targets],
+        request_jobs=targets,
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Starts what is stale once all runs of a refresh so far have ended.",
+    )
+    def refresh_goes_on(
+        context: dg.RunStatusSensorContext, artifacts: ArtifactStoreResource
+    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        tags = context.dagster_run.tags
+        if REFRESH_TAG not in tags:
+            yield dg.SkipReason("the run belongs to no refresh")
+            return
+        refresh_id = tags[REFRESH_ID_TAG]
+        others = dg.RunsFilter(tags={REFRESH_TAG: [DAILY, WEEKLY]}, statuses=_UNFINISHED)
+        if context.instance.get_runs_count(others):
+            yield dg.SkipReason("other runs of a refresh have not ended")
+            return
+        among = refreshed(steps, tags[REFRESH_TAG])
+        work = next_work(steps, stale(steps, artifacts.get(), among))
+        if not work:
+            yield dg.SkipReason("nothing is stale")
+        for part in work:
+            yield _request(part, {REFRESH_TAG: tags[REFRESH_TAG], REFRESH_ID_TAG: refresh_id})
+
+    return refresh_goes_on
+
+
+def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"{tags[REFRESH_ID_TAG]} {work}",  # what fails is not tried again in the same refresh
+        job_name=REFRESH_TABLES if work.shard is None else REFRESH_SHARDS,
+        partition_key=work.partition_key,
+        asset_selection=[dg.AssetKey(name) for name in work.assets],
+        tags=tags,
+    )
+
+
+def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
+    running = dg.DefaultSensorStatus.RUNNING if settings.running else dg.DefaultSensorStatus.STOPPED
+
+    @dg.sensor(
+        name="drop_folder",
+        job_name=READ_CATALOG,
+        minimum_interval_seconds=30,
+        default_status=running,
+        description=f"A daily refresh when files in {folder} have changed, and then stayed as they are.",
+    )
+    def drop_folder(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        if not folder.is_dir():
+            return dg.SkipReason(f"automation.drop_folder {str(folder)!r} is no folder")
+        cursor = json.loads(context.cursor) if context.cursor else {"seen": None, "done": None}
+        now = folder_listing(folder)["digest"]
+        if now == cursor["done"]:
+            return dg.SkipReason("nothing new")
+        if now != cursor["seen"]:  # files may still be on their way
+            context.update_cursor(json.dumps({**cursor, "seen": now}))
+            return dg.SkipReason("files have changed; waiting until they stay as they are")
+        if is_under_way(context.instance):
+            return dg.SkipReason(UNDER_WAY)
+        return dg.SensorResult([refresh_request(DAILY, now)], cursor=json.dumps({"seen": now, "done": now}))
+
+    return drop_folder
+
+
+def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
+    @dg.run_failure_sensor(
+        name="tell_of_failures",
+        minimum_interval_seconds=10,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Logs what failed, and sends it to the preset's webhook.",
+    )
+    def tell_of_failures(context: dg.RunFailureSensorContext) -> None:
+        run = context.dagster_run
+        partition = f" ({run.tags['dagster/partition']})" if "dagster/partition" in run.tags else ""
+        text = f"{run.job_name}{partition} failed: {_first_words(context)}"
+        context.log.error(text)
+        if settings.webhook is not None:
+            message = {"text": text, "job": run.job_name, "run_id": run.run_id}
+            try:
+                _post(settings.webhook, message)
+            except (OSError, ValueError) as error:
+                context.log.error(f"automation.webhook {settings.webhook} was not told: {error}")
+
+    return tell_of_failures
+
+
+def _first_words(context: dg.RunFailureSensorContext) -> str:
+    """What the first failed step says, or the run where no step failed."""
+    for event in context.get_step_failure_events():
+        failure = event.step_failure_data
+        if failure.user_failure_data is not None and failure.user_failure_data.description:
+            return f"{event.step_key}: {failure.user_failure_data.description}"
+        if failure.error is not None:
+            return f"{event.step_key}: {failure.error.message.strip().splitlines()[0]}"
+    return context.failure_event.message or "see its log"
+
+
+def _post(address: str, message: dict[str, str]) -> None:
+    request = urllib.request.Request(
+        address, json.dumps(message).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
+        pass
+
+
+def _first_assets(steps: dict[str, Step]) -> tuple[str, ...]:
+    """What reads the catalogue from where it lies; it looks at its own inputs."""
+    return stages(steps)[0].assets

@@ -1,0 +1,227 @@
+"""What would be made again, and why: each result's recipe held against what the store has now.
+
+Found by content: a file that was touched, or an asset that was made again with the same bytes, changes
+nothing downstream. Inputs that lie outside the store (a model's file, the user's folder) are looked at
+by the asset itself.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from skufp_pipeline.assets.catalog import items_of, read_catalogue, shard_table, source_root
+from skufp_pipeline.datasets.difference import catalogue_changes
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.search.bundle import CURRENT, INDEX
+from skufp_pipeline.steps import Step
+from skufp_pipeline.store import ArtifactStore
+
+INDEX_ASSET = "search_index"
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """One result: an asset, or one shard of a sharded asset."""
+
+    asset: str
+    shard: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """Results that one run can make, in the order of the graph, with the reason for each."""
+
+    shard: int | None
+    reasons: Mapping[str, str]
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        return tuple(self.reasons)
+
+    @property
+    def partition_key(self) -> str | None:
+        return None if self.shard is None else f"shard_{self.shard:04d}"
+
+    def __str__(self) -> str:
+        return " ".join([*([self.partition_key] if self.partition_key else []), ", ".join(self.assets)])
+
+
+def refreshed_daily(steps: Mapping[str, Step]) -> set[str]:
+    """What a new product needs to be found: the index and all it is made from, but what is trained."""
+    found: set[str] = set()
+    waiting = [INDEX_ASSET]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not steps[name].trained:
+            found.add(name)
+            waiting += steps[name].deps
+    return found
+
+
+def stale(
+    steps: Mapping[str, Step],
+    store: ArtifactStore,
+    among: Collection[str],
+    table_digests: Mapping[int, str] | None = None,
+) -> dict[Place, str]:
+    """Results of the assets `among` that are not made from what is there now, each with the reason.
+
+    Args:
+        table_digests: by shard, what the annotations would be; by default, what they are.
+    """
+    held = _Held(steps, store, table_digests or {})
+    reasons: dict[Place, str] = {}
+    for name in in_order(steps):
+        if name not in among:
+            continue
+        for place in places(steps[name]):
+            upstream = next((up for up in _upstream(steps, place) if up in reasons), None)
+            reason = held.why_stale(place)
+            if reason is None and upstream is not None:
+                reason = f"{upstream.asset} will be made again"
+            if reason is not None:
+                reasons[place] = reason
+    return reasons
+
+
+def next_work(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[Work]:
+    """What can run now: a run a shard, and one of what is not sharded, none waiting for another."""
+    ready: dict[Place, bool] = {}
+    for place in reasons:  # in the order of the graph
+        waits_for = [up for up in _upstream(steps, place) if up in reasons]
+        ready[place] = all(ready[up] and up.shard == place.shard for up in waits_for)
+    runs: dict[int | None, dict[str, str]] = {}
+    for place, is_ready in ready.items():
+        if is_ready:
+            runs.setdefault(place.shard, {})[place.asset] = reasons[place]
+    return [Work(shard, runs[shard]) for shard in sorted(runs, key=lambda shard: (shard is None, shard or 0))]
+
+
+def waiting_for_none(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[Place]:
+    """Stale results that are made from nothing stale."""
+    return [place for place in reasons if not any(up in reasons for up in _upstream(steps, place))]
+
+
+@dataclass(frozen=True)
+class CatalogDiff:
+    """The catalogue as it lies there, against the one that was read last.
+
+    Attributes:
+        changes: `sku_id`, `shard`, `change`, `detail`; one row a SKU that is not as it was.
+        reasons: what a refresh would make again, and why; it may yet find the same bytes and stop there.
+    """
+
+    changes: pl.DataFrame
+    reasons: dict[Place, str]
+
+
+def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[str]) -> CatalogDiff:
+    """Reads the catalogue without writing anything.
+
+    Args:
+        among: the assets of the refresh.
+
+    Raises:
+        UserError: the graph was never materialized, or the catalogue can't be read.
+    """
+    store = ArtifactStore(preset.data_root)
+    root = source_root(preset, store.folder(steps["raw_dataset"].key))
+    items = read_catalogue(preset, root).items
+    tables = [shard_table(items, shard) for shard in range(preset.shards)]
+    digests = {shard: hashlib.sha256(table).hexdigest() for shard, table in enumerate(tables)}
+    changes = catalogue_changes(items_of(store.find(steps["annotations"].key)), items)
+    return CatalogDiff(changes, stale(steps, store, among, digests))
+
+
+def in_order(steps: Mapping[str, Step]) -> list[str]:
+    """Asset names, none before what it is made from."""
+    ordered: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        for dep in steps[name].deps:
+            visit(dep)
+        ordered.setdefault(name)
+
+    for name in steps:
+        visit(name)
+    return list(ordered)
+
+
+def places(step: Step) -> list[Place]:
+    """The results of an asset."""
+    return [Place(step.name, shard) for shard in ([None] if step.shards is None else range(step.shards))]
+
+
+def _upstream(steps: Mapping[str, Step], place: Place) -> Iterable[Place]:
+    for dep in steps[place.asset].deps:
+        if steps[dep].shards is not None and place.shard is not None:
+            yield Place(dep, place.shard)
+        else:
+            yield from places(steps[dep])
+
+
+class _Held:
+    """The manifests that the store has now, each read once."""
+
+    def __init__(
+        self, steps: Mapping[str, Step], store: ArtifactStore, table_digests: Mapping[int, str]
+    ) -> None:
+        self.steps = steps
+        self.table_digests = table_digests
+        self.manifests = {
+            place: store.manifest(_key(steps[place.asset], place, store))
+            for step in steps.values()
+            for place in places(step)
+        }
+        self.by_key = {manifest.artifact: manifest for manifest in self.manifests.values() if manifest}
+
+    def why_stale(self, place: Place) -> str | None:
+        """None where the result is what its asset would make, as far as the store can tell."""
+        manifest, step = self.manifests[place], self.steps[place.asset]
+        if manifest is None:
+            return "it is not there"
+        recipe = manifest.recipe
+        if recipe.code_version != step.code_digest:
+            return "its code has changed"
+        if changed := _differences(recipe.config, step.recipe({}).config):
+            return f"its settings have changed: {', '.join(changed)}"
+        changed = [name for name, digest in recipe.inputs.items() if self._is_other(name, digest, place)]
+        return f"{', '.join(changed[:3])} changed" if changed else None
+
+    def _is_other(self, name: str, digest: str, place: Place) -> bool:
+        """Whether an input that a recipe names is no longer what it was."""
+        if name in self.steps:
+            shard = place.shard if self.steps[name].shards is not None else None
+            return digest not in self._digests(Place(name, shard), place.shard)
+        if any(name == step.key or name.startswith(f"{step.key}/") for step in self.steps.values()):
+            found = self.by_key.get(name)
+            return found is None or found.digest != digest
+        return False
+
+    def _digests(self, source: Place, shard: int | None) -> set[str]:
+        """What an input may be recorded as: the artifact, or its one file of the shard."""
+        manifest = self.manifests.get(source)
+        if manifest is None:
+            return set()
+        mine: set[str] = set()
+        if shard is not None and source.shard is None:
+            mine = {entry.sha256 for file, entry in manifest.files.items() if f"shard_{shard:04d}." in file}
+        if mine and shard is not None and shard in self.table_digests:
+            return {self.table_digests[shard]}
+        return {manifest.digest, *mine}
+
+
+def _key(step: Step, place: Place, store: ArtifactStore) -> str:
+    if step.key == INDEX:
+        return f"{INDEX}/{store.read_pointer(CURRENT)}"
+    return step.key if place.shard is None else step.shard_key(place.shard)
+
+
+def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    return sorted(
+        name
+        for name in {*before, *after}
+        if (name in before) != (name in after) or before.get(name) != after.get(name)
+    )

@@ -1,0 +1,97 @@
+"""Training augmentations (App. B) on whole batches of tensors, on whatever device holds them.
+
+Random resized crop, flip and rotation are one affine sampling a batch; colour jitter is arithmetic.
+Every random number comes from the generator, so an epoch can be repeated exactly.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from skufp_pipeline.training.settings import AugmentationSettings
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def augment(
+    pixels: Tensor, size: tuple[int, int], settings: AugmentationSettings, generator: Generator
+) -> Tensor:
+    """A randomly changed copy of each image.
+
+    Args:
+        pixels: (B, 3, S, S) in [0, 1].
+        size: height and width of the output, in pixels; the whole input is squashed into them.
+
+    Returns:
+        (B, 3, *size) in [0, 1].
+    """
+    theta = _affine(len(pixels), settings, generator).to(pixels.device)
+    grid = F.affine_grid(theta, [len(pixels), 3, *size], align_corners=False)
+    images = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    images = _jitter(images, settings, generator)
+    if settings.blur:
+        images = _blur(images, settings.blur, generator)
+    if settings.erasing:
+        images = _erase(images, settings.erasing, generator)
+    return images.clamp(0, 1)
+
+
+def _uniform(low: float, high: float, count: int, generator: Generator) -> Tensor:
+    return torch.rand(count, generator=generator) * (high - low) + low
+
+
+def _affine(count: int, settings: AugmentationSettings, generator: Generator) -> Tensor:
+    """(B, 2, 3) maps from output to input coordinates in [-1, 1]."""
+    area = _uniform(*settings.crop_scale, count, generator)
+    log_ratio = _uniform(math.log(settings.crop_ratio[0]), math.log(settings.crop_ratio[1]), count, generator)
+    width = (area * log_ratio.exp()).sqrt().clamp(max=1)
+    height = (area / log_ratio.exp()).sqrt().clamp(max=1)
+    x = _uniform(-1, 1, count, generator) * (1 - width)
+    y = _uniform(-1, 1, count, generator) * (1 - height)
+    mirror = 1 - 2 * (torch.rand(count, generator=generator) < settings.flip).float()
+    angle = torch.deg2rad(_uniform(-settings.rotation, settings.rotation, count, generator))
+    cos, sin = angle.cos(), angle.sin()
+    rows = torch.stack([width * mirror * cos, -width * sin, x, height * mirror * sin, height * cos, y], dim=1)
+    return rows.view(count, 2, 3)
+
+
+def _factors(strength: float, images: Tensor, generator: Generator) -> Tensor:
+    factors = _uniform(1 - strength, 1 + strength, len(images), generator)
+    return factors.to(images.device).view(-1, 1, 1, 1)
+
+
+def _jitter(images: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
+    images = images * _factors(settings.brightness, images, generator)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = mean + (images - mean) * _factors(settings.contrast, images, generator)
+    luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
+    grey = (images * luma).sum(dim=1, keepdim=True)
+    return grey + (images - grey) * _factors(settings.saturation, images, generator)
+
+
+def _blur(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    chosen = (torch.rand(len(images), generator=generator) < probability).to(images.device)
+    small = F.avg_pool2d(images, 2)
+    coarse = F.interpolate(small, size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(chosen.view(-1, 1, 1, 1), coarse, images)
+
+
+def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
+    """Random erasing (Zhong et al., 2017) with the image's own mean colour."""
+    count, (height, width) = len(images), images.shape[-2:]
+    chosen = torch.rand(count, generator=generator) < probability
+    share = _uniform(0.15, 0.45, count, generator)
+    columns = _span(width, share, torch.rand(count, generator=generator))
+    rows = _span(height, share, torch.rand(count, generator=generator))
+    hole = (rows[:, :, None] & columns[:, None, :] & chosen[:, None, None]).to(images.device)
+    return torch.where(hole[:, None], images.mean(dim=(2, 3), keepdim=True), images)
+
+
+def _span(length: int, share: Tensor, place: Tensor) -> Tensor:
+    """(B, length) True where a stretch of `share` of the length lies, `place` of the way along."""
+    size = share * length
+    first = place * (length - size)
+    ticks = torch.arange(length)
+    return (ticks >= first[:, None]) & (ticks < (first + size)[:, None])

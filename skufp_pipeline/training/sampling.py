@@ -1,0 +1,72 @@
+"""Which images stand together in a batch: any, some of each of a few SKUs (P x K), or one category's."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from skufp_pipeline.training.settings import TrainingSettings
+
+
+def epoch_batches(
+    labels: NDArray[np.int64], categories: NDArray[np.int64], settings: TrainingSettings, generator: Generator
+) -> list[Tensor]:
+    """The batches of one epoch, of about as many images as there are.
+
+    Without `images_per_sku` every image comes once (but the only one of a category, with `same_category`).
+    With it (K) a batch holds K images of each of `batch_size / K` SKUs; a SKU is drawn the oftener the more
+    images it has, and its images are repeated where there are fewer than K.
+
+    Args:
+        labels: (N,) SKU of each image.
+        categories: (S,) category of each SKU.
+
+    Returns:
+        Rows of `labels`, (B,) each; as many batches in every epoch.
+    """
+    of_image = torch.from_numpy(categories[labels]) if settings.same_category else torch.zeros(len(labels))
+    if settings.images_per_sku is None:
+        return _shuffled(of_image, settings.batch_size, generator)
+    return _balanced(
+        torch.from_numpy(labels), of_image, settings.batch_size, settings.images_per_sku, generator
+    )
+
+
+def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Tensor]:
+    """Every row once, in batches that lie in one group each, in any order; a group of one row rests."""
+    order = torch.randperm(len(groups), generator=generator)
+    names = groups.unique()
+    if len(names) <= 1:
+        return list(order.split(batch_size))
+    batches: list[Tensor] = []
+    for name in names:
+        rows = order[groups[order] == name]
+        if len(rows) > 1:  # batch normalisation can't do with one image: no small remainder either
+            batches += rows.tensor_split(math.ceil(len(rows) / batch_size))
+    return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+
+
+def _balanced(
+    labels: Tensor, groups: Tensor, batch_size: int, images_per_sku: int, generator: Generator
+) -> list[Tensor]:
+    """P x K batches, the P SKUs of one group."""
+    rows = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    counts = torch.tensor([len(of_sku) for of_sku in rows], dtype=torch.float64)
+    group_of_sku = torch.stack([groups[of_sku[0]] for of_sku in rows])
+    group_counts = torch.stack([counts[group_of_sku == name].sum() for name in groups.unique()])
+    batches: list[Tensor] = []
+    for _ in range(math.ceil(len(labels) / batch_size)):
+        name = groups.unique()[torch.multinomial(group_counts, 1, generator=generator)]
+        weights = torch.where(group_of_sku == name, counts, 0.0)
+        number = min(batch_size // images_per_sku, int((weights > 0).sum()))
+        skus = torch.multinomial(weights, number, generator=generator)
+        batches.append(torch.cat([_draw(rows[sku], images_per_sku, generator) for sku in skus]))
+    return batches
+
+
+def _draw(rows: Tensor, count: int, generator: Generator) -> Tensor:
+    """`count` of the rows in any order; all of them, again and again, where there are fewer."""
+    order = rows[torch.randperm(len(rows), generator=generator)]
+    return order.repeat(math.ceil(count / len(rows)))[:count]

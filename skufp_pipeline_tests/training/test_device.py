@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.device import limited_threads, multiplies_bfloat16, peak_memory_gib, pick_device
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "device"), [(True, "auto", "cuda"), (True, "cpu", "cpu"), (False, "auto", "cpu")]
+)
+def test_a_gpu_is_taken_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, there: bool, name: str, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert pick_device(name).type == device
+
+
+def test_a_gpu_that_is_not_there_is_told_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"compute.device is 'cuda' but torch sees no GPU; set it to 'auto'"):
+        pick_device("cuda")
+
+
+def test_threads_are_limited_for_a_while_even_when_it_ends_badly() -> None:
+    before, during = torch.get_num_threads(), []
+
+    def fail() -> None:
+        with limited_threads(before + 1):
+            during.append(torch.get_num_threads())
+            raise RuntimeError("bad end")
+
+    with pytest.raises(RuntimeError, match="bad end"):
+        fail()
+    assert during == [before + 1]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("able", "expected"), [("avx512_bf16", True), ("amx_bf16", True), ("avx2", False)])
+def test_a_processor_trains_in_bfloat16_where_it_has_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, able: str, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
+    assert multiplies_bfloat16(torch.device("cpu")) is expected
+    assert multiplies_bfloat16(torch.device("cuda"))
+
+
+def test_peak_memory_grows_with_what_is_held() -> None:
+    before = peak_memory_gib(torch.device("cpu"))
+    held = torch.ones(2**27)  # half a GiB
+    assert 0.01 < before < peak_memory_gib(torch.device("cpu")) <= before + 1
+    assert held.sum() > 0
