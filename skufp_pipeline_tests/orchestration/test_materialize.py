@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from skufp_pipeline import materialize
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.orchestration import materialize
 from skufp_pipeline.orchestration.materialize import Outcome, instance_home, materialize_graph
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
