@@ -167,12 +167,11 @@ def export() -> None:
 @told
 def export_df2(name: str | None, out: Path) -> None:
     """Crop tree, *_sku_metadata.json and *_image_text.jsonl, as the reference pipeline writes them."""
-    from skufp_pipeline.assets.catalog import source_root
     from skufp_pipeline.datasets.export import export_df2_jsonl
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    root = source_root(preset, store.folder("raw/dataset"))
+    root = preset.dataset.root(store.folder("raw/dataset"))
 
     def shards() -> Any:
         for shard in range(preset.shards):

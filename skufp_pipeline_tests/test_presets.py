@@ -7,14 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from skufp_pipeline.datasets.sources import DeepFashion2Dataset, ManifestDataset, SampleDataset
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import (
     PACKAGED,
     ComputeSettings,
-    DeepFashion2Dataset,
-    ManifestDataset,
     Preset,
-    SampleDataset,
     another_rendering,
     load_preset,
 )

@@ -1,9 +1,5 @@
 """Group `catalog`: from a data set on disk to SKU crops and their image-text tables."""
 
-import io
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,24 +10,20 @@ import polars as pl
 from skufp_pipeline.assets.show import counts_table, frame_metadata, picture, progress, result
 from skufp_pipeline.checks.catalog import CROPS_COMPLETE, crops_complete
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.datasets.catalogue import Progress, folder_listing, with_image_digests, with_shards
+from skufp_pipeline.datasets.catalogue import items_of, shard_file, shard_table
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
 from skufp_pipeline.datasets.crops import write_crops
-from skufp_pipeline.datasets.deepfashion2 import inventory, read_deepfashion2
 from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED, catalogue_changes
-from skufp_pipeline.datasets.manifest import read_manifest
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
-from skufp_pipeline.datasets.sample import render_sample
-from skufp_pipeline.datasets.table import CATALOG, ITEM_SCHEMA, QUERY, Catalogue
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.datasets.sources import DATASETS
+from skufp_pipeline.datasets.table import CATALOG, QUERY
 from skufp_pipeline.hashing import content_digest, stable_shard
-from skufp_pipeline.presets import DeepFashion2Dataset, ManifestDataset, Preset, SampleDataset
+from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
 
-DATASETS = "skufp_pipeline.datasets."
 GROUP = "catalog"
 
 
@@ -47,8 +39,8 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             {"python", "jpeg"},
             "The data set as it came: the rendered sample in DeepFashion2's layout, or a user's folder, "
             "checked and inventoried.",
-            tuple(DATASETS + "sample." + name for name in _SAMPLE_MODULES),
-            _dataset_config(preset.dataset),
+            preset.dataset.raw_modules,
+            preset.dataset.config(),
             io_needs,
         ),
         Step(
@@ -58,7 +50,8 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             {"polars", "parquet"},
             "The internal table: one row per annotated item with its SKU, split, role and box; what was "
             "left out stands in `skipped_items` with the reason.",
-            tuple(DATASETS + name for name in ("deepfashion2", "manifest", "reading", "splits", "catalogue")),
+            preset.dataset.reader_modules
+            + tuple(DATASETS + name for name in ("reading", "splits", "catalogue")),
             {
                 "dataset": preset.dataset.read.model_dump(mode="json"),
                 "splits": preset.splits.model_dump(),
@@ -97,12 +90,6 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
     return {step.name: step for step in steps}
 
 
-_SAMPLE_MODULES = (
-    "camera", "drawing", "garments", "labels", "outlines", "plan", "randomness", "scenery", "scenes",
-    "textures", "views", "writer",
-)  # fmt: skip
-
-
 _CAPTION_MODULES = tuple(
     f"skufp_pipeline.encoders.{name}" for name in ("captions", "embed", "clip", "tables")
 )
@@ -117,9 +104,12 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
     ) -> dg.MaterializeResult:
         step, dataset = steps["raw_dataset"], preset.dataset
-        inputs = {} if isinstance(dataset, SampleDataset) else {"folder": _listing(dataset)["digest"]}
+        listing = dataset.listing()
+        inputs = {"folder": listing["digest"]} if listing else {}
         artifact = artifacts.get().produce(
-            step.key, step.recipe(inputs), lambda directory: _raw(dataset, directory, context)
+            step.key,
+            step.recipe(inputs),
+            lambda directory: dataset.write_raw(directory, progress(context, "sample images")),
         )
         return result(artifact, {"inventory": dg.MetadataValue.json(artifact.summary)})
 
@@ -129,19 +119,21 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
     ) -> dg.MaterializeResult:
         store, step = artifacts.get(), steps["annotations"]
         raw = store.read(steps["raw_dataset"].key)
-        before = items_of(store.find(step.key))
+        last = store.find(step.key)
+        before = items_of(last.path if last else None)
 
         def build(directory: Path) -> dict[str, Any]:
-            catalogue = read_catalogue(
-                preset,
-                source_root(preset, raw.path),
+            catalogue = preset.dataset.catalogue(
+                raw.path,
+                preset.splits,
+                preset.shards,
                 progress(context, "annotations"),
                 progress(context, "images"),
             )
             items = catalogue.items
             (directory / "items").mkdir()
             for shard in range(preset.shards):
-                (directory / _shard_file(shard)).write_bytes(shard_table(items, shard))
+                (directory / shard_file(shard)).write_bytes(shard_table(items, shard))
             catalogue.skipped.write_parquet(directory / "skipped_items.parquet", compression="zstd")
             return {
                 "items": items.height,
@@ -151,7 +143,7 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
             }
 
         artifact = store.produce(step.key, step.recipe({"raw_dataset": raw.digest}), build)
-        items = items_of(artifact)
+        items = items_of(artifact.path)
         skipped = pl.read_parquet(artifact.path / "skipped_items.parquet")
         return result(
             artifact,
@@ -172,8 +164,8 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
         table = store.read(steps["annotations"].key)
 
         def build(directory: Path) -> dict[str, Any]:
-            items = pl.read_parquet(table.path / _shard_file(shard))
-            root = source_root(preset, store.folder(steps["raw_dataset"].key))
+            items = pl.read_parquet(table.path / shard_file(shard))
+            root = preset.dataset.root(store.folder(steps["raw_dataset"].key))
             crops, skipped = write_crops(
                 items, root, directory, preset.crops, progress(context, f"crops of {context.partition_key}")
             )
@@ -181,7 +173,7 @@ def catalog_assets(preset: Preset) -> list[dg.AssetsDefinition]:
             skipped.write_parquet(directory / "skipped_items.parquet", compression="zstd")
             return {"items": items.height, "crops": crops.height, "skipped_items": skipped.height}
 
-        shard_rows = table.manifest.files[_shard_file(shard)].sha256
+        shard_rows = table.manifest.files[shard_file(shard)].sha256
         artifact = store.produce(step.shard_key(shard), step.recipe({"annotations": shard_rows}), build)
         crops = pl.read_parquet(artifact.path / "crops.parquet")
         check = crops_complete(artifact, preset.evaluation.thresholds.skipped_fraction)
@@ -254,44 +246,6 @@ def _caption_files(preset: Preset) -> dict[str, str]:
     return {"prompts.captions.model": content_digest(Path(captions.model))}
 
 
-def source_root(preset: Preset, raw: Path) -> Path:
-    """The folder that `orig_image_path` is relative to; `raw` is that of `raw_dataset`."""
-    match preset.dataset:
-        case SampleDataset():
-            return raw
-        case DeepFashion2Dataset(path=path):
-            return Path(path)
-        case ManifestDataset(read=settings):
-            return Path(settings.path).parent
-
-
-def read_catalogue(
-    preset: Preset, root: Path, rows_told: Progress | None = None, images_told: Progress | None = None
-) -> Catalogue:
-    """The data set of the preset through the reader of its kind, its items with shards and image digests."""
-    dataset = preset.dataset
-    if isinstance(dataset, ManifestDataset):
-        found = read_manifest(Path(dataset.read.path), dataset.read, preset.splits, rows_told)
-    else:
-        found = read_deepfashion2(root, dataset.read, preset.splits, rows_told)
-    items = with_shards(with_image_digests(found.items, root, images_told), preset.shards)
-    return replace(found, items=items)
-
-
-def shard_table(items: pl.DataFrame, shard: int) -> bytes:
-    """The Parquet file of one shard's items."""
-    buffer = io.BytesIO()
-    items.filter(pl.col("shard") == shard).write_parquet(buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def items_of(annotations: Artifact | None) -> pl.DataFrame:
-    """The items of all shards; none where there are no annotations yet."""
-    if annotations is None:
-        return pl.DataFrame(schema={**ITEM_SCHEMA, "image_digest": pl.String(), "shard": pl.Int32()})
-    return pl.read_parquet(annotations.path / "items" / "*.parquet")
-
-
 def read_shards(store: ArtifactStore, step: Step, shards: int) -> list[Artifact]:
     """Every shard of a sharded asset; a `UserError` names the first that is missing."""
     return [store.read(step.shard_key(shard)) for shard in range(shards)]
@@ -317,45 +271,6 @@ def _changes(before: pl.DataFrame, after: pl.DataFrame, shards: int) -> dict[str
         "shards_changed": touched,
         "shards_unchanged": shards - touched,
     }
-
-
-def _dataset_config(dataset: Any) -> dict[str, Any]:
-    config: dict[str, Any] = dataset.model_dump(mode="json", exclude={"read"})
-    if "render" in config:
-        del config["render"]["workers"]  # how many processes render does not change a byte
-    return config
-
-
-def _listing(dataset: DeepFashion2Dataset | ManifestDataset) -> dict[str, Any]:
-    if isinstance(dataset, DeepFashion2Dataset):
-        root = Path(dataset.path)
-    else:
-        root = Path(dataset.read.path).parent
-        if not Path(dataset.read.path).is_file():
-            raise UserError(
-                f"dataset.read.path {dataset.read.path!r} is no file; expected a .csv or .parquet manifest"
-            )
-    if not root.is_dir():
-        raise UserError(f"dataset.path {str(root)!r} is no folder; see README, 'Your own data'")
-    return folder_listing(root)
-
-
-def _raw(
-    dataset: SampleDataset | DeepFashion2Dataset | ManifestDataset,
-    directory: Path,
-    context: dg.AssetExecutionContext,
-) -> Mapping[str, Any]:
-    if isinstance(dataset, SampleDataset):
-        return asdict(render_sample(dataset.render, directory, progress(context, "sample images")))
-    listing = _listing(dataset)
-    if isinstance(dataset, DeepFashion2Dataset):
-        listing["splits"] = inventory(Path(dataset.path))
-    (directory / "inventory.json").write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
-    return listing
-
-
-def _shard_file(shard: int) -> str:
-    return f"items/shard_{shard:04d}.parquet"
 
 
 def _sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int = 4) -> Any:

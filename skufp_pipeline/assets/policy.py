@@ -31,9 +31,8 @@ from skufp_pipeline.checks.policy import (
     policy_helps_degraded,
 )
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.evaluation.figures import training_curves
-from skufp_pipeline.presets import Preset, SampleDataset
+from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import POLICY
@@ -256,9 +255,9 @@ def shard_part(limit: int | None, shards: int, shard: int) -> int | None:
 
 def degradations_of(preset: Preset, raw: Artifact, photos: pl.DataFrame) -> pl.DataFrame | None:
     """What spoilt each photo, by `query_id`; None where the data set does not say."""
-    if not isinstance(preset.dataset, SampleDataset):
+    table = preset.dataset.degradations(raw.path)
+    if table is None:
         return None
-    table = pl.read_parquet(raw.path / DEGRADATIONS / "*.parquet")
     return photos.select("query_id", "split", "image_id").join(table, on=["split", "image_id"], how="left")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from skufp_pipeline.assets.catalog import items_of, read_catalogue, shard_table, source_root
+from skufp_pipeline.datasets.catalogue import items_of, shard_table
 from skufp_pipeline.datasets.difference import catalogue_changes
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import CURRENT, INDEX
@@ -127,11 +127,12 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
         UserError: the graph was never materialized, or the catalogue can't be read.
     """
     store = ArtifactStore(preset.data_root)
-    root = source_root(preset, store.folder(steps["raw_dataset"].key))
-    items = read_catalogue(preset, root).items
+    raw = store.folder(steps["raw_dataset"].key)
+    items = preset.dataset.catalogue(raw, preset.splits, preset.shards).items
     tables = [shard_table(items, shard) for shard in range(preset.shards)]
     digests = {shard: hashlib.sha256(table).hexdigest() for shard, table in enumerate(tables)}
-    changes = catalogue_changes(items_of(store.find(steps["annotations"].key)), items)
+    last = store.find(steps["annotations"].key)
+    changes = catalogue_changes(items_of(last.path if last else None), items)
     return CatalogDiff(changes, stale(steps, store, among, digests))
 
 

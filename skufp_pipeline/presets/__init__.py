@@ -14,10 +14,8 @@ from pydantic import Field, ValidationError
 
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
-from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings
-from skufp_pipeline.datasets.manifest import ManifestSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
-from skufp_pipeline.datasets.sample.settings import SampleSettings
+from skufp_pipeline.datasets.sources import Dataset
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings, ReidSettings
 from skufp_pipeline.errors import UserError
@@ -30,32 +28,6 @@ PACKAGED = Path(__file__).parent
 YOURS = Path("presets")  # below the working directory
 PRESET_VARIABLE = "SKUFP_PRESET"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-
-
-class SampleDataset(Settings):
-    """The rendered sample, written in DeepFashion2's layout and read by its reader."""
-
-    source: Literal["sample"]
-    render: SampleSettings
-    read: DeepFashion2Settings = DeepFashion2Settings()
-
-
-class DeepFashion2Dataset(Settings):
-    """DeepFashion2 on disk, in its original layout."""
-
-    source: Literal["deepfashion2"]
-    path: str  # the folder that holds train/annos and train/image
-    read: DeepFashion2Settings = DeepFashion2Settings()
-
-
-class ManifestDataset(Settings):
-    """A user's own catalogue: a CSV or Parquet file of SKUs and image paths."""
-
-    source: Literal["manifest"]
-    read: ManifestSettings
-
-
-Dataset = Annotated[SampleDataset | DeepFashion2Dataset | ManifestDataset, Field(discriminator="source")]
 
 
 class ComputeSettings(Settings):
@@ -173,11 +145,9 @@ def another_rendering(preset: Preset, seed: int, root: Path, num_skus: int | Non
     Raises:
         UserError: the preset renders no sample.
     """
-    if not isinstance(preset.dataset, SampleDataset):
+    dataset = preset.dataset.another_rendering(seed, num_skus)
+    if dataset is None:
         raise UserError(f"preset {preset.name} renders no sample; expected one of `source: sample`")
-    changes = {"seed": seed} | ({} if num_skus is None else {"num_skus": num_skus})
-    render = preset.dataset.render.model_copy(update=changes)
-    dataset = preset.dataset.model_copy(update={"render": render})
     return preset.model_copy(update={"dataset": dataset, "data_root": str(root)})
 
 

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import polars as pl
 
+from skufp_pipeline.datasets.reading import Progress
 from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
@@ -44,8 +45,6 @@ DEGRADATION_SCHEMA: dict[str, pl.DataType] = {
     "hidden": pl.Float32(),  # share of the garment's pixels in the frame that something covers
     "outside": pl.Float32(),  # share of its landmarks that lie outside the frame
 }
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,172 @@
+"""The data sets that a preset can name. Each is a settings class that lists, writes and reads its own files.
+
+To add one, write a subclass of `Source` and add it to `Dataset`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import polars as pl
+from pydantic import Field
+
+from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
+from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
+from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
+from skufp_pipeline.datasets.reading import Progress
+from skufp_pipeline.datasets.sample import SampleSettings, render_sample
+from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
+from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.datasets.table import Catalogue
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.settings import Settings
+
+DATASETS = "skufp_pipeline.datasets."
+
+
+class Source(Settings):
+    """What the graph calls on any data set. By default it is a folder that the user gives."""
+
+    source: str
+    read: Settings  # how the files are read
+
+    raw_modules: ClassVar[tuple[str, ...]] = ()  # the modules that write the files
+    reader_modules: ClassVar[tuple[str, ...]] = ()  # the modules that read them
+
+    @property
+    def folder(self) -> Path | None:
+        """The user's folder; None where the data set writes its own files."""
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """The settings that decide the raw data set, JSON-able."""
+        return self.model_dump(mode="json", exclude={"read"})
+
+    def listing(self) -> dict[str, Any]:
+        """What the user's folder holds, with a `digest`; empty where there is none.
+
+        Raises:
+            UserError: the folder is missing.
+        """
+        if self.folder is None:
+            return {}
+        if not self.folder.is_dir():
+            raise UserError(f"dataset.path {str(self.folder)!r} is no folder; see README, 'Your own data'")
+        return folder_listing(self.folder)
+
+    def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:
+        """Writes the raw data set into an empty directory, by default the listing; returns its summary."""
+        listing = self.listing()
+        (directory / "inventory.json").write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
+        return listing
+
+    def root(self, raw: Path) -> Path:
+        """The folder that `orig_image_path` is relative to; `raw` is the one that `write_raw` filled."""
+        return self.folder or raw
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        """The kept and the skipped items, through the reader of this source."""
+        raise NotImplementedError
+
+    def catalogue(
+        self,
+        raw: Path,
+        splits: SplitSettings,
+        shards: int,
+        items_progress: Progress | None = None,
+        images_progress: Progress | None = None,
+    ) -> Catalogue:
+        """`items` with the shard of each SKU and the digest of each image."""
+        found = self.items(raw, splits, items_progress)
+        items = with_image_digests(found.items, self.root(raw), images_progress)
+        return replace(found, items=with_shards(items, shards))
+
+    def degradations(self, raw: Path) -> pl.DataFrame | None:
+        """What spoilt each photo, by `split` and `image_id`; None where the data set does not say."""
+        return None
+
+    def another_rendering(self, seed: int, num_skus: int | None = None) -> Self | None:
+        """The data set rendered with another seed; None where it is not rendered."""
+        return None
+
+
+class SampleDataset(Source):
+    """The rendered sample, written in DeepFashion2's layout and read by its reader."""
+
+    source: Literal["sample"]
+    render: SampleSettings
+    read: DeepFashion2Settings = DeepFashion2Settings()
+
+    raw_modules = tuple(
+        f"{DATASETS}sample.{name}"
+        for name in (
+            "camera", "drawing", "garments", "labels", "outlines", "plan", "randomness", "scenery", "scenes",
+            "textures", "views", "writer",
+        )
+    )  # fmt: skip
+    reader_modules = (DATASETS + "deepfashion2",)
+
+    def config(self) -> dict[str, Any]:
+        """Without the number of processes, which does not change a byte."""
+        return self.model_dump(mode="json", exclude={"read": True, "render": {"workers"}})
+
+    def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:
+        return asdict(render_sample(self.render, directory, progress))
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        return read_deepfashion2(raw, self.read, splits, progress)
+
+    def degradations(self, raw: Path) -> pl.DataFrame:
+        return pl.read_parquet(raw / DEGRADATIONS / "*.parquet")
+
+    def another_rendering(self, seed: int, num_skus: int | None = None) -> Self:
+        changes = {"seed": seed} | ({} if num_skus is None else {"num_skus": num_skus})
+        return self.model_copy(update={"render": self.render.model_copy(update=changes)})
+
+
+class DeepFashion2Dataset(Source):
+    """DeepFashion2 on disk, in its original layout."""
+
+    source: Literal["deepfashion2"]
+    path: str  # the folder that holds train/annos and train/image
+    read: DeepFashion2Settings = DeepFashion2Settings()
+
+    reader_modules = (DATASETS + "deepfashion2",)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.path)
+
+    def listing(self) -> dict[str, Any]:
+        return {**super().listing(), "splits": inventory(self.folder)}
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        return read_deepfashion2(self.folder, self.read, splits, progress)
+
+
+class ManifestDataset(Source):
+    """A user's own catalogue: a CSV or Parquet file of SKUs and image paths."""
+
+    source: Literal["manifest"]
+    read: ManifestSettings
+
+    reader_modules = (DATASETS + "manifest",)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.read.path).parent
+
+    def listing(self) -> dict[str, Any]:
+        if not Path(self.read.path).is_file():
+            raise UserError(
+                f"dataset.read.path {self.read.path!r} is no file; expected a .csv or .parquet manifest"
+            )
+        return super().listing()
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        return read_manifest(Path(self.read.path), self.read, splits, progress)
+
+
+Dataset = Annotated[SampleDataset | DeepFashion2Dataset | ManifestDataset, Field(discriminator="source")]
