@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -43,7 +44,8 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
-from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
+from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble, fingerprints
+from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.hubness import occurrence_skew, query_bank_biases
 from skufp_pipeline.fingerprint.losses import classification
@@ -62,7 +64,6 @@ from skufp_pipeline.fingerprint.tables import (
     teacher_table,
     training_photos,
 )
-from skufp_pipeline.fingerprint.train import fingerprints, train_aggregator
 from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku, medoid, trimmed_mean, unit
 from skufp_pipeline.hashing import stable_fraction
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
@@ -132,7 +133,9 @@ class Bench:
         key = (settings.aggregator.model_dump_json() + settings.training.model_dump_json(), seed)
         if key not in self._models:
             data = fingerprint_data(self.tables, self.teachers, settings.max_views)
-            self._models[key], _ = train_aggregator(data, settings, seed, CPU, lambda line: None)
+            with TemporaryDirectory() as scratch:
+                trained = train_aggregator(data, settings, seed, CPU, Path(scratch), lambda line: None)
+            self._models[key] = trained[0]
         return fingerprints(self._models[key], views or self.views, CPU)
 
     def full(

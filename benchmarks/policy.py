@@ -9,6 +9,7 @@ intervals over SKUs. Latency is one photo at a time through the query engine, fr
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -29,7 +30,7 @@ from skufp_pipeline.evaluation.policy import (
     try_actions,
 )
 from skufp_pipeline.policy.network import Policy
-from skufp_pipeline.policy.train import train_policy
+from skufp_pipeline.policy.policy_train import train_policy
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.search.engine import QueryEngine, UsePolicy
@@ -79,9 +80,10 @@ def train(preset: Preset, store: ArtifactStore, seeds: int) -> tuple[list[Policy
     labels = pl.concat([pl.read_parquet(shard.path / "labels.parquet") for shard in shards])
     policies, figures = [], []
     for seed in range(seeds):
-        policy, history, found = train_policy(
-            labels, preset.policy.actions, preset.policy.training, seed, lambda line: None
-        )
+        with TemporaryDirectory() as scratch:
+            policy, history, found = train_policy(
+                labels, preset.policy.actions, preset.policy.training, seed, Path(scratch), lambda line: None
+            )
         policies.append(policy)
         figures.append({"seed": seed, "epochs": len(history), "open": policy.calibration.is_open, **found})
     return policies, figures

@@ -33,10 +33,10 @@ from skufp_pipeline.assets.encoder import text_shards
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
+from skufp_pipeline.encoders.clip_train import TrainingData, fine_tune
 from skufp_pipeline.encoders.dataset import TextShard, gather_training_data
 from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
-from skufp_pipeline.encoders.train import TrainingData, fine_tune
 from skufp_pipeline.hashing import stable_fraction
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.measures.metrics import ranks_of

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -40,10 +41,10 @@ from skufp_pipeline.evaluation.retrieval import (
     measure_galleries,
 )
 from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds, with_seeds
+from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import fingerprint_data
-from skufp_pipeline.fingerprint.train import train_aggregator
 from skufp_pipeline.orchestration.materialize import materialize_graph
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
@@ -137,7 +138,8 @@ def paper_fingerprints(
         found = [pl.read_parquet(shard.path / "images.parquet") for shard in shards]
         tables = replace(tables, generated=pl.concat(found))
     data = fingerprint_data(tables, teachers, settings.max_views)
-    model, _ = train_aggregator(data, settings, preset.seed, device, lambda line: None)
+    with TemporaryDirectory() as scratch:
+        model, _ = train_aggregator(data, settings, preset.seed, device, Path(scratch), lambda line: None)
     known = fit_gaussian(data.views, data.image_queries, settings.gaussian) if settings.gaussian else None
     return make_fingerprints(model, known, tables, settings, device)[0]
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
@@ -37,10 +38,10 @@ from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation import controls
 from skufp_pipeline.evaluation.protocol import QuerySet, evaluation_queries
+from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, biased_queries, biased_rows, fingerprint_data
-from skufp_pipeline.fingerprint.train import train_aggregator
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.measures.metrics import ranks_of
 from skufp_pipeline.presets import Preset, load_preset
@@ -165,7 +166,8 @@ def first_ranks(graph: Graph, arm: Arm, seed: int, queries: QuerySet) -> NDArray
     tables = replace(graph.tables, generated=arm.views)
     device = graph.models.torch_device()
     data = fingerprint_data(tables, graph.teachers, settings.max_views)
-    model, _ = train_aggregator(data, settings, seed, device, lambda line: None)
+    with TemporaryDirectory() as scratch:
+        model, _ = train_aggregator(data, settings, seed, device, Path(scratch), lambda line: None)
     known = fit_gaussian(data.views, data.image_queries, settings.gaussian) if settings.gaussian else None
     table, _ = make_fingerprints(model, known, tables, settings, device)
     rows, wanted = biased_rows(table), biased_queries(queries.embeddings)

@@ -29,7 +29,7 @@ GROUP = "encoder"
 PROMPT_MODULES = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
 _LOOP = ("loop", "prefetch", "sampling", "schedule", "augment", "device", "pixels")
 LOOP_MODULES = tuple("skufp_pipeline.training." + name for name in _LOOP) + tuple(
-    ENCODERS + name for name in ("losses", "dataset", "train", "vocabulary")
+    ENCODERS + name for name in ("losses", "dataset", "clip_train", "vocabulary")
 )
 TEXT_COLUMNS = ("text_id", "sku_id", "split", "role", "text")
 
@@ -98,8 +98,8 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
     def clip_checkpoint(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
+        from skufp_pipeline.encoders.clip_train import fine_tune
         from skufp_pipeline.encoders.dataset import gather_training_data
-        from skufp_pipeline.encoders.train import fine_tune
 
         store, step = artifacts.get(), steps["clip_checkpoint"]
         crops = read_shards(store, catalog["sku_crops"], preset.shards)

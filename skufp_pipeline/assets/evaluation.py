@@ -73,7 +73,7 @@ _MODULES = (
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "fingerprint.make",
     "fingerprint.aggregator", "fingerprint.gaussian", "fingerprint.hubness", "fingerprint.losses",
-    "fingerprint.train", "training.schedule",
+    "fingerprint.aggregator_train", "training.schedule",
     "policy.actions", "policy.enhance", "policy.network", "policy.quality",
     "search.bundle", "search.engine",
 )  # fmt: skip
@@ -244,9 +244,9 @@ def control_fingerprints(
 ) -> dict[str, pl.DataFrame]:
     """By control of generated views, what the published fingerprint model makes of it."""
     from skufp_pipeline.evaluation.controls import control_tables
+    from skufp_pipeline.fingerprint.aggregator import load_aggregator
     from skufp_pipeline.fingerprint.gaussian import load_gaussian
     from skufp_pipeline.fingerprint.make import make_fingerprints
-    from skufp_pipeline.fingerprint.train import load_aggregator
 
     checkpoint, settings, device = parts.aggregator[0].path, preset.fingerprint, models.torch_device()
     known = load_gaussian(checkpoint) if settings.gaussian else None

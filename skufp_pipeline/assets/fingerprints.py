@@ -39,7 +39,8 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
         trained["gaussian"].pop("aggregator_weight")
     tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
     model = tuple(
-        FINGERPRINT + name for name in ("train", "losses", "aggregator", "views", "teachers", "gaussian")
+        FINGERPRINT + name
+        for name in ("aggregator_train", "losses", "aggregator", "views", "teachers", "gaussian")
     )
     model += (*tables, "skufp_pipeline.training.schedule")
     views = ("clip_embeddings", "generated_view_embeddings") if preset.views else ("clip_embeddings",)
@@ -125,8 +126,9 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
     def fingerprint_checkpoint(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.aggregator import save_aggregator
+        from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
         from skufp_pipeline.fingerprint.gaussian import fit_gaussian, save_gaussian
-        from skufp_pipeline.fingerprint.train import save_aggregator, train_aggregator
 
         store, step = artifacts.get(), steps["fingerprint_checkpoint"]
         tables, inputs = embeddings(store)
@@ -138,8 +140,9 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
             data = fingerprint_data(
                 tables, pl.read_parquet(teachers.path / "teachers.parquet"), preset.fingerprint.max_views
             )
+            device, scratch = models.torch_device(), store.scratch(step.key, recipe)
             model, history = train_aggregator(
-                data, preset.fingerprint, preset.seed, models.torch_device(), context.log.info
+                data, preset.fingerprint, preset.seed, device, scratch, context.log.info
             )
             save_aggregator(model, data.views.views.shape[2], preset.fingerprint.aggregator, directory)
             gaussian = preset.fingerprint.gaussian
@@ -164,9 +167,9 @@ def fingerprint_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Asset
 
     @asset(steps["fingerprints"])
     def fingerprints(artifacts: ArtifactStoreResource, models: ModelProvider) -> dg.MaterializeResult:
+        from skufp_pipeline.fingerprint.aggregator import load_aggregator
         from skufp_pipeline.fingerprint.gaussian import load_gaussian
         from skufp_pipeline.fingerprint.make import make_fingerprints
-        from skufp_pipeline.fingerprint.train import load_aggregator
 
         store, step = artifacts.get(), steps["fingerprints"]
         tables, inputs = with_generated(store, *embeddings(store))

@@ -84,7 +84,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pytorch", "safetensors"},
             "The query policy: which action a photo needs, calibrated, with a gate that keeps it from harm.",
-            (PACKAGE + "policy.train", PACKAGE + "policy.network", *_PHOTO[::2], *_TABLES),
+            (PACKAGE + "policy.policy_train", PACKAGE + "policy.network", *_PHOTO[::2], *_TABLES),
             {"training": policy.training.model_dump(mode="json"), "actions": actions, "seed": preset.seed},
             light,
             ("clip_checkpoint", "fingerprints", "vla_labels"),
@@ -164,7 +164,7 @@ def policy_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefin
     def vla_checkpoint(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource
     ) -> dg.MaterializeResult:
-        from skufp_pipeline.policy.train import train_policy, used_by_policy
+        from skufp_pipeline.policy.policy_train import train_policy, used_by_policy
 
         store, step = artifacts.get(), steps["vla_checkpoint"]
         checkpoint, fingerprints = (store.read(graph[n].key) for n in ("clip_checkpoint", "fingerprints"))
@@ -178,8 +178,9 @@ def policy_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefin
 
         def build(directory: Path) -> dict[str, Any]:
             labels = pl.concat([pl.read_parquet(shard.path / "labels.parquet") for shard in shards])
+            scratch = store.scratch(step.key, recipe)
             policy, history, figures = train_policy(
-                labels, settings.actions, settings.training, preset.seed, context.log.info
+                labels, settings.actions, settings.training, preset.seed, scratch, context.log.info
             )
             policy.save(directory)
             (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")

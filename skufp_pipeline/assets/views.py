@@ -50,7 +50,12 @@ SHEET = "sheet.jpg"
 _WORDS = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
 _CROPS = (VIEWS + "selection", VIEWS + "prompts", "skufp_pipeline.training.pixels", *_WORDS)
 _EMBEDDING = tuple(ENCODERS + name for name in ("clip", "embed", "tables"))
-_DIFFUSION = (VIEWS + "noise", VIEWS + "pipeline", VIEWS + "training", "skufp_pipeline.training.schedule")
+_DIFFUSION = (
+    VIEWS + "noise",
+    VIEWS + "pipeline",
+    VIEWS + "diffusion_train",
+    "skufp_pipeline.training.schedule",
+)
 _SCORING = tuple(VIEWS + name for name in ("filters", "generate", "tables", "pipeline"))
 _DRAWING = (VIEWS + "sheet", DATASETS + "contact_sheet")
 

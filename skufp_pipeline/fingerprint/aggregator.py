@@ -6,12 +6,21 @@ mean of the catalog views, so that training starts from mean-SKU and can only le
 Generated views carry a view-type embedding, which starts at zero.
 """
 
+import json
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.settings import AggregatorSettings
+from skufp_pipeline.fingerprint.views import ViewSet
+
+WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
 
 
 class _Layer(nn.Module):
@@ -105,3 +114,35 @@ class AggregatorEnsemble(nn.Module):
         """(S, D) unit fingerprints; arguments as of an `Aggregator`."""
         made = [member(views, mask, generated) for member in self.members]
         return F.normalize(torch.stack(made).sum(dim=0), dim=-1)
+
+
+@torch.inference_mode()
+def fingerprints(
+    model: AggregatorEnsemble, views: ViewSet, device: torch.device, batch: int = 4096
+) -> NDArray[np.float32]:
+    """(S, D) unit rows: the zero-shot path too, since it needs nothing but the views."""
+    model.eval()
+    rows = np.empty((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
+    for start in range(0, len(rows), batch):
+        part = slice(start, start + batch)
+        arrays = (views.views[part], views.mask[part], views.generated[part])
+        made = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
+        rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
+    return rows
+
+
+def save_aggregator(
+    model: AggregatorEnsemble, dimension: int, settings: AggregatorSettings, directory: Path
+) -> None:
+    """Weights as safetensors, and the configuration that rebuilds the model."""
+    save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
+    config = {"dimension": dimension, "settings": settings.model_dump()}
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_aggregator(directory: Path, device: torch.device) -> AggregatorEnsemble:
+    """The model that `save_aggregator` wrote, in evaluation mode."""
+    config = json.loads((directory / CONFIG_FILE).read_text())
+    model = AggregatorEnsemble(config["dimension"], AggregatorSettings(**config["settings"]))
+    model.load_state_dict(load_file(directory / WEIGHTS_FILE))
+    return model.to(device).eval()

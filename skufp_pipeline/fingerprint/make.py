@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
+from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble, fingerprints
 from skufp_pipeline.fingerprint.gaussian import GaussianModel, with_gaussian
 from skufp_pipeline.fingerprint.hubness import query_bank_biases
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
@@ -17,7 +17,6 @@ from skufp_pipeline.fingerprint.tables import (
     fingerprint_table,
     training_photos,
 )
-from skufp_pipeline.fingerprint.train import fingerprints
 from skufp_pipeline.fingerprint.views import ViewSet, unit
 
 SKUS_AT_ONCE = 4096  # whose views are held in memory

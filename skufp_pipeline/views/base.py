@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.views.diffusion_train import Log, Schedule, train
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss, unit_range
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import SmallBaseSettings
-from skufp_pipeline.views.training import Log, Schedule, train
 
 _FIRST_LOG_VARIANCE = -6.0
 _CHROMA_WEIGHT = 4.0

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.views.diffusion_train import Log, Schedule, train
 from skufp_pipeline.views.drift import drift_figures, drift_table
 from skufp_pipeline.views.filters import Scores
 from skufp_pipeline.views.generate import Generated, generate, plan_candidates
@@ -27,7 +28,6 @@ from skufp_pipeline.views.selection import parted, sampled
 from skufp_pipeline.views.settings import LoraSettings, ViewsSettings
 from skufp_pipeline.views.sheet import drift_sheet
 from skufp_pipeline.views.tables import score_generated
-from skufp_pipeline.views.training import Log, Schedule, train
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 _EMBED_BATCH, _SHOWN = 64, 12

@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.prompts import IMAGE_TEXT_SCHEMA, TEXT_SCHEMA, PromptSettings
+from skufp_pipeline.encoders.clip_train import TrainingData
 from skufp_pipeline.encoders.dataset import TextShard, gather_training_data, gather_training_images
 from skufp_pipeline.encoders.tables import USED_SCHEMA
-from skufp_pipeline.encoders.train import TrainingData
 
 from .examples import picture
 

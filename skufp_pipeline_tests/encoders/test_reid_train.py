@@ -17,7 +17,7 @@ from skufp_pipeline.training.loop import MEASURED, TrainingImages, best_epoch, l
 from skufp_pipeline.training.settings import AugmentationSettings
 
 from .conftest import CPU
-from .test_train import SKUS, Killed, images, silent
+from .test_clip_train import SKUS, Killed, images, silent
 
 SHORT: dict[str, Any] = {
     "epochs": 3,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views import training
+from skufp_pipeline.views import diffusion_train
 from skufp_pipeline.views.base import colour_loss, edge_loss, set_latent_scale, train_base
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents
 from skufp_pipeline.views.pipeline import Pipeline, build_pipeline
@@ -60,7 +60,7 @@ def test_a_base_killed_in_either_part_ends_in_the_same_weights(
         (tmp_path / name).mkdir()
     train_base(whole, crops(), SETTINGS, 3, tmp_path / "whole", quiet)
 
-    save = training._save
+    save = diffusion_train._save
 
     def save_and_die(state: dict, path: Path) -> None:
         save(state, path)
@@ -68,7 +68,7 @@ def test_a_base_killed_in_either_part_ends_in_the_same_weights(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", save_and_die)
+        patch.setattr(diffusion_train, "_save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             train_base(killed, crops(), SETTINGS, 3, tmp_path / "killed", quiet)
     lines: list[str] = []

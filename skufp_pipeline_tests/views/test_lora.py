@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views import training
+from skufp_pipeline.views import diffusion_train
 from skufp_pipeline.views.drift import DRIFT_SCHEMA
 from skufp_pipeline.views.lora import adapt, add_adapter, save_lora, train_lora
 from skufp_pipeline.views.noise import PromptedCrops
@@ -102,14 +102,14 @@ def test_a_killed_training_ends_in_the_same_bytes(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_lora(trained(saved, tmp_path / "whole"), tmp_path / "first")
-    save = training._save
+    save = diffusion_train._save
 
     def save_and_die(state: dict, path: Path) -> None:
         save(state, path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_save", save_and_die)
+        patch.setattr(diffusion_train, "_save", save_and_die)
         with pytest.raises(KeyboardInterrupt):
             trained(saved, tmp_path / "killed")
     save_lora(trained(saved, tmp_path / "killed"), tmp_path / "second")

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from skufp_pipeline.encoders import train
+from skufp_pipeline.encoders import clip_train
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
+from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.settings import ClipTrainingSettings, EncoderSettings
-from skufp_pipeline.encoders.train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.training.loop import MEASURED, LabelledImages
 from skufp_pipeline.training.settings import AugmentationSettings
@@ -214,7 +214,7 @@ def test_the_weights_of_the_best_epoch_are_kept(
         seen.append(image_weights(trainer.encoder))
         return accuracies[len(seen) - 1]
 
-    monkeypatch.setattr(train._Trainer, "_development_accuracy", accuracy)
+    monkeypatch.setattr(clip_train._Trainer, "_development_accuracy", accuracy)
     encoder, history = tune(settings, tmp_path)
     np.testing.assert_array_equal([row["development_accuracy"] for row in history], accuracies)
     assert [equal(image_weights(encoder), epoch) for epoch in seen].index(True) + 1 == best
@@ -285,14 +285,14 @@ def test_the_moving_average_is_what_is_kept(
 ) -> None:
     """After two steps it is 0.75 of the first weights and 0.25 of the second."""
     seen: list[Weights] = []
-    step = train._Trainer._step
+    step = clip_train._Trainer._step
 
     def watched(trainer: Any, *arguments: Any) -> dict[str, Tensor]:
         parts = step(trainer, *arguments)
         seen.append(image_weights(trainer.encoder))
         return parts
 
-    monkeypatch.setattr(train._Trainer, "_step", watched)
+    monkeypatch.setattr(clip_train._Trainer, "_step", watched)
     encoder, _ = tune(settings, tmp_path, epochs=1, batch_size=6, ema_decay=0.75)
     assert len(seen) == 2
     for name, kept in image_weights(encoder).items():

@@ -8,6 +8,7 @@ when to stop and whether the gate may be open at all.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -80,7 +81,12 @@ def used_by_policy(labels: pl.DataFrame) -> pl.DataFrame:
 
 
 def train_policy(
-    labels: pl.DataFrame, actions: ActionSettings, settings: PolicyTrainingSettings, seed: int, log: Log
+    labels: pl.DataFrame,
+    actions: ActionSettings,
+    settings: PolicyTrainingSettings,
+    seed: int,
+    scratch: Path,
+    log: Log,
 ) -> tuple[Policy, list[dict[str, float]], dict[str, float]]:
     """The calibrated policy of the epoch with the lowest development loss.
 

@@ -4,37 +4,33 @@ Every step draws SKUs and queries of theirs; SKUs are few enough to be held whol
 those of the epoch that ranks the development queries best.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.losses import classification, embedding_regression, rank_distillation
-from skufp_pipeline.fingerprint.settings import (
-    AggregatorSettings,
-    FingerprintSettings,
-    FingerprintTrainingSettings,
-)
+from skufp_pipeline.fingerprint.settings import FingerprintSettings, FingerprintTrainingSettings
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
-from skufp_pipeline.fingerprint.views import ViewSet, mean_sku
+from skufp_pipeline.fingerprint.views import mean_sku
 from skufp_pipeline.training.schedule import warm_cosine
 
-WEIGHTS_FILE, CONFIG_FILE = "aggregator.safetensors", "aggregator.json"
 Log = Callable[[str], None]
 
 
 def train_aggregator(
-    data: FingerprintData, settings: FingerprintSettings, seed: int, device: torch.device, log: Log
+    data: FingerprintData,
+    settings: FingerprintSettings,
+    seed: int,
+    device: torch.device,
+    scratch: Path,
+    log: Log,
 ) -> tuple[AggregatorEnsemble, list[dict[str, float]]]:
     """The aggregators of the best epoch, and the history of all (losses, development MRR).
 
@@ -88,38 +84,6 @@ def train_aggregator(
             )
     model.load_state_dict(best_weights)
     return model.eval(), history
-
-
-@torch.inference_mode()
-def fingerprints(
-    model: AggregatorEnsemble, views: ViewSet, device: torch.device, batch: int = 4096
-) -> NDArray[np.float32]:
-    """(S, D) unit rows: the zero-shot path too, since it needs nothing but the views."""
-    model.eval()
-    rows = np.empty((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
-    for start in range(0, len(rows), batch):
-        part = slice(start, start + batch)
-        arrays = (views.views[part], views.mask[part], views.generated[part])
-        made = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
-        rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
-    return rows
-
-
-def save_aggregator(
-    model: AggregatorEnsemble, dimension: int, settings: AggregatorSettings, directory: Path
-) -> None:
-    """Weights as safetensors, and the configuration that rebuilds the model."""
-    save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
-    config = {"dimension": dimension, "settings": settings.model_dump()}
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
-
-
-def load_aggregator(directory: Path, device: torch.device) -> AggregatorEnsemble:
-    """The model that `save_aggregator` wrote, in evaluation mode."""
-    config = json.loads((directory / CONFIG_FILE).read_text())
-    model = AggregatorEnsemble(config["dimension"], AggregatorSettings(**config["settings"]))
-    model.load_state_dict(load_file(directory / WEIGHTS_FILE))
-    return model.to(device).eval()
 
 
 class _Tensors:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from skufp_pipeline.views.training import Schedule, train
+from skufp_pipeline.views.diffusion_train import Schedule, train
 
 
 class StoppedError(Exception):

@@ -1,5 +1,8 @@
 """The policy learns what can be learnt, stays shut where nothing can, and is the same from one seed."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,8 +12,7 @@ import torch.nn.functional as F
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import CONFIG_FILE, WEIGHTS_FILE, Policy, PolicyNetwork, load_policy
-from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
-from skufp_pipeline.policy.train import (
+from skufp_pipeline.policy.policy_train import (
     best_temperature,
     calibrate,
     calibration_error,
@@ -19,6 +21,7 @@ from skufp_pipeline.policy.train import (
     train_policy,
     used_by_policy,
 )
+from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
 
 from .examples import chance_decides, labels, sharpen_helps
 
@@ -28,7 +31,10 @@ SHARPEN = ACTIONS.index("sharpen")
 
 def trained(table: pl.DataFrame, seed: int = 0, **changes: float) -> tuple[Policy, dict[str, float]]:
     settings = SETTINGS.model_copy(update=changes)
-    policy, _, figures = train_policy(table, ActionSettings(), settings, seed, lambda line: None)
+    with TemporaryDirectory() as scratch:
+        policy, _, figures = train_policy(
+            table, ActionSettings(), settings, seed, Path(scratch), lambda line: None
+        )
     return policy, figures
 
 

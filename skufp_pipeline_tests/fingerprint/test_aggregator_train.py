@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,18 @@ import pytest
 import torch
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.fingerprint import train as train_room
-from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
+from skufp_pipeline.fingerprint import aggregator_train as train_room
+from skufp_pipeline.fingerprint.aggregator import (
+    AggregatorEnsemble,
+    fingerprints,
+    load_aggregator,
+    save_aggregator,
+)
+from skufp_pipeline.fingerprint.aggregator_train import (
+    _drop_views,
+    spread_queries,
+    train_aggregator,
+)
 from skufp_pipeline.fingerprint.settings import (
     AggregatorSettings,
     FingerprintSettings,
@@ -20,14 +31,6 @@ from skufp_pipeline.fingerprint.settings import (
 )
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.teachers import best_shot
-from skufp_pipeline.fingerprint.train import (
-    _drop_views,
-    fingerprints,
-    load_aggregator,
-    save_aggregator,
-    spread_queries,
-    train_aggregator,
-)
 from skufp_pipeline.fingerprint.views import mean_sku
 
 from .examples import random_views, unit_rows
@@ -84,7 +87,8 @@ def train(
     settings = FingerprintSettings(
         aggregator=AGGREGATOR, training=FingerprintTrainingSettings(**{**TRAINING, **changes})
     )
-    return train_aggregator(data, settings, seed, CPU, log)
+    with TemporaryDirectory() as scratch:
+        return train_aggregator(data, settings, seed, CPU, Path(scratch), log)
 
 
 def equal(one: AggregatorEnsemble, other: AggregatorEnsemble) -> bool:
