@@ -39,7 +39,7 @@ from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.hashing import stable_fraction
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
-from skufp_pipeline.measures.metrics import ranks_of
+from skufp_pipeline.measures.ranks import ranks_of
 from skufp_pipeline.orchestration.schedules import stages
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.store import ArtifactStore

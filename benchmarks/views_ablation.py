@@ -43,7 +43,7 @@ from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, biased_queries, biased_rows, fingerprint_data
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
-from skufp_pipeline.measures.metrics import ranks_of
+from skufp_pipeline.measures.ranks import ranks_of, right_items
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore
@@ -174,8 +174,7 @@ def first_ranks(graph: Graph, arm: Arm, seed: int, queries: QuerySet) -> NDArray
     hit = np.zeros(len(queries.query_ids), dtype=bool)
     for split in SETTINGS.values():
         gallery, asked = (table["split"] == split).to_numpy(), np.array(queries.splits) == split
-        place = {sku_id: row for row, sku_id in enumerate(table["sku_id"].filter(pl.Series(gallery)))}
-        truth = np.array([place[sku_id] for sku_id in np.array(queries.sku_ids)[asked].tolist()])
+        truth = right_items(np.array(queries.sku_ids)[asked], table["sku_id"].filter(pl.Series(gallery)))
         hit[asked] = ranks_of(wanted[asked], rows[gallery], truth) == 1
     return hit
 

@@ -66,7 +66,7 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 
 
 _MODULES = (
-    "evaluation.retrieval", "measures.metrics", "evaluation.protocol", "measures.bootstrap",
+    "evaluation.retrieval", "evaluation.protocol", "measures.bootstrap", "measures.metrics", "measures.ranks",
     "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
     "evaluation.paper", "evaluation.controls",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",

@@ -37,7 +37,8 @@ def fingerprint_steps(preset: Preset) -> dict[str, Step]:
     trained = preset.fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness"})
     if preset.fingerprint.gaussian:
         trained["gaussian"].pop("aggregator_weight")
-    tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables")
+    measures = ("skufp_pipeline.measures.metrics", "skufp_pipeline.measures.ranks")
+    tables = (FINGERPRINT + "tables", "skufp_pipeline.encoders.tables", *measures)
     model = tuple(
         FINGERPRINT + name
         for name in ("aggregator_train", "losses", "aggregator", "views", "teachers", "gaussian")

@@ -40,7 +40,7 @@ _KERNELS = (
 )  # fmt: skip
 _BUILDING = (
     "search.bundle", "search.judging", "encoders.tables",
-    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views",
+    "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "measures.metrics", "measures.ranks",
 )  # fmt: skip
 INDEX_MODULES = (
     *(f"skufp_pipeline.search.{name}" for name in ("codes", "files", "index", "rows", "scan", "segment")),
@@ -95,7 +95,7 @@ def _image_encoder_step(preset: Preset) -> Step:
 
 _IMAGE_ENCODER_MODULES = (
     "encoders.export", "encoders.onnx", "encoders.parity", "encoders.clip", "encoders.embed",
-    "encoders.tables", "search.parity", "fingerprint.views",
+    "encoders.tables", "search.parity", "fingerprint.views", "measures.metrics", "measures.ranks",
 )  # fmt: skip
 
 

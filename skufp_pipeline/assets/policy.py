@@ -48,9 +48,11 @@ _LABELS = (PACKAGE + "policy.labels", *_PHOTO, PACKAGE + "encoders.embed", PACKA
 _TABLES = (
     PACKAGE + "encoders.tables",
     *(PACKAGE + "fingerprint." + name for name in ("tables", "teachers", "views")),
+    *(PACKAGE + "measures." + name for name in ("metrics", "ranks")),
 )
+_TRAINING = ("policy.policy_train", "policy.network", "measures.bootstrap")
 _REPORT = (
-    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels", "measures.metrics",
+    "evaluation.policy", "evaluation.policy_sheet", "evaluation.labels",
     "evaluation.protocol", "measures.bootstrap", "policy.network", "datasets.contact_sheet",
 )  # fmt: skip
 
@@ -84,7 +86,7 @@ def policy_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pytorch", "safetensors"},
             "The query policy: which action a photo needs, calibrated, with a gate that keeps it from harm.",
-            (PACKAGE + "policy.policy_train", PACKAGE + "policy.network", *_PHOTO[::2], *_TABLES),
+            (*(PACKAGE + name for name in _TRAINING), *_PHOTO[::2], *_TABLES),
             {"training": policy.training.model_dump(mode="json"), "actions": actions, "seed": preset.seed},
             light,
             ("clip_checkpoint", "fingerprints", "vla_labels"),

@@ -50,6 +50,7 @@ SHEET = "sheet.jpg"
 _WORDS = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
 _CROPS = (VIEWS + "selection", VIEWS + "prompts", "skufp_pipeline.training.pixels", *_WORDS)
 _EMBEDDING = tuple(ENCODERS + name for name in ("clip", "embed", "tables"))
+_DRIFT = (VIEWS + "drift", "skufp_pipeline.measures.bootstrap")
 _DIFFUSION = (
     VIEWS + "noise",
     VIEWS + "pipeline",
@@ -95,7 +96,7 @@ def view_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "diffusers", "peft", "safetensors"},
             "LoRA on the attention of the diffusion model, trained on some of the training SKUs, in "
             "diffusers' format, with the identity drift on held-out SKUs before and after.",
-            (VIEWS + "lora", VIEWS + "drift", *_DIFFUSION, *_CROPS, *_SCORING, *_EMBEDDING, *_DRAWING),
+            (VIEWS + "lora", *_DRIFT, *_DIFFUSION, *_CROPS, *_SCORING, *_EMBEDDING, *_DRAWING),
             {
                 **common,
                 "model": views.model,

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.measures.metrics import recall_at_k
+from skufp_pipeline.measures.ranks import ranks
+
 FLOAT32, INT8 = "float32", "int8"
 LEAST_COSINE = {FLOAT32: 0.999, INT8: 0.99}  # of any single photo
 LARGEST_RECALL_LOSS = 0.005  # R@1 that int8 may cost
@@ -53,7 +56,7 @@ def compare(
         gallery: (S, D) unit rows, made by the reference.
     """
     cosines = unit_cosines(reference, found)
-    recalls = [float((np.argmax(rows @ gallery.T, axis=1) == answers).mean()) for rows in (reference, found)]
+    recalls = [float(recall_at_k(ranks(rows @ gallery.T, answers), 1).mean()) for rows in (reference, found)]
     return Parity(len(found), float(cosines.min()), float(cosines.mean()), *recalls)
 
 

@@ -26,7 +26,8 @@ from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
 from skufp_pipeline.fingerprint.views import unit
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_means
-from skufp_pipeline.measures.metrics import per_query_metrics, ranks_of
+from skufp_pipeline.measures.metrics import per_query_metrics
+from skufp_pipeline.measures.ranks import ranks_of, right_items
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse
 from skufp_pipeline.policy.labels import (
@@ -216,8 +217,7 @@ def judge_policy(
             continue
         mine = queries.select(chosen)
         gallery = fingerprints.filter(pl.col("split").is_in(splits))
-        place = {sku_id: row for row, sku_id in enumerate(gallery["sku_id"])}
-        truth = np.array([place[sku_id] for sku_id in mine.rows["sku_id"]], dtype=np.int64)
+        truth = right_items(mine.rows["sku_id"], gallery["sku_id"])
         ranks = arm_ranks(mine, biased_rows(gallery), truth, seed)
         taken = {name: actions > 0 for name, actions in arm_actions(mine.decisions, seed).items()}
         for part, inside in query_parts(mine.rows, degradations).items():
@@ -275,9 +275,8 @@ def _arm_rows(
 
 def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFrame:
     """How many photos there are for each action that the policy names (row) and that is the best (column)."""
-    place = {sku_id: row for row, sku_id in enumerate(fingerprints["sku_id"])}
     gallery = biased_rows(fingerprints).astype(np.float64)
-    truth = np.array([place[sku_id] for sku_id in queries.rows["sku_id"]], dtype=np.int64)
+    truth = right_items(queries.rows["sku_id"], fingerprints["sku_id"])
     counts = np.zeros((len(ACTIONS), len(ACTIONS)), dtype=np.int64)
     for start in range(0, len(truth), _BLOCK):
         part = slice(start, start + _BLOCK)

@@ -14,7 +14,8 @@ import polars as pl
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, PRECISION_AT, Labels, precision_name
 from skufp_pipeline.measures.bootstrap import Difference, Interval, percentile_interval, resampled_means
-from skufp_pipeline.measures.metrics import best_items, per_query_metrics, ranks_of, shared_label
+from skufp_pipeline.measures.metrics import per_query_metrics, shared_label
+from skufp_pipeline.measures.ranks import best_items, ranks_of, right_items
 
 # The splits whose queries and SKUs take part in each setting.
 SETTING_SPLITS: dict[str, tuple[str, ...]] = {
@@ -254,8 +255,7 @@ def _evaluate_setting(
 def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     """(Q,) rank of each query's SKU among the gallery's SKUs."""
     skus, vectors, owner = gallery.by_sku()
-    position = {sku: i for i, sku in enumerate(skus)}
-    truth = np.array([position.get(sku, -1) for sku in queries.sku_ids], dtype=np.int64)
+    truth = right_items(queries.sku_ids, skus)
     return ranks_of(*_with_biases(queries.embeddings, vectors, gallery), truth, owner=owner)
 
 

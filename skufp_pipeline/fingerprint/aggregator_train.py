@@ -19,6 +19,8 @@ from skufp_pipeline.fingerprint.losses import classification, embedding_regressi
 from skufp_pipeline.fingerprint.settings import FingerprintSettings, FingerprintTrainingSettings
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import mean_sku
+from skufp_pipeline.measures.metrics import reciprocal_rank
+from skufp_pipeline.measures.ranks import ranks
 from skufp_pipeline.training.schedule import warm_cosine
 
 Log = Callable[[str], None]
@@ -209,5 +211,4 @@ def _development_mrr(model: nn.Module, data: _Tensors) -> float:
         return float("nan")
     model.eval()
     scores = queries @ model(data.views, data.mask, data.generated).T
-    ranks = (scores >= scores.gather(1, truth[:, None])).sum(dim=1)
-    return float((1.0 / ranks).mean())
+    return float(reciprocal_rank(ranks(scores.cpu().numpy(), truth.cpu().numpy())).mean())

@@ -15,6 +15,7 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows, used_queries
 from skufp_pipeline.fingerprint.teachers import best_shot
 from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku
+from skufp_pipeline.measures.ranks import right_items
 
 
 @dataclass(frozen=True)
@@ -176,20 +177,15 @@ def biased_queries(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _rows(queries: pl.DataFrame, views: ViewSet) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Embeddings (Q, D) and SKU rows (Q,) of the queries whose SKU is among `views`."""
-    place = {sku_id: row for row, sku_id in enumerate(views.sku_ids)}
     known = queries.filter(pl.col("sku_id").is_in(views.sku_ids))
-    truth = np.array([place[sku_id] for sku_id in known["sku_id"]], dtype=np.int64)
-    return embedding_rows(known), truth
+    return embedding_rows(known), right_items(known["sku_id"], views.sku_ids)
 
 
 def _aligned(vectors: NDArray[np.float32], texts: ViewSet, views: ViewSet) -> NDArray[np.float32]:
     """One vector a SKU of `texts` in the order of `views`; a zero row for a SKU without catalog text."""
     rows = np.zeros((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
-    place = {sku_id: row for row, sku_id in enumerate(texts.sku_ids)}
-    known = [(row, place[sku_id]) for row, sku_id in enumerate(views.sku_ids) if sku_id in place]
-    if known:
-        here, there = np.array(known).T
-        rows[here] = vectors[there]
+    place = right_items(views.sku_ids, texts.sku_ids)
+    rows[place >= 0] = vectors[place[place >= 0]]
     return rows
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.fingerprint.views import ViewSet, mean_sku, view_centrality
+from skufp_pipeline.measures.metrics import reciprocal_rank
+from skufp_pipeline.measures.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,10 @@ def _reciprocal_ranks(
     queries: NDArray[np.float32], views: NDArray[np.float32], rivals: NDArray[np.float32], own: int
 ) -> NDArray[np.float64]:
     """(V,) mean reciprocal rank of each view as the sole vector of SKU `own`."""
-    others = queries @ rivals.T  # (Q, S)
-    others[:, own] = -np.inf
-    alone = queries @ views.T  # (Q, V)
-    ranks = 1 + np.stack([(others >= alone[:, [view]]).sum(axis=1) for view in range(views.shape[0])], axis=1)
-    return (1.0 / ranks).mean(axis=0)
+    scores, truth = queries @ rivals.T, np.full(len(queries), own)
+    alone = queries @ views.T
+    found = np.empty(alone.shape)
+    for view in range(len(views)):
+        scores[:, own] = alone[:, view]
+        found[:, view] = reciprocal_rank(ranks(scores, truth))
+    return found.mean(axis=0)

@@ -1,85 +1,10 @@
-"""Retrieval metrics from the rank of the right SKU (paper, Appendix A, eq. 3-8).
-
-Ties are pessimistic: every other SKU that scores at least as high as the right one counts as
-before it, so a constant embedding scores about 0, not 1.
-"""
+"""Retrieval metrics from the rank of the right SKU (paper, Appendix A, eq. 4-8), and calibration error."""
 
 import numpy as np
 
+from skufp_pipeline.measures.ranks import UNRANKED
+
 METRICS = ("recall@1", "recall@5", "recall@10", "recall@20", "mrr", "ndcg@10")
-
-# The rank of a query whose SKU is not in the gallery: the paper's r_q = infinity.
-UNRANKED = np.iinfo(np.int64).max
-
-
-def ranks(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """The rank of each query's right item: 1 + the number of other items that score >= it.
-
-    Args:
-        scores: (Q, S) similarities, compared exactly.
-        truth: (Q,) column of the right item, -1 where the gallery does not hold it.
-
-    Returns:
-        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
-
-    Raises:
-        ValueError: a score is NaN, or `truth` does not fit `scores`.
-    """
-    _check_truth(truth, len(scores), scores.shape[1])
-    if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
-    found = np.flatnonzero(truth >= 0)
-    result = np.full(len(truth), UNRANKED, dtype=np.int64)
-    right = scores[found, truth[found]]
-    # The right item is itself among those that score at least as high: it is the "1 +".
-    result[found] = (scores[found] >= right[:, None]).sum(axis=1)
-    return result
-
-
-def ranks_of(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    truth: np.ndarray,
-    block: int = 256,
-    owner: np.ndarray | None = None,
-) -> np.ndarray:
-    """`ranks` of the dot products of embeddings, without holding the whole (Q, S) matrix.
-
-    BLAS rounds equal rows differently by where they stand in a matrix, in float64 too, so equal
-    rows would not tie. The products are therefore made in float64, and an item counts as scoring
-    at least as high as the right one unless it is below it by more than `_rounding`: the most by
-    which two equal products can differ (about 1e-13 for 512 unit dimensions). So the result does
-    not depend on `block`, the machine or the order of the gallery.
-
-    Args:
-        queries: (Q, D) embeddings.
-        gallery: (S, D) embeddings.
-        truth: (Q,) the right item, -1 where the gallery does not hold it.
-        block: queries scored at once.
-        owner: (S,) the item each gallery row belongs to, where items have several rows (the score
-            of an item is then its rows' maximum): 0, 1, 2, ... without gaps, non-decreasing.
-            None: each row is an item.
-
-    Returns:
-        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
-
-    Raises:
-        ValueError: a value is not finite, or shapes do not fit each other.
-    """
-    _check_embeddings(queries, gallery)
-    starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
-    _check_truth(truth, len(queries), len(starts))
-    gallery = gallery.astype(np.float64)
-    tolerance = _rounding(queries, gallery)
-    result = np.full(len(truth), UNRANKED, dtype=np.int64)
-    found = np.flatnonzero(truth >= 0)
-    for begin in range(0, len(found), block):
-        rows = found[begin : begin + block]
-        products = queries[rows].astype(np.float64) @ gallery.T
-        scores = products if len(starts) == len(gallery) else np.maximum.reduceat(products, starts, axis=1)
-        right = scores[np.arange(len(rows)), truth[rows]] - tolerance[rows]
-        result[rows] = (scores >= right[:, None]).sum(axis=1)
-    return result
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
@@ -103,63 +28,20 @@ def per_query_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
     return {**values, "mrr": reciprocal_rank(ranks), "ndcg@10": ndcg_at_k(ranks, 10)}
 
 
-def best_items(
-    queries: np.ndarray, gallery: np.ndarray, count: int, block: int = 256, owner: np.ndarray | None = None
-) -> np.ndarray:
-    """The `count` items that score highest, in no order; all where there are no more.
-
-    Args:
-        queries, gallery, block, owner: as `ranks_of` takes them.
-
-    Returns:
-        (Q, count) int64 items.
-    """
-    _check_embeddings(queries, gallery)
-    starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
-    count = min(count, len(starts))
-    gallery = gallery.astype(np.float64)
-    found = np.empty((len(queries), count), dtype=np.int64)
-    for begin in range(0, len(queries), block):
-        products = queries[begin : begin + block].astype(np.float64) @ gallery.T
-        scores = products if len(starts) == len(gallery) else np.maximum.reduceat(products, starts, axis=1)
-        found[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    return found
-
-
 def shared_label(found: np.ndarray, query_labels: np.ndarray, item_labels: np.ndarray) -> np.ndarray:
     """(Q,) share of the found items (Q, K) whose label is the query's: precision at K by that label."""
     return (item_labels[found] == query_labels[:, None]).mean(axis=1)
 
 
-def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """(Q,) bound on the difference of two float64 products of a query with equal gallery rows.
+def calibration_error(probabilities: np.ndarray, winner: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error of the likeliest class, over bins of equal count.
 
-    Each is within D * eps / 2 * |q| * |g| of the true value, in whatever order it is summed.
+    Args:
+        probabilities: (N, C) rows that sum to 1.
+        winner: (N,) the right class.
     """
-    dimensions = queries.shape[1]
-    longest = np.linalg.norm(gallery, axis=1).max(initial=0.0)
-    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
-    return (dimensions + 2) * np.finfo(np.float64).eps * lengths * longest
-
-
-def _first_rows(owner: np.ndarray, rows: int) -> np.ndarray:
-    """The first gallery row of each item."""
-    steps = np.diff(owner, prepend=-1)
-    if len(owner) != rows or not np.isin(steps, (0, 1)).all() or (rows and steps[0] != 1):
-        raise ValueError(f"owner must count up 0, 0, 1, 2, ... over {rows} gallery rows")
-    return np.flatnonzero(steps)
-
-
-def _check_embeddings(queries: np.ndarray, gallery: np.ndarray) -> None:
-    if queries.shape[1] != gallery.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}")
-    for name, values in (("queries", queries), ("gallery", gallery)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} values are not finite")
-
-
-def _check_truth(truth: np.ndarray, queries: int, items: int) -> None:
-    if len(truth) != queries:
-        raise ValueError(f"{len(truth)} right items for {queries} queries")
-    if len(truth) and not (truth.min() >= -1 and truth.max() < items):
-        raise ValueError(f"right items must be in -1 .. {items - 1}, found {truth.min()} .. {truth.max()}")
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == winner
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(winner)))
+    gaps = [abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts]
+    return float(sum(gaps) / len(winner))

@@ -20,6 +20,7 @@ from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.measures.ranks import ranks, right_items
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY, Photo
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.quality import FEATURES, quality_features
@@ -78,18 +79,17 @@ def label_queries(
         UserError: a photo can't be read, or `scratch` holds the batches of other queries.
     """
     known = queries.filter(pl.col("sku_id").is_in(fingerprints["sku_id"].implode()))
-    place = {sku_id: row for row, sku_id in enumerate(fingerprints["sku_id"])}
+    truth = right_items(known["sku_id"], fingerprints["sku_id"])
     gallery = biased_rows(fingerprints).astype(np.float64)
     parts = []
     for number, start in enumerate(range(0, known.height, batch_size)):
         batch = known.slice(start, batch_size)
         kept = scratch / f"labels_{number:05d}.parquet"
         if not kept.is_file():
-            truth = np.array([place[sku_id] for sku_id in batch["sku_id"]], dtype=np.int64)
             rows, features = embed_actions(batch, encoder, settings)
-            margins, ranks = margins_and_ranks(biased_queries(rows), gallery, truth)
+            found = margins_and_ranks(biased_queries(rows), gallery, truth[start : start + batch_size])
             partial = kept.with_suffix(".partial")
-            _table(batch, margins, ranks, features).write_parquet(partial, compression="zstd")
+            _table(batch, *found, features).write_parquet(partial, compression="zstd")
             partial.rename(kept)
         parts.append(_read_batch(kept, batch))
         if progress is not None:
@@ -146,11 +146,11 @@ def margins_and_ranks(
         gallery: (S, D) fingerprints, at least two.
         truth: (B,) the row of each query's SKU.
     """
-    scores = rows.astype(np.float64) @ gallery.T
-    right = np.take_along_axis(scores, truth[:, None, None], axis=2)
-    ranks = (scores >= right).sum(axis=2)
-    np.put_along_axis(scores, truth[:, None, None], -np.inf, axis=2)
-    return right[..., 0] - scores.max(axis=2), ranks
+    scores = (rows.astype(np.float64) @ gallery.T).reshape(-1, len(gallery))
+    right = np.repeat(truth, rows.shape[1])[:, None]
+    found, own = ranks(scores, right[:, 0]), np.take_along_axis(scores, right, axis=1)[:, 0]
+    np.put_along_axis(scores, right, -np.inf, axis=1)
+    return (own - scores.max(axis=1)).reshape(rows.shape[:2]), found.reshape(rows.shape[:2])
 
 
 def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -168,7 +168,7 @@ def _embed(
 def _table(
     batch: pl.DataFrame,
     margins: NDArray[np.float64],
-    ranks: NDArray[np.int64],
+    found: NDArray[np.int64],
     features: NDArray[np.float32],
 ) -> pl.DataFrame:
     return batch.select(
@@ -177,7 +177,7 @@ def _table(
         "role",
         pl.Series("winner", [ACTIONS[best] for best in winners(margins)], dtype=pl.String),
         pl.Series("margins", margins.astype(np.float32), dtype=LABEL_SCHEMA["margins"]),
-        pl.Series("ranks", ranks.astype(np.int32), dtype=LABEL_SCHEMA["ranks"]),
+        pl.Series("ranks", found.astype(np.int32), dtype=LABEL_SCHEMA["ranks"]),
         pl.Series("features", features, dtype=LABEL_SCHEMA["features"]),
         embedding_column(embedding_rows(batch)),
     )

@@ -21,6 +21,8 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.measures.bootstrap import bootstrap_mean
+from skufp_pipeline.measures.metrics import calibration_error
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork, calibrated_gains
 from skufp_pipeline.policy.quality import FEATURES
@@ -179,15 +181,14 @@ def calibrate(
         expected = calibrated_gains(raw[mine], _gain_calibration(raw[other], gains[other], scale))
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
         realised[mine] = gains[mine, taken]
-    low, high = _interval_over_skus(realised, held.sku_ids, seed)
+    gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
     temperature = best_temperature(logits, held.winner)
-    calibration = replace(
-        _gain_calibration(raw, gains, scale), temperature=temperature, least_gain=least_gain, is_open=low > 0
-    )
+    fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
+    calibration = replace(fitted, temperature=temperature, least_gain=least_gain, is_open=is_open)
     figures = {
-        "gate_gain": float(realised.mean()),
-        "gate_gain_low": low,
-        "gate_gain_high": high,
+        "gate_gain": gain.mean,
+        "gate_gain_low": gain.low,
+        "gate_gain_high": gain.high,
         "calibration_error": calibration_error((logits / temperature).softmax(dim=1).numpy(), winner),
         "calibration_error_before": calibration_error(logits.softmax(dim=1).numpy(), winner),
     }
@@ -207,25 +208,6 @@ def best_temperature(logits: Tensor, winner: Tensor) -> float:
     """What the logits are divided by for the lowest negative log-likelihood (Guo et al., 2017)."""
     losses = [float(F.cross_entropy(logits / temperature, winner)) for temperature in _TEMPERATURES]
     return float(_TEMPERATURES[int(np.argmin(losses))])
-
-
-def calibration_error(probabilities: NDArray, winner: NDArray, bins: int = 10) -> float:
-    """Expected calibration error of the likeliest action, over bins of equal count."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == winner
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(winner)))
-    gaps = [abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts]
-    return float(sum(gaps) / len(winner))
-
-
-def _interval_over_skus(values: NDArray, sku_ids: NDArray[np.str_], seed: int) -> tuple[float, float]:
-    """The central 95% of the mean over resampled SKUs."""
-    _, owner = np.unique(sku_ids, return_inverse=True)
-    sums, sizes = np.bincount(owner, weights=values), np.bincount(owner)
-    drawn = np.random.default_rng(seed).integers(len(sizes), size=(_RESAMPLES, len(sizes)))
-    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _loss_of(row: dict[str, float]) -> float:

@@ -15,6 +15,7 @@ from skufp_pipeline.encoders.parity import Parity, compare
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.measures.ranks import right_items
 
 _FIRST = {DEVELOPMENT: 0, TRAIN: 1, GALLERY: 2}
 
@@ -57,8 +58,7 @@ def parity_photos(images: pl.DataFrame, count: int, max_views: int) -> ParityPho
     draw = pl.col("item_id").map_elements(lambda item: stable_hash(item, "parity"), return_dtype=pl.UInt64)
     order = pl.col("role").replace_strict(_FIRST, return_dtype=pl.Int8)
     views = gather_views(mine, max_views)
-    place = {sku_id: row for row, sku_id in enumerate(views.sku_ids)}
     mine = mine.filter(pl.col("sku_id").is_in(views.sku_ids))
     chosen = mine.with_columns(order.alias("order"), draw.alias("draw")).sort("order", "draw").head(count)
-    answers = np.array([place[sku_id] for sku_id in chosen["sku_id"]], dtype=np.int64)
+    answers = right_items(chosen["sku_id"], views.sku_ids)
     return ParityPhotos(chosen.drop("order", "draw"), embedding_rows(chosen), answers, mean_sku(views))

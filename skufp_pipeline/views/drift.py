@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from skufp_pipeline.measures.bootstrap import bootstrap_mean
 from skufp_pipeline.views.filters import Scores
 
 DRIFT_SCHEMA: dict[str, pl.DataType] = {
@@ -39,16 +40,11 @@ def drift_figures(table: pl.DataFrame, resamples: int = 1000, seed: int = 0) -> 
     """
     figures = {name: float(table[name].to_numpy().mean()) for name in list(DRIFT_SCHEMA)[2:]}
     for score in ("clip_cosine", "hsv_distance"):
-        change = table.select("sku_id", gain=pl.col(f"lora_{score}") - pl.col(f"frozen_{score}"))
-        by_sku = change.group_by("sku_id", maintain_order=True).agg(pl.sum("gain"), pl.len())
-        gain, count = by_sku["gain"].to_numpy(), by_sku["len"].to_numpy()
-        rng = np.random.default_rng(seed)
-        drawn = rng.integers(0, len(gain), (resamples, len(gain)))
-        means = gain[drawn].sum(axis=1) / count[drawn].sum(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
+        change = (table[f"lora_{score}"] - table[f"frozen_{score}"]).to_numpy().astype(np.float64)
+        gain = bootstrap_mean(change, table["sku_id"].to_numpy(), resamples, seed)
         figures |= {
-            f"{score}_gain": float(gain.sum() / count.sum()),
-            f"{score}_gain_low": float(low),
-            f"{score}_gain_high": float(high),
+            f"{score}_gain": gain.mean,
+            f"{score}_gain_low": gain.low,
+            f"{score}_gain_high": gain.high,
         }
     return figures

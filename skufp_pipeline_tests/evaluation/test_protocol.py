@@ -13,7 +13,8 @@ from skufp_pipeline.evaluation.protocol import (
     evaluation_queries,
 )
 from skufp_pipeline.measures.bootstrap import Difference, paired_bootstrap
-from skufp_pipeline.measures.metrics import METRICS, UNRANKED
+from skufp_pipeline.measures.metrics import METRICS
+from skufp_pipeline.measures.ranks import UNRANKED
 
 from .examples import DIRECTIONS, gallery, queries, query_table
 

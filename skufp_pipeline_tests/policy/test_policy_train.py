@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.measures.metrics import calibration_error
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import CONFIG_FILE, WEIGHTS_FILE, Policy, PolicyNetwork, load_policy
 from skufp_pipeline.policy.policy_train import (
     best_temperature,
     calibrate,
-    calibration_error,
     labelled,
     policy_loss,
     train_policy,

@@ -1,0 +1,149 @@
+"""Where the right item stands among all that are scored (paper, Appendix A, eq. 3).
+
+Ties are pessimistic: every other item that scores at least as high as the right one counts as
+before it, so a constant embedding scores about 0, not 1.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+# The rank of a query whose SKU is not in the gallery: the paper's r_q = infinity.
+UNRANKED = np.iinfo(np.int64).max
+
+
+def right_items(sku_ids: Iterable[str], gallery: Iterable[str]) -> np.ndarray:
+    """(Q,) int64: the place of each query's SKU in the gallery, -1 where the gallery does not hold it."""
+    place = {sku_id: row for row, sku_id in enumerate(gallery)}
+    return np.array([place.get(sku_id, -1) for sku_id in sku_ids], dtype=np.int64)
+
+
+def ranks(scores: np.ndarray, truth: np.ndarray, tolerance: np.ndarray | float = 0.0) -> np.ndarray:
+    """The rank of each query's right item: 1 + the number of other items that score >= it.
+
+    Args:
+        scores: (Q, S) similarities.
+        truth: (Q,) column of the right item, -1 where the gallery does not hold it.
+        tolerance: (Q,) by how much less than the right item an item still ties with it; 0 compares exactly.
+
+    Returns:
+        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
+
+    Raises:
+        ValueError: a score is NaN, or `truth` does not fit `scores`.
+    """
+    _check_truth(truth, len(scores), scores.shape[1])
+    if np.isnan(scores).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
+    found = np.flatnonzero(truth >= 0)
+    known = scores if len(found) == len(truth) else scores[found]
+    right = known[np.arange(len(found)), truth[found]] - tolerance
+    result = np.full(len(truth), UNRANKED, dtype=np.int64)
+    # The right item is itself among those that score at least as high: it is the "1 +".
+    result[found] = (known >= right[:, None]).sum(axis=1)
+    return result
+
+
+def ranks_of(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    truth: np.ndarray,
+    block: int = 256,
+    owner: np.ndarray | None = None,
+) -> np.ndarray:
+    """`ranks` of the dot products of embeddings, without holding the whole (Q, S) matrix.
+
+    BLAS rounds equal rows differently by where they stand in a matrix, in float64 too, so equal
+    rows would not tie. The products are therefore made in float64, and an item counts as scoring
+    at least as high as the right one unless it is below it by more than `_rounding`: the most by
+    which two equal products can differ (about 1e-13 for 512 unit dimensions). So the result does
+    not depend on `block`, the machine or the order of the gallery.
+
+    Args:
+        queries: (Q, D) embeddings.
+        gallery: (S, D) embeddings.
+        truth: (Q,) the right item, -1 where the gallery does not hold it.
+        block: queries scored at once.
+        owner: (S,) the item each gallery row belongs to, where items have several rows (the score
+            of an item is then its rows' maximum): 0, 1, 2, ... without gaps, non-decreasing.
+            None: each row is an item.
+
+    Returns:
+        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
+
+    Raises:
+        ValueError: a value is not finite, or shapes do not fit each other.
+    """
+    _check_embeddings(queries, gallery)
+    starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
+    _check_truth(truth, len(queries), len(starts))
+    gallery = gallery.astype(np.float64)
+    tolerance = _rounding(queries, gallery)
+    result = np.full(len(truth), UNRANKED, dtype=np.int64)
+    found = np.flatnonzero(truth >= 0)
+    for begin in range(0, len(found), block):
+        rows = found[begin : begin + block]
+        result[rows] = ranks(_item_scores(queries[rows], gallery, starts), truth[rows], tolerance[rows])
+    return result
+
+
+def best_items(
+    queries: np.ndarray, gallery: np.ndarray, count: int, block: int = 256, owner: np.ndarray | None = None
+) -> np.ndarray:
+    """The `count` items that score highest, in no order; all where there are no more.
+
+    Args:
+        queries, gallery, block, owner: as `ranks_of` takes them.
+
+    Returns:
+        (Q, count) int64 items.
+    """
+    _check_embeddings(queries, gallery)
+    starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
+    count = min(count, len(starts))
+    gallery = gallery.astype(np.float64)
+    found = np.empty((len(queries), count), dtype=np.int64)
+    for begin in range(0, len(queries), block):
+        scores = _item_scores(queries[begin : begin + block], gallery, starts)
+        found[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return found
+
+
+def _item_scores(queries: np.ndarray, gallery: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """(Q, items) float64 products, the maximum over the rows of an item that has several."""
+    products = queries.astype(np.float64) @ gallery.T
+    return products if len(starts) == len(gallery) else np.maximum.reduceat(products, starts, axis=1)
+
+
+def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """(Q,) bound on the difference of two float64 products of a query with equal gallery rows.
+
+    Each is within D * eps / 2 * |q| * |g| of the true value, in whatever order it is summed.
+    """
+    dimensions = queries.shape[1]
+    longest = np.linalg.norm(gallery, axis=1).max(initial=0.0)
+    lengths = np.linalg.norm(queries.astype(np.float64), axis=1)
+    return (dimensions + 2) * np.finfo(np.float64).eps * lengths * longest
+
+
+def _first_rows(owner: np.ndarray, rows: int) -> np.ndarray:
+    """The first gallery row of each item."""
+    steps = np.diff(owner, prepend=-1)
+    if len(owner) != rows or not np.isin(steps, (0, 1)).all() or (rows and steps[0] != 1):
+        raise ValueError(f"owner must count up 0, 0, 1, 2, ... over {rows} gallery rows")
+    return np.flatnonzero(steps)
+
+
+def _check_embeddings(queries: np.ndarray, gallery: np.ndarray) -> None:
+    if queries.shape[1] != gallery.shape[1]:
+        raise ValueError(f"queries have {queries.shape[1]} dimensions, the gallery {gallery.shape[1]}")
+    for name, values in (("queries", queries), ("gallery", gallery)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: {int((~np.isfinite(values)).sum())} values are not finite")
+
+
+def _check_truth(truth: np.ndarray, queries: int, items: int) -> None:
+    if len(truth) != queries:
+        raise ValueError(f"{len(truth)} right items for {queries} queries")
+    if len(truth) and not (truth.min() >= -1 and truth.max() < items):
+        raise ValueError(f"right items must be in -1 .. {items - 1}, found {truth.min()} .. {truth.max()}")
