@@ -103,9 +103,7 @@ def measure_latency(preset: Preset, store: ArtifactStore, photos: list[Path]) ->
         }
         samples["all"] = [sum(answer.milliseconds.values()) for answer in answers]
         found[use] = {
-            stage: {
-                key: round(value, 3) for key, value in statistics_ms(times).items() if key != "samples_ms"
-            }
+            stage: {key: round(value, 3) for key, value in statistics_ms(times).items()}
             for stage, times in samples.items()
         }
         found[use]["encoded_twice"] = len(samples.get("encode_again", [])) / len(answers)

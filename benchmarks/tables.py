@@ -9,14 +9,12 @@ queries and seeds, intervals over resampled SKUs and seeds; the latency of every
 search (`evaluation/latency.py`). In `--docs` only the section between this preset's markers is replaced.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import click
 import dagster as dg
@@ -32,7 +30,13 @@ from skufp_pipeline.evaluation.latency import processor_name
 from skufp_pipeline.evaluation.page import render_page
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
 from skufp_pipeline.evaluation.protocol import Evaluation
-from skufp_pipeline.evaluation.report import markdown_tables, report_json, settings_json, text_tables
+from skufp_pipeline.evaluation.report import (
+    GalleryLatency,
+    GallerySearch,
+    Report,
+    results,
+    source_results,
+)
 from skufp_pipeline.evaluation.retrieval import (
     ReportInputs,
     build_models,
@@ -40,7 +44,8 @@ from skufp_pipeline.evaluation.retrieval import (
     judge_sources,
     measure_galleries,
 )
-from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds, with_seeds
+from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds
+from skufp_pipeline.evaluation.tables import markdown_tables, text_tables
 from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
@@ -62,7 +67,7 @@ class Run:
     ours: Evaluation
     sources: dict[str, Evaluation]
     paper: Evaluation
-    latency: dict[str, Any]
+    latency: GalleryLatency
 
 
 def seed_presets(preset: Preset, count: int) -> list[Preset]:
@@ -144,35 +149,25 @@ def paper_fingerprints(
     return make_fingerprints(model, known, tables, settings, device)[0]
 
 
-def make_report(preset: Preset, runs: Sequence[Run]) -> tuple[dict[str, Any], Evaluation]:
+def make_report(preset: Preset, runs: Sequence[Run]) -> tuple[Report, Evaluation]:
     """One report of all seeds, in the form of `retrieval_report`'s, with a list of one value a seed beside
     every figure; and the evaluation its curves are drawn from.
     """
     settings = preset.evaluation
     draws = (preset.seed, settings.resamples)
-    mean = over_seeds([run.ours for run in runs], *draws)
-    extras: dict[str, Any] = {
-        "protocol": "leak-free",
-        "seeds": [run.seed for run in runs],
-        "gallery_latency": {
-            "batch": settings.batch,
-            "threads": torch.get_num_threads(),
-            "processor": processor_name(),
-        },
-        "text_sources": {},
-    }
-    report = report_json(preset.name, mean, {}, extras)
-    with_seeds(report["settings"], [run.ours for run in runs])
-    times = gallery_latency_over_seeds([run.latency for run in runs])
-    for setting, by_modality in report["settings"].items():
-        for modality, result in by_modality.items():
-            result["latency"] = times[setting][modality]
-    for source in runs[0].sources:
-        told = [run.sources[source] for run in runs]
-        results = with_seeds(settings_json(over_seeds(told, *draws)), told)
-        report["text_sources"][source] = {setting: results[setting]["text"] for setting in results}
-    leaky = [run.paper for run in runs]
-    report["paper_protocol"] = with_seeds(settings_json(over_seeds(leaky, *draws)), leaky)
+    ours, leaky = [run.ours for run in runs], [run.paper for run in runs]
+    mean, told = over_seeds(ours, *draws), [run.sources for run in runs]
+    sources = {source: over_seeds([run[source] for run in told], *draws) for source in told[0]}
+    report = Report(
+        preset=preset.name,
+        settings=results(mean, ours, gallery_latency_over_seeds([run.latency for run in runs])),
+        seeds=[run.seed for run in runs],
+        gallery_latency=GallerySearch(
+            batch=settings.batch, threads=torch.get_num_threads(), processor=processor_name()
+        ),
+        text_sources=source_results(sources, told),
+        paper_protocol=results(over_seeds(leaky, *draws), leaky),
+    )
     return report, mean
 
 
@@ -193,9 +188,9 @@ def replace_section(document: str, name: str, text: str) -> str:
     return before + section + after
 
 
-def section_text(preset: Preset, report: dict[str, Any], command: str) -> str:
+def section_text(preset: Preset, report: Report, command: str) -> str:
     """The section of a preset in the document: how it was made, then its tables."""
-    seeds = ", ".join(map(str, report["seeds"]))
+    seeds = ", ".join(map(str, report.seeds or []))
     return (
         f"## Tables of preset {preset.name}, training seeds {seeds}\n\n```\n{command}\n```\n\n"
         + markdown_tables(report)
@@ -226,11 +221,11 @@ def main(
         report, mean = _tables(preset, seeds, places)
         click.echo(text_tables(report))
         if json_path:
-            json_path.write_text(json.dumps(report, indent=1) + "\n")
+            report.write(json_path)
         if html_path:
             html_path.write_text(render_page(report, recall_curve(mean)))
         if docs_path:
-            command = f"python benchmarks/tables.py --preset {preset.name} --seeds {len(report['seeds'])}"
+            command = f"python benchmarks/tables.py --preset {preset.name} --seeds {len(report.seeds or [])}"
             document = docs_path.read_text() if docs_path.exists() else ""
             docs_path.write_text(
                 replace_section(document, preset.name, section_text(preset, report, command))
@@ -239,7 +234,7 @@ def main(
         raise click.ClickException(str(error)) from error
 
 
-def _tables(preset: Preset, seeds: int, roots: Sequence[str]) -> tuple[dict[str, Any], Evaluation]:
+def _tables(preset: Preset, seeds: int, roots: Sequence[str]) -> tuple[Report, Evaluation]:
     def say(line: str) -> None:
         click.echo(line, err=True)
 

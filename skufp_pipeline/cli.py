@@ -379,10 +379,11 @@ def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
 
 
 def _print_report(store: ArtifactStore, as_json: bool) -> None:
-    from skufp_pipeline.evaluation.report import text_tables
+    from skufp_pipeline.evaluation.report import REPORT_FILE, Report
+    from skufp_pipeline.evaluation.tables import text_tables
 
-    found = json.loads((store.read(REPORT).path / "report.json").read_text())
-    click.echo(json.dumps(found, indent=1) if as_json else text_tables(found))
+    found = Report.read(store.read(REPORT).path / REPORT_FILE)
+    click.echo(found.to_json() if as_json else text_tables(found))
 
 
 def _print_answer(answer: "Answer") -> None:

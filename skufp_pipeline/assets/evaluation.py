@@ -1,6 +1,5 @@
 """Group `evaluation`: the report that says how good it is, and whether each part helped."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +66,8 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 
 _MODULES = (
     "evaluation.retrieval", "evaluation.protocol", "measures.bootstrap", "measures.metrics", "measures.ranks",
-    "evaluation.report", "evaluation.page", "evaluation.figures", "evaluation.latency", "evaluation.labels",
-    "evaluation.paper", "evaluation.controls",
+    "evaluation.report", "evaluation.tables", "evaluation.page", "evaluation.figures", "evaluation.latency",
+    "evaluation.labels", "evaluation.paper", "evaluation.controls",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "fingerprint.make",
@@ -91,8 +90,10 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
 
         from skufp_pipeline.evaluation import retrieval
         from skufp_pipeline.evaluation.controls import judge_controls
+        from skufp_pipeline.evaluation.page import headline
         from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
-        from skufp_pipeline.evaluation.report import markdown_tables, settings_json, sources_json
+        from skufp_pipeline.evaluation.report import REPORT_FILE, Report, results, source_results
+        from skufp_pipeline.evaluation.tables import markdown_tables
         from skufp_pipeline.search.engine import QueryEngine
 
         store = artifacts.get()
@@ -110,11 +111,11 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             sources = retrieval.judge_sources(judged, inputs, *draws)
             teachers = paper_teachers(tables, preset.fingerprint.max_views)
             paper = judge_paper(paper_models(judged, teachers), *draws)
-            controls = {}
+            controls = None
             if parts.generated:
                 made = control_fingerprints(parts, tables, preset, models)
                 ours = next(model for model in judged if model.name == "fingerprint")
-                controls["view_controls"] = settings_json(judge_controls(ours, made, *draws))
+                controls = results(judge_controls(ours, made, *draws))
             context.log.info("all models judged; measuring latency")
             queries = retrieval.sample_evaluation_queries(tables.images, settings.latency_queries)
             photos = [
@@ -122,7 +123,7 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
                 for row in queries.iter_rows(named=True)
             ]
             texts = tables.texts.filter(pl.col("role") == "evaluation")["text"]
-            latency = retrieval.measure_latency(
+            latency, samples = retrieval.measure_latency(
                 engine,
                 photos,
                 texts.head(settings.latency_queries).to_list(),
@@ -132,29 +133,22 @@ def evaluation_assets(preset: Preset, others: dict[str, Step]) -> list[dg.Assets
             shown = queries.head(settings.grid_queries)
             grid = retrieval.grid_rows(shown, photos[: shown.height], engine, store.local_path)
             catalogue = pl.read_parquet(store.read(others["annotations"].key).path / "skipped_items.parquet")
-            report = retrieval.write_report(
-                directory,
-                preset.name,
-                evaluation,
-                {
-                    "protocol": "leak-free",
-                    "text_sources": sources_json(sources),
-                    "paper_protocol": settings_json(paper),
-                    **controls,
-                    "skipped_items": count_by(catalogue, "reason"),
-                    "query_encoder": parts.exported[0].summary
-                    if parts.exported
-                    else {"precision": "PyTorch"},
-                },
-                latency,
-                grid,
-                count_by(catalogue, "reason"),
-                {"inputs": recipe.inputs, "preset": preset.model_dump(mode="json")},
+            report = Report(
+                preset=preset.name,
+                settings=results(evaluation),
+                latency=latency,
+                text_sources=source_results(sources),
+                paper_protocol=results(paper),
+                view_controls=controls,
+                skipped_items=count_by(catalogue, "reason"),
+                query_encoder=parts.exported[0].summary if parts.exported else {"precision": "PyTorch"},
             )
-            return {"headline": _headline(report)}
+            provenance = {"inputs": recipe.inputs, "preset": preset.model_dump(mode="json")}
+            retrieval.write_report(directory, report, evaluation, samples, grid, provenance)
+            return {"headline": headline(report)}
 
         artifact = store.produce(step.key, recipe, build)
-        report = json.loads((artifact.path / "report.json").read_text())
+        report = Report.read(artifact.path / REPORT_FILE)
         figures = {
             name: picture((artifact.path / f"{name}.png").read_bytes())
             for name in ("recall", "latency", "grid")
@@ -256,9 +250,3 @@ def control_fingerprints(
         name: make_fingerprints(aggregator, known, control, settings, device)[0]
         for name, control in given.items()
     }
-
-
-def _headline(report: dict[str, Any]) -> str:
-    from skufp_pipeline.evaluation.page import headline
-
-    return headline(report)

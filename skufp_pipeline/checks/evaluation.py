@@ -1,12 +1,11 @@
 """Checks of what was learnt and published: no leak, the fingerprint helps, a search is quick."""
 
-import json
-
 import dagster as dg
 import polars as pl
 
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.datasets.table import EVALUATION, item_id
+from skufp_pipeline.evaluation.report import REPORT_FILE, Gain, Report
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step
@@ -62,9 +61,7 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
         **resources,
     )
     def encoder_recall_in_range(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        recall = _report(artifacts.get(), steps)["settings"]["seen+zero"]["image"]["models"]["mean_sku"][
-            "recall@1"
-        ]
+        recall = _report(artifacts.get(), steps).settings["seen+zero"]["image"].models["mean_sku"]["recall@1"]
         low, high = thresholds.encoder_recall_low, thresholds.encoder_recall_high
         return dg.AssetCheckResult(
             passed=(low is None or recall >= low) and (high is None or recall <= high),
@@ -77,17 +74,16 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
         **resources,
     )
     def fingerprint_beats_mean_sku(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        settings = _report(artifacts.get(), steps)["settings"]
+        settings = _report(artifacts.get(), steps).settings
         gain = {
-            name: settings[name]["image"]["differences"]["fingerprint-mean_sku"]["recall@1"]
+            name: settings[name]["image"].differences["fingerprint-mean_sku"]["recall@1"]
             for name in ("seen", "zero")
         }
         seen, zero = thresholds.fingerprint_gain_seen, thresholds.fingerprint_gain_zero_low
         return dg.AssetCheckResult(
-            passed=(seen is None or gain["seen"]["delta"] >= seen)
-            and (zero is None or gain["zero"]["low"] > zero),
+            passed=(seen is None or gain["seen"].delta >= seen) and (zero is None or gain["zero"].low > zero),
             metadata={
-                "gain": dg.MetadataValue.json(gain),
+                "gain": _gains(gain),
                 "least_seen": str(seen),
                 "least_zero_low": str(zero),
             },
@@ -99,7 +95,9 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
         **resources,
     )
     def search_latency_within_budget(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        p95 = _report(artifacts.get(), steps)["latency"]["stages"]["search"]["p95_ms"]
+        latency = _report(artifacts.get(), steps).latency
+        assert latency is not None
+        p95 = latency.stages["search"].p95_ms
         return dg.AssetCheckResult(
             passed=p95 <= thresholds.search_p95_ms,
             metadata={"search_p95_ms": p95, "budget_ms": thresholds.search_p95_ms},
@@ -112,11 +110,13 @@ def evaluation_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetCh
         **resources,
     )
     def generated_views_do_no_harm(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        controls = _report(artifacts.get(), steps)["view_controls"]["seen+zero"]["image"]
-        gains = {name: figures["recall@1"] for name, figures in controls["differences"].items()}
+        controls = _report(artifacts.get(), steps).view_controls
+        assert controls is not None
+        differences = controls["seen+zero"]["image"].differences
+        gains = {name: of_metric["recall@1"] for name, of_metric in differences.items()}
         return dg.AssetCheckResult(
-            passed=all(gain["high"] >= 0 for gain in gains.values()),
-            metadata={"gain": dg.MetadataValue.json(gains)},
+            passed=all(gain.high >= 0 for gain in gains.values()),
+            metadata={"gain": _gains(gains)},
         )
 
     return [
@@ -144,6 +144,9 @@ def _evaluation_ids(store: ArtifactStore, steps: dict[str, Step], shards: int) -
     return ids
 
 
-def _report(store: ArtifactStore, steps: dict[str, Step]) -> dict:
-    report: dict = json.loads((store.read(steps["retrieval_report"].key).path / "report.json").read_text())
-    return report
+def _report(store: ArtifactStore, steps: dict[str, Step]) -> Report:
+    return Report.read(store.read(steps["retrieval_report"].key).path / REPORT_FILE)
+
+
+def _gains(gains: dict[str, Gain]) -> dg.JsonMetadataValue:
+    return dg.MetadataValue.json({name: gain.model_dump(exclude_none=True) for name, gain in gains.items()})

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
-from skufp_pipeline.evaluation.report import SETTING_LABELS
+from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.measures.metrics import recall_at_k
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), and a line style each.
@@ -115,17 +115,17 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     return _png(figure)
 
 
-def latency_histogram(stages: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The spread of each stage's time; `stages` as `latency.measure` returns them, with samples."""
+def latency_histogram(stages: Mapping[str, Sequence[float]]) -> bytes:
+    """The spread of each stage's time, from the milliseconds of every query."""
     figure = _figure(width=7.0, height=1.1 * max(len(stages), 1) + 0.6)
-    for i, (stage, values) in enumerate(stages.items()):
+    for i, (stage, samples) in enumerate(stages.items()):
         axes = figure.add_subplot(len(stages), 1, i + 1)
-        samples, p95 = np.asarray(values["samples_ms"]), values["p95_ms"]
+        p50, p95 = np.quantile(samples, [0.5, 0.95])
         # The few slowest calls would squeeze the rest into one bar; they are counted in the last.
         edge = max(float(np.quantile(samples, 0.99)), p95 * 1.02)
         axes.hist(np.minimum(samples, edge), bins=80, range=(0, edge), color=COLOURS[0])
         axes.axvline(p95, color=COLOURS[1], linewidth=1.2)
-        axes.set_title(f"{stage}: p50 {values['p50_ms']:.3g} ms, p95 {p95:.3g} ms", fontsize=9, loc="left")
+        axes.set_title(f"{stage}: p50 {p50:.3g} ms, p95 {p95:.3g} ms", fontsize=9, loc="left")
         axes.set_yticks([])
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right", "left"]].set_visible(False)

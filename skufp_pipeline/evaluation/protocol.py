@@ -5,7 +5,7 @@ Only evaluation queries are scored, against one gallery per setting: `seen` (tra
 answer the same queries over the same SKUs, so that their differences are paired.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -237,19 +237,50 @@ def _evaluate_setting(
         name: per_query_metrics(ranks[name]) | _precisions(queries[name], galleries[name], labels)
         for name in queries
     }
-    scores, drawn = _scores(ranks, per_query, np.array(sku_ids), seed, resamples)
-    return SettingResult(
-        query_ids=query_ids,
-        sku_ids=sku_ids,
-        gallery=len(gallery_skus),
-        missing=[query for query, sku in zip(query_ids, sku_ids, strict=True) if sku not in known],
-        models=scores,
-        differences={
-            f"{a}-{b}": _differences(scores[a], scores[b], drawn[a] - drawn[b])
-            for a, b in differences
-            if a in scores and b in scores
-        },
-    )
+    cells = [(name, metric) for name, values in per_query.items() for metric in values]
+    columns = np.stack([per_query[name][metric] for name, metric in cells], axis=1)
+    means = resampled_means(columns, np.array(sku_ids), resamples, seed)
+    scores, compared = summarize(ranks, per_query, dict(zip(cells, means.T, strict=True)), differences)
+    missing = [query for query, sku in zip(query_ids, sku_ids, strict=True) if sku not in known]
+    return SettingResult(query_ids, sku_ids, len(gallery_skus), missing, scores, compared)
+
+
+def summarize(
+    ranks: Mapping[str, np.ndarray],
+    per_query: Mapping[str, dict[str, np.ndarray]],
+    drawn: Mapping[tuple[str, str], np.ndarray],
+    differences: Iterable[tuple[str, str]],
+) -> tuple[dict[str, ModelScores], dict[str, dict[str, Difference]]]:
+    """Scores by model, and those of the differences that both models are there for.
+
+    Args:
+        ranks, per_query: by model.
+        drawn: by model and metric, the mean in each resample; the same resamples for all, so that
+            differences are paired.
+    """
+    scores = {
+        name: ModelScores(
+            ranks[name],
+            values,
+            {
+                metric: Interval(float(column.mean()), *percentile_interval(drawn[name, metric]))
+                for metric, column in values.items()
+            },
+        )
+        for name, values in per_query.items()
+    }
+    compared = {
+        f"{a}-{b}": {
+            metric: Difference(
+                float((column - per_query[b][metric]).mean()),
+                *percentile_interval(drawn[a, metric] - drawn[b, metric]),
+            )
+            for metric, column in per_query[a].items()
+        }
+        for a, b in differences
+        if a in per_query and b in per_query
+    }
+    return scores, compared
 
 
 def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
@@ -280,40 +311,6 @@ def _with_biases(asked: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tu
     order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
     ones = np.ones(len(asked), asked.dtype)
     return np.column_stack([asked, ones]), np.column_stack([vectors, gallery.biases[order]])
-
-
-def _scores(
-    ranks: Mapping[str, np.ndarray],
-    per_query: Mapping[str, dict[str, np.ndarray]],
-    sku_ids: np.ndarray,
-    seed: int,
-    resamples: int,
-) -> tuple[dict[str, ModelScores], dict[str, np.ndarray]]:
-    """Each model's scores, and its (resamples, metrics) means, all from the same resamples of SKUs."""
-    columns = np.stack([column for values in per_query.values() for column in values.values()], axis=1)
-    means = resampled_means(columns, sku_ids, resamples, seed)
-    drawn = dict(zip(ranks, np.split(means, len(ranks), axis=1), strict=True))
-    scores = {
-        name: ModelScores(
-            ranks=ranks[name],
-            per_query=values,
-            intervals={
-                metric: Interval(float(values[metric].mean()), *percentile_interval(drawn[name][:, i]))
-                for i, metric in enumerate(values)
-            },
-        )
-        for name, values in per_query.items()
-    }
-    return scores, drawn
-
-
-def _differences(a: ModelScores, b: ModelScores, drawn: np.ndarray) -> dict[str, Difference]:
-    return {
-        metric: Difference(
-            float((a.per_query[metric] - b.per_query[metric]).mean()), *percentile_interval(drawn[:, i])
-        )
-        for i, metric in enumerate(a.per_query)
-    }
 
 
 def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:

@@ -1,56 +1,25 @@
-"""The retrieval report as data (JSON, long table) and as text: the paper's Tables 1 and 2.
+"""The retrieval report as typed data: what `report.json` holds, written and read here alone.
 
-The JSON is the contract; every other form, the HTML page included, is made from it.
+The JSON is the contract: the long table, the text tables and the page are made from it. A part that was not
+measured is left out of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Self
 
 import polars as pl
+from pydantic import AfterValidator, ValidationError
 
-from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, precision_name
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
+from skufp_pipeline.settings import Settings
 
-SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
-METRIC_LABELS = {
-    "recall@1": "R@1",
-    "recall@5": "R@5",
-    "recall@10": "R@10",
-    "recall@20": "R@20",
-    "mrr": "MRR",
-    "ndcg@10": "NDCG@10",
-}
-# Of precision at 10, what Table 2 shows; the table of sources shows each label.
-PRECISIONS = {
-    precision_name("category"): "P@10 category",
-    precision_name(ALL_ATTRIBUTES): "P@10 attributes",
-}
-TITLES = {"image": "Table 1: Image-to-SKU retrieval", "text": "Table 2: Text-to-SKU retrieval"}
-SOURCES_TITLE = "Text-to-SKU retrieval by what the words are made of"
-SOURCES_NOTE = (
-    "Category to Attributes: the share of the first ten SKUs that are of the query's category, of the main "
-    "colour, pattern and lightness of its photo, and of these three at once."
-)
-SOURCE_METRICS = ("recall@1", "recall@10", "mrr")
-SOURCE_METHODS = ("mean_sku", "fingerprint")  # the JSON has all
-# All six are in the JSON; a terminal has room for the intervals of three.
-DIFFERENCE_METRICS = ("recall@1", "recall@10", "mrr")
-DIFFERENCE_NOTE = "95% bootstrap intervals over SKUs; * the interval leaves out 0."
-ABSENT = "-"
-NAMED_SKUS = 5  # in a sentence; the JSON names all
-NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage")
-SOURCE_HEADER = ["Method", "Setting", "Source", "Queries", *(METRIC_LABELS[m] for m in SOURCE_METRICS)]
-SOURCE_HEADER += [label.capitalize() for label in (*LABELS, ALL_ATTRIBUTES)]
-DIFFERENCE_HEADER = ["Difference", "Setting", *(METRIC_LABELS[m] for m in DIFFERENCE_METRICS)]
-LATENCY_HEADER = ["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"]
+REPORT_FILE = "report.json"
 
-PAPER_TITLE = "The paper's protocol, {modality} queries: teachers chosen by the queries that are scored"
-PAPER_NOTE = (
-    "Not comparable with any other table: it leaks. A difference is what the leak adds to the model of that "
-    "name under our protocol."
-)
-
-REPORT_SCHEMA: dict[str, pl.DataType] = {
+FRAME_SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),  # leak-free | paper
     "setting": pl.String(),
     "modality": pl.String(),
@@ -65,369 +34,243 @@ REPORT_SCHEMA: dict[str, pl.DataType] = {
 }
 
 
-def report_json(
-    preset: str, evaluation: Evaluation, latency: Mapping[str, Any], extras: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The report as plain data, ready for `json.dump`.
+class Times(Settings):
+    """Milliseconds per query, asked one at a time or `batch` at once."""
+
+    batch: int | None = None
+    p50_ms: float
+    p95_ms: float
+    mean_ms: float
+
+
+class GalleryTimes(Times):
+    """One model's search; over several trainings the means, and under `seeds` the times of each."""
+
+    batched: Times
+    seeds: "list[GalleryTimes] | None" = None
+
+
+# By setting, modality and model.
+GalleryLatency = dict[str, dict[str, dict[str, GalleryTimes]]]
+
+
+class Machine(Settings):
+    """What was timed on."""
+
+    threads: int
+    processor: str
+
+
+class Latency(Machine):
+    """How long each stage of the query path takes."""
+
+    stages: dict[str, Times]
+    search_batched: Times | None = None
+
+
+class GallerySearch(Machine):
+    """What the searches under `Result.latency` were timed on, and how many queries `batched` asks at once."""
+
+    batch: int
+
+
+class Missing(Settings):
+    """Queries whose SKU is not in the gallery, and those SKUs."""
+
+    queries: int
+    sku_ids: list[str]
+
+
+class Gain(Settings):
+    """A paired difference of two models with its 95% interval; under `seeds` that of each training."""
+
+    delta: float
+    low: float
+    high: float
+    seeds: list[float] | None = None
+
+
+class Result(Settings):
+    """One setting and modality: how every model did on the same queries.
+
+    Attributes:
+        queries, gallery: how many queries were asked of how many SKUs.
+        models, intervals: by model and metric, the mean and its 95% interval.
+        differences: by "a-b" and metric.
+        seeds: by model and metric, the mean of each training, where there are several.
+        latency: by model, where it was timed.
+    """
+
+    queries: int
+    gallery: int
+    missing: Missing
+    models: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    differences: dict[str, dict[str, Gain]]
+    seeds: dict[str, dict[str, list[float]]] | None = None
+    latency: dict[str, GalleryTimes] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        found: SettingResult,
+        runs: Sequence[SettingResult] = (),
+        latency: dict[str, GalleryTimes] | None = None,
+    ) -> Self:
+        """The figures of `found`; `runs` are the trainings it is the mean of, where there are several."""
+        missing = set(found.missing)
+        of_missing = {s for q, s in zip(found.query_ids, found.sku_ids, strict=True) if q in missing}
+        means = {name: scores.intervals for name, scores in found.models.items()}
+        seeds = {
+            name: {metric: [run.models[name].intervals[metric].mean for run in runs] for metric in of_model}
+            for name, of_model in means.items()
+        }
+        differences = {
+            pair: {
+                metric: Gain(
+                    **asdict(difference), seeds=[run.differences[pair][metric].delta for run in runs] or None
+                )
+                for metric, difference in of_pair.items()
+            }
+            for pair, of_pair in found.differences.items()
+        }
+        return cls(
+            queries=len(found.query_ids),
+            gallery=found.gallery,
+            missing=Missing(queries=len(found.missing), sku_ids=sorted(of_missing)),
+            models={name: {m: i.mean for m, i in of_model.items()} for name, of_model in means.items()},
+            intervals={
+                name: {m: (i.low, i.high) for m, i in of_model.items()} for name, of_model in means.items()
+            },
+            differences=differences,
+            seeds=seeds if runs else None,
+            latency=latency,
+        )
+
+
+def _complete(results: dict[str, dict[str, Result]]) -> dict[str, dict[str, Result]]:
+    if tuple(results) != SETTINGS or any(tuple(found) != MODALITIES for found in results.values()):
+        raise ValueError(f"expected the settings {', '.join(SETTINGS)}, with {' and '.join(MODALITIES)} each")
+    return results
+
+
+# By setting, then modality; all are there, one without queries with no models.
+Results = Annotated[dict[str, dict[str, Result]], AfterValidator(_complete)]
+
+
+def results(
+    evaluation: Evaluation,
+    runs: Sequence[Evaluation] = (),
+    latency: GalleryLatency | None = None,
+) -> Results:
+    """An evaluation as the report holds it.
 
     Args:
-        preset: its name.
-        evaluation: what `protocol.evaluate` returned.
-        latency: what `latency.latency_summary` returned, or empty.
-        extras: more top-level keys (provenance, skipped counts, protocol, ...).
-
-    Raises:
-        ValueError: `extras` holds a key of the report itself.
+        runs: of each training that `evaluation` is the mean of, where there are several.
+        latency: of each model's search, where it was timed.
     """
-    report: dict[str, Any] = {
-        "preset": preset,
-        "settings": settings_json(evaluation),
-        "latency": dict(latency),
-    }
-    if taken := sorted(set(report) & set(extras)):
-        raise ValueError(f"extras may not replace the report's own keys {taken}")
-    return {**report, **extras}
-
-
-def report_frame(report: Mapping[str, Any]) -> pl.DataFrame:
-    """The report in long form, columns of `REPORT_SCHEMA`, one row per figure."""
-    results = {
-        (report.get("protocol", "leak-free"), setting, modality, None): result
-        for setting, by_modality in report["settings"].items()
-        for modality, result in by_modality.items()
-    }
-    results |= {
-        ("paper", setting, modality, None): result
-        for setting, by_modality in report.get("paper_protocol", {}).items()
-        for modality, result in by_modality.items()
-    }
-    results |= {
-        ("leak-free", setting, "text", source): result
-        for source, by_setting in report.get("text_sources", {}).items()
-        for setting, result in by_setting.items()
-    }
-    rows = []
-    for key, result in results.items():
-        size = (result["queries"], result["gallery"])
-        for model, values in result["models"].items():
-            for metric, value in values.items():
-                low, high = result["intervals"][model][metric]
-                rows.append((*key, model, metric, value, low, high, *size))
-        for pair, by_metric in result["differences"].items():
-            for metric, d in by_metric.items():
-                rows.append((*key, pair, metric, d["delta"], d["low"], d["high"], *size))
-    return pl.DataFrame(rows, schema=REPORT_SCHEMA, orient="row")
-
-
-def settings_json(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation as the report's entry `settings`, or `paper_protocol`, holds it."""
     return {
-        setting: {modality: _setting_json(result) for modality, result in by_modality.items()}
+        setting: {
+            modality: Result.of(
+                found,
+                [run.settings[setting][modality] for run in runs],
+                latency[setting][modality] if latency else None,
+            )
+            for modality, found in by_modality.items()
+        }
         for setting, by_modality in evaluation.settings.items()
     }
 
 
-def sources_json(sources: Mapping[str, Evaluation]) -> dict[str, Any]:
-    """The report's entry `text_sources`: text results by source and setting.
-
-    Args:
-        sources: what `retrieval.judge_sources` returned.
-    """
+def source_results(
+    sources: Mapping[str, Evaluation], runs: Sequence[Mapping[str, Evaluation]] = ()
+) -> dict[str, dict[str, Result]]:
+    """Text results by source of the words and setting; `runs` as in `results`."""
     return {
         source: {
-            setting: _setting_json(by_modality["text"])
-            for setting, by_modality in evaluation.settings.items()
+            setting: by_modality["text"]
+            for setting, by_modality in results(evaluation, [run[source] for run in runs]).items()
         }
         for source, evaluation in sources.items()
     }
 
 
-def result_header(report: Mapping[str, Any], modality: str) -> list[str]:
-    """The heads of `result_rows`."""
-    times = []
-    if _has_latency(report):
-        batch = report["gallery_latency"]["batch"]
-        times = ["p95 (ms)", "Mean (ms)", f"p95 of {batch}", f"Mean of {batch}"]
-    return ["Method", "Setting", "Queries", *_shown_metrics(report, modality).values(), *times]
+class Report(Settings):
+    """The report of a preset.
 
-
-def result_rows(report: Mapping[str, Any], modality: str) -> list[list[str]]:
-    """The body of Table 1 or 2: method, setting, queries, then what `result_header` names, as text.
-
-    A model that does not know the modality stands with dashes, as Baseline 1 in the paper's Table 2.
+    Attributes:
+        preset: its name.
+        seeds: the trainings that figures are means over, where there are several.
+        gallery_latency: what each row's search was timed on, where it was.
+        text_sources: text results by source of the words and setting.
+        paper_protocol: the paper's models, teachers chosen by the scored queries.
+        view_controls: the fingerprint with generated views, without them and with copies.
+        skipped_items: how many items were left out of the catalogue, by reason.
+        query_encoder: what encodes a query's photo and how near it is to PyTorch.
     """
-    rows = []
-    metrics = _shown_metrics(report, modality)
-    for setting in SETTINGS:
-        result = report["settings"][setting][modality]
-        by_modality = report["settings"][setting].values()
-        methods = list(dict.fromkeys(name for r in by_modality for name in r["models"])) or ["(no queries)"]
-        for name in methods:
-            values = result["models"].get(name)
-            figures = [
-                _figure(report, result, name, m) if values and m in values else ABSENT for m in metrics
-            ]
-            times = _row_times(result, name) if _has_latency(report) else []
-            rows.append([name, SETTING_LABELS[setting], str(result["queries"]), *figures, *times])
-    return rows
+
+    preset: str
+    settings: Results
+    latency: Latency | None = None
+    protocol: str = "leak-free"
+    seeds: list[int] | None = None
+    gallery_latency: GallerySearch | None = None
+    text_sources: dict[str, dict[str, Result]] = {}
+    paper_protocol: Results | None = None
+    view_controls: Results | None = None
+    skipped_items: dict[str, int] | None = None
+    query_encoder: dict[str, str | int | float] | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The report of a file.
+
+        Raises:
+            UserError: it can't be read, or is no report of this version.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise UserError(f"{path} can't be read ({error}); materialize retrieval_report again") from error
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "the file"
+            raise UserError(
+                f"{path} is no retrieval report of this version ({where}: {problem['msg']}); materialize "
+                "retrieval_report again"
+            ) from error
+
+    def to_json(self) -> str:
+        """What `report.json` holds."""
+        return json.dumps(self.model_dump(exclude_none=True), indent=1)
+
+    def write(self, path: Path) -> None:
+        """Writes the file that `read` reads."""
+        path.write_text(self.to_json() + "\n")
+
+    def frame(self) -> pl.DataFrame:
+        """The figures in long form, columns of `FRAME_SCHEMA`."""
+        rows: list[tuple[str | float | None, ...]] = []
+        for protocol, results in ((self.protocol, self.settings), ("paper", self.paper_protocol or {})):
+            for setting, by_modality in results.items():
+                for modality, result in by_modality.items():
+                    rows += _rows(result, protocol, setting, modality, None)
+        for source, by_setting in self.text_sources.items():
+            for setting, result in by_setting.items():
+                rows += _rows(result, "leak-free", setting, "text", source)
+        return pl.DataFrame(rows, schema=FRAME_SCHEMA, orient="row")
 
 
-def _figure(report: Mapping[str, Any], result: Mapping[str, Any], model: str, metric: str) -> str:
-    """A mean; over several seeds with half the width of its interval."""
-    mean = f"{result['models'][model][metric]:.3f}"
-    if not report.get("seeds"):
-        return mean
-    low, high = result["intervals"][model][metric]
-    return f"{mean} ± {(high - low) / 2:.3f}"
-
-
-def _has_latency(report: Mapping[str, Any]) -> bool:
-    return "gallery_latency" in report
-
-
-def _row_times(result: Mapping[str, Any], model: str) -> list[str]:
-    found = result["latency"].get(model)
-    if found is None:
-        return [ABSENT] * 4
-    return [f"{entry[key]:.3f}" for entry in (found, found["batched"]) for key in ("p95_ms", "mean_ms")]
-
-
-def gallery_latency_note(report: Mapping[str, Any]) -> str:
-    """What the latency of a row is and what it was measured on; empty where rows have none."""
-    if not _has_latency(report):
-        return ""
-    found = report["gallery_latency"]
-    return (
-        f"Latency: from a query embedding to the ten best SKUs, the same exact float32 search for every row, "
-        f"one query at a time and, per query, {found['batch']} at once ({found['processor']}, threads: "
-        f"{found['threads']})."
-    )
-
-
-def seeds_note(report: Mapping[str, Any]) -> str:
-    """Over which seeds figures are means; empty for one training."""
-    seeds = report.get("seeds", [])
-    named = ", ".join(map(str, seeds))
-    return (
-        f"Means over the training seeds {named}; ± is half the 95% interval over seeds and SKUs."
-        if seeds
-        else ""
-    )
-
-
-def difference_note(report: Mapping[str, Any]) -> str:
-    """What the intervals of differences are."""
-    return (
-        DIFFERENCE_NOTE.replace("over SKUs", "over seeds and SKUs")
-        if report.get("seeds")
-        else DIFFERENCE_NOTE
-    )
-
-
-def _shown_metrics(report: Mapping[str, Any], modality: str) -> dict[str, str]:
-    """Metrics of a table and their labels: `METRICS`, and precision at 10 where it was measured."""
-    results = [by_modality[modality] for by_modality in report["settings"].values()]
-    known = {metric for result in results for values in result["models"].values() for metric in values}
-    return METRIC_LABELS | {metric: label for metric, label in PRECISIONS.items() if metric in known}
-
-
-def source_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """The body of the table of sources, under `SOURCE_HEADER`; empty where there is one source at most."""
-    sources = report.get("text_sources", {})
-    metrics = (*SOURCE_METRICS, *map(precision_name, (*LABELS, ALL_ATTRIBUTES)))
-    rows = []
-    for setting in SETTINGS:
-        for method in SOURCE_METHODS:
-            for source, by_setting in sources.items():
-                result = by_setting[setting]
-                if method not in result["models"]:
-                    continue
-                values = result["models"][method]
-                figures = [f"{values[m]:.3f}" if m in values else ABSENT for m in metrics]
-                rows.append([method, SETTING_LABELS[setting], source, str(result["queries"]), *figures])
-    return rows
-
-
-def source_note(report: Mapping[str, Any]) -> str:
-    """How many times as often attribute prompts find their SKU first as metadata prompts do."""
-    sources = report.get("text_sources", {})
-    parts = []
-    for setting in SETTINGS:
-        first = {
-            source: by_setting[setting]["models"].get("fingerprint", {}).get("recall@1")
-            for source, by_setting in sources.items()
-        }
-        if first.get("metadata") and first.get("attributes") is not None:
-            times = first["attributes"] / first["metadata"]
-            parts.append(f"{times:.1f} times ({SETTING_LABELS[setting]})")
-    return (
-        f"R@1 of the fingerprint by attribute prompts over metadata prompts: {', '.join(parts)}."
-        if parts
-        else ""
-    )
-
-
-def difference_rows(
-    report: Mapping[str, Any], modality: str, metrics: Sequence[str] = DIFFERENCE_METRICS
-) -> list[list[str]]:
-    """One row per setting and difference: "a - b", setting, then delta [low, high] per metric."""
-    return [
-        [pair.replace("-", " - "), SETTING_LABELS[setting], *(_interval(by_metric[m]) for m in metrics)]
-        for setting in SETTINGS
-        for pair, by_metric in report["settings"][setting][modality]["differences"].items()
+def _rows(result: Result, *key: str | None) -> list[tuple[str | float | None, ...]]:
+    """A row of `FRAME_SCHEMA` for every mean and every difference, after its key."""
+    size = (result.queries, result.gallery)
+    means = [
+        (*key, model, metric, value, *result.intervals[model][metric], *size)
+        for model, values in result.models.items()
+        for metric, value in values.items()
     ]
-
-
-def latency_rows(latency: Mapping[str, Any]) -> list[list[str]]:
-    """One row per stage: its name, p50, p95 and mean in ms per query."""
-    stages = dict(latency.get("stages", {}))
-    if batched := latency.get("search_batched"):
-        stages[f"search, {batched['batch']} at once"] = batched
-    keys = ("p50_ms", "p95_ms", "mean_ms")
-    return [[name, *(f"{stage[key]:.3f}" for key in keys)] for name, stage in stages.items()]
-
-
-def missing_note(report: Mapping[str, Any], modality: str) -> str:
-    """A sentence on queries whose SKU is not in the gallery; empty where there are none."""
-    parts = []
-    for setting in SETTINGS:
-        result = report["settings"][setting][modality]
-        if count := result["missing"]["queries"]:
-            skus = result["missing"]["sku_ids"]
-            named = ", ".join(skus[:NAMED_SKUS]) + (", ..." if len(skus) > NAMED_SKUS else "")
-            parts.append(f"{count} of {result['queries']} {SETTING_LABELS[setting]} queries ({named})")
-    return f"Scored 0 because their SKU is not in the gallery: {'; '.join(parts)}." if parts else ""
-
-
-def text_tables(report: Mapping[str, Any]) -> str:
-    """The tables for a terminal."""
-    return "\n\n".join(_sections(report, _text_table)) + "\n"
-
-
-def markdown_tables(report: Mapping[str, Any]) -> str:
-    """The tables for a README or a pull request."""
-    return "\n\n".join(_sections(report, _markdown_table)) + "\n"
-
-
-def title(report: Mapping[str, Any], modality: str) -> str:
-    """The caption of a table; a protocol other than the leak-free one is named."""
-    protocol = report.get("protocol", "leak-free")
-    return f"{TITLES[modality]} (preset {report['preset']}, {protocol} protocol)"
-
-
-def query_encoder_note(report: Mapping[str, Any]) -> str:
-    """A sentence on what encodes a query's photo, and how near it is to PyTorch; empty for PyTorch itself."""
-    found = report.get("query_encoder", {})
-    precision = found.get("precision")
-    if f"{precision}_photos" not in found:
-        return ""
-    photos, cosine, before, after = (
-        found[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
-    )
-    return (
-        f"A query's photo is encoded by ONNX Runtime in {precision}. On {photos} photos of training SKUs its "
-        f"cosine with PyTorch is at least {cosine:.5f}, and R@1 is {after:.3f} (PyTorch {before:.3f})."
-    )
-
-
-def _sections(report: Mapping[str, Any], table: Callable[[list[str], list[list[str]]], str]) -> list[str]:
-    sections = []
-    for modality in MODALITIES:
-        sections += [
-            title(report, modality),
-            table(result_header(report, modality), result_rows(report, modality)),
-        ]
-        notes = (missing_note(report, modality), seeds_note(report), gallery_latency_note(report))
-        sections += [note for note in notes if note]
-        if rows := difference_rows(report, modality):
-            sections += [table(DIFFERENCE_HEADER, rows), difference_note(report)]
-    sections += _paper_sections(report, table)
-    if rows := source_rows(report):
-        sections += [SOURCES_TITLE, table(SOURCE_HEADER, rows), SOURCES_NOTE]
-        sections += [note for note in (source_note(report),) if note]
-    if rows := latency_rows(report["latency"]):
-        sections += [latency_title(report["latency"]), table(LATENCY_HEADER, rows)]
-    if note := query_encoder_note(report):
-        sections.append(note)
-    return sections
-
-
-def paper_report(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The paper's protocol in the form of a report, for the rows of its tables; None where it was not run."""
-    settings = report.get("paper_protocol")
-    return {"settings": settings, "seeds": report.get("seeds", [])} if settings else None
-
-
-def _paper_sections(
-    report: Mapping[str, Any], table: Callable[[list[str], list[list[str]]], str]
-) -> list[str]:
-    found = paper_report(report)
-    if found is None:
-        return []
-    sections = []
-    for modality in MODALITIES:
-        sections += [
-            PAPER_TITLE.format(modality=modality),
-            table(result_header(found, modality), result_rows(found, modality)),
-            table(DIFFERENCE_HEADER, difference_rows(found, modality)),
-        ]
-    return [*sections, PAPER_NOTE]
-
-
-def latency_title(latency: Mapping[str, Any]) -> str:
-    """What the latencies were measured on."""
-    threads = latency["threads"]
-    return f"Latency per query ({latency['processor']}, {threads} thread{'s' if threads != 1 else ''})"
-
-
-def _text_table(header: list[str], rows: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    left = _names(header)  # names to the left, figures to the right
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *rows]
+    return means + [
+        (*key, pair, metric, gain.delta, gain.low, gain.high, *size)
+        for pair, gains in result.differences.items()
+        for metric, gain in gains.items()
     ]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-
-
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [header, *rows]]
-    left = _names(header)
-    rule = "| " + " | ".join("---" if i < left else "---:" for i in range(len(header))) + " |"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def _names(header: list[str]) -> int:
-    """How many columns are names; they come first."""
-    return sum(name in NAME_COLUMNS for name in header)
-
-
-def _interval(difference: Mapping[str, float]) -> str:
-    delta, low, high = (difference[key] for key in ("delta", "low", "high"))
-    mark = "*" if low > 0 or high < 0 else " "
-    return f"{delta:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
-
-
-def _setting_json(result: SettingResult) -> dict[str, Any]:
-    missing = set(result.missing)
-    of_missing = {s for q, s in zip(result.query_ids, result.sku_ids, strict=True) if q in missing}
-    return {
-        "queries": len(result.query_ids),
-        "gallery": result.gallery,
-        "missing": {"queries": len(result.missing), "sku_ids": sorted(of_missing)},
-        "models": {
-            name: {metric: interval.mean for metric, interval in scores.intervals.items()}
-            for name, scores in result.models.items()
-        },
-        "intervals": {
-            name: {metric: [i.low, i.high] for metric, i in scores.intervals.items()}
-            for name, scores in result.models.items()
-        },
-        "differences": {
-            pair: {metric: {"delta": d.delta, "low": d.low, "high": d.high} for metric, d in of_pair.items()}
-            for pair, of_pair in result.differences.items()
-        },
-    }

@@ -5,7 +5,6 @@ frozen encoder's mean beside them where there is a pretrained one, and the re-id
 (Baseline 1) where the preset trains one.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from skufp_pipeline.encoders.embed import embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.figures import GridRow, latency_histogram, recall_curve, results_grid
 from skufp_pipeline.evaluation.labels import Labels
-from skufp_pipeline.evaluation.latency import gallery_latency, latency_summary, measure, statistics_ms
+from skufp_pipeline.evaluation.latency import gallery_latency, processor_name, samples_ms, statistics_ms
 from skufp_pipeline.evaluation.page import render_page
 from skufp_pipeline.evaluation.protocol import (
     MODALITIES,
@@ -36,7 +35,7 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
-from skufp_pipeline.evaluation.report import report_frame, report_json
+from skufp_pipeline.evaluation.report import REPORT_FILE, GalleryLatency, Latency, Report, Times
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
@@ -143,14 +142,14 @@ def judge_sources(
     }
 
 
-def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> dict[str, Any]:
+def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> GalleryLatency:
     """Latency of every row of tables 1 and 2, by setting, modality and model (`latency.gallery_latency`).
 
     Args:
         queries: how many of a setting's query embeddings are asked, one at a time.
         batch: queries of a batched search.
     """
-    found: dict[str, Any] = {}
+    found: GalleryLatency = {}
     for setting, splits in SETTING_SPLITS.items():
         found[setting] = {modality: {} for modality in MODALITIES}
         for model in models:
@@ -164,13 +163,13 @@ def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> dict
 
 def measure_latency(
     engine: QueryEngine, photos: Sequence[Path], texts: Sequence[str], batch: int, threads: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[Latency, dict[str, list[float]]]:
     """Every stage timed over `photos` and `texts`, one query at a time, then the search batched.
 
     Photos are encoded by PyTorch too where another encoder answers them; a text is encoded once.
 
     Returns:
-        The report's `latency` entry, and the raw stages for the histogram.
+        The report's latency, and the milliseconds of every query by stage, for the histogram.
     """
     answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]  # the first warms up
     unique = list(dict.fromkeys(texts))  # one asked before costs nothing
@@ -183,11 +182,17 @@ def measure_latency(
         "encode_text": [answer.milliseconds["encode"] for answer in told],
         "search": [answer.milliseconds["search"] for answer in answers + told],
     }
-    stages = {stage: statistics_ms(values) for stage, values in samples.items() if values}
+    samples = {stage: values for stage, values in samples.items() if values}
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((batch, engine.index.dimension)).astype(np.float32)
-    batched = measure({"search": lambda: engine.index.search(queries, 10)}, 50, 3, batch)["search"]
-    return latency_summary(stages, threads, batched, batch), stages
+    batched = samples_ms(lambda: engine.index.search(queries, 10), 50, 3, batch)
+    latency = Latency(
+        threads=threads,
+        processor=processor_name(),
+        stages={stage: Times(**statistics_ms(values)) for stage, values in samples.items()},
+        search_batched=Times(batch=batch, **statistics_ms(batched)),
+    )
+    return latency, samples
 
 
 def _pytorch_ms(engine: QueryEngine, photos: Sequence[Path]) -> list[float]:
@@ -205,29 +210,28 @@ def _pytorch_ms(engine: QueryEngine, photos: Sequence[Path]) -> list[float]:
 
 def write_report(
     directory: Path,
-    preset: str,
+    report: Report,
     evaluation: Evaluation,
-    extras: Mapping[str, Any],
-    latency: tuple[dict[str, Any], dict[str, Any]],
+    samples: Mapping[str, Sequence[float]],
     grid: Sequence[GridRow],
-    skipped: Mapping[str, int],
     provenance: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs; returns the report.
+) -> None:
+    """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
     Tables are the same from run to run; times are not, and stand in `report.json` under `latency` alone.
+
+    Args:
+        evaluation: what the curves are drawn from.
+        samples: the milliseconds of every query by stage, as `measure_latency` returns them.
     """
-    summary, stages = latency
-    report = report_json(preset, evaluation, summary, extras)
-    figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(stages)}
+    figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures["grid"] = results_grid(grid)
     for name, png in figures.items():
         (directory / f"{name}.png").write_bytes(png)
-    (directory / "report.json").write_text(json.dumps(report, indent=1) + "\n")
-    report_frame(report).write_parquet(directory / "metrics.parquet", compression="zstd")
-    page = render_page(report, figures["recall"], figures["latency"], figures["grid"], skipped, provenance)
+    report.write(directory / REPORT_FILE)
+    report.frame().write_parquet(directory / "metrics.parquet", compression="zstd")
+    page = render_page(report, figures["recall"], figures["latency"], figures["grid"], provenance)
     (directory / "report.html").write_text(page)
-    return report
 
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:

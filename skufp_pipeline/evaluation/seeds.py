@@ -3,20 +3,14 @@
 The data set is the same, so every seed is asked the same queries; a resample draws SKUs and seeds.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from skufp_pipeline.evaluation.protocol import Evaluation, ModelScores, SettingResult
-from skufp_pipeline.measures.bootstrap import (
-    Difference,
-    Interval,
-    percentile_interval,
-    resampled_means_over_seeds,
-)
-
-STATISTICS = ("p50_ms", "p95_ms", "mean_ms")
+from skufp_pipeline.evaluation.protocol import Evaluation, SettingResult, summarize
+from skufp_pipeline.evaluation.report import GalleryLatency, GalleryTimes, Times
+from skufp_pipeline.measures.bootstrap import resampled_means_over_seeds
 
 
 def over_seeds(evaluations: Sequence[Evaluation], seed: int = 0, resamples: int = 2000) -> Evaluation:
@@ -39,28 +33,8 @@ def over_seeds(evaluations: Sequence[Evaluation], seed: int = 0, resamples: int 
     )
 
 
-def with_seeds(results: dict[str, Any], evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Adds to each result of a report (`settings`) a list of one value a seed for every figure.
-
-    `seeds` of a result has them by model and metric; a difference gets its own list `seeds`.
-    """
-    for setting, by_modality in results.items():
-        for modality, result in by_modality.items():
-            runs = [evaluation.settings[setting][modality] for evaluation in evaluations]
-            result["seeds"] = {
-                model: {
-                    metric: [run.models[model].intervals[metric].mean for run in runs] for metric in values
-                }
-                for model, values in result["models"].items()
-            }
-            for pair, by_metric in result["differences"].items():
-                for metric, difference in by_metric.items():
-                    difference["seeds"] = [run.differences[pair][metric].delta for run in runs]
-    return results
-
-
-def gallery_latency_over_seeds(latencies: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of each time over seeds, and under `seeds` the times of each, one entry a seed.
+def gallery_latency_over_seeds(latencies: Sequence[GalleryLatency]) -> GalleryLatency:
+    """The mean of each time over seeds, and under `seeds` the times of each.
 
     Args:
         latencies: what `retrieval.measure_galleries` returned for each.
@@ -77,16 +51,14 @@ def gallery_latency_over_seeds(latencies: Sequence[Mapping[str, Any]]) -> dict[s
     }
 
 
-def _mean_times(times: list[dict[str, Any]]) -> dict[str, Any]:
-    def mean(entries: list[dict[str, Any]]) -> dict[str, Any]:
-        return {name: float(np.mean([entry[name] for entry in entries])) for name in STATISTICS}
+def _mean_times(times: list[GalleryTimes]) -> GalleryTimes:
+    def mean(entries: Sequence[Times]) -> dict[str, float]:
+        names = ("p50_ms", "p95_ms", "mean_ms")
+        return {name: float(np.mean([getattr(entry, name) for entry in entries])) for name in names}
 
-    batched = [entry["batched"] for entry in times]
-    return {
-        **mean(times),
-        "batched": {"batch": batched[0]["batch"], **mean(batched)},
-        "seeds": times,
-    }
+    batched = [entry.batched for entry in times]
+    mean_batched = Times(batch=batched[0].batch, **mean(batched))
+    return GalleryTimes(**mean(times), batched=mean_batched, seeds=times)
 
 
 def _mean_result(runs: Sequence[SettingResult], seed: int, resamples: int) -> SettingResult:
@@ -100,47 +72,20 @@ def _mean_result(runs: Sequence[SettingResult], seed: int, resamples: int) -> Se
             raise ValueError("the seeds differ in their queries or models; they must share one data set")
     if not first.models:
         return first
-    cells = [(name, metric) for name, scores in first.models.items() for metric in scores.per_query]
-    columns = np.stack(
-        [np.stack([run.models[name].per_query[metric] for name, metric in cells], axis=1) for run in runs]
-    )
-    means = resampled_means_over_seeds(columns, np.array(first.sku_ids), resamples, seed)
-    drawn = {cell: means[:, i] for i, cell in enumerate(cells)}
-    return SettingResult(
-        first.query_ids,
-        first.sku_ids,
-        first.gallery,
-        first.missing,
-        {name: _mean_scores(name, runs, drawn) for name in first.models},
-        {pair: _mean_differences(pair, runs, drawn) for pair in first.differences},
-    )
-
-
-def _mean_scores(
-    name: str, runs: Sequence[SettingResult], drawn: Mapping[tuple[str, str], np.ndarray]
-) -> ModelScores:
-    scores = [run.models[name] for run in runs]
+    scores = {name: [run.models[name] for run in runs] for name in first.models}
     per_query = {
-        metric: np.mean([one.per_query[metric] for one in scores], axis=0) for metric in scores[0].per_query
+        name: {
+            metric: np.mean([one.per_query[metric] for one in of_model], axis=0)
+            for metric in of_model[0].per_query
+        }
+        for name, of_model in scores.items()
     }
-    return ModelScores(
-        np.concatenate([one.ranks for one in scores]),
-        per_query,
-        {
-            metric: Interval(float(values.mean()), *percentile_interval(drawn[name, metric]))
-            for metric, values in per_query.items()
-        },
+    cells = [(name, metric) for name, values in per_query.items() for metric in values]
+    columns = [[one.per_query[metric] for one in scores[name]] for name, metric in cells]
+    means = resampled_means_over_seeds(
+        np.moveaxis(np.array(columns), 0, 2), np.array(first.sku_ids), resamples, seed
     )
-
-
-def _mean_differences(
-    pair: str, runs: Sequence[SettingResult], drawn: Mapping[tuple[str, str], np.ndarray]
-) -> dict[str, Difference]:
-    a, b = pair.split("-")
-    return {
-        metric: Difference(
-            float(np.mean([run.differences[pair][metric].delta for run in runs])),
-            *percentile_interval(drawn[a, metric] - drawn[b, metric]),
-        )
-        for metric in runs[0].differences[pair]
-    }
+    ranks = {name: np.concatenate([one.ranks for one in of_model]) for name, of_model in scores.items()}
+    pairs = [(a, b) for a, b in (pair.split("-") for pair in first.differences)]
+    models, differences = summarize(ranks, per_query, dict(zip(cells, means.T, strict=True)), pairs)
+    return replace(first, models=models, differences=differences)

@@ -2,9 +2,11 @@
 
 import pytest
 
+from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
+from skufp_pipeline.evaluation.report import Report, source_results
 
-from .examples import DIRECTIONS, gallery, queries
+from .examples import DIRECTIONS, LATENCY, gallery, queries, report_of
 
 
 @pytest.fixture
@@ -16,3 +18,30 @@ def evaluation() -> Evaluation:
         Model("swapped", {"image": queries()}, gallery(vectors=swapped)),
     ]
     return evaluate(models, [("right", "swapped")], seed=0, resamples=200)
+
+
+@pytest.fixture
+def report(evaluation: Evaluation) -> Report:
+    return report_of(evaluation, latency=LATENCY)
+
+
+@pytest.fixture
+def by_source(evaluation: Evaluation) -> Report:
+    """By metadata one query in six is right, by attributes all are."""
+    labels = {
+        "category": {"a": "skirt", "b": "skirt", "c": "vest", "d": "vest"},
+        "colour": {"a": "red", "b": "blue", "c": "red", "d": "red"},
+    }
+    of_queries = {
+        name: {f"q{i}": values[sku] for i, sku in enumerate("aabccd")} for name, values in labels.items()
+    }
+    turned = queries()
+    turned.embeddings[:] = DIRECTIONS["b"]
+    asked = {"metadata": turned, "attributes": queries()}
+    judged = {
+        source: evaluate(
+            [Model("fingerprint", {"text": words}, gallery())], [], 0, 50, Labels(labels, of_queries)
+        )
+        for source, words in asked.items()
+    }
+    return report_of(evaluation, latency=LATENCY, text_sources=source_results(judged))

@@ -1,13 +1,10 @@
 from html.parser import HTMLParser
 
-import pytest
-
 from skufp_pipeline.evaluation.page import headline, render_page
 from skufp_pipeline.evaluation.protocol import Model, QuerySet, evaluate
-from skufp_pipeline.evaluation.report import report_json, sources_json
+from skufp_pipeline.evaluation.report import Gain, source_results
 
-from .examples import DIRECTIONS, gallery, queries
-from .test_report import LATENCY
+from .examples import DIRECTIONS, gallery, queries, report_of
 
 SCRIPT = "<script>alert(1)</script>"
 PNG = b"\x89PNG made up"
@@ -37,15 +34,14 @@ class Page(HTMLParser):
         self.text += data
 
 
-@pytest.fixture
-def report(evaluation):
-    return report_json("demo", evaluation, LATENCY, {})
-
-
 def test_the_page_is_well_formed_and_holds_every_part(report):
     page = Page(
         render_page(
-            report, PNG, PNG, PNG, skipped={"style_zero": 12}, provenance={"inputs": {"fingerprints": "3f2a"}}
+            report.model_copy(update={"skipped_items": {"style_zero": 12}}),
+            PNG,
+            PNG,
+            PNG,
+            provenance={"inputs": {"fingerprints": "3f2a"}},
         )
     )
     assert page.open == []
@@ -84,8 +80,8 @@ def test_the_page_suits_phones_and_dark_screens(report):
 def test_a_script_in_a_sku_id_or_a_name_is_shown_as_text():
     missing = QuerySet(["q0"], [SCRIPT], ["train"], queries("a").embeddings)
     evaluation = evaluate([Model(f"m{SCRIPT}", {"image": missing}, gallery())], [], resamples=50)
-    report = report_json(f"demo{SCRIPT}", evaluation, {}, {})
-    html = render_page(report, PNG, skipped={SCRIPT: 1}, provenance={"sku": SCRIPT})
+    report = report_of(evaluation, f"demo{SCRIPT}", skipped_items={SCRIPT: 1})
+    html = render_page(report, PNG, provenance={"sku": SCRIPT})
     page = Page(html)
     assert "script" not in page.tags
     assert "<script" not in html
@@ -96,7 +92,7 @@ def test_a_script_in_a_sku_id_or_a_name_is_shown_as_text():
 
 
 def test_parts_that_are_not_there_leave_no_gap(evaluation):
-    page = Page(render_page(report_json("demo", evaluation, {}, {}), PNG))
+    page = Page(render_page(report_of(evaluation), PNG))
     assert page.tags.count("img") == 1
     assert "Latency" not in page.text
     assert "What the search returned" not in page.text
@@ -109,7 +105,7 @@ def test_the_sources_of_text_queries_have_a_table_where_there_are_some(report, e
         "metadata": evaluate([model], [], resamples=50),
         "attributes": evaluate([model], [], resamples=50),
     }
-    page = Page(render_page({**report, "text_sources": sources_json(judged)}, PNG))
+    page = Page(render_page(report.model_copy(update={"text_sources": source_results(judged)}), PNG))
     assert page.open == []
     assert "by what the words are made of" in page.text
     assert "over metadata prompts: 1.0 times (Seen-SKU)" in page.text
@@ -117,17 +113,21 @@ def test_the_sources_of_text_queries_have_a_table_where_there_are_some(report, e
 
 
 def test_the_papers_own_protocol_carries_a_warning(report):
-    assert "not comparable" in Page(render_page({**report, "protocol": "paper"}, PNG)).text
+    assert "not comparable" in Page(render_page(report.model_copy(update={"protocol": "paper"}), PNG)).text
     assert "not comparable" not in Page(render_page(report, PNG)).text
 
 
 def test_the_headline_claims_an_improvement_only_where_the_interval_shows_one(report):
-    difference = report["settings"]["seen+zero"]["image"]["differences"]["right-swapped"]["recall@1"]
-    difference.update(delta=0.05, low=0.01, high=0.09)
+    def differing(delta, low, high):
+        report.settings["seen+zero"]["image"].differences["right-swapped"]["recall@1"] = Gain(
+            delta=delta, low=low, high=high
+        )
+
+    differing(0.05, 0.01, 0.09)
     assert headline(report).endswith("That is 5.0 points more than swapped (95% interval +1.0 to +9.0).")
-    difference.update(low=-0.01)
+    differing(0.05, -0.01, 0.09)
     assert headline(report).endswith("(95% interval -1.0 to +9.0): no difference is shown.")
-    difference.update(delta=-0.05, low=-0.09, high=-0.01)
+    differing(-0.05, -0.09, -0.01)
     assert headline(report).endswith("5.0 points fewer than swapped (95% interval -9.0 to -1.0).")
 
 
@@ -136,10 +136,10 @@ def test_the_headline_names_the_best_model_where_nothing_is_compared():
     models = [
         Model(n, {"image": queries()}, gallery(vectors=v)) for n, v in (("m", worse), ("n", DIRECTIONS))
     ]
-    report = report_json("demo", evaluate(models, [], resamples=50), {}, {})
+    report = report_of(evaluate(models, [], resamples=50))
     assert headline(report).startswith("n finds the right product first for 100.0% of 6 photos")
 
 
 def test_the_headline_of_an_empty_evaluation_says_so():
-    report = report_json("demo", evaluate([Model("m", {}, gallery())], []), {}, {})
+    report = report_of(evaluate([Model("m", {}, gallery())], []))
     assert headline(report) == "There were no evaluation photos: nothing was scored."

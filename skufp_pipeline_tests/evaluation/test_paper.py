@@ -5,11 +5,13 @@ import polars as pl
 
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
-from skufp_pipeline.evaluation.report import markdown_tables, report_frame, report_json, settings_json
+from skufp_pipeline.evaluation.report import results
 from skufp_pipeline.evaluation.retrieval import ReportInputs, build_models, judge
+from skufp_pipeline.evaluation.tables import markdown_tables
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, teacher_table
 
 from ..fingerprint.examples import image_table, text_table
+from .examples import report_of
 
 # Two views of each SKU. The train query of `t` is like its first view, its evaluation query like its second;
 # `v` has evaluation queries alone.
@@ -69,12 +71,12 @@ def test_the_papers_rows_are_labelled_wherever_they_are_shown() -> None:
     given = inputs()
     ours = build_models(given)
     leaky = judge_paper(paper_models(ours, paper_teachers(given.tables, 8)), 50, 0)
-    report = report_json("x", judge(ours, 50, 0), {}, {"paper_protocol": settings_json(leaky)})
-    assert not any("paper" in name for name in report["settings"]["seen"]["image"]["models"])
+    report = report_of(judge(ours, 50, 0), paper_protocol=results(leaky))
+    assert not any("paper" in name for name in report.settings["seen"]["image"].models)
     tables = markdown_tables(report)
     first = tables.split("The paper's protocol, image queries: teachers chosen by the queries")[0]
     assert "paper_best_shot" not in first
     assert "Not comparable with any other table: it leaks." in tables
-    frame = report_frame(report)
+    frame = report.frame()
     assert set(frame.filter(pl.col("model").str.starts_with("paper"))["protocol"]) == {"paper"}
     assert np.isfinite(frame["value"].to_numpy()).all()

@@ -1,45 +1,36 @@
+"""What `report.json` holds: the agreed keys, the evaluation's figures, and nothing else."""
+
 import json
+from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
-from skufp_pipeline.evaluation.labels import Labels
-from skufp_pipeline.evaluation.protocol import Model, evaluate
-from skufp_pipeline.evaluation.report import (
-    REPORT_SCHEMA,
-    markdown_tables,
-    report_frame,
-    report_json,
-    source_rows,
-    sources_json,
-    text_tables,
-)
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
+from skufp_pipeline.evaluation.report import FRAME_SCHEMA, Report
 from skufp_pipeline.measures.metrics import METRICS
 
-from .examples import DIRECTIONS, gallery, queries
-
-LATENCY = {
-    "threads": 1,
-    "processor": "Example CPU",
-    "stages": {"search": {"p50_ms": 0.1, "p95_ms": 0.2, "mean_ms": 0.12}},
-    "search_batched": {"batch": 64, "p50_ms": 0.01, "p95_ms": 0.02, "mean_ms": 0.012},
-}
+from .examples import LATENCY, gallery, report_of
 
 
 @pytest.fixture
-def report(evaluation):
-    return report_json("demo", evaluation, LATENCY, {"provenance": {"seed": 0}})
+def data(report: Report) -> dict[str, Any]:
+    """The report as a reader of the JSON sees it."""
+    found: dict[str, Any] = json.loads(report.to_json())
+    return found
 
 
-def test_the_json_has_exactly_the_agreed_keys(report):
-    assert list(report) == ["preset", "settings", "latency", "provenance"]
-    assert list(report["settings"]) == ["seen", "zero", "seen+zero"]
-    for by_modality in report["settings"].values():
+def test_the_json_has_exactly_the_agreed_keys(data: dict[str, Any]) -> None:
+    assert list(data) == ["preset", "settings", "latency", "protocol", "text_sources"]
+    assert list(data["settings"]) == ["seen", "zero", "seen+zero"]
+    for by_modality in data["settings"].values():
         assert list(by_modality) == ["image", "text"]
         for result in by_modality.values():
             expected = {"queries", "gallery", "missing", "models", "intervals", "differences"}
             assert set(result) == expected
-    image = report["settings"]["seen"]["image"]
+    image = data["settings"]["seen"]["image"]
     assert {name: tuple(values) for name, values in image["models"].items()} == {
         "right": METRICS,
         "swapped": METRICS,
@@ -53,9 +44,9 @@ def test_the_json_has_exactly_the_agreed_keys(report):
     assert set(image["differences"]["right-swapped"]["mrr"]) == {"delta", "low", "high"}
 
 
-def test_the_json_holds_the_evaluations_figures(report):
-    image = report["settings"]["seen"]["image"]
-    assert (report["preset"], image["queries"], image["gallery"]) == ("demo", 3, 2)
+def test_the_json_holds_the_evaluations_figures(data: dict[str, Any]) -> None:
+    image = data["settings"]["seen"]["image"]
+    assert (data["preset"], image["queries"], image["gallery"]) == ("demo", 3, 2)
     assert image["models"]["swapped"] == {
         "recall@1": 0.0,
         "recall@5": 1.0,
@@ -69,18 +60,64 @@ def test_the_json_holds_the_evaluations_figures(report):
     assert image["missing"] == {"queries": 0, "sku_ids": []}
 
 
-def test_the_json_survives_json(report):
-    assert json.loads(json.dumps(report, allow_nan=False)) == report
+def test_a_report_is_read_as_it_was_written(by_source: Report, tmp_path: Path) -> None:
+    whole = by_source.model_copy(
+        update={
+            "paper_protocol": by_source.settings,
+            "view_controls": by_source.settings,
+            "skipped_items": {"style_zero": 12},
+            "query_encoder": {"precision": "int8", "int8_photos": 500, "int8_recall": 0.5},
+        }
+    )
+    path = tmp_path / "report.json"
+    whole.write(path)
+    assert Report.read(path) == whole
+    again = tmp_path / "again.json"
+    Report.read(path).write(again)
+    assert again.read_bytes() == path.read_bytes()
+    assert path.read_text() == json.dumps(json.loads(path.read_text()), indent=1) + "\n"
 
 
-def test_extras_may_not_replace_a_key_of_the_report(evaluation):
-    with pytest.raises(ValueError, match=r"\['settings'\]"):
-        report_json("demo", evaluation, {}, {"settings": {}})
+def without(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+    inner = data
+    for key in keys[:-1]:
+        inner = inner[key]
+    del inner[keys[-1]]
+    return data
 
 
-def test_the_frame_has_a_row_per_figure(report):
-    frame = report_frame(report)
-    assert dict(frame.schema) == REPORT_SCHEMA
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda data: "", "the file: "),
+        (lambda data: json.dumps(data)[:100], "the file: "),
+        (lambda data: json.dumps([data]), "the file: "),
+        (lambda data: json.dumps({**data, "extra": 1}), "extra: Extra inputs are not permitted"),
+        (lambda data: json.dumps(without(data, "preset")), "preset: Field required"),
+        (lambda data: json.dumps(without(data, "settings", "zero")), "settings: .*expected the settings"),
+        (
+            lambda data: json.dumps(without(data, "settings", "seen", "image", "queries")),
+            "settings.seen.image.queries: Field required",
+        ),
+    ],
+)
+def test_a_broken_or_foreign_report_is_refused_by_name(
+    data: dict[str, Any], tmp_path: Path, spoil: Any, told: str
+) -> None:
+    path = tmp_path / "report.json"
+    path.write_text(spoil(data))
+    with pytest.raises(UserError, match=f"{path} is no retrieval report of this version .{told}.*again"):
+        Report.read(path)
+
+
+def test_a_report_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"report.json can't be read .*materialize retrieval_report again"):
+        Report.read(tmp_path / "report.json")
+
+
+def test_the_frame_has_a_row_per_figure(report: Report) -> None:
+    frame = report.frame()
+    assert dict(frame.schema) == FRAME_SCHEMA
     # Three settings: two models and one difference on images, one model on text.
     assert frame.height == 3 * 4 * len(METRICS)
     row = frame.filter(
@@ -90,149 +127,19 @@ def test_the_frame_has_a_row_per_figure(report):
     assert row[0]["low"] <= 0.5 <= row[0]["high"]
 
 
-def test_a_report_without_queries_still_has_a_frame_and_tables():
-    report = report_json("demo", evaluate([Model("m", {}, gallery())], []), {}, {})
-    assert report_frame(report).equals(pl.DataFrame(schema=REPORT_SCHEMA))
-    assert "(no queries)" in text_tables(report)
-
-
-def test_text_tables_have_the_papers_columns_and_rows(report):
-    lines = text_tables(report).splitlines()
-    assert lines[0] == "Table 1: Image-to-SKU retrieval (preset demo, leak-free protocol)"
-    assert lines[2].split() == [
-        "Method",
-        "Setting",
-        "Queries",
-        "R@1",
-        "R@5",
-        "R@10",
-        "R@20",
-        "MRR",
-        "NDCG@10",
-    ]
-    assert [line.split() for line in lines[4:6]] == [
-        ["right", "Seen-SKU", "3", "1.000", "1.000", "1.000", "1.000", "1.000", "1.000"],
-        ["swapped", "Seen-SKU", "3", "0.000", "1.000", "1.000", "1.000", "0.500", "0.631"],
-    ]
-    assert max(map(len, lines)) <= 120
-
-
-def test_text_tables_show_differences_with_intervals_and_mark_those_that_leave_out_zero(report):
-    lines = text_tables(report).splitlines()
-    seen = next(line for line in lines if line.startswith("right - swapped  Seen-SKU"))
-    assert "+1.000 [+1.000, +1.000]*  +0.000 [+0.000, +0.000]   +0.500 [+0.500, +0.500]*" in seen
-
-
-def test_text_tables_show_dashes_for_a_model_that_knows_no_text(report):
-    table_2 = text_tables(report).split("Table 2")[1]
-    row = next(line for line in table_2.splitlines() if line.startswith("swapped"))
-    assert row.split()[3:] == ["-"] * 6
-
-
-def test_text_tables_show_latency_with_processor_and_threads(report):
-    text = text_tables(report)
-    assert "Latency per query (Example CPU, 1 thread)" in text
-    assert text.splitlines()[-1].split("  ")[0] == "search, 64 at once"
-    assert "Latency" not in text_tables({**report, "latency": {}})
-
-
-ENCODER = {
-    "precision": "int8", "int8_photos": 500, "int8_cosine_least": 0.99321, "int8_cosine_mean": 0.999,
-    "int8_reference_recall": 0.5, "int8_recall": 0.496,
-}  # fmt: skip
-
-
-def test_tables_say_what_encodes_a_photo_and_how_near_it_is_to_pytorch(evaluation):
-    told = (
-        "int8. On 500 photos of training SKUs its cosine with PyTorch is at least 0.99321, and R@1 is 0.496"
-    )
-    report = report_json("demo", evaluation, LATENCY, {"query_encoder": ENCODER})
-    assert told in text_tables(report)
-    assert told in markdown_tables(report)
-    for other in ({"query_encoder": {"precision": "PyTorch"}}, {}):
-        assert "ONNX" not in text_tables(report_json("demo", evaluation, LATENCY, other))
-
-
-@pytest.fixture
-def by_source(evaluation):
-    """By metadata one query in six is right, by attributes all are."""
-    labels = {
-        "category": {"a": "skirt", "b": "skirt", "c": "vest", "d": "vest"},
-        "colour": {"a": "red", "b": "blue", "c": "red", "d": "red"},
-    }
-    of_queries = {
-        name: {f"q{i}": values[sku] for i, sku in enumerate("aabccd")} for name, values in labels.items()
-    }
-    turned = queries()
-    turned.embeddings[:] = DIRECTIONS["b"]
-    asked = {"metadata": turned, "attributes": queries()}
-    judged = {
-        source: evaluate(
-            [Model("fingerprint", {"text": words}, gallery())], [], 0, 50, Labels(labels, of_queries)
-        )
-        for source, words in asked.items()
-    }
-    return report_json("demo", evaluation, LATENCY, {"text_sources": sources_json(judged)})
-
-
-def test_text_queries_of_two_sources_stand_side_by_side(by_source):
-    rows = source_rows(by_source)
-    assert [row[:4] for row in rows[-2:]] == [
-        ["fingerprint", "Seen+Zero", "metadata", "6"],
-        ["fingerprint", "Seen+Zero", "attributes", "6"],
-    ]
-    assert [row[4] for row in rows[-2:]] == ["0.167", "1.000"]
-    # All four SKUs are among the first ten: half share the category, and by colour 3 or 1 of 4.
-    assert rows[-1][7:] == ["0.500", "0.667", "-", "-", "-"]
-    told = "R@1 of the fingerprint by attribute prompts over metadata prompts: "
-    for text in (text_tables(by_source), markdown_tables(by_source)):
-        assert told in text
-        assert "6.0 times (Seen+Zero)" in text
-
-
-def test_the_frame_names_the_source_of_a_text_query(by_source):
-    frame = report_frame(by_source)
+def test_the_frame_names_the_source_of_a_text_query(by_source: Report) -> None:
+    frame = by_source.frame()
     assert set(frame["source"]) == {None, "metadata", "attributes"}
     row = frame.filter(source="metadata", setting="seen+zero", model="fingerprint", metric="recall@1")
     assert row["value"].to_list() == [pytest.approx(1 / 6)]
     assert frame.filter(pl.col("source").is_null()).height == 3 * 4 * len(METRICS)
 
 
-def test_a_report_of_one_source_has_no_table_of_sources(report):
-    assert source_rows(report) == []
-    assert "by what the words are made of" not in text_tables(report)
+def test_a_report_without_queries_has_an_empty_frame() -> None:
+    report = report_of(evaluate([Model("m", {}, gallery())], []))
+    assert report.frame().equals(pl.DataFrame(schema=FRAME_SCHEMA))
 
 
-def test_table_2_shows_precision_at_10_where_it_was_measured():
-    labels = Labels(
-        {"category": dict.fromkeys("ab", "skirt")}, {"category": dict.fromkeys(("q0", "q1"), "skirt")}
-    )
-    model = Model("m", {"image": queries("ab"), "text": queries("ab")}, gallery("ab"))
-    report = report_json("demo", evaluate([model], [], 0, 50, labels), {}, {})
-    first, second = text_tables(report).split("Table 2")
-    assert "P@10" not in first
-    assert "P@10 category" in second
-    row = next(line for line in second.splitlines() if line.startswith("m "))
-    assert row.split()[-1] == "1.000"
-
-
-def test_text_tables_name_missing_skus():
-    models = [Model("m", {"image": queries("ab")}, gallery("acd"))]
-    text = text_tables(report_json("demo", evaluate(models, [], resamples=50), {}, {}))
-    assert "1 of 2 Seen-SKU queries (b); 1 of 2 Seen+Zero queries (b)." in text
-
-
-def test_another_protocol_is_named_in_every_caption(report):
-    text = text_tables({**report, "protocol": "paper"})
-    assert text.count("paper protocol") == 2
-    assert "leak-free" not in text
-
-
-def test_markdown_tables_have_equal_columns_and_escape_pipes(evaluation):
-    report = report_json("demo", evaluation, {}, {})
-    models = report["settings"]["seen"]["image"]["models"]
-    models["odd|name"] = models.pop("right")
-    table = markdown_tables(report).split("\n\n")[1].splitlines()
-    assert table[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    assert {line.replace("\\|", "").count("|") for line in table} == {10}
-    assert any(line.startswith("| odd\\|name |") for line in table)
+def test_a_part_that_was_not_measured_is_no_key(evaluation: Evaluation) -> None:
+    assert {"latency", "seeds", "view_controls"}.isdisjoint(json.loads(report_of(evaluation).to_json()))
+    assert "latency" in json.loads(report_of(evaluation, latency=LATENCY).to_json())

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 
 from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
-from skufp_pipeline.evaluation.report import markdown_tables, report_json, settings_json, text_tables
-from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds, with_seeds
+from skufp_pipeline.evaluation.report import GalleryTimes, Times, results
+from skufp_pipeline.evaluation.seeds import gallery_latency_over_seeds, over_seeds
+from skufp_pipeline.evaluation.tables import markdown_tables, text_tables
 from skufp_pipeline.measures.bootstrap import resampled_means_over_seeds
 from skufp_pipeline.measures.metrics import METRICS
 
-from .examples import DIRECTIONS, gallery, queries
+from .examples import DIRECTIONS, gallery, queries, report_of
 
 SWAPPED = {**DIRECTIONS, "a": DIRECTIONS["b"], "b": DIRECTIONS["a"]}
 
@@ -60,10 +61,11 @@ def test_figures_are_means_over_seeds_with_a_value_of_each_seed() -> None:
     assert result.models["n"].intervals["recall@1"].mean == pytest.approx(1 / 3)
     assert result.models["n"].intervals["recall@1"].low == 0
     assert result.differences["m-n"]["recall@1"].delta == pytest.approx(2 / 3)
-    told = with_seeds(settings_json(mean), runs)["seen"]["image"]
-    assert told["seeds"]["n"]["recall@1"] == [1.0, 0.0, 0.0]
-    assert tuple(told["seeds"]["n"]) == METRICS
-    assert told["differences"]["m-n"]["recall@1"]["seeds"] == [0.0, 1.0, 1.0]
+    told = results(mean, runs)["seen"]["image"]
+    assert told.seeds is not None
+    assert told.seeds["n"]["recall@1"] == [1.0, 0.0, 0.0]
+    assert tuple(told.seeds["n"]) == METRICS
+    assert told.differences["m-n"]["recall@1"].seeds == [0.0, 1.0, 1.0]
     assert len(result.models["n"].ranks) == 3 * len(result.query_ids)
     assert mean.settings["seen"]["text"].models == {}
 
@@ -75,7 +77,7 @@ def test_seeds_of_different_queries_are_refused() -> None:
 
 def test_tables_over_seeds_say_so_and_show_half_the_interval() -> None:
     mean = over_seeds([run("m", "n"), run("m")], 0, 200)
-    report = report_json("demo", mean, {}, {"seeds": [17, 18]})
+    report = report_of(mean, seeds=[17, 18])
     text = text_tables(report)
     assert "Means over the training seeds 17, 18; ± is half the 95% interval over seeds and SKUs." in text
     assert "95% bootstrap intervals over seeds and SKUs" in text
@@ -86,8 +88,9 @@ def test_tables_over_seeds_say_so_and_show_half_the_interval() -> None:
 def test_latency_is_the_mean_over_seeds_with_each_seeds_beside_it() -> None:
     def times(ms: float) -> dict:
         found = dict.fromkeys(("p50_ms", "p95_ms", "mean_ms"), ms)
-        return {"seen": {"image": {"m": {**found, "batched": {"batch": 8, **found}}}}}
+        timed = GalleryTimes(**found, batched=Times(batch=8, **found))
+        return {"seen": {"image": {"m": timed}}}
 
     found = gallery_latency_over_seeds([times(1.0), times(3.0)])["seen"]["image"]["m"]
-    assert (found["p95_ms"], found["batched"]["p95_ms"], found["batched"]["batch"]) == (2.0, 2.0, 8)
-    assert [entry["p95_ms"] for entry in found["seeds"]] == [1.0, 3.0]
+    assert (found.p95_ms, found.batched.p95_ms, found.batched.batch) == (2.0, 2.0, 8)
+    assert [times.p95_ms for times in found.seeds or []] == [1.0, 3.0]

@@ -1,0 +1,301 @@
+"""What a report shows: the paper's Tables 1 and 2, differences, sources, latencies, as sections of tables.
+
+The sections are the same for a terminal, for Markdown and for the page.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, precision_name
+from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS
+from skufp_pipeline.evaluation.report import Gain, Report, Result, Results, Times
+
+SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
+METRIC_LABELS = {
+    "recall@1": "R@1",
+    "recall@5": "R@5",
+    "recall@10": "R@10",
+    "recall@20": "R@20",
+    "mrr": "MRR",
+    "ndcg@10": "NDCG@10",
+}
+# Of precision at 10, what Table 2 shows; the table of sources shows each label.
+PRECISIONS = {
+    precision_name("category"): "P@10 category",
+    precision_name(ALL_ATTRIBUTES): "P@10 attributes",
+}
+TITLES = {"image": "Table 1: Image-to-SKU retrieval", "text": "Table 2: Text-to-SKU retrieval"}
+SOURCES_TITLE = "Text-to-SKU retrieval by what the words are made of"
+SOURCES_NOTE = (
+    "Category to Attributes: the share of the first ten SKUs that are of the query's category, of the main "
+    "colour, pattern and lightness of its photo, and of these three at once."
+)
+SOURCE_METRICS = ("recall@1", "recall@10", "mrr")
+SOURCE_METHODS = ("mean_sku", "fingerprint")  # the JSON has all
+# All six are in the JSON; a terminal has room for the intervals of three.
+DIFFERENCE_METRICS = ("recall@1", "recall@10", "mrr")
+DIFFERENCE_NOTE = "95% bootstrap intervals over {}SKUs; * the interval leaves out 0."
+ABSENT = "-"
+NAMED_SKUS = 5  # in a sentence; the JSON names all
+NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage", "Reason")
+
+PAPER_TITLE = "The paper's protocol, {} queries: teachers chosen by the queries that are scored"
+PAPER_NOTE = (
+    "Not comparable with any other table: it leaks. A difference is what the leak adds to the model of that "
+    "name under our protocol."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first `names` columns name a row, the others are figures."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+    @property
+    def names(self) -> int:
+        return sum(name in NAME_COLUMNS for name in self.header)
+
+    def text(self) -> str:
+        """For a terminal: names to the left, figures to the right."""
+        every = [self.header, *self.rows]
+        widths = [max(len(row[i]) for row in every) for i in range(len(self.header))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i < self.names else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in every
+        ]
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+    def markdown(self) -> str:
+        """For a README or a pull request."""
+        rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
+        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:]))
+
+
+@dataclass(frozen=True)
+class Section:
+    """A title over tables and notes, in reading order."""
+
+    title: str
+    parts: list[Table | str]
+
+
+def text_tables(report: Report) -> str:
+    """The tables for a terminal."""
+    return _written(report, Table.text)
+
+
+def markdown_tables(report: Report) -> str:
+    """The tables for a README or a pull request."""
+    return _written(report, Table.markdown)
+
+
+def _written(report: Report, write: Callable[[Table], str]) -> str:
+    paper = paper_sections(report)
+    sections = [*main_sections(report), *paper, *source_sections(report), *latency_sections(report)]
+    blocks = []
+    for section in sections:
+        blocks.append(section.title)
+        blocks += [part if isinstance(part, str) else write(part) for part in section.parts]
+        if paper and section is paper[-1]:
+            blocks.append(PAPER_NOTE)
+    return "\n\n".join(blocks) + "\n"
+
+
+def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -> list[Section]:
+    """Tables 1 and 2 by our protocol, and the differences in these metrics."""
+    sections = []
+    for modality in MODALITIES:
+        title = f"{TITLES[modality]} (preset {report.preset}, {report.protocol} protocol)"
+        notes = [missing_note(report.settings, modality), seeds_note(report), gallery_latency_note(report)]
+        parts: list[Table | str] = [result_table(report, report.settings, modality), *filter(None, notes)]
+        differences = difference_table(report.settings, modality, metrics)
+        if differences.rows:
+            parts += [differences, DIFFERENCE_NOTE.format("seeds and " if report.seeds else "")]
+        sections.append(Section(title, parts))
+    return sections
+
+
+def paper_sections(report: Report) -> list[Section]:
+    """The same two tables by the paper's own protocol, where it was run; `PAPER_NOTE` belongs to them."""
+    found = report.paper_protocol
+    if found is None:
+        return []
+    return [
+        Section(
+            PAPER_TITLE.format(modality),
+            [result_table(report, found, modality), difference_table(found, modality)],
+        )
+        for modality in MODALITIES
+    ]
+
+
+def result_table(report: Report, results: Results, modality: str) -> Table:
+    """Table 1 or 2: method, setting, queries, metrics and, where it was timed, the latency of its search.
+
+    A model that does not know the modality stands with dashes, as Baseline 1 in the paper's Table 2.
+    """
+    shown = _shown_metrics(results, modality)
+    header, rows = ["Method", "Setting", "Queries", *shown.values()], []
+    timed = results[SETTINGS[0]][modality].latency is not None
+    if report.gallery_latency and timed:
+        batch = report.gallery_latency.batch
+        header += ["p95 (ms)", "Mean (ms)", f"p95 of {batch}", f"Mean of {batch}"]
+    for setting, by_modality in results.items():
+        result = by_modality[modality]
+        methods = dict.fromkeys(name for found in by_modality.values() for name in found.models)
+        for name in methods or ["(no queries)"]:
+            figures = [_figure(result, name, metric, with_spread=bool(report.seeds)) for metric in shown]
+            times = _row_times(result, name) if timed else []
+            rows.append([name, SETTING_LABELS[setting], str(result.queries), *figures, *times])
+    return Table(header, rows)
+
+
+def _shown_metrics(results: Results, modality: str) -> dict[str, str]:
+    """Metrics of a table and their labels: the paper's, and precision at 10 where it was measured."""
+    every = [values for by_modality in results.values() for values in by_modality[modality].models.values()]
+    known = {metric for values in every for metric in values}
+    return METRIC_LABELS | {metric: label for metric, label in PRECISIONS.items() if metric in known}
+
+
+def _figure(result: Result, model: str, metric: str, with_spread: bool = False) -> str:
+    """A mean, with half the width of its interval where it is one over several seeds."""
+    mean = result.models.get(model, {}).get(metric)
+    if mean is None:
+        return ABSENT
+    low, high = result.intervals[model][metric]
+    return f"{mean:.3f} ± {(high - low) / 2:.3f}" if with_spread else f"{mean:.3f}"
+
+
+def _row_times(result: Result, model: str) -> list[str]:
+    found = (result.latency or {}).get(model)
+    if found is None:
+        return [ABSENT] * 4
+    return [f"{ms:.3f}" for times in (found, found.batched) for ms in (times.p95_ms, times.mean_ms)]
+
+
+def difference_table(results: Results, modality: str, metrics: Sequence[str] = DIFFERENCE_METRICS) -> Table:
+    """One row per setting and difference: "a - b", setting, then delta [low, high] per metric."""
+    header = ["Difference", "Setting", *(METRIC_LABELS[metric] for metric in metrics)]
+    return Table(
+        header,
+        [
+            [pair.replace("-", " - "), SETTING_LABELS[setting], *(_interval(gains[m]) for m in metrics)]
+            for setting, by_modality in results.items()
+            for pair, gains in by_modality[modality].differences.items()
+        ],
+    )
+
+
+def _interval(gain: Gain) -> str:
+    mark = "*" if gain.low > 0 or gain.high < 0 else " "
+    return f"{gain.delta:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]{mark}"
+
+
+def missing_note(results: Results, modality: str) -> str:
+    """A sentence on queries whose SKU is not in the gallery; empty where there are none."""
+    parts = []
+    for setting, by_modality in results.items():
+        result = by_modality[modality]
+        if count := result.missing.queries:
+            skus = result.missing.sku_ids
+            named = ", ".join(skus[:NAMED_SKUS]) + (", ..." if len(skus) > NAMED_SKUS else "")
+            parts.append(f"{count} of {result.queries} {SETTING_LABELS[setting]} queries ({named})")
+    return f"Scored 0 because their SKU is not in the gallery: {'; '.join(parts)}." if parts else ""
+
+
+def seeds_note(report: Report) -> str:
+    """Over which seeds figures are means; empty for one training."""
+    if not report.seeds:
+        return ""
+    named = ", ".join(map(str, report.seeds))
+    return f"Means over the training seeds {named}; ± is half the 95% interval over seeds and SKUs."
+
+
+def gallery_latency_note(report: Report) -> str:
+    """What the latency of a row is and what it was measured on; empty where rows have none."""
+    found = report.gallery_latency
+    if found is None:
+        return ""
+    return (
+        f"Latency: from a query embedding to the ten best SKUs, the same exact float32 search for every row, "
+        f"one query at a time and, per query, {found.batch} at once ({found.processor}, threads: "
+        f"{found.threads})."
+    )
+
+
+def source_sections(report: Report) -> list[Section]:
+    """Text queries side by side by the source of their words, where they have sources."""
+    metrics = (*SOURCE_METRICS, *map(precision_name, (*LABELS, ALL_ATTRIBUTES)))
+    labels = [METRIC_LABELS[metric] for metric in SOURCE_METRICS]
+    labels += [label.capitalize() for label in (*LABELS, ALL_ATTRIBUTES)]
+    rows = [
+        [
+            method,
+            SETTING_LABELS[setting],
+            source,
+            str(result.queries),
+            *(_figure(result, method, m) for m in metrics),
+        ]
+        for setting in SETTINGS
+        for method in SOURCE_METHODS
+        for source, by_setting in report.text_sources.items()
+        if method in (result := by_setting[setting]).models
+    ]
+    table = Table(["Method", "Setting", "Source", "Queries", *labels], rows)
+    notes = [SOURCES_NOTE, *filter(None, [source_note(report)])]
+    return [Section(SOURCES_TITLE, [table, *notes])] if rows else []
+
+
+def source_note(report: Report) -> str:
+    """How many times as often attribute prompts find their SKU first as metadata prompts do."""
+    parts = []
+    for setting in SETTINGS:
+        first = {
+            source: by_setting[setting].models.get("fingerprint", {}).get("recall@1")
+            for source, by_setting in report.text_sources.items()
+        }
+        metadata, attributes = first.get("metadata"), first.get("attributes")
+        if metadata and attributes is not None:
+            parts.append(f"{attributes / metadata:.1f} times ({SETTING_LABELS[setting]})")
+    told = "R@1 of the fingerprint by attribute prompts over metadata prompts"
+    return f"{told}: {', '.join(parts)}." if parts else ""
+
+
+def latency_sections(report: Report) -> list[Section]:
+    """The stages of the query path, and what encodes a photo, where it was timed."""
+    found = report.latency
+    if found is None:
+        return []
+    stages = dict(found.stages)
+    if found.search_batched is not None:
+        stages[f"search, {found.search_batched.batch} at once"] = found.search_batched
+    rows = [[name, *(f"{ms:.3f}" for ms in _three(times))] for name, times in stages.items()]
+    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
+    table = Table(["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"], rows)
+    title = f"Latency per query ({found.processor}, {threads})"
+    return [Section(title, [table, *filter(None, [query_encoder_note(report)])])]
+
+
+def _three(times: Times) -> tuple[float, float, float]:
+    return times.p50_ms, times.p95_ms, times.mean_ms
+
+
+def query_encoder_note(report: Report) -> str:
+    """A sentence on what encodes a query's photo, and how near it is to PyTorch; empty for PyTorch itself."""
+    found = report.query_encoder or {}
+    precision = found.get("precision")
+    if f"{precision}_photos" not in found:
+        return ""
+    photos, cosine, before, after = (
+        found[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
+    )
+    return (
+        f"A query's photo is encoded by ONNX Runtime in {precision}. On {photos} photos of training SKUs its "
+        f"cosine with PyTorch is at least {cosine:.5f}, and R@1 is {after:.3f} (PyTorch {before:.3f})."
+    )
