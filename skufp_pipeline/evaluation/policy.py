@@ -78,24 +78,17 @@ class ActionQueries:
 
     def select(self, rows: NDArray[np.int64]) -> "ActionQueries":
         """The photos of these rows, in this order."""
-        made = self.decisions
-        decisions = Decisions(
-            made.probabilities[rows], made.gains[rows], made.likeliest[rows], made.gated[rows]
-        )
-        return ActionQueries(
-            self.rows[rows.tolist()],
-            self.embeddings[rows],
-            self.mirrored[rows],
-            self.features[rows],
-            decisions,
-        )
+        decisions = Decisions(*(getattr(self.decisions, field.name)[rows] for field in fields(Decisions)))
+        arrays = (self.embeddings[rows], self.mirrored[rows], self.features[rows])
+        return ActionQueries(self.rows[rows.tolist()], *arrays, decisions)
 
 
 def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
     """The same photos answered by several policies, one after the other."""
+
     made = [run.decisions for run in runs]
     decisions = Decisions(
-        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(made[0]))
+        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(Decisions))
     )
     return ActionQueries(
         pl.concat([run.rows for run in runs]),

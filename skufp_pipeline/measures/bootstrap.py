@@ -4,6 +4,7 @@ Queries of one SKU are not independent, so a resample draws SKUs, each with all 
 its mean is a ratio of sums: the sum of the drawn queries' values over their number.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,18 +76,7 @@ def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed
     Raises:
         ValueError: no values, or a different number of groups.
     """
-    if len(values) != len(groups) or len(values) == 0:
-        raise ValueError(
-            f"need one group per value and at least one: {len(values)} values, {len(groups)} groups"
-        )
-    sizes, sums = _sums_by_group(values, groups)
-    generator = np.random.default_rng(seed)
-    means = np.empty((resamples, values.shape[1]))
-    for i in range(resamples):
-        # How often each group was drawn: a multinomial count, weighting its sum and its size.
-        counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
-        means[i] = counts @ sums / (counts @ sizes)
-    return means
+    return np.array(list(_resampled(values, groups, resamples, np.random.default_rng(seed))))
 
 
 def resampled_means_over_seeds(
@@ -107,25 +97,30 @@ def resampled_means_over_seeds(
         ValueError: no values, or a different number of groups.
     """
     num_seeds, queries, columns = values.shape
-    if queries != len(groups) or values.size == 0:
-        raise ValueError(f"need one group per value and at least one: {queries} values, {len(groups)} groups")
     side_by_side = values.transpose(1, 0, 2).reshape(queries, num_seeds * columns)
-    sizes, sums = _sums_by_group(side_by_side, groups)
     generator = np.random.default_rng(seed)
-    means = np.empty((resamples, columns))
-    for i in range(resamples):
-        counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+    means = []
+    for of_seeds in _resampled(side_by_side, groups, resamples, generator):
         drawn = generator.integers(num_seeds, size=num_seeds)
-        by_seed = (counts @ sums / (counts @ sizes)).reshape(num_seeds, columns)
-        means[i] = by_seed[drawn].mean(axis=0)
-    return means
+        means.append(of_seeds.reshape(num_seeds, columns)[drawn].mean(axis=0))
+    return np.array(means)
 
 
-def _sums_by_group(values: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each group, its number of values (G,) and their sum by column (G, M)."""
+def _resampled(
+    values: np.ndarray, groups: np.ndarray, resamples: int, generator: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """The mean of each column of `values` (Q, M) in one resample of the groups after the other."""
+    if len(values) != len(groups) or values.size == 0:
+        raise ValueError(
+            f"need one group per value and at least one: {len(values)} values, {len(groups)} groups"
+        )
     _, group_of = np.unique(groups, return_inverse=True)
     sizes = np.bincount(group_of).astype(np.float64)
-    return sizes, np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
+    sums = np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
+    for _ in range(resamples):
+        # How often each group was drawn: a multinomial count, weighting its sum and its size.
+        counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
+        yield counts @ sums / (counts @ sizes)
 
 
 def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
