@@ -29,11 +29,6 @@ class Difference:
     low: float
     high: float
 
-    @property
-    def is_better(self) -> bool:
-        """Whether the whole interval is above zero: what it takes to claim an improvement."""
-        return self.low > 0
-
 
 def bootstrap_mean(values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0) -> Interval:
     """The mean of `values` (Q,) with a percentile interval over resampled `groups` (Q,).
