@@ -1,4 +1,4 @@
-"""The one exception that means: a user can mend this, and the message says how."""
+"""The two exceptions that say what a user can mend: what stops the work, and what is left out of it."""
 
 
 class UserError(Exception):
@@ -7,3 +7,12 @@ class UserError(Exception):
     The message says what was expected, what was found, where, and what to do. The command line
     prints it without a stack trace.
     """
+
+
+class ItemError(Exception):
+    """Why one item is left out: a countable reason and a sentence for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail

@@ -30,7 +30,7 @@ ROOMS = (
     "search",
     "evaluation",
 )
-LEAVES = ("errors", "hashing", "settings", "store", "compute")
+LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute")
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 
 
@@ -87,6 +87,18 @@ def test_rooms_depend_downward_only() -> None:
 @pytest.mark.parametrize("leaf", ["errors", "hashing", "settings", "compute"])
 def test_a_leaf_imports_nothing_of_the_package(leaf: str) -> None:
     assert rooms_imported(PACKAGE / f"{leaf}.py") == set()
+
+
+def test_the_decoder_imports_no_more_than_errors_and_settings() -> None:
+    assert rooms_imported(PACKAGE / "photos.py") <= {"errors", "settings"}
+
+
+def test_a_picture_is_decoded_in_one_place() -> None:
+    decoders = ("Image.open", "imread", "imdecode", "exif_transpose")
+    guilty = [
+        path.name for path in PACKAGE.rglob("*.py") if any(name in path.read_text() for name in decoders)
+    ]
+    assert guilty == ["photos.py"]
 
 
 def test_no_room_is_called_utils() -> None:

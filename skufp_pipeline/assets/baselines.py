@@ -54,7 +54,7 @@ def baseline_steps(preset: Preset) -> dict[str, Step]:
             {"pytorch", "parquet"},
             "Unit embeddings of the shard's crops by Baseline 1: its catalogue rows are the image-level "
             "gallery.",
-            (*model, ENCODERS + "embed"),
+            (*model, ENCODERS + "embed", "skufp_pipeline.photos"),
             {},
             needs,
             ("sku_crops", "image_text", "reid_checkpoint"),

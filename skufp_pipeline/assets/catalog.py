@@ -50,8 +50,11 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             {"polars", "parquet"},
             "The internal table: one row per annotated item with its SKU, split, role and box; what was "
             "left out stands in `skipped_items` with the reason.",
-            preset.dataset.reader_modules
-            + tuple(DATASETS + name for name in ("reading", "splits", "catalogue")),
+            (
+                *preset.dataset.reader_modules,
+                "skufp_pipeline.photos",
+                *(DATASETS + name for name in ("reading", "splits", "catalogue")),
+            ),
             {
                 "dataset": preset.dataset.read.model_dump(mode="json"),
                 "splits": preset.splits.model_dump(),
@@ -66,7 +69,7 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             GROUP,
             {"pillow", "jpeg"},
             "Every item of the shard's SKUs cut out of its photo, one JPEG each.",
-            (DATASETS + "crops", DATASETS + "reading", DATASETS + "splits"),
+            ("skufp_pipeline.photos", *(DATASETS + name for name in ("crops", "reading", "splits"))),
             preset.crops.model_dump(),
             io_needs,
             ("annotations",),
@@ -79,7 +82,10 @@ def catalog_steps(preset: Preset) -> dict[str, Step]:
             {"polars", "parquet"},
             "The image-text table: each crop with its metadata and attribute prompts, and its caption where "
             "a preset names a model; the text queries, and the texts of the catalog.",
-            tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
+            (
+                "skufp_pipeline.photos",
+                *(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
+            )
             + (_CAPTION_MODULES if preset.prompts.captions else ()),
             {"prompts": prompts_config(preset), "splits": preset.splits.model_dump()},
             _caption_needs(preset),

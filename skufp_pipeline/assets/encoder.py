@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 DATASETS = "skufp_pipeline.datasets."
 ENCODERS = "skufp_pipeline.encoders."
 GROUP = "encoder"
-PROMPT_MODULES = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
+PROMPT_MODULES = (
+    "skufp_pipeline.photos",
+    *(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
+)
 _LOOP = ("loop", "prefetch", "sampling", "schedule", "augment", "device", "pixels")
 LOOP_MODULES = tuple("skufp_pipeline.training." + name for name in _LOOP) + tuple(
     ENCODERS + name for name in ("losses", "dataset", "clip_train", "vocabulary")
@@ -38,7 +41,7 @@ def encoder_steps(preset: Preset) -> dict[str, Step]:
     """The steps of this group; the frozen encoder has a place only where it is pretrained."""
     needs = preset.compute.network_needs
     encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
-    embedding_modules = (ENCODERS + "clip", ENCODERS + "embed", ENCODERS + "tables")
+    embedding_modules = ("skufp_pipeline.photos", *(ENCODERS + name for name in ("clip", "embed", "tables")))
     steps = [
         Step(
             "clip_checkpoint",

@@ -67,14 +67,14 @@ def evaluation_steps(preset: Preset) -> dict[str, Step]:
 _MODULES = (
     "evaluation.retrieval", "evaluation.protocol", "measures.bootstrap", "measures.metrics", "measures.ranks",
     "evaluation.report", "evaluation.tables", "evaluation.page", "evaluation.figures", "evaluation.latency",
-    "evaluation.labels", "evaluation.paper", "evaluation.controls",
+    "evaluation.labels", "evaluation.paper", "evaluation.controls", "datasets.contact_sheet",
     "datasets.prompts", "datasets.attributes", "datasets.reading", "datasets.splits",
     "encoders.clip", "encoders.embed", "encoders.onnx", "encoders.parity", "encoders.tables",
     "fingerprint.tables", "fingerprint.teachers", "fingerprint.views", "fingerprint.make",
     "fingerprint.aggregator", "fingerprint.gaussian", "fingerprint.hubness", "fingerprint.losses",
     "fingerprint.aggregator_train", "training.schedule",
     "policy.actions", "policy.enhance", "policy.network", "policy.quality",
-    "search.bundle", "search.engine",
+    "search.bundle", "search.engine", "photos",
 )  # fmt: skip
 
 

@@ -96,6 +96,7 @@ def _image_encoder_step(preset: Preset) -> Step:
 _IMAGE_ENCODER_MODULES = (
     "encoders.export", "encoders.onnx", "encoders.parity", "encoders.clip", "encoders.embed",
     "encoders.tables", "search.parity", "fingerprint.views", "measures.metrics", "measures.ranks",
+    "photos",
 )  # fmt: skip
 
 

@@ -44,7 +44,11 @@ GROUP = "policy"
 SHEET, SHOWN = "sheet.jpg", 12
 
 _PHOTO = tuple(PACKAGE + "policy." + name for name in ("actions", "enhance", "quality"))
-_LABELS = (PACKAGE + "policy.labels", *_PHOTO, PACKAGE + "encoders.embed", PACKAGE + "encoders.clip")
+_LABELS = (
+    PACKAGE + "policy.labels",
+    *_PHOTO,
+    *(PACKAGE + name for name in ("encoders.embed", "encoders.clip", "photos")),
+)
 _TABLES = (
     PACKAGE + "encoders.tables",
     *(PACKAGE + "fingerprint." + name for name in ("tables", "teachers", "views")),

@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 import polars as pl
-from PIL import Image
 
 from skufp_pipeline.assets.catalog import read_shards
 from skufp_pipeline.assets.show import (
@@ -33,6 +32,7 @@ from skufp_pipeline.checks.views import (
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.catalogue import folder_listing
 from skufp_pipeline.evaluation.figures import loss_curves
+from skufp_pipeline.photos import open_photo
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -47,9 +47,12 @@ ENCODERS = "skufp_pipeline.encoders."
 GROUP = "views"
 SHEET = "sheet.jpg"
 
-_WORDS = tuple(DATASETS + name for name in ("prompts", "attributes", "reading", "splits"))
+_WORDS = (
+    "skufp_pipeline.photos",
+    *(DATASETS + name for name in ("prompts", "attributes", "reading", "splits")),
+)
 _CROPS = (VIEWS + "selection", VIEWS + "prompts", "skufp_pipeline.training.pixels", *_WORDS)
-_EMBEDDING = tuple(ENCODERS + name for name in ("clip", "embed", "tables"))
+_EMBEDDING = ("skufp_pipeline.photos", *(ENCODERS + name for name in ("clip", "embed", "tables")))
 _DRIFT = (VIEWS + "drift", "skufp_pipeline.measures.bootstrap")
 _DIFFUSION = (
     VIEWS + "noise",
@@ -429,5 +432,4 @@ def model_files(name: str) -> dict[str, str]:
 
 def picture_file(path: Path) -> dg.MarkdownMetadataValue:
     """A sheet that an artifact holds."""
-    with Image.open(path) as image:
-        return picture(image)
+    return picture(open_photo(path))

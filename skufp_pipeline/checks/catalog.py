@@ -2,8 +2,8 @@
 
 import dagster as dg
 import polars as pl
-from PIL import Image
 
+from skufp_pipeline.photos import decodes
 from skufp_pipeline.store import Artifact
 
 CROPS_COMPLETE = dg.AssetCheckSpec(
@@ -17,7 +17,7 @@ CROPS_COMPLETE = dg.AssetCheckSpec(
 def crops_complete(shard: Artifact, tolerated: float) -> dg.AssetCheckResult:
     """Passes where all crops of the table are there and decode, and few items were skipped."""
     crops = pl.read_parquet(shard.path / "crops.parquet")
-    broken = [path for path in crops["crop_path"] if not _decodes(shard, path)]
+    broken = [path for path in crops["crop_path"] if not decodes(shard.path / path)]
     items, skipped = shard.summary["items"], shard.summary["skipped_items"]
     share = skipped / items if items else 0.0
     return dg.AssetCheckResult(
@@ -30,12 +30,3 @@ def crops_complete(shard: Artifact, tolerated: float) -> dg.AssetCheckResult:
             "tolerated": tolerated,
         },
     )
-
-
-def _decodes(shard: Artifact, path: str) -> bool:
-    try:
-        with Image.open(shard.path / path) as image:
-            image.load()
-    except OSError:
-        return False
-    return True

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import dagster as dg
 import polars as pl
-from PIL import Image
 
+from skufp_pipeline.photos import decodes
 from skufp_pipeline.store import Artifact
 from skufp_pipeline.views.settings import ViewsThresholds
 
@@ -79,19 +79,10 @@ def views_decodable(shard: Artifact, accepted: pl.DataFrame) -> dg.AssetCheckRes
     """Passes where the images on disk are those of the accepted rows, and all decode."""
     expected = {f"images/{path}" for path in accepted["image_path"]}
     found = {name for name in shard.manifest.files if name.startswith("images/")}
-    broken = sorted(name for name in expected & found if not _decodes(shard, name))
+    broken = sorted(name for name in expected & found if not decodes(shard.path / name))
     return dg.AssetCheckResult(
         check_name="views_decodable",
         asset_key="generated_views",
         passed=expected == found and not broken,
         metadata={"missing_or_unlisted": sorted(expected ^ found)[:20], "broken": broken[:20]},
     )
-
-
-def _decodes(shard: Artifact, name: str) -> bool:
-    try:
-        with Image.open(shard.path / name) as image:
-            image.load()
-    except OSError:
-        return False
-    return True

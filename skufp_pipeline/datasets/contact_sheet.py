@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
+from skufp_pipeline.photos import PhotoError, open_photo
+
 GAP, FRAME, LABEL_WIDTH = 4, 3, 160
 PAPER, INK, UNREADABLE = (255, 255, 255), (30, 30, 30), (160, 160, 160)
 
 Picture = np.ndarray | Path | str
+Colour = str | tuple[int, int, int]
 
 
 def contact_sheet(
@@ -43,7 +46,7 @@ def contact_sheet(
             draw.multiline_text((GAP, top), labels[y], fill=INK)
         for x, picture in enumerate(row):
             corner = (left + GAP + x * step, top)
-            sheet.paste(_tile(picture, tile), corner)
+            sheet.paste(fitted(picture, tile), corner)
             colour = frames[y][x] if frames is not None else None
             if colour is not None:
                 box = (*corner, corner[0] + tile - 1, corner[1] + tile - 1)
@@ -51,14 +54,13 @@ def contact_sheet(
     return sheet
 
 
-def _tile(picture: Picture, side: int) -> Image.Image:
+def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Image.Image:
+    """The picture inside a square, on white; a plain square where it can't be read."""
     try:
-        image = Image.fromarray(picture) if isinstance(picture, np.ndarray) else Image.open(picture)
-        return ImageOps.pad(image.convert("RGB"), (side, side), color=PAPER)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombError,
-    ):  # what PIL raises on broken files
-        return Image.new("RGB", (side, side), UNREADABLE)
+        if isinstance(picture, np.ndarray):
+            image = Image.fromarray(picture).convert("RGB")
+        else:
+            image = open_photo(Path(picture))
+    except (PhotoError, OSError):
+        return Image.new("RGB", (side, side), unreadable)
+    return ImageOps.pad(image, (side, side), color=PAPER)

@@ -1,7 +1,7 @@
 """Cuts every item out of its image: the crop files that all later assets look at.
 
-Boxes are in pixels of the upright image (see reading.py), so EXIF orientation is applied before the
-cut; DeepFashion2's files carry none, and for them it changes nothing.
+Boxes are in pixels of the upright image (see reading.py). A box that is the whole image is read as a photo
+that is searched for (see photos.py), any other is cut at full resolution.
 """
 
 import errno
@@ -17,18 +17,22 @@ from pydantic import Field
 
 from skufp_pipeline.datasets.reading import (
     DECODE_THREADS,
-    DEFAULT_MAX_PIXELS,
-    ItemError,
-    MaxPixels,
     Progress,
     Row,
-    decoding,
     map_in_threads,
     skipped_row,
-    upright,
 )
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import ItemError, UserError
+from skufp_pipeline.photos import (
+    DEFAULT_MAX_PIXELS,
+    SIDE,
+    MaxPixels,
+    open_photo,
+    reduced,
+    size_of,
+    whole_photo,
+)
 from skufp_pipeline.settings import Settings
 
 CROP_SCHEMA: dict[str, pl.DataType] = {
@@ -41,7 +45,7 @@ CROP_SCHEMA: dict[str, pl.DataType] = {
 class CropSettings(Settings):
     """Size and quality of the saved crops."""
 
-    max_side: int = Field(512, ge=1)  # pixels; a larger crop is scaled down, a smaller one kept
+    max_side: int = Field(SIDE, ge=1)  # pixels; a larger crop is scaled down, a smaller one kept
     quality: int = Field(95, ge=1, le=100)  # of the JPEG
     max_pixels: MaxPixels = DEFAULT_MAX_PIXELS  # of the source image
 
@@ -109,17 +113,20 @@ def told_when_disk_is_full(path: Path) -> Iterator[None]:
 def _cut_image(
     rows: list[Row], source_root: Path, out_dir: Path, settings: CropSettings
 ) -> tuple[list[Row], list[Row]]:
-    """Crop rows and skip rows of the items of one image, which is decoded once."""
+    """Crop rows and skip rows of the items of one image, decoded once for whole and once for other boxes."""
     source = source_root / rows[0]["orig_image_path"]
     try:
-        image = _decode(source, settings.max_pixels)
+        whole = [0, 0, *size_of(source, settings.max_pixels)]
+        kinds = {row["bbox"] == whole for row in rows}
+        images = {is_whole: _read(source, is_whole, settings) for is_whole in kinds}
     except ItemError as error:
         return [], [_skipped(row, error) for row in rows]
     crops: list[Row] = []
     skipped: list[Row] = []
     for row in rows:
         try:
-            crop = _cut(image, row["bbox"], settings.max_side)
+            is_whole = row["bbox"] == whole
+            crop = images[True] if is_whole else _cut(images[False], row["bbox"], settings.max_side)
         except ItemError as error:
             skipped.append(_skipped(row, error))
             continue
@@ -135,15 +142,10 @@ def _skipped(row: Row, error: ItemError) -> Row:
     return skipped_row(row["split"], row["image_id"], row["item_idx"], row["orig_image_path"], error)
 
 
-def _decode(path: Path, max_pixels: int) -> Image.Image:
-    """The upright RGB image; what is transparent becomes white, as a shop's page shows it."""
-    with decoding(path, max_pixels) as image:
-        turned = upright(image)
-        if not turned.has_transparency_data:
-            return turned.convert("RGB")
-        layer = turned.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+def _read(source: Path, whole: bool, settings: CropSettings) -> Image.Image:
+    if whole:
+        return whole_photo(source, settings.max_side, settings.max_pixels)
+    return open_photo(source, settings.max_pixels)
 
 
 def _cut(image: Image.Image, bbox: list[int], max_side: int) -> Image.Image:
@@ -151,12 +153,7 @@ def _cut(image: Image.Image, bbox: list[int], max_side: int) -> Image.Image:
     if x2 > image.width or y2 > image.height:
         now = f"{image.width} x {image.height}"
         raise ItemError("image_changed", f"bounding box {bbox} is outside the image, which is now {now}")
-    crop = image.crop((x1, y1, x2, y2))
-    scale = max_side / max(crop.size)
-    if scale >= 1:
-        return crop
-    size = (max(1, round(crop.width * scale)), max(1, round(crop.height * scale)))
-    return crop.resize(size, Image.Resampling.LANCZOS)
+    return reduced(image.crop((x1, y1, x2, y2)), max_side)
 
 
 def _save(crop: Image.Image, path: Path, quality: int) -> None:

@@ -12,22 +12,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from skufp_pipeline.datasets.reading import (
-    DEFAULT_MAX_PIXELS,
-    ItemError,
-    MaxPixels,
     Progress,
     Row,
     build_catalogue,
     clip_bbox,
     map_in_threads,
-    read_size,
     skip_summary,
     skipped_row,
     whole_number,
 )
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import ItemError, UserError
+from skufp_pipeline.photos import DEFAULT_MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
 CATEGORIES = {
@@ -169,7 +166,7 @@ def _read_annotation(
         fields = _load_json(root / annotation.json_path)
         domain = _domain(fields)
         pair_id = whole_number(fields, "pair_id", 2**63 - 1)
-        size = read_size(root / annotation.image_path, settings.max_pixels)
+        size = size_of(root / annotation.image_path, settings.max_pixels)
         items = _items(fields)
     except ItemError as error:
         path = annotation.json_path if error.reason == "bad_json" else annotation.image_path

@@ -18,21 +18,18 @@ import polars as pl
 from pydantic import Field
 
 from skufp_pipeline.datasets.reading import (
-    DEFAULT_MAX_PIXELS,
-    ItemError,
-    MaxPixels,
     Progress,
     Row,
     build_catalogue,
     clip_bbox,
     map_in_threads,
-    read_size,
     skipped_row,
 )
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.hashing import stable_fraction, stable_hash
+from skufp_pipeline.photos import DEFAULT_MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
 REQUIRED = ("sku_id", "image_path", "domain")
@@ -266,7 +263,7 @@ def _read_sizes(
 
     def size(path: str) -> tuple[int, int] | ItemError:
         try:
-            return read_size(folder / path, max_pixels)
+            return size_of(folder / path, max_pixels)
         except ItemError as error:
             return error
 

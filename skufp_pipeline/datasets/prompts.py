@@ -18,7 +18,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
-from PIL import Image
 from pydantic import Field, model_validator
 
 from skufp_pipeline.datasets.attributes import ItemAttributes, cut_of, describe
@@ -34,8 +33,8 @@ from skufp_pipeline.datasets.table import (
     TRAIN,
     item_id,
 )
-from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_fraction, stable_hash
+from skufp_pipeline.photos import read_crop
 from skufp_pipeline.settings import Settings
 
 # The fields of the JSONL contract, in its order.
@@ -214,11 +213,13 @@ def build_image_text(
         carries supervision tokens.
 
     Raises:
-        UserError: a crop file is missing.
+        UserError: a crop can't be read.
     """
     rows = list(crops.sort(ITEM_ORDER).iter_rows(named=True))
     attributes = map_in_threads(
-        lambda row: _describe_crop(crop_dir / row["crop_path"]), rows, threads=DECODE_THREADS
+        lambda row: describe(np.asarray(read_crop(crop_dir / row["crop_path"], ATTRIBUTE_SIDE))),
+        rows,
+        threads=DECODE_THREADS,
     )
     said = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
     roles_of_sku = _sentence_roles(rows, splits)
@@ -293,15 +294,6 @@ def _training_text(row: Row, settings: PromptSettings, epoch: int) -> str:
     if not settings.supervision_tokens or draw < settings.token_dropout:
         return row["text"]
     return with_supervision_tokens(row["text"], row)
-
-
-def _describe_crop(path: Path) -> ItemAttributes:
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (ATTRIBUTE_SIDE, ATTRIBUTE_SIDE))
-            return describe(np.asarray(image.convert("RGB")))
-    except FileNotFoundError as error:
-        raise UserError(f"the crop {path} is missing; materialize sku_crops of this shard again") from error
 
 
 def _sentence_roles(rows: Sequence[Row], splits: SplitSettings) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What every reader of a data set shares: image headers, bounding boxes, skip rows, SKU filters.
+"""What every reader of a data set shares: bounding boxes, skip rows, SKU filters, threads.
 
 One rule for coordinates holds everywhere: a bounding box is in pixels of the upright image, the one
 a viewer shows after applying EXIF orientation. DeepFashion2's files carry no orientation, so for them
@@ -7,17 +7,12 @@ stored and upright coordinates are the same; phone photographs in a manifest are
 
 import math
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import polars as pl
-from PIL import ExifTags, Image, ImageOps
-from pydantic import Field
 
 from skufp_pipeline.datasets.splits import SplitSettings, assign_roles
 from skufp_pipeline.datasets.table import (
@@ -29,17 +24,7 @@ from skufp_pipeline.datasets.table import (
     SPLITS,
     Catalogue,
 )
-from skufp_pipeline.errors import UserError
-
-# Above this Pillow refuses an image whatever our setting says.
-PILLOW_LIMIT = 178_956_970
-MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
-DEFAULT_MAX_PIXELS = 100_000_000
-
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# Where EXIF stands before the pixels; asking a PNG for it would decode the whole file.
-EXIF_FORMATS = ("JPEG", "MPO", "WEBP")
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+from skufp_pipeline.errors import ItemError, UserError
 
 READ_THREADS = 16  # small files: the disk or network is waited for
 DECODE_THREADS = min(os.cpu_count() or 1, 8)  # each holds one whole decoded image
@@ -49,63 +34,6 @@ Progress = Callable[[int, int], None]  # (done, total)
 Row = dict[str, Any]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-class ItemError(Exception):
-    """Why one item is left out: a countable reason and a sentence for a person."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-
-
-@contextmanager
-def decoding(path: Path, max_pixels: int) -> Iterator[Image.Image]:
-    """The image at `path`, opened lazily: nothing but its header is read until pixels are asked for.
-
-    Raises:
-        ItemError: missing_image, image_too_large (by the header, before any pixel is decoded) or
-            broken_image, also for what fails inside the `with` block while decoding.
-        OSError: the disk or network failed, which says nothing about the image.
-    """
-    if not os.path.isfile(path):
-        raise ItemError("missing_image", f"there is no image file {path.name}")
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height} pixels"
-                raise ItemError("image_too_large", f"{path.name} has {size}, more than {max_pixels:,}")
-            yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ItemError("image_too_large", f"{path.name}: {error}") from error
-    except DECODE_ERRORS as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ItemError("broken_image", f"{path.name} cannot be decoded: {error}") from error
-
-
-def read_size(path: Path, max_pixels: int) -> tuple[int, int]:
-    """(width, height) of the upright image, from its header alone. Raises as `decoding` does."""
-    with decoding(path, max_pixels) as image:
-        turned = orientation(image) >= 5  # 5-8 lie on their side
-        return (image.height, image.width) if turned else image.size
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The image as a viewer shows it: EXIF orientation applied."""
-    return ImageOps.exif_transpose(image) if orientation(image) != 1 else image
-
-
-def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it cannot be read."""
-    if image.format not in EXIF_FORMATS:
-        return 1
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except DECODE_ERRORS:
-        return 1
-    return value if value in range(1, 9) else 1
 
 
 def clip_bbox(values: object, width: int, height: int) -> list[int]:

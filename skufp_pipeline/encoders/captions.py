@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.embed import Progress, in_halves
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import read_crop
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Captioner:
         batch_size = self.settings.batch_size
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(paths), batch_size):
-                images = list(pool.map(_read, paths[start : start + batch_size]))
+                images = list(pool.map(read_crop, paths[start : start + batch_size]))
                 found += [line for part in in_halves(self._of_images, images) for line in part]
                 if progress is not None:
                     progress(len(found), len(paths))
@@ -72,14 +73,6 @@ def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner
             "a directory that save_pretrained wrote for model and processor"
         ) from error
     return Captioner(model.eval().to(device), processor, device, settings)
-
-
-def _read(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import read_crop
 
 Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
@@ -71,7 +71,7 @@ def embed_crops(
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(paths), batch_size):
             batch = paths[start : start + batch_size]
-            pixels = torch.stack(list(pool.map(lambda path: _read(encoder, path), batch)))
+            pixels = torch.stack(list(pool.map(lambda path: encoder.preprocess(read_crop(path)), batch)))
             rows[start : start + len(batch)] = np.concatenate(in_halves(encoder.embed_pixels, pixels))
             if progress is not None:
                 progress(start + len(batch), len(paths))
@@ -106,12 +106,3 @@ def in_halves(run: Callable[[Any], Result], batch: Any) -> list[Result]:
         torch.cuda.empty_cache()
     half = len(batch) // 2
     return in_halves(run, batch[:half]) + in_halves(run, batch[half:])
-
-
-def _read(encoder: ImageEncoder, path: Path) -> Tensor:
-    try:
-        with Image.open(path) as image:
-            pixels: Tensor = encoder.preprocess(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
-    return pixels

@@ -36,6 +36,7 @@ from skufp_pipeline.encoders.onnx import (
 from skufp_pipeline.encoders.parity import FLOAT32, INT8, Parity
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import read_crop
 
 OPSET = 20  # the first with Gelu
 _PRODUCTS = ("MatMul", "Gemm")
@@ -176,8 +177,7 @@ def _parity(
 
 
 def _write_probe(directory: Path, encoder: Encoder, photo: Path, row: NDArray[np.float32]) -> None:
-    with Image.open(photo) as image:
-        np.save(directory / PROBE_FILE, encoder.preprocess(image).numpy()[None])
+    np.save(directory / PROBE_FILE, encoder.preprocess(read_crop(photo)).numpy()[None])
     np.save(directory / PROBE_ROW_FILE, row[None])
 
 

@@ -13,16 +13,18 @@ import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from skufp_pipeline.datasets.contact_sheet import fitted
 from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.measures.metrics import recall_at_k
+from skufp_pipeline.photos import open_photo
 
 # Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), and a line style each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)))
-RIGHT, WRONG, INK = "#009E73", "#c8c8c8", "#222222"
+RIGHT, WRONG, INK, UNREADABLE = "#009E73", "#c8c8c8", "#222222", "#eeeeee"
 LARGEST_PNG = 150_000
 THUMBNAILS = (112, 96, 80, 64, 48, 32)  # pixels; the largest whose grid stays below LARGEST_PNG
 SHOWN = 5
@@ -177,7 +179,7 @@ def _figure(width: float, height: float) -> Figure:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    return _image_png(Image.open(buffer).convert("RGB"))
+    return _image_png(open_photo(buffer.getvalue()))
 
 
 def _image_png(image: Image.Image) -> bytes:
@@ -200,7 +202,7 @@ def _draw_grid(rows: Sequence[GridRow], side: int, shown: int) -> Image.Image:
         _draw_query(image, draw, row, (gap, top), query_width - 2 * gap, side)
         for c, (path, sku_id, score) in enumerate(row.results[:shown]):
             left = query_width + c * cell_width
-            image.paste(_thumbnail(path, side), (left, top))
+            image.paste(fitted(path, side, UNREADABLE), (left, top))
             right = sku_id == row.truth_sku
             frame = (left - 2, top - 2, left + side + 1, top + side + 1)
             draw.rectangle(frame, outline=RIGHT if right else WRONG, width=3 if right else 1)
@@ -217,19 +219,10 @@ def _draw_query(
         lines = _wrap(row.query, _font(11), width)[: max(side // 14, 1)]
         draw.multiline_text(at, "\n".join(lines), fill=INK, font=_font(11), spacing=3)
     else:
-        image.paste(ImageOps.pad(Image.fromarray(row.query).convert("RGB"), (side, side), color="white"), at)
+        image.paste(fitted(row.query, side), at)
     if row.truth_sku is not None:
         caption = f"right answer:\n{_cut(row.truth_sku, font, width)}"
         draw.text((at[0], at[1] + side + 3), caption, fill=INK, font=font, spacing=1)
-
-
-def _thumbnail(path: Path | str, side: int) -> Image.Image:
-    """The picture fitted into a square; a grey square where it can't be read, so that a report is made."""
-    try:
-        with Image.open(path) as image:
-            return ImageOps.pad(image.convert("RGB"), (side, side), color="white")
-    except (OSError, Image.DecompressionBombError):
-        return Image.new("RGB", (side, side), "#eeeeee")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from PIL import Image
 
 from skufp_pipeline.datasets.prompts import TEXT_SOURCES, source_queries
 from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY
@@ -247,8 +246,7 @@ def grid_rows(
     """Each query photo with its five best SKUs and their images."""
     rows = []
     for sku_id, photo in zip(queries["sku_id"], photos, strict=True):
-        with Image.open(photo) as image:
-            pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
+        pixels: NDArray[np.uint8] = np.asarray(read_photo(photo))
         hits = engine.search_image(photo, 5).hits
         rows.append(GridRow(pixels, sku_id, [(local_path(hit.image), hit.sku_id, hit.score) for hit in hits]))
     return rows

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
 from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
@@ -21,6 +20,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.ranks import ranks, right_items
+from skufp_pipeline.photos import read_crop
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY, Photo
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.quality import FEATURES, quality_features
@@ -128,12 +128,9 @@ def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDAr
     Raises:
         UserError: the crop can't be read.
     """
-    try:
-        with Image.open(path) as image:
-            photo = working_copy(image.convert("RGB"), settings)
-            return photo, quality_features(photo, image.width, image.height)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+    image = read_crop(path)
+    photo = working_copy(image, settings)
+    return photo, quality_features(photo, image.width, image.height)
 
 
 def margins_and_ranks(

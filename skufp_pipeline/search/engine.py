@@ -1,7 +1,6 @@
 """Answers a photo or a sentence: decode, encode, policy, search and what lies between, each stage timed."""
 
 import time
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import PhotoError, PhotoSource, what_is_wrong, whole_photo
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
@@ -27,7 +27,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
 CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 50_000_000  # of a photo that anyone may send; a catalogue's own may have more
 UsePolicy = Literal["on", "off", "auto"]  # auto: on where the index has a policy
 
 
@@ -113,7 +113,7 @@ class QueryEngine:
         threads = settings.threads or torch.get_num_threads()
         return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy)
 
-    def search_image(self, path: Path, top: int, within: Rows | None = None) -> Answer:
+    def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a photo.
 
         Args:
@@ -123,7 +123,7 @@ class QueryEngine:
             UserError: the file is missing, no image, truncated or too large.
         """
         clock = _Clock()
-        query, action = self._embed_photo(path, clock)
+        query, action = self._embed_photo(photo, clock)
         return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
@@ -138,7 +138,7 @@ class QueryEngine:
         return self._answer(query, top, within, clock)
 
     def search_mixed(
-        self, path: Path, text: str, text_weight: float, top: int, within: Rows | None = None
+        self, photo: PhotoSource, text: str, text_weight: float, top: int, within: Rows | None = None
     ) -> Answer:
         """The SKUs nearest to a photo and a sentence together.
 
@@ -149,8 +149,8 @@ class QueryEngine:
             UserError: as `search_image` and `search_text`, or a weight outside 0 to 1.
         """
         clock = _Clock()
-        photo, action = self._embed_photo(path, clock)
-        query = mix(photo, self._embed_text(text), text_weight)
+        row, action = self._embed_photo(photo, clock)
+        query = mix(row, self._embed_text(text), text_weight)
         clock.lap("encode")
         return self._answer(query, top, within, clock, action)
 
@@ -166,9 +166,9 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, path: Path, clock: "_Clock") -> tuple[NDArray[np.float32], str | None]:
+    def _embed_photo(self, source: PhotoSource, clock: "_Clock") -> tuple[NDArray[np.float32], str | None]:
         """The query (1, D) that a photo is, and the policy's action."""
-        image = read_photo(path)
+        image = read_photo(source)
         clock.lap("decode")
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
@@ -237,25 +237,17 @@ def _require_top(top: int) -> None:
         raise UserError(f"--top must be at least 1, got {top}")
 
 
-def read_photo(path: Path) -> Image.Image:
-    """A user's photo, upright, RGB.
+def read_photo(source: PhotoSource) -> Image.Image:
+    """A user's photo as the catalogue's pictures are read: upright, RGB, at most 512 pixels long.
 
     Raises:
         UserError: missing, no image, truncated, or larger than 50 million pixels.
     """
-    if not path.is_file():
-        raise UserError(f"photo {str(path)!r} does not exist or is no file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-            with Image.open(path) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise UserError(
-                        f"photo {path} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}"
-                    )
-                return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"photo {path} can't be read as an image: {error}") from error
+        return whole_photo(source, max_pixels=MAX_PIXELS)
+    except (PhotoError, OSError) as error:
+        name = f"photo {source}" if isinstance(source, Path) else "the photo"
+        raise UserError(f"{name} {what_is_wrong(error)}") from error
 
 
 class _Clock:

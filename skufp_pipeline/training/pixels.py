@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import read_crop
 
 _BLOCK = 512
 
@@ -48,11 +48,7 @@ def decode_squares(
 
 def read_square(path: Path, side: int) -> NDArray[np.uint8]:
     """One crop as (side, side, 3) uint8 RGB."""
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"crop {path} can't be read ({error}); materialize sku_crops again") from error
+    pixels = np.asarray(read_crop(path))
     shrinks = pixels.shape[0] > side or pixels.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (side, side), interpolation=interpolation).astype(np.uint8, copy=False)

@@ -19,6 +19,7 @@ from PIL import Image
 from skufp_pipeline.encoders.embed import in_halves
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.photos import size_of
 from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import GenerationSettings
@@ -166,8 +167,7 @@ def _run_batch(
 
 def _save(square: NDArray[np.uint8], source: Path, target: Path, quality: int) -> None:
     """The square with its crop's proportions, as a JPEG."""
-    with Image.open(source) as crop:
-        width, height = crop.size
+    width, height = size_of(source)
     side = square.shape[0]
     scale = side / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from PIL import ExifTags, Image
 
+from skufp_pipeline.datasets import crops as crops_module
 from skufp_pipeline.datasets.crops import CropSettings, crop_path, write_crops
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import open_photo, reduced, whole_photo
 from skufp_pipeline_tests.datasets.trees import table, truncate, write_image, write_png_bomb
 
 PATH = "train/image/000001.jpg"
@@ -66,11 +68,10 @@ def test_each_item_is_cut_where_its_box_is(tmp_path: Path) -> None:
 
 def test_each_image_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path, quadrants())
-    opened: list[object] = []
-    open_image = Image.open
-    monkeypatch.setattr(Image, "open", lambda *a, **k: (opened.append(a), open_image(*a, **k))[1])
+    decoded: list[object] = []
+    monkeypatch.setattr(crops_module, "open_photo", lambda *a: (decoded.append(a), open_photo(*a))[1])
     cut(tmp_path, table(*({"item_idx": n, "bbox": [0, 0, n, n]} for n in range(1, 6))))
-    assert len(opened) == 1
+    assert len(decoded) == 1
 
 
 def test_a_large_crop_is_scaled_down_and_a_small_one_kept(tmp_path: Path) -> None:
@@ -78,6 +79,19 @@ def test_a_large_crop_is_scaled_down_and_a_small_one_kept(tmp_path: Path) -> Non
     items = table({"item_idx": 1, "bbox": [0, 0, 40, 60]}, {"item_idx": 2, "bbox": [0, 0, 20, 24]})
     crops, _ = cut(tmp_path, items, max_side=30)
     assert crops.select("width", "height").rows() == [(20, 30), (20, 24)]
+
+
+def test_a_box_is_cut_at_full_resolution_and_the_whole_image_is_what_a_query_sees(tmp_path: Path) -> None:
+    save(tmp_path, Image.effect_noise((1300, 1100), 90).convert("RGB"))
+    boxes = [[0, 0, 1300, 1100], [0, 0, 1300, 1099]]
+    crops, _ = cut(
+        tmp_path, table(*({"item_idx": n, "bbox": box} for n, box in enumerate(boxes))), quality=100
+    )
+    photo = tmp_path / "raw" / PATH
+    expected = [whole_photo(photo), reduced(open_photo(photo).crop((0, 0, 1300, 1099)), 512)]
+    for row, image in enumerate(expected):
+        assert np.abs(crop_pixels(tmp_path, crops, row) - np.asarray(image)).mean() < 1.5
+    assert np.abs(np.asarray(expected[0]).astype(int) - np.asarray(expected[1])).mean() > 3
 
 
 def test_a_sliver_keeps_at_least_one_pixel(tmp_path: Path) -> None:

@@ -1,117 +1,27 @@
 import threading
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
 
 from skufp_pipeline.datasets.reading import (
     CHUNK,
-    ItemError,
     build_catalogue,
     clip_bbox,
-    decoding,
     keep_first_split,
     keep_pairs,
     map_in_threads,
-    orientation,
-    read_size,
     skip_summary,
     skipped_row,
-    upright,
     whole_number,
 )
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import ITEM_ORDER, ITEM_SCHEMA, SKIPPED_SCHEMA
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import ItemError, UserError
 
-from .trees import reasons, table, truncate, write_changed_image, write_image, write_png_bomb
-
-MANY = 100_000_000
-
-
-def reason_of(path: Path, max_pixels: int = MANY) -> str:
-    with pytest.raises(ItemError) as caught, decoding(path, max_pixels) as image:
-        image.load()
-    assert path.name in caught.value.detail
-    return caught.value.reason
-
-
-def turned(path: Path, value: int) -> Path:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = value
-    write_image(path, size=(40, 60), exif=exif)
-    return path
-
-
-def test_a_good_image_is_opened(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png", size=(3, 2))
-    with decoding(tmp_path / "a.png", 6) as image:
-        assert image.size == (3, 2)
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_what_is_wrong_with_an_image_is_named(tmp_path: Path) -> None:
-    write_image(tmp_path / "short.jpg", size=(200, 200))
-    truncate(tmp_path / "short.jpg")
-    write_image(tmp_path / "short.png", size=(200, 200))
-    truncate(tmp_path / "short.png", keep=0.7)
-    (tmp_path / "words.jpg").write_text("no picture")
-    (tmp_path / "empty.jpg").touch()
-    (tmp_path / "folder.jpg").mkdir()
-    write_image(tmp_path / "wide.png", size=(7, 1))
-    write_png_bomb(tmp_path / "bomb.png", 30_000, 30_000)
-    write_png_bomb(tmp_path / "large.png", 12_000, 12_000)
-    found = {path.name: reason_of(path) for path in sorted(tmp_path.iterdir()) if path.name != "wide.png"}
-    assert found == {
-        "bomb.png": "image_too_large",
-        "empty.jpg": "broken_image",
-        "folder.jpg": "missing_image",
-        "large.png": "image_too_large",
-        "short.jpg": "broken_image",
-        "short.png": "broken_image",
-        "words.jpg": "broken_image",
-    }
-    assert reason_of(tmp_path / "wide.png", max_pixels=6) == "image_too_large"
-    assert reason_of(tmp_path / "nowhere.jpg") == "missing_image"
-
-
-def test_a_failing_disk_is_not_taken_for_a_broken_image(tmp_path: Path) -> None:
-    write_image(tmp_path / "a.png")
-    with pytest.raises(OSError, match="gone"), decoding(tmp_path / "a.png", MANY):
-        raise OSError(5, "gone")
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]), random=st.randoms())
-def test_bytes_changed_anywhere_are_an_image_or_an_item_error(
-    tmp_path: Path, kind: str, random: Random
-) -> None:
-    path = tmp_path / "changed"
-    write_changed_image(path, kind, random)
-    try:
-        with decoding(path, 10_000) as image:
-            upright(image).convert("RGB")
-        reason = "none"
-    except ItemError as error:
-        reason = error.reason
-    assert reason in ("none", "broken_image", "image_too_large")
-
-
-@pytest.mark.parametrize("value", range(1, 9))
-def test_sizes_are_those_of_the_upright_image(tmp_path: Path, value: int) -> None:
-    path = turned(tmp_path / "a.jpg", value)
-    with Image.open(path) as image:
-        assert orientation(image) == value
-        assert upright(image).size == read_size(path, MANY) == ((40, 60) if value < 5 else (60, 40))
-
-
-def test_an_orientation_out_of_range_counts_as_none(tmp_path: Path) -> None:
-    assert read_size(turned(tmp_path / "a.jpg", 9), MANY) == (40, 60)
+from .trees import reasons, table
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,9 @@
 from pathlib import Path
-from random import Random
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from PIL import ExifTags, Image
 
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
@@ -21,7 +17,7 @@ from skufp_pipeline.search.bundle import POLICY
 from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore, Recipe
-from skufp_pipeline_tests.datasets.trees import truncate, write_changed_image, write_png_bomb
+from skufp_pipeline_tests.datasets.trees import write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
 
 from .conftest import SKUS, publish_encoder, publish_image_encoder, publish_index
@@ -139,8 +135,17 @@ def test_a_sku_added_today_is_found_and_shown(engine: QueryEngine, tmp_path: Pat
 def complaint(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         read_photo(path)
-    assert str(path) in str(caught.value)
+    assert str(caught.value).startswith(f"photo {path} ")
     return str(caught.value)
+
+
+def test_a_photo_may_come_as_bytes(engine: QueryEngine, tmp_path: Path) -> None:
+    picture(SKUS["lime"]).save(tmp_path / "photo.png")
+    content = (tmp_path / "photo.png").read_bytes()
+    assert engine.search_image(content, 3).hits == engine.search_image(tmp_path / "photo.png", 3).hits
+    for nothing in (b"", b"no picture", content[:60]):
+        with pytest.raises(UserError, match=r"^the photo can't be read as an image"):
+            engine.search_image(nothing, 3)
 
 
 def test_what_is_no_photo_is_told(tmp_path: Path) -> None:
@@ -151,35 +156,12 @@ def test_what_is_no_photo_is_told(tmp_path: Path) -> None:
         assert "can't be read as an image" in complaint(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tiff"])
-def test_a_truncated_photo_is_told(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"short.{suffix}"
-    noise(size=(200, 200)).save(path)
-    assert read_photo(path).size == (200, 200)
-    truncate(path)
-    assert "can't be read as an image" in complaint(path)
-
-
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("side", [8_000, 12_000, 30_000])
 def test_a_huge_photo_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     write_png_bomb(tmp_path / "bomb.png", side, side)
     message = complaint(tmp_path / "bomb.png")
     assert "pixels" in message
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), random=st.randoms())
-def test_bytes_changed_anywhere_are_a_photo_or_a_user_error(
-    tmp_path: Path, kind: str, random: Random
-) -> None:
-    path = tmp_path / "changed"
-    write_changed_image(path, kind, random)
-    try:
-        outcome = read_photo(path).mode
-    except UserError as error:
-        outcome = str(error)
-    assert outcome == "RGB" or str(path) in outcome
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1", "LA", "I;16"])
@@ -188,18 +170,6 @@ def test_a_photo_of_any_mode_becomes_rgb(engine: QueryEngine, tmp_path: Path, mo
     picture("gray").convert("L").convert("I;16" if mode == "I;16" else mode).save(path)
     assert read_photo(path).mode == "RGB"
     assert len(engine.search_image(path, 3).hits) == 3
-
-
-def test_a_phones_photo_is_turned_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    sideways = Image.new("RGB", (40, 20), "white")
-    sideways.paste("black", (0, 0, 20, 20))
-    sideways.save(tmp_path / "photo.png", exif=exif)
-    upright = np.asarray(read_photo(tmp_path / "photo.png"))
-    assert upright.shape == (40, 20, 3)
-    assert upright[0, 0].tolist() == [0, 0, 0]
-    assert upright[-1, 0].tolist() == [255, 255, 255]
 
 
 def test_an_engine_opens_what_is_published(

@@ -1,0 +1,199 @@
+"""The one decoder: from a picture's path or bytes to upright RGB of 8 bits, for catalogue and query alike.
+
+Every picture goes through the same steps:
+
+- Its content says which of `FORMATS` it is, whatever its name; of several frames the first counts.
+- Its header says its size; above `max_pixels` it is refused before a pixel is decoded.
+- A JPEG with more pixels than are needed is reduced by 2, 4 or 8 while it is decoded (libjpeg's scaled DCT).
+- EXIF orientation is applied where it stands before the pixels, so that `size_of` need not decode them.
+- Any colour model and depth becomes RGB of 8 bits, and what is transparent becomes white.
+- Metadata is dropped. An embedded ICC profile is ignored: the towers learnt from pictures read like that.
+
+A picture that is wanted whole is read by `whole_photo`, which reduces it to at most `side` pixels: a
+catalogue's picture without a box and a photo that is searched for, so that the same picture has the same
+pixels in both. A box is cut at full resolution (`open_photo`) and then reduced.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from PIL import ExifTags, Image
+from pydantic import Field
+
+from skufp_pipeline.errors import ItemError, UserError
+
+PhotoSource = Path | bytes
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG includes MPO, what phones write
+SIDE = 512  # pixels; twice what the encoders and the policy's working copy look at, or more
+
+PILLOW_LIMIT = 178_956_970  # above this Pillow refuses an image whatever our setting says
+MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
+DEFAULT_MAX_PIXELS = 100_000_000
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class PhotoError(ItemError):
+    """A picture that can't be used.
+
+    Attributes:
+        reason: missing_image, image_too_large or broken_image.
+        why: what is wrong, to be put after the picture's name.
+    """
+
+    def __init__(self, reason: str, name: str, why: str) -> None:
+        super().__init__(reason, f"{name} {why}")
+        self.why = why
+
+
+def what_is_wrong(error: PhotoError | OSError) -> str:
+    """Why a picture was not read, to be put after its name."""
+    return error.why if isinstance(error, PhotoError) else f"can't be read: {error}"
+
+
+def whole_photo(source: PhotoSource, side: int = SIDE, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """The picture reduced to at most `side` pixels. Raises as `open_photo` does."""
+    return reduced(open_photo(source, max_pixels, enough=side), side)
+
+
+def open_photo(
+    source: PhotoSource, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
+) -> Image.Image:
+    """The picture, upright, RGB of 8 bits, on white, without metadata.
+
+    Args:
+        enough: pixels that either side needs; a JPEG is decoded to the smallest size that has as many.
+
+    Raises:
+        PhotoError: see its reasons.
+        OSError: the disk or network failed, which says nothing about the picture.
+    """
+    with _opened(source, max_pixels) as image:
+        turn = _TURNS.get(_orientation(image))  # first: loading a PNG adds what stands after its pixels
+        if enough is not None:
+            image.draft(None, (enough, enough))
+        picture = to_rgb(image)
+        picture.info = {}
+        return picture if turn is None else picture.transpose(turn)
+
+
+def size_of(source: PhotoSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) of the upright picture, from its header alone. Raises as `open_photo` does."""
+    with _opened(source, max_pixels) as image:
+        lies_on_its_side = _orientation(image) >= 5
+        return (image.height, image.width) if lies_on_its_side else image.size
+
+
+def read_crop(path: Path, enough: int | None = None) -> Image.Image:
+    """A picture that the pipeline wrote. `enough` is that of `open_photo`.
+
+    Raises:
+        UserError: it is missing or can't be decoded.
+    """
+    try:
+        return open_photo(path, enough=enough)
+    except (PhotoError, OSError) as error:
+        raise UserError(f"crop {path} {what_is_wrong(error)}; materialize sku_crops again") from error
+
+
+def decodes(path: Path) -> bool:
+    """Whether the file is there and all its pixels can be decoded."""
+    try:
+        open_photo(path)
+    except (PhotoError, OSError):
+        return False
+    return True
+
+
+def reduced(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side scaled down to `side` pixels; a smaller one as it is."""
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB of 8 bits; what is transparent becomes white, as a shop's page shows it."""
+    if image.mode[0] in "IF":
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    picture = Image.new("RGB", layer.size, "white")
+    picture.paste(layer, mask=layer)
+    return picture
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its high byte; of 32 bits by its range, as their files don't say what white is.
+
+    White is the first of 1 (floats only), 255, 65535 and 2^31 - 1 that no pixel exceeds.
+    """
+    values = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        grey = np.where(values == image.info.get("transparency"), 255, values >> 8)
+    else:
+        values = np.nan_to_num(values)
+        whites = (1, 255, 2**16 - 1, 2**31 - 1)[image.mode == "I" :]
+        white = next((white for white in whites if values.max() <= white), whites[-1])
+        grey = np.clip(values / white, 0, 1) * 255 + 0.5
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+@contextmanager
+def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
+    """The image opened lazily: nothing but its header is read until pixels are asked for.
+
+    Raises:
+        PhotoError: also for what fails inside the `with` block while decoding.
+    """
+    name = source.name if isinstance(source, Path) else "the picture"
+    if isinstance(source, Path) and not os.path.isfile(source):
+        raise PhotoError("missing_image", name, "can't be read: it does not exist or is no file")
+    try:
+        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
+            if image.width * image.height > max_pixels:
+                why = f"has {image.width} x {image.height} pixels; the limit is {max_pixels:,}"
+                raise PhotoError("image_too_large", name, why)
+            yield image
+    except Image.DecompressionBombError as error:
+        raise PhotoError("image_too_large", name, f"has more than {PILLOW_LIMIT:,} pixels") from error
+    except Image.UnidentifiedImageError as error:
+        why = f"can't be read as an image: it is no readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise PhotoError("broken_image", name, why) from error
+    except (PhotoError, MemoryError):
+        raise
+    except Exception as error:  # on broken files the decoders raise a dozen kinds
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise PhotoError("broken_image", name, f"can't be read as an image: {error}") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8, of an image that is not loaded yet; 1 where there is none to read."""
+    if image.format == "TIFF":  # Pillow turns it itself
+        return 1
+    try:
+        exif = Image.Image.getexif(image)  # a PNG's own method would decode the pixels
+        value = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # as many kinds
+        return 1
+    return value if value in range(1, 9) else 1
