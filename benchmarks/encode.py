@@ -30,6 +30,7 @@ from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.parity import unit_cosines
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.evaluation.latency import processor_name, statistics_ms
+from skufp_pipeline.photos import open_photo
 
 MODELS = ("ViT-B-32", "skufp-mobilenetv2", "skufp-tiny")
 PHOTOS = 20
@@ -99,7 +100,7 @@ def _engines(encoder: Encoder, folder: Path, threads: int) -> dict[str, Encode]:
 def _photos(folder: Path) -> list[Image.Image]:
     render_sample(SampleSettings(num_skus=50, image_size=256, workers=1), folder)
     paths = sorted(folder.rglob("*.jpg"))
-    return [Image.open(path).convert("RGB") for path in paths[:: len(paths) // PHOTOS][:PHOTOS]]
+    return [open_photo(path) for path in paths[:: len(paths) // PHOTOS][:PHOTOS]]
 
 
 def _arguments() -> argparse.Namespace:

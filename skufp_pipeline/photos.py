@@ -35,7 +35,7 @@ SIDE = 512  # pixels; twice what the encoders and the policy's working copy look
 
 PILLOW_LIMIT = 178_956_970  # above this Pillow refuses an image whatever our setting says
 MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
-DEFAULT_MAX_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000  # of a catalogue's picture, where no setting says otherwise
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 _TURNS = {
@@ -67,14 +67,12 @@ def what_is_wrong(error: PhotoError | OSError) -> str:
     return error.why if isinstance(error, PhotoError) else f"can't be read: {error}"
 
 
-def whole_photo(source: PhotoSource, side: int = SIDE, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+def whole_photo(source: PhotoSource, side: int = SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The picture reduced to at most `side` pixels. Raises as `open_photo` does."""
     return reduced(open_photo(source, max_pixels, enough=side), side)
 
 
-def open_photo(
-    source: PhotoSource, max_pixels: int = DEFAULT_MAX_PIXELS, enough: int | None = None
-) -> Image.Image:
+def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
     """The picture, upright, RGB of 8 bits, on white, without metadata.
 
     Args:
@@ -93,7 +91,7 @@ def open_photo(
         return picture if turn is None else picture.transpose(turn)
 
 
-def size_of(source: PhotoSource, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
+def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """(width, height) of the upright picture, from its header alone. Raises as `open_photo` does."""
     with _opened(source, max_pixels) as image:
         lies_on_its_side = _orientation(image) >= 5

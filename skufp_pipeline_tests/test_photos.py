@@ -191,6 +191,16 @@ def test_inverted_cmyk_of_adobe_is_not_a_negative() -> None:
     assert np.abs(found - pixels(SMALL)).mean() < 4
 
 
+def test_ycck_is_the_same_picture() -> None:
+    """Photoshop's form of CMYK: what Pillow writes as CMYK, its first three planes turned to YCbCr."""
+    inks = Image.merge("RGB", [Image.eval(band, lambda value: 255 - value) for band in SMALL.split()])
+    planes = [Image.eval(band, lambda value: 255 - value) for band in inks.convert("YCbCr").split()]
+    cmyk = Image.merge("CMYK", [*planes, Image.new("L", SMALL.size, 0)])
+    content = bytearray(encoded(cmyk, "JPEG", quality=100, subsampling=0))
+    content[content.index(b"Adobe") + 11] = 2  # the marker's transform
+    assert np.abs(pixels(open_photo(bytes(content))) - pixels(SMALL)).mean() < 4
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_what_is_transparent_becomes_white_by_its_share(kind: str) -> None:
     layer = Image.new("RGBA", (3, 1), (200, 0, 100, 255))

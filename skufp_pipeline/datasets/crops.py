@@ -15,24 +15,10 @@ import polars as pl
 from PIL import Image
 from pydantic import Field
 
-from skufp_pipeline.datasets.reading import (
-    DECODE_THREADS,
-    Progress,
-    Row,
-    map_in_threads,
-    skipped_row,
-)
+from skufp_pipeline.datasets.reading import DECODE_THREADS, Progress, Row, map_in_threads, skipped_row
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import ItemError, UserError
-from skufp_pipeline.photos import (
-    DEFAULT_MAX_PIXELS,
-    SIDE,
-    MaxPixels,
-    open_photo,
-    reduced,
-    size_of,
-    whole_photo,
-)
+from skufp_pipeline.photos import MAX_PIXELS, SIDE, MaxPixels, open_photo, reduced, size_of, whole_photo
 from skufp_pipeline.settings import Settings
 
 CROP_SCHEMA: dict[str, pl.DataType] = {
@@ -47,7 +33,7 @@ class CropSettings(Settings):
 
     max_side: int = Field(SIDE, ge=1)  # pixels; a larger crop is scaled down, a smaller one kept
     quality: int = Field(95, ge=1, le=100)  # of the JPEG
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS  # of the source image
+    max_pixels: MaxPixels = MAX_PIXELS  # of the source image
 
 
 def crop_path(row: Mapping[str, Any]) -> str:

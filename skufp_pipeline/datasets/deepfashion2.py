@@ -24,7 +24,7 @@ from skufp_pipeline.datasets.reading import (
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
 from skufp_pipeline.errors import ItemError, UserError
-from skufp_pipeline.photos import DEFAULT_MAX_PIXELS, MaxPixels, size_of
+from skufp_pipeline.photos import MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
 CATEGORIES = {
@@ -53,7 +53,7 @@ class DeepFashion2Settings(Settings):
 
     only_pairs: bool = True  # keep only SKUs that have both catalog and query items
     splits: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+    max_pixels: MaxPixels = MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.hashing import stable_fraction, stable_hash
-from skufp_pipeline.photos import DEFAULT_MAX_PIXELS, MaxPixels, size_of
+from skufp_pipeline.photos import MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
 REQUIRED = ("sku_id", "image_path", "domain")
@@ -46,7 +46,7 @@ class ManifestSettings(Settings):
     path: str  # a .csv or .parquet file; image paths in it are relative to its folder
     only_pairs: bool = False  # keep only SKUs that have both catalog and query items
     validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, where there is no split column
-    max_pixels: MaxPixels = DEFAULT_MAX_PIXELS
+    max_pixels: MaxPixels = MAX_PIXELS
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
 CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
-MAX_PIXELS = 50_000_000  # of a photo that anyone may send; a catalogue's own may have more
+MAX_QUERY_PIXELS = 50_000_000  # of a photo that anyone may send; a catalogue's own may have more
 UsePolicy = Literal["on", "off", "auto"]  # auto: on where the index has a policy
 
 
@@ -244,7 +244,7 @@ def read_photo(source: PhotoSource) -> Image.Image:
         UserError: missing, no image, truncated, or larger than 50 million pixels.
     """
     try:
-        return whole_photo(source, max_pixels=MAX_PIXELS)
+        return whole_photo(source, max_pixels=MAX_QUERY_PIXELS)
     except (PhotoError, OSError) as error:
         name = f"photo {source}" if isinstance(source, Path) else "the photo"
         raise UserError(f"{name} {what_is_wrong(error)}") from error
