@@ -296,7 +296,7 @@ def test_an_empty_sentence_is_refused(preset: tuple[str, Path]) -> None:
 
 def test_a_photo_that_is_not_there_is_named(preset: tuple[str, Path], tmp_path: Path) -> None:
     told = refused(ask("search", *preset, "--image", tmp_path / "nope.jpg"))
-    assert "nope.jpg' does not exist" in told
+    assert "nope.jpg can't be read: it does not exist" in told
     assert "does not exist or is no file" in refused(ask("search", *preset, "--image", tmp_path))
 
 
