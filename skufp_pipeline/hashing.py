@@ -1,7 +1,11 @@
 """Stable hashes: the same text gives the same number on every machine, run and Python version."""
 
 import hashlib
+import time
+from functools import lru_cache
 from pathlib import Path
+
+SETTLED_SECONDS = 2  # a file changed later than this ago may change again with the same time
 
 
 def stable_hash(text: str, salt: str = "") -> int:
@@ -20,10 +24,27 @@ def stable_shard(sku_id: str, shards: int) -> int:
     return stable_hash(sku_id, "shard") % shards
 
 
+def file_digest(path: Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+
+
 def content_digest(path: Path) -> str:
-    """Of a file, or of all files of a folder."""
-    digest = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(path.rglob("*")):
-        if file.is_file():
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """Of a file's bytes, or of the relative names and contents of a folder's files.
+
+    A process reads a file once, as long as its size and time of change stay.
+    """
+    if not path.is_file():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        lines = (f"{file.relative_to(path).as_posix()}\0{content_digest(file)}\n" for file in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+    stat = path.stat()
+    if time.time_ns() - stat.st_mtime_ns < SETTLED_SECONDS * 1e9:
+        return file_digest(path)
+    return _known_digest(path.resolve(), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=10_000)
+def _known_digest(path: Path, size: int, mtime_ns: int) -> str:
+    return file_digest(path)

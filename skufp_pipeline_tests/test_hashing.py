@@ -1,11 +1,15 @@
+import hashlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skufp_pipeline.hashing import stable_fraction, stable_hash, stable_shard
+from skufp_pipeline import hashing
+from skufp_pipeline.hashing import content_digest, stable_fraction, stable_hash, stable_shard
 
 
 @pytest.mark.parametrize(
@@ -51,3 +55,27 @@ def test_fractions_and_shards_are_spread_evenly() -> None:
         counts[stable_shard(f"{number:06d}_01_01", 8)] += 1
     assert min(counts) > 400
     assert max(counts) < 600
+
+
+def test_a_folders_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    for folder in ("one", "same", "renamed"):
+        (tmp_path / folder / "inner").mkdir(parents=True)
+        (tmp_path / folder / "inner" / "b").write_bytes(b"2")
+        (tmp_path / folder / ("c" if folder == "renamed" else "a")).write_bytes(b"1")
+    one, same, renamed = (content_digest(tmp_path / name) for name in ("one", "same", "renamed"))
+    assert one == same != renamed
+    assert content_digest(tmp_path / "one" / "a") == hashlib.sha256(b"1").hexdigest()[:16]
+
+
+def test_a_file_is_read_again_only_where_its_size_or_time_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Path] = []
+    monkeypatch.setattr(hashing, "file_digest", lambda path: reads.append(path) or str(len(reads)))
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"1")
+    assert content_digest(path) != content_digest(path)  # it may still be written to
+    os.utime(path, (1000, 1000))
+    assert content_digest(path) == content_digest(path) == "3"
+    os.utime(path, (1000, 2000))
+    assert content_digest(path) == "4"

@@ -21,7 +21,10 @@ from skufp_pipeline.steps import Step, asset, code_digest, shard_number, shard_p
 from .graphs import REPOSITORY, environment
 
 # Their values reach a result through the configuration, or their own tests pin what they do.
-PLUMBING = {f"skufp_pipeline.{name}" for name in ("errors", "settings", "hashing", "store", "datasets.table")}
+PLUMBING = {
+    f"skufp_pipeline.{name}"
+    for name in ("errors", "settings", "hashing", "store", "datasets.table", "training.weights")
+}
 
 Write = Callable[[str, str], None]
 

@@ -11,7 +11,6 @@ from skufp_pipeline.assets.encoder import (
     ENCODERS,
     LOOP_MODULES,
     PROMPT_MODULES,
-    file_digests,
     text_shards,
     training_metadata,
     write_history,
@@ -22,6 +21,7 @@ from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
+from skufp_pipeline.training.weights import weight_inputs
 
 GROUP = "baselines"
 
@@ -81,7 +81,7 @@ def baseline_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDe
         crops = read_shards(store, others["sku_crops"], preset.shards)
         texts = read_shards(store, others["image_text"], preset.shards)
         inputs = {artifact.manifest.artifact: artifact.digest for artifact in [*crops, *texts]}
-        recipe = step.recipe(inputs | file_digests({"baselines.reid.pretrained": settings.pretrained}))
+        recipe = step.recipe(inputs | weight_inputs(settings.weight_files()))
 
         def build(directory: Path) -> dict[str, Any]:
             scratch = store.scratch(step.key, recipe)

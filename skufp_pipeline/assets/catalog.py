@@ -17,12 +17,13 @@ from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED, catalogue_
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
 from skufp_pipeline.datasets.sources import DATASETS
 from skufp_pipeline.datasets.table import CATALOG, QUERY
-from skufp_pipeline.hashing import content_digest, stable_shard
+from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
+from skufp_pipeline.training.weights import weight_inputs
 
 GROUP = "catalog"
 
@@ -245,11 +246,8 @@ def _caption_needs(preset: Preset) -> Needs:
 
 
 def _caption_files(preset: Preset) -> dict[str, str]:
-    """The digest of a local image-to-text model: other content is another model."""
     captions = preset.prompts.captions
-    if captions is None or not Path(captions.model).exists():
-        return {}
-    return {"prompts.captions.model": content_digest(Path(captions.model))}
+    return {} if captions is None else weight_inputs(captions.weight_files())
 
 
 def read_shards(store: ArtifactStore, step: Step, shards: int) -> list[Artifact]:

@@ -10,14 +10,13 @@ import polars as pl
 from skufp_pipeline.assets.catalog import prompts_config, read_shards
 from skufp_pipeline.assets.show import frame_metadata, markdown_table, picture, progress, result
 from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
-from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.evaluation.figures import training_curves
-from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
+from skufp_pipeline.training.weights import weight_inputs
 
 if TYPE_CHECKING:
     from skufp_pipeline.encoders.dataset import TextShard
@@ -109,7 +108,7 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
         texts = read_shards(store, catalog["image_text"], preset.shards)
         recipe = step.recipe(
             {artifact.manifest.artifact: artifact.digest for artifact in [*crops, *texts]}
-            | model_files(preset.encoder)
+            | weight_inputs(preset.encoder.weight_files())
         )
 
         def build(directory: Path) -> dict[str, Any]:
@@ -181,7 +180,7 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
         ) -> dg.MaterializeResult:
             new_encoder = lambda: models.new_encoder(preset.encoder, preset.seed)  # noqa: E731
-            files = model_files(preset.encoder)
+            files = weight_inputs(preset.encoder.weight_files())
             return _embed_shard(context, artifacts.get(), frozen_step, files, new_encoder)
 
         assets.append(frozen_clip_embeddings)
@@ -221,26 +220,6 @@ def training_metadata(checkpoint: Artifact) -> dict[str, Any]:
     return {
         "curve": picture(training_curves(history, losses, "development_accuracy")),
         "history": markdown_table(pl.DataFrame(history)),
-    }
-
-
-def model_files(settings: EncoderSettings) -> dict[str, str]:
-    """Digests of the local files and folders that `settings` names: other content is another encoder."""
-    bundled = str(BUNDLED_MODELS / f"{settings.model}.json")
-    named = {
-        "encoder.model": settings.model if Path(settings.model).is_file() else bundled,
-        "encoder.pretrained": settings.pretrained,
-        "encoder.image_tower_weights": settings.image_tower_weights,
-    }
-    return file_digests(named)
-
-
-def file_digests(named: dict[str, str | None]) -> dict[str, str]:
-    """Digests of those that are there as a file or a folder."""
-    return {
-        name: content_digest(Path(path))
-        for name, path in named.items()
-        if path is not None and Path(path).exists()
     }
 
 

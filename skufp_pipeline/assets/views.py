@@ -1,6 +1,5 @@
 """Group `views`: a diffusion model, its adapter, filters, and the views they make of the catalogue's."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +29,6 @@ from skufp_pipeline.checks.views import (
     views_decodable,
 )
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.datasets.catalogue import folder_listing
 from skufp_pipeline.evaluation.figures import loss_curves
 from skufp_pipeline.photos import open_photo
 from skufp_pipeline.presets import Preset
@@ -38,8 +36,9 @@ from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
+from skufp_pipeline.training.weights import weight_inputs
 from skufp_pipeline.views.selection import catalog_views
-from skufp_pipeline.views.settings import BUNDLED_MODELS, ViewsSettings
+from skufp_pipeline.views.settings import ViewsSettings
 
 VIEWS = "skufp_pipeline.views."
 DATASETS = "skufp_pipeline.datasets."
@@ -184,7 +183,7 @@ def view_assets(preset: Preset, graph: dict[str, Step]) -> list[dg.AssetsDefinit
         """Where the base is, and what a result made with it records."""
         if settings.base is None:
             assert settings.model is not None
-            return settings.model, model_files(settings.model)
+            return settings.model, weight_inputs(settings.weight_files())
         base = store.read(steps["sd_base"].key)
         return str(base.path / "pipeline"), {"sd_base": base.digest}
 
@@ -381,7 +380,7 @@ def _base_asset(
         assert settings.base is not None
         base, store = settings.base, artifacts.get()
         views, inputs = catalog(store)
-        recipe = step.recipe({**inputs, **model_files(base.config)})
+        recipe = step.recipe({**inputs, **weight_inputs(settings.weight_files())})
 
         def build(directory: Path) -> dict[str, Any]:
             scratch = store.scratch(step.key, recipe)
@@ -418,16 +417,6 @@ def each_figure(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, floa
     return [
         (name, kind, figure) for name, kinds in found["figures"].items() for kind, figure in kinds.items()
     ]
-
-
-def model_files(name: str) -> dict[str, str]:
-    """What identifies a model that a name points to on this machine; nothing for a hub id."""
-    path = next((p for p in (Path(name), BUNDLED_MODELS / f"{name}.json") if p.exists()), None)
-    if path is None:
-        return {}
-    if path.is_file():
-        return {"views.model": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
-    return {"views.model": folder_listing(path)["digest"]}
 
 
 def picture_file(path: Path) -> dg.MarkdownMetadataValue:

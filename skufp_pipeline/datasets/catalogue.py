@@ -9,7 +9,7 @@ import polars as pl
 
 from skufp_pipeline.datasets.reading import Progress, map_in_threads
 from skufp_pipeline.datasets.table import ITEM_SCHEMA
-from skufp_pipeline.hashing import stable_shard
+from skufp_pipeline.hashing import file_digest, stable_shard
 
 
 def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:
@@ -21,7 +21,7 @@ def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:
 def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | None = None) -> pl.DataFrame:
     """`items` with `image_digest`: a changed image changes its rows, and so re-runs its shards alone."""
     paths = items["orig_image_path"].unique(maintain_order=True).to_list()
-    digests = map_in_threads(lambda path: _file_digest(root / path), paths, progress)
+    digests = map_in_threads(lambda path: file_digest(root / path), paths, progress)
     known = pl.DataFrame(
         {"orig_image_path": paths, "image_digest": digests},
         schema={"orig_image_path": pl.String, "image_digest": pl.String},
@@ -56,8 +56,3 @@ def folder_listing(root: Path) -> dict[str, Any]:
         digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
         count, size = count + 1, size + stat.st_size
     return {"files": count, "bytes": size, "digest": digest.hexdigest()[:16]}
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -100,10 +100,14 @@ ATTRIBUTE_SIDE = 96  # pixels: twice what describe() looks at; JPEG decodes to i
 class CaptionSettings(Settings):
     """An image-to-text model of transformers that captions every crop."""
 
-    model: str  # a hub id, or a directory that save_pretrained wrote
+    model: str  # a hub id, or a folder that save_pretrained wrote, here or in a package
     prompt: str | None = None  # what the model is asked with; Florence-2 wants "<CAPTION>", BLIP nothing
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(30, ge=1)
+
+    def weight_files(self) -> dict[str, str | None]:
+        """What each setting that names weights names."""
+        return {"prompts.captions.model": self.model}
 
 
 class PromptSettings(Settings):

@@ -16,6 +16,7 @@ from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.embed import Progress, in_halves
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
+from skufp_pipeline.training.weights import resolve
 
 
 @dataclass(frozen=True)
@@ -55,17 +56,18 @@ class Captioner:
 
 
 def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner:
-    """The model by hub id, or from a directory that save_pretrained wrote.
+    """The model of a hub id, or of a folder that save_pretrained wrote.
 
     Raises:
         UserError: there is no such model, no network for a hub id, or it is of another kind.
     """
     name = settings.model
+    weights = resolve(name, "prompts.captions.model")
+    source, local = weights.source, weights.path is not None
     try:
         with _quiet():
-            local = Path(name).is_dir()
-            processor = AutoProcessor.from_pretrained(name, local_files_only=local)
-            model = AutoModelForImageTextToText.from_pretrained(name, local_files_only=local)
+            processor = AutoProcessor.from_pretrained(source, local_files_only=local)
+            model = AutoModelForImageTextToText.from_pretrained(source, local_files_only=local)
     except Exception as error:  # the hub and transformers raise a dozen kinds
         raise UserError(
             f"prompts.captions.model {name!r} could not be loaded ({' '.join(str(error).split())[:300]}); "

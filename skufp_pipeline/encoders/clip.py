@@ -26,12 +26,15 @@ from torch import Tensor, nn
 
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.weights import Weights, config_source, read_config, resolve
 
 CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = (
     "open_clip_config.json",
     "open_clip_model.safetensors",
     "image_tower.json",
 )
+_CHECKPOINTS = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
+_TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
@@ -108,20 +111,20 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
     """
     torch.manual_seed(seed)
     name, config = _model_config(settings.model)
+    weights, checkpoint = None, None
+    if settings.pretrained is not None:
+        weights = resolve(settings.pretrained, "encoder.pretrained")
+        checkpoint = str(weights.file(_CHECKPOINTS) or weights.name)
     try:
-        # pretrained_image: a timm tower's own weights come from image_tower_weights, never from a hub.
-        with _meant_to_be_random() if settings.pretrained is None else nullcontext():
-            model = open_clip.create_model(
-                name, _checkpoint(settings.pretrained), device="cpu", pretrained_image=False
-            )
-    except UserError:
-        raise
+        # pretrained_image: a timm tower's own weights come from image_tower_weights alone.
+        with _meant_to_be_random() if checkpoint is None else nullcontext():
+            model = open_clip.create_model(name, checkpoint, device="cpu", pretrained_image=False)
     except Exception as error:  # open_clip raises RuntimeError, the hub and torch a dozen other kinds
-        raise UserError(_model_error(settings, name, error)) from error
+        raise UserError(_model_error(settings, name, weights, error)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
     if settings.image_tower_weights is not None:
-        path = Path(settings.image_tower_weights)
-        load_timm_weights(image_trunk(model), path, "encoder.image_tower_weights")
+        weights = resolve(settings.image_tower_weights, "encoder.image_tower_weights")
+        load_timm_weights(image_trunk(model), config["vision_cfg"].get("timm_model_name", name), weights)
     preprocess = _preprocess_config(settings, model)
     model = model.to(device, memory_format=torch.channels_last).eval()
     return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
@@ -155,11 +158,12 @@ def image_trunk(model: Any) -> nn.Module:
 
 def _model_config(name: str) -> tuple[str, dict[str, Any]]:
     """The name open_clip knows the model by, and its config; a JSON file is made known to it first."""
-    for path in (Path(name), BUNDLED_MODELS / f"{name}.json"):
-        if path.is_file():
-            _require_model_config(path)  # open_clip fails on every model once it knows a broken file
-            open_clip.add_model_config(path)
-            name = path.stem
+    source = config_source(name, BUNDLED_MODELS)
+    if source is not None:
+        # Checked first: open_clip fails on every model once it knows a broken file.
+        path, _ = read_config(source, "encoder.model", ("embed_dim", "vision_cfg", "text_cfg"))
+        open_clip.add_model_config(path)
+        name = path.stem
     config = open_clip.get_model_config(name)
     if config is None:
         bundled = ", ".join(sorted(path.stem for path in BUNDLED_MODELS.glob("*.json")))
@@ -169,27 +173,6 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists those"
         )
     return name, dict(config)
-
-
-def _require_model_config(path: Path) -> None:
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"encoder.model {str(path)!r} is no JSON file: {error}") from error
-    missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in config]
-    if not isinstance(config, dict) or missing:
-        raise UserError(f"encoder.model {str(path)!r} is no open_clip config: it lacks {', '.join(missing)}")
-
-
-def _checkpoint(pretrained: str | None) -> str | None:
-    """`pretrained` as open_clip takes it, a tag or a file; of a directory, the checkpoint in it."""
-    if pretrained is None or not Path(pretrained).is_dir():
-        return pretrained
-    names = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
-    for path in (Path(pretrained) / name for name in names):
-        if path.is_file():
-            return str(path)
-    raise UserError(f"encoder.pretrained {pretrained!r} holds neither {names[0]} nor {names[1]}")
 
 
 @contextmanager
@@ -232,19 +215,24 @@ def _tokenizer(text_config: dict[str, Any]) -> Any:
     return open_clip.tokenizer.SimpleTokenizer(context_length=length)
 
 
-def load_timm_weights(trunk: nn.Module, path: Path, setting: str) -> None:
+def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
     """timm weights into a trunk; a classifier head in the file is left aside.
 
     Args:
-        setting: the one that names the file.
+        model: timm's name of the trunk, whose tags a hub knows.
 
     Raises:
-        UserError: the file is missing, is no weight file, or fits another model.
+        UserError: there is no such file or tag, it is no weight file, or fits another model.
     """
-    if not path.is_file():
-        raise UserError(f"{setting} {str(path)!r} does not exist")
+    path = source.file(_TIMM_FILES)
     try:
-        weights = load_state_dict(str(path), device="cpu", weights_only=True)
+        weights = (
+            timm_model(model, source.name, source.setting).state_dict()
+            if path is None
+            else load_state_dict(str(path), device="cpu", weights_only=True)
+        )
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path} is no weight file (safetensors or .pth): {in_a_line(error)}") from error
     # num_batches_tracked is a counter that many exports leave out; it plays no part in the result.
@@ -260,6 +248,24 @@ def load_timm_weights(trunk: nn.Module, path: Path, setting: str) -> None:
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
 
 
+def timm_model(model: str, tag: str | None, setting: str) -> Any:
+    """timm's model without its classifier; random without a tag.
+
+    Raises:
+        UserError: timm knows no such model or tag, or there is no network for the tag.
+    """
+    name = model if tag is None else f"{model}.{tag}"
+    try:
+        return timm.create_model(name, pretrained=tag is not None, num_classes=0)
+    except Exception as error:  # timm raises RuntimeError, the hub a dozen other kinds
+        known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
+        told = f"; known tags: {', '.join(known)}" if known else ""
+        raise UserError(
+            f"{setting}: timm's model {model!r} with pretrained {tag!r}, which is no local file, could not "
+            f"be made ({in_a_line(error)}){told}"
+        ) from error
+
+
 def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     own = model.visual.preprocess_cfg
     return {
@@ -273,10 +279,10 @@ def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     }
 
 
-def _model_error(settings: EncoderSettings, name: str, error: Exception) -> str:
-    if settings.pretrained is None:
+def _model_error(settings: EncoderSettings, name: str, weights: Weights | None, error: Exception) -> str:
+    if weights is None:
         return f"encoder.model {settings.model!r} can't be built: {in_a_line(error)}"
-    if Path(settings.pretrained).exists():
+    if weights.path is not None:
         return (
             f"encoder.pretrained {settings.pretrained!r} is no checkpoint of encoder.model "
             f"{settings.model!r}: {in_a_line(error)}"

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skufp_pipeline.encoders.clip import in_a_line, load_timm_weights, unit_rows
+from skufp_pipeline.encoders.clip import in_a_line, load_timm_weights, timm_model, unit_rows
 from skufp_pipeline.encoders.settings import ReidSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.weights import resolve
 
 CONFIG_FILE, WEIGHTS_FILE = "reid_config.json", "reid.safetensors"
+SETTING = "baselines.reid.pretrained"
 
 
 class ReidNetwork(nn.Module):
@@ -102,11 +103,11 @@ def create_reid(settings: ReidSettings, device: torch.device, seed: int) -> Reid
             that `last_stride` does not fit.
     """
     torch.manual_seed(seed)
-    local = settings.pretrained is not None and Path(settings.pretrained).exists()
-    tag = None if local else settings.pretrained
-    trunk = _trunk(settings.model, tag)
-    if local:
-        load_timm_weights(trunk, Path(str(settings.pretrained)), "baselines.reid.pretrained")
+    weights = None if settings.pretrained is None else resolve(settings.pretrained, SETTING)
+    here = weights is not None and weights.path is not None
+    trunk = timm_model(settings.model, None if here else settings.pretrained, SETTING)
+    if weights is not None and here:
+        load_timm_weights(trunk, settings.model, weights)
     scaling = trunk.pretrained_cfg
     config = {
         "model": settings.model,
@@ -131,28 +132,13 @@ def load_reid(directory: Path, device: torch.device) -> ReidEncoder:
             raise UserError(f"{directory} holds no re-identification network: {name} is missing")
     try:
         config = json.loads((directory / CONFIG_FILE).read_text())
-        encoder = _encoder(_trunk(config["model"], None), config, device)
+        encoder = _encoder(timm_model(config["model"], None, SETTING), config, device)
         encoder.network.load_state_dict(load_file(directory / WEIGHTS_FILE, device=str(device)))
     except UserError:
         raise
     except Exception as error:  # safetensors, torch and json each raise their own
         raise UserError(f"the network in {directory} can't be read: {in_a_line(error)}") from error
     return encoder
-
-
-def _trunk(model: str, tag: str | None) -> Any:
-    """timm's model without its classifier."""
-    try:
-        return timm.create_model(
-            model if tag is None else f"{model}.{tag}", pretrained=tag is not None, num_classes=0
-        )
-    except Exception as error:  # timm raises RuntimeError, the hub a dozen other kinds
-        known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
-        told = f"; known tags: {', '.join(known)}" if known else ""
-        raise UserError(
-            f"baselines.reid: timm's model {model!r} with pretrained {tag!r}, which is no local file, could "
-            f"not be made ({in_a_line(error)}){told}"
-        ) from error
 
 
 def _encoder(trunk: Any, config: dict[str, Any], device: torch.device) -> ReidEncoder:

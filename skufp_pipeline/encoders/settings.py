@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.training.settings import AugmentationSettings, TrainingSettings
+from skufp_pipeline.training.weights import config_source
 
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
@@ -34,13 +35,13 @@ class ClipTrainingSettings(TrainingSettings):
 
 
 class EncoderSettings(Settings):
-    """Which CLIP, from where, and how an image becomes its input.
+    """Which CLIP, from where (`training.weights`), and how an image becomes its input.
 
     Attributes:
         model: an open_clip model name (`ViT-B-32`), the name of a config bundled in
-            `encoders/models`, or the path of an open_clip JSON config.
-        pretrained: an open_clip hub tag (`laion2b_s34b_b79k`), or a local checkpoint file or directory.
-        image_tower_weights: weights in timm's format for the image tower alone.
+            `encoders/models`, or an open_clip JSON config.
+        pretrained: weights of the whole model; a tag is open_clip's (`laion2b_s34b_b79k`).
+        image_tower_weights: weights of the image tower alone, in timm's format; a tag is timm's (`ra_in1k`).
         image_tower_kwargs: further arguments of `timm.create_model` for the image tower.
     """
 
@@ -59,6 +60,14 @@ class EncoderSettings(Settings):
     def is_pretrained(self) -> bool:
         """Whether the encoder knows anything before fine-tuning (Baseline 2 exists)."""
         return self.pretrained is not None or self.image_tower_weights is not None
+
+    def weight_files(self) -> dict[str, str | None]:
+        """What each setting that names weights or a config of ours names; a library knows other models."""
+        return {
+            "encoder.model": config_source(self.model, BUNDLED_MODELS),
+            "encoder.pretrained": self.pretrained,
+            "encoder.image_tower_weights": self.image_tower_weights,
+        }
 
 
 class ReidTrainingSettings(TrainingSettings):
@@ -83,7 +92,8 @@ class ReidSettings(Settings):
 
     Attributes:
         model: a timm model name (`resnet50`).
-        pretrained: a timm tag of it (`tv_in1k`), or a local weight file; null starts from nothing.
+        pretrained: weights in timm's format (`training.weights`); a tag is timm's (`tv_in1k`), null starts
+            from nothing.
         image_size: height and width in pixels.
         dimension: of the embedding.
         last_stride: of the trunk's last stage; 1 keeps its feature map large, as Luo et al. do (ResNets).
@@ -96,6 +106,10 @@ class ReidSettings(Settings):
     last_stride: Literal[1, 2] = 1
     batch_size: int = Field(256, ge=1)  # of embedding; halved when a GPU runs out of memory
     training: ReidTrainingSettings = ReidTrainingSettings()
+
+    def weight_files(self) -> dict[str, str | None]:
+        """What each setting that names weights names."""
+        return {"baselines.reid.pretrained": self.pretrained}
 
 
 class QueryEncoderSettings(Settings):

@@ -5,7 +5,6 @@ saved by `save_pretrained` and loads as a stock diffusers pipeline (sec. 4.4).
 """
 
 import gzip
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTex
 from transformers.utils import logging as transformers_logging
 
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.weights import config_source, read_config, resolve
 from skufp_pipeline.views.settings import BUNDLED_MODELS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' own name
@@ -43,7 +43,7 @@ Pipeline = Any  # a StableDiffusionImg2ImgPipeline; diffusers sets its parts in 
 def load_pipeline(
     name: str, device: torch.device, precision: str = "fp32", lora: Path | None = None
 ) -> Pipeline:
-    """The pipeline of a hub id or a local directory, with an adapter where `lora` is given.
+    """The pipeline that `views.model` names, with an adapter where `lora` is given.
 
     Args:
         precision: `fp32`, `fp16` or `bf16`, of the arithmetic on CUDA; a CPU computes in float32.
@@ -52,10 +52,11 @@ def load_pipeline(
     Raises:
         UserError: no such model, no network for a hub id, or not a pipeline of this family.
     """
+    weights = resolve(name, "views.model")
     try:
         with _quiet():
             pipeline: Pipeline = StableDiffusionImg2ImgPipeline.from_pretrained(
-                name, local_files_only=Path(name).is_dir()
+                weights.source, local_files_only=weights.path is not None
             ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
     except Exception as error:  # the hub, diffusers and transformers raise a dozen kinds
         raise UserError(
@@ -88,7 +89,7 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
     Raises:
         UserError: no such config, or one that its classes refuse.
     """
-    config = read_config(config_name)
+    config = _config(config_name)
     torch.manual_seed(seed)
     try:
         text_encoder = CLIPTextModel(CLIPTextConfig(**_TEXT_CONFIG, **config["text_encoder"]))
@@ -125,20 +126,13 @@ def save_pipeline(pipeline: Pipeline, directory: Path) -> None:
         pipeline.save_pretrained(directory)
 
 
-def read_config(name: str) -> dict[str, Any]:
-    """The JSON config of a small Stable Diffusion, bundled or at a path."""
-    path = next((p for p in (Path(name), BUNDLED_MODELS / f"{name}.json") if p.is_file()), None)
-    if path is None:
+def _config(name: str) -> dict[str, Any]:
+    """The JSON config of a small Stable Diffusion."""
+    source = config_source(name, BUNDLED_MODELS)
+    if source is None:
         bundled = ", ".join(sorted(found.stem for found in BUNDLED_MODELS.glob("*.json")))
         raise UserError(f"views.base.config {name!r} is neither a JSON file nor bundled ({bundled})")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"views.base.config {str(path)!r} is no JSON file: {error}") from error
-    missing = [part for part in _PARTS if part not in config]
-    if not isinstance(config, dict) or missing:
-        raise UserError(f"views.base.config {str(path)!r} lacks {', '.join(missing)}")
-    return config
+    return read_config(source, "views.base.config", _PARTS)[1]
 
 
 def clip_tokenizer(length: int = 77) -> CLIPTokenizer:

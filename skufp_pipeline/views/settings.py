@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from skufp_pipeline.settings import Settings
+from skufp_pipeline.training.weights import config_source
 
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
@@ -14,8 +15,8 @@ class SmallBaseSettings(Settings):
     """A small Stable Diffusion that is built from a config and trained here: VAE first, then UNet.
 
     Attributes:
-        config: the name of a config bundled in `views/models`, or the path of a JSON file with `vae`,
-            `unet`, `text_encoder` and `scheduler`, the keyword arguments of their classes.
+        config: the name of a config bundled in `views/models`, or a JSON file, here or in a package, with
+            `vae`, `unet`, `text_encoder` and `scheduler`, the keyword arguments of their classes.
     """
 
     config: str = "skufp-sd-tiny"
@@ -107,7 +108,7 @@ class ViewsSettings(Settings):
     """The stage of generated views.
 
     Attributes:
-        model: a diffusers pipeline of the SD 1.5 family, by hub id or local directory.
+        model: a diffusers pipeline of the SD 1.5 family: a hub id, or a folder here or in a package.
         base: trains a small one instead; one of the two is given.
         image_size: side in pixels of the squares that are generated.
     """
@@ -126,3 +127,8 @@ class ViewsSettings(Settings):
         if (self.model is None) == (self.base is None):
             raise ValueError("expected either model (a hub id or a directory) or base (a small one to train)")
         return self
+
+    def weight_files(self) -> dict[str, str | None]:
+        """What each setting that names weights or a config names."""
+        config = None if self.base is None else config_source(self.base.config, BUNDLED_MODELS)
+        return {"views.model": self.model, "views.base.config": config}

@@ -8,8 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skufp_pipeline.assets.encoder import model_files
-from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 
 from ..graphs import Graph, checks, digests, failure, metadata, run_asset, times_of_change
@@ -70,27 +68,6 @@ def test_there_is_one_unit_embedding_of_every_crop_and_every_text(small_graph: G
             assert np.abs(norms - 1).max() < 1e-6
 
 
-def test_a_changed_weight_or_model_file_is_another_encoder(tmp_path: Path) -> None:
-    weights, model = tmp_path / "tower.pth", tmp_path / "mine.json"
-    weights.write_bytes(b"one")
-    model.write_text((BUNDLED_MODELS / "skufp-tiny.json").read_text())
-    settings = EncoderSettings(model=str(model), image_tower_weights=str(weights))
-    before = model_files(settings)
-    assert set(before) == {"encoder.model", "encoder.image_tower_weights"}
-    weights.write_bytes(b"two")
-    after = model_files(settings)
-    assert after["encoder.model"] == before["encoder.model"]
-    assert after["encoder.image_tower_weights"] != before["encoder.image_tower_weights"]
-
-
-def test_a_changed_checkpoint_in_a_folder_is_another_encoder(tmp_path: Path) -> None:
-    (tmp_path / "open_clip_model.safetensors").write_bytes(b"one")
-    settings = EncoderSettings(model="ViT-B-32", pretrained=str(tmp_path))
-    before = model_files(settings)
-    (tmp_path / "open_clip_model.safetensors").write_bytes(b"two")
-    assert model_files(settings) != before
-
-
 def test_embeddings_that_are_spoilt_fail_their_check_until_their_shard_is_deleted(spoilt: Graph) -> None:
     path = spoilt.store.read(SHARD).path / "images.parquet"
     before = digests(spoilt.store)
@@ -105,8 +82,3 @@ def test_embeddings_that_are_spoilt_fail_their_check_until_their_shard_is_delete
     shutil.rmtree(path.parent)
     assert checks(run_asset(spoilt.preset, "clip_embeddings", 1)) == {"embeddings_sound": True}
     assert digests(spoilt.store) == before
-
-
-def test_a_model_that_a_library_brings_has_no_file_to_digest() -> None:
-    assert model_files(EncoderSettings(model="ViT-B-32", pretrained="laion2b_s34b_b79k")) == {}
-    assert set(model_files(EncoderSettings(model="skufp-tiny"))) == {"encoder.model"}

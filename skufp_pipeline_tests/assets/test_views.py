@@ -7,8 +7,6 @@ import polars as pl
 import pytest
 from diffusers import StableDiffusionImg2ImgPipeline
 
-from skufp_pipeline.assets.views import model_files
-
 from ..graphs import Graph, checks, copy_graph, digests, failure, metadata, run_asset, times_of_change
 
 SHARD = "views/generated/shard_0001"
@@ -85,12 +83,3 @@ def test_the_adapter_learnt_from_training_skus_and_is_judged_on_others(graph: Gr
         split |= dict(pl.read_parquet(path).select("sku_id", "split").unique().iter_rows())
     drift = pl.read_parquet(graph.store.read("checkpoints/sd_lora").path / "drift.parquet")
     assert {split[sku_id] for sku_id in drift["sku_id"]} == {"validation"}
-
-
-def test_a_changed_local_model_is_another_one(tmp_path: Path) -> None:
-    assert model_files("some/hub-id") == {}
-    (tmp_path / "model_index.json").write_text("{}")
-    before = model_files(str(tmp_path))
-    (tmp_path / "weights.bin").write_bytes(b"new")
-    assert model_files(str(tmp_path)) != before != {}
-    assert set(model_files("skufp-sd-tiny")) == {"views.model"}

@@ -298,7 +298,7 @@ def test_a_bad_timm_file_is_told(settings: EncoderSettings, tmp_path: Path) -> N
     def told(path: Path) -> str:
         return complaint(with_changes(settings, image_tower_weights=str(path)))
 
-    assert "does not exist" in told(tmp_path / "nowhere.pth")
+    assert "no local file" in told(tmp_path / "nowhere.pth")
     (tmp_path / "words.pth").write_text("no weights")
     assert f"{tmp_path / 'words.pth'} is no weight file" in told(tmp_path / "words.pth")
     (tmp_path / "words.safetensors").write_text("no weights")

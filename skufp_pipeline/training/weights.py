@@ -1,0 +1,164 @@
+"""Where weights come from: a hub, a file or folder of this machine, or an installed package.
+
+Every setting that names weights takes the four forms:
+
+    laion2b_s34b_b79k                      a tag or id that a hub knows
+    models/tower.safetensors               a file
+    models/sd15                            a folder
+    package:my_tower/tower.safetensors     a file or folder of an installed package
+"""
+
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, Literal
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.hashing import content_digest
+
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights that a setting names.
+
+    Attributes:
+        name: as the setting gives it.
+        setting: its dotted name in the preset.
+        path: the file or folder; None where a hub has it.
+    """
+
+    name: str
+    setting: str
+    kind: Literal["hub", "local", "package"]
+    path: Path | None = None
+
+    @property
+    def source(self) -> str:
+        """What a library opens: the path, or the hub's name."""
+        return self.name if self.path is None else str(self.path)
+
+    @property
+    def digest(self) -> str | None:
+        """Of the content; None for a hub's name, whose content is known after the first download only."""
+        return None if self.path is None else content_digest(self.path)
+
+    @property
+    def licence(self) -> str | None:
+        """As the package declares it; None where nothing is declared."""
+        return _licence(_package_and_path(self.name)[0]) if self.kind == "package" else None
+
+    def file(self, names: Sequence[str]) -> Path | None:
+        """The path of the file, of a folder that of the first of `names` in it; None where a hub has it.
+
+        Raises:
+            UserError: the folder holds none of them.
+        """
+        if self.path is None or self.path.is_file():
+            return self.path
+        for name in names:
+            if (self.path / name).is_file():
+                return self.path / name
+        raise UserError(f"{self.setting} {self.name!r} holds none of {', '.join(names)}")
+
+
+def resolve(name: str, setting: str) -> Weights:
+    """The weights that `setting` names; what is neither in a package nor on this machine is a hub's.
+
+    Raises:
+        UserError: the package is not installed, or has no such file.
+    """
+    if name.startswith(PACKAGE):
+        return Weights(name, setting, "package", _in_package(name, setting))
+    if Path(name).exists():
+        return Weights(name, setting, "local", Path(name))
+    return Weights(name, setting, "hub")
+
+
+def weight_inputs(named: Mapping[str, str | None]) -> dict[str, str]:
+    """Inputs of a recipe: the digest of each setting's weights, where they are on this machine.
+
+    Args:
+        named: by setting, what it names (`weight_files` of the settings classes).
+    """
+    found = {setting: resolve(name, setting).digest for setting, name in named.items() if name is not None}
+    return {setting: digest for setting, digest in found.items() if digest is not None}
+
+
+def config_source(name: str, bundled: Path) -> str | None:
+    """What a model's JSON config is read from: `name` itself, or the file of that name in the folder
+    `bundled`; None where it is neither."""
+    if name.startswith(PACKAGE) or Path(name).is_file():
+        return name
+    path = bundled / f"{name}.json"
+    return str(path) if path.is_file() else None
+
+
+def read_config(source: str, setting: str, keys: Sequence[str]) -> tuple[Path, dict[str, Any]]:
+    """The path and content of a JSON config that has all of `keys`.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    path = Path(resolve(source, setting).source)
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{setting} {str(path)!r} is no JSON file: {error}") from error
+    missing = [key for key in keys if not isinstance(config, dict) or key not in config]
+    if missing:
+        raise UserError(f"{setting} {str(path)!r} lacks {', '.join(missing)}")
+    return path, config
+
+
+def _package_and_path(name: str) -> tuple[str, str]:
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
+    return package, inside
+
+
+def _in_package(name: str, setting: str) -> Path:
+    package, inside = _package_and_path(name)
+    folders = _folders(package)
+    if not folders:
+        raise UserError(f"{setting} {name!r}: package {package!r} is not installed")
+    for folder in folders:
+        if inside and (folder / inside).exists():
+            return folder / inside
+    data = [path for folder in folders for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc")]
+    shown = ", ".join(sorted(path.name for path in data)[:8]) or "nothing but code"
+    raise UserError(
+        f"{setting} {name!r}: expected {PACKAGE}NAME/PATH, and {package} has no {inside!r}; it has {shown}"
+    )
+
+
+def _folders(package: str) -> list[Path]:
+    """Of an installed package, by the name that is imported or the name that is installed."""
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    found = [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return found
+    tops = {file.parts[0] for file in distribution.files or [] if len(file.parts) > 1}
+    own = sorted(top for top in tops if top != ".." and not top.endswith(".dist-info"))
+    return found + [Path(str(distribution.locate_file(top))) for top in own]
+
+
+def _licence(package: str) -> str | None:
+    module = package.replace("-", "_")
+    for name in (package, *importlib.metadata.packages_distributions().get(module, ())):
+        try:
+            told = importlib.metadata.metadata(name).json
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        classes = [line for line in told.get("classifier", ()) if line.startswith("License ::")]
+        licence = told.get("license_expression") or told.get("license") or "".join(classes[:1])
+        if licence:
+            return shorten(str(licence).splitlines()[0].rpartition(" :: ")[2], 80, placeholder=" ...")
+    return None
