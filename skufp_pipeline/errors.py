@@ -1,5 +1,7 @@
 """The two exceptions that say what a user can mend: what stops the work, and what is left out of it."""
 
+from textwrap import shorten
+
 
 class UserError(Exception):
     """A mistake in a user's input or configuration.
@@ -16,3 +18,8 @@ class ItemError(Exception):
         super().__init__(detail)
         self.reason = reason
         self.detail = detail
+
+
+def in_a_line(error: Exception) -> str:
+    """Kind and first words of an error; a hub's and torch's run over many lines."""
+    return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"

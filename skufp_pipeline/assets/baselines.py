@@ -21,7 +21,7 @@ from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
-from skufp_pipeline.training.weights import weight_inputs
+from skufp_pipeline.training.weights import weight_inputs, weights_summary
 
 GROUP = "baselines"
 
@@ -93,7 +93,8 @@ def baseline_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDe
             history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
-            return write_history(directory, data, history)
+            weights = weights_summary(settings.weight_files())
+            return write_history(directory, data, history) | {"weights": weights}
 
         artifact = store.produce(step.key, recipe, build)
         return result(artifact, training_metadata(artifact))

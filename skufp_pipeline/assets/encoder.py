@@ -16,7 +16,7 @@ from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import Step, asset, shard_number
 from skufp_pipeline.store import Artifact, ArtifactStore
-from skufp_pipeline.training.weights import weight_inputs
+from skufp_pipeline.training.weights import weight_inputs, weights_summary
 
 if TYPE_CHECKING:
     from skufp_pipeline.encoders.dataset import TextShard
@@ -121,7 +121,8 @@ def encoder_assets(preset: Preset, catalog: dict[str, Step]) -> list[dg.AssetsDe
             history = fine_tune(encoder, data, training, preset.seed, scratch, context.log.info)
             encoder.save(directory / "encoder")
             used.write_parquet(directory / "used_queries.parquet", compression="zstd")
-            return write_history(directory, data, history)
+            weights = weights_summary(preset.encoder.weight_files())
+            return write_history(directory, data, history) | {"weights": weights}
 
         artifact = store.produce(step.key, recipe, build)
         return result(artifact, training_metadata(artifact))

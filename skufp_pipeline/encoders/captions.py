@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.embed import Progress, in_halves
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.photos import read_crop
 from skufp_pipeline.training.weights import resolve
 
@@ -70,7 +70,7 @@ def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner
             model = AutoModelForImageTextToText.from_pretrained(source, local_files_only=local)
     except Exception as error:  # the hub and transformers raise a dozen kinds
         raise UserError(
-            f"prompts.captions.model {name!r} could not be loaded ({' '.join(str(error).split())[:300]}); "
+            f"prompts.captions.model {name!r} could not be loaded ({in_a_line(error)}); "
             "expected the hub id of an image-to-text model such as Salesforce/blip-image-captioning-base, or "
             "a directory that save_pretrained wrote for model and processor"
         ) from error

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.training.weights import Weights, config_source, read_config, resolve
 
 CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = (
@@ -292,11 +291,6 @@ def _model_error(settings: EncoderSettings, name: str, weights: Weights | None, 
         f"encoder.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
         f"it could not be loaded ({in_a_line(error)}); known tags: {', '.join(tags) or 'none'}"
     )
-
-
-def in_a_line(error: Exception) -> str:
-    """Kind and first words of an error; a hub's and torch's run over many lines."""
-    return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"
 
 
 def unit_rows(features: Tensor) -> NDArray[np.float32]:

@@ -17,9 +17,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from skufp_pipeline.encoders.clip import in_a_line, load_timm_weights, timm_model, unit_rows
+from skufp_pipeline.encoders.clip import load_timm_weights, timm_model, unit_rows
 from skufp_pipeline.encoders.settings import ReidSettings
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.training.weights import resolve
 
 CONFIG_FILE, WEIGHTS_FILE = "reid_config.json", "reid.safetensors"

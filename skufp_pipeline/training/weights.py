@@ -8,11 +8,11 @@ Every setting that names weights takes the four forms:
     package:my_tower/tower.safetensors     a file or folder of an installed package
 """
 
-import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal
@@ -51,7 +51,8 @@ class Weights:
     @property
     def licence(self) -> str | None:
         """As the package declares it; None where nothing is declared."""
-        return _licence(_package_and_path(self.name)[0]) if self.kind == "package" else None
+        package = self.name.removeprefix(PACKAGE).partition("/")[0]
+        return _licence(package) if self.kind == "package" else None
 
     def file(self, names: Sequence[str]) -> Path | None:
         """The path of the file, of a folder that of the first of `names` in it; None where a hub has it.
@@ -61,10 +62,10 @@ class Weights:
         """
         if self.path is None or self.path.is_file():
             return self.path
-        for name in names:
-            if (self.path / name).is_file():
-                return self.path / name
-        raise UserError(f"{self.setting} {self.name!r} holds none of {', '.join(names)}")
+        found = [self.path / name for name in names if (self.path / name).is_file()]
+        if not found:
+            raise UserError(f"{self.setting} {self.name!r} holds none of {', '.join(names)}")
+        return found[0]
 
 
 def resolve(name: str, setting: str) -> Weights:
@@ -88,6 +89,15 @@ def weight_inputs(named: Mapping[str, str | None]) -> dict[str, str]:
     """
     found = {setting: resolve(name, setting).digest for setting, name in named.items() if name is not None}
     return {setting: digest for setting, digest in found.items() if digest is not None}
+
+
+def weights_summary(named: Mapping[str, str | None]) -> str:
+    """What a manifest says of the weights that `named` names: where from, which content, which licence."""
+    found = [resolve(name, setting) for setting, name in named.items() if name is not None]
+    return "; ".join(
+        f"{one.setting} {one.name} ({one.digest or 'of a hub'}, licence {one.licence or 'not declared'})"
+        for one in found
+    )
 
 
 def config_source(name: str, bundled: Path) -> str | None:
@@ -116,13 +126,8 @@ def read_config(source: str, setting: str, keys: Sequence[str]) -> tuple[Path, d
     return path, config
 
 
-def _package_and_path(name: str) -> tuple[str, str]:
-    package, _, inside = name.removeprefix(PACKAGE).partition("/")
-    return package, inside
-
-
 def _in_package(name: str, setting: str) -> Path:
-    package, inside = _package_and_path(name)
+    package, _, inside = name.removeprefix(PACKAGE).partition("/")
     folders = _folders(package)
     if not folders:
         raise UserError(f"{setting} {name!r}: package {package!r} is not installed")
@@ -138,27 +143,18 @@ def _in_package(name: str, setting: str) -> Path:
 
 def _folders(package: str) -> list[Path]:
     """Of an installed package, by the name that is imported or the name that is installed."""
-    module = package.replace("-", "_")
-    spec = importlib.util.find_spec(module) if module.isidentifier() else None
-    found = [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return found
-    tops = {file.parts[0] for file in distribution.files or [] if len(file.parts) > 1}
-    own = sorted(top for top in tops if top != ".." and not top.endswith(".dist-info"))
-    return found + [Path(str(distribution.locate_file(top))) for top in own]
+    owners = metadata.packages_distributions().items()
+    modules = [package.replace("-", "_"), *(module for module, owned in owners if package in owned)]
+    specs = [find_spec(module) for module in modules if module.isidentifier()]
+    return [Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
 
 
 def _licence(package: str) -> str | None:
-    module = package.replace("-", "_")
-    for name in (package, *importlib.metadata.packages_distributions().get(module, ())):
-        try:
-            told = importlib.metadata.metadata(name).json
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        classes = [line for line in told.get("classifier", ()) if line.startswith("License ::")]
-        licence = told.get("license_expression") or told.get("license") or "".join(classes[:1])
-        if licence:
-            return shorten(str(licence).splitlines()[0].rpartition(" :: ")[2], 80, placeholder=" ...")
-    return None
+    owners = metadata.packages_distributions().get(package, [package])
+    try:
+        told = metadata.metadata(owners[0]).json
+    except metadata.PackageNotFoundError:
+        return None
+    classes = [line for line in told.get("classifier", ()) if line.startswith("License ::")]
+    licence = told.get("license_expression") or told.get("license") or "".join(classes[:1])
+    return shorten(str(licence).partition("\n")[0].rpartition(" :: ")[2], 80, placeholder=" ...") or None

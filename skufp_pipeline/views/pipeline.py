@@ -8,7 +8,6 @@ import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from open_clip.tokenizer import bytes_to_unicode, default_bpe
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.training.weights import config_source, read_config, resolve
 from skufp_pipeline.views.settings import BUNDLED_MODELS
 
@@ -60,7 +59,7 @@ def load_pipeline(
             ).to(dtype=_DTYPES[precision] if device.type == "cuda" else torch.float32)
     except Exception as error:  # the hub, diffusers and transformers raise a dozen kinds
         raise UserError(
-            f"views.model {name!r} could not be loaded ({_in_a_line(error)}); expected the hub id of a "
+            f"views.model {name!r} could not be loaded ({in_a_line(error)}); expected the hub id of a "
             "Stable Diffusion 1.x pipeline, or a directory written by save_pretrained (with model_index.json)"
         ) from error
     if lora is not None:
@@ -80,7 +79,7 @@ def add_lora(pipeline: Pipeline, directory: Path) -> None:
         with _quiet():
             pipeline.load_lora_weights(str(directory), weight_name=LORA_FILE)
     except Exception as error:  # diffusers and peft raise many kinds for weights that don't fit
-        raise UserError(f"the adapter in {directory} does not fit: {_in_a_line(error)}") from error
+        raise UserError(f"the adapter in {directory} does not fit: {in_a_line(error)}") from error
 
 
 def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipeline:
@@ -104,7 +103,7 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
         scheduler = PNDMScheduler(**_SCHEDULER, **config["scheduler"])
         checker, extractor = _safety_checker(config.get("safety_checker"))
     except (TypeError, ValueError, KeyError, NotImplementedError, AttributeError) as error:
-        raise UserError(f"views.base.config {config_name!r} can't be built: {_in_a_line(error)}") from error
+        raise UserError(f"views.base.config {config_name!r} can't be built: {in_a_line(error)}") from error
     for part in (vae, unet):
         _start_as_identity(part)
     pipeline = StableDiffusionImg2ImgPipeline(
@@ -196,7 +195,3 @@ def _safety_checker(
     return StableDiffusionSafetyChecker(CLIPConfig(**config)), CLIPImageProcessor(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     )
-
-
-def _in_a_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"

@@ -53,6 +53,7 @@ def test_the_metadata_of_training_shows_its_curve(small_graph: Graph) -> None:
     assert told["curve"].startswith("![figure](data:image/png;base64,")
     assert "image_loss" in told["history"]
     assert told["computed"] == 0
+    assert "skufp-" in told["weights"]
 
 
 def test_there_is_one_unit_embedding_of_every_crop_and_every_text(small_graph: Graph) -> None:

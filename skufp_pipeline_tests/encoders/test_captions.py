@@ -41,6 +41,19 @@ def test_every_crop_gets_a_line_of_the_models_words(blip: Path, crops: list[Path
     assert told == [(2, 5), (4, 5), (5, 5)]
 
 
+def test_a_captioner_comes_from_an_installed_package(
+    blip: Path, crops: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fake_blip").mkdir()
+    (tmp_path / "fake_blip" / "model").symlink_to(blip)
+    here, packaged = (
+        load_captioner(CaptionSettings(model=name, max_new_tokens=4), CPU).caption(crops)
+        for name in (str(blip), "package:fake_blip/model")
+    )
+    assert packaged == here
+
+
 def test_captions_do_not_depend_on_the_batch(blip: Path, crops: list[Path]) -> None:
     by_batch = [
         load_captioner(CaptionSettings(model=str(blip), batch_size=size), CPU).caption(crops)

@@ -286,6 +286,55 @@ def test_a_timm_files_tower_is_loaded_exactly(settings: EncoderSettings, tmp_pat
     assert made.model.text_projection.equal(random.model.text_projection)
 
 
+def test_a_tower_comes_from_an_installed_package_as_from_its_file(
+    settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    folder, told = tmp_path / "fake_tower", tmp_path / "fake_tower-1.0.dist-info"
+    folder.mkdir()
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.4\nName: fake-tower\nVersion: 1.0\n")
+    torch.manual_seed(5)
+    path = folder / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), path)
+    names = (str(path), "package:fake_tower/weights.safetensors", "package:fake-tower/weights.safetensors")
+    file, *packaged = (
+        create_encoder(with_changes(settings, image_tower_weights=name), CPU, seed=0) for name in names
+    )
+    assert all(same_weights(one.model, file.model) for one in packaged)
+    assert "package:fake_tower/x.bin" in complaint(
+        with_changes(settings, image_tower_weights="package:fake_tower/x.bin")
+    )
+
+
+def test_a_model_and_its_checkpoint_come_from_an_installed_package(
+    encoder: Encoder, settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fake_clip").mkdir()
+    config = Path(settings.model)
+    (tmp_path / "fake_clip" / config.name).write_bytes(config.read_bytes())
+    encoder.save(tmp_path / "fake_clip" / "saved")
+    packaged = with_changes(
+        settings, model=f"package:fake_clip/{config.name}", pretrained="package:fake_clip/saved"
+    )
+    assert same_weights(create_encoder(packaged, CPU, seed=9).model, encoder.model)
+
+
+def test_a_towers_tag_is_timms(settings: EncoderSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    real, tower = timm.create_model, timm.create_model("test_resnet", num_classes=0)
+
+    def create(name: str, **options: Any) -> Any:
+        return tower if name == "test_resnet.r160_in1k" and options["pretrained"] else real(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    made = create_encoder(with_changes(settings, image_tower_weights="r160_in1k"), CPU, seed=0)
+    assert same_weights(image_trunk(made.model), tower)
+    told = complaint(with_changes(settings, image_tower_weights="nowhere"))
+    assert told.startswith("encoder.image_tower_weights: timm's model 'test_resnet'")
+
+
 def test_counters_may_be_missing_from_a_timm_file(settings: EncoderSettings, tmp_path: Path) -> None:
     weights = timm.create_model("test_resnet").state_dict()
     slim = {name: value for name, value in weights.items() if "num_batches_tracked" not in name}

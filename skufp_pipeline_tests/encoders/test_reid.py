@@ -84,12 +84,13 @@ def test_a_saved_network_comes_back_the_same(tmp_path: Path) -> None:
     assert np.array_equal(again.embed_pixels(pixels()), encoder.embed_pixels(pixels()))
 
 
-def test_weights_of_a_local_file_get_into_the_trunk(tmp_path: Path) -> None:
+def test_weights_of_a_local_file_or_folder_get_into_the_trunk(tmp_path: Path) -> None:
     torch.manual_seed(9)
     given = timm.create_model("test_resnet").state_dict()
-    torch.save(given, tmp_path / "trunk.pth")
-    trunk = make(pretrained=str(tmp_path / "trunk.pth")).network.trunk.state_dict()
-    assert all(given[name].equal(value) for name, value in trunk.items())
+    torch.save(given, tmp_path / "pytorch_model.bin")
+    for name in (tmp_path / "pytorch_model.bin", tmp_path):
+        trunk = make(pretrained=str(name)).network.trunk.state_dict()
+        assert all(given[name].equal(value) for name, value in trunk.items())
 
 
 def test_mistakes_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings, ReidSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.weights import Weights, resolve, weight_inputs
+from skufp_pipeline.training.weights import Weights, resolve, weight_inputs, weights_summary
 from skufp_pipeline.views.settings import SmallBaseSettings, ViewsSettings
 
 Install = Callable[..., Path]
@@ -136,6 +136,15 @@ def test_files_that_change_places_are_another_model(tmp_path: Path) -> None:
     one.write_bytes(b"2")
     two.write_bytes(b"1")
     assert weight_inputs({"views.model": str(tmp_path)}) != before
+
+
+def test_a_manifest_says_where_weights_come_from(install: Install) -> None:
+    install("my_tower", "my-tower", "License-Expression: MIT")
+    name = "package:my_tower/tower.safetensors"
+    digest = resolve(name, "b").digest
+    assert weights_summary({"a": "a_tag", "b": name, "c": None}) == (
+        f"a a_tag (of a hub, licence not declared); b {name} ({digest}, licence MIT)"
+    )
 
 
 def test_settings_say_what_names_weights() -> None:

@@ -102,6 +102,17 @@ def test_a_model_that_is_no_pipeline_is_a_users_mistake(
     assert len(str(told.value).splitlines()) == 1
 
 
+def test_a_pipeline_and_a_config_come_from_an_installed_package(
+    saved: Path, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fake_sd").mkdir()
+    (tmp_path / "fake_sd" / "model").symlink_to(saved)
+    (tmp_path / "fake_sd" / "small.json").symlink_to(config_file)
+    loaded = load_pipeline("package:fake_sd/model", CPU)
+    assert np.array_equal(run(loaded), run(build_pipeline("package:fake_sd/small.json", CPU, 0)))
+
+
 def test_a_missing_adapter_is_named(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"pytorch_lora_weights\.safetensors is missing"):
         load_pipeline(str(saved), CPU, lora=tmp_path)
