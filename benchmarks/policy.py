@@ -16,19 +16,25 @@ import click
 import polars as pl
 import torch
 
-from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
-from skufp_pipeline.assets.policy import crop_files, degradations_of
-from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.places import (
+    CLIP_CHECKPOINT,
+    CLIP_EMBEDDINGS,
+    FINGERPRINTS,
+    RAW_DATASET,
+    VLA_LABELS,
+)
 from skufp_pipeline.evaluation.latency import processor_name, statistics_ms
 from skufp_pipeline.evaluation.policy import (
     confusion,
+    degradations_of,
     evaluation_photos,
     judge_policy,
     pooled,
     text_table,
     try_actions,
 )
+from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.policy.network import Policy
 from skufp_pipeline.policy.policy_train import train_policy
 from skufp_pipeline.presets import Preset, load_preset
@@ -48,19 +54,20 @@ def main(name: str, seeds: int, limit: int | None, timed: int, target: Path | No
     preset = load_preset(name)
     if preset.policy is None:
         raise click.ClickException(f"preset {preset.name} has no policy")
-    store, steps = ArtifactStore(preset.data_root), graph_steps(preset)
-    shards = read_embedding_shards(store, steps["clip_embeddings"], steps["clip_checkpoint"], preset)
-    fingerprints = pl.read_parquet(store.read(steps["fingerprints"].key).path / "fingerprints.parquet")
-    photos = evaluation_photos(embedding_tables(shards).images, fingerprints["sku_id"], limit)
-    photos = photos.with_columns(path=crop_files(store, photos, steps["sku_crops"], preset))
+    store = ArtifactStore(preset.data_root)
+    inputs = Inputs(store, preset.shards)
+    checkpoint, crop_of = inputs.read(CLIP_CHECKPOINT), inputs.crop_files()
+    images = EmbeddingTables.of(inputs.read_all(CLIP_EMBEDDINGS)).images
+    fingerprints = inputs.read(FINGERPRINTS).table()
+    inputs.digests()  # refuses what does not belong together
+    photos = evaluation_photos(images, fingerprints["sku_id"], limit)
+    photos = photos.with_columns(path=pl.Series([str(crop_of(row)) for row in photos.to_dicts()]))
 
     policies, figures = train(preset, store, seeds)
-    encoder = ModelProvider(device=preset.compute.device).load_encoder(
-        store.read(steps["clip_checkpoint"].key).path / "encoder"
-    )
+    encoder = ModelProvider(device=preset.compute.device).load_encoder(checkpoint.folder)
     tried = try_actions(photos, encoder, policies[0])
     queries = pooled([tried.decided_by(policy) for policy in policies])
-    degradations = degradations_of(preset, store.read(steps["raw_dataset"].key), photos)
+    degradations = degradations_of(preset.dataset.degradations(RAW_DATASET.read(store).path), photos)
     table, _ = judge_policy(queries, fingerprints, degradations, preset.evaluation.resamples, preset.seed)
     matrix = confusion(queries, fingerprints)
     latency = measure_latency(preset, store, [Path(path) for path in photos["path"][:timed]])
@@ -76,8 +83,7 @@ def main(name: str, seeds: int, limit: int | None, timed: int, target: Path | No
 def train(preset: Preset, store: ArtifactStore, seeds: int) -> tuple[list[Policy], list[dict[str, Any]]]:
     """Policies from the graph's labels, and what development queries say of each."""
     assert preset.policy is not None
-    shards = read_shards(store, graph_steps(preset)["vla_labels"], preset.shards)
-    labels = pl.concat([pl.read_parquet(shard.path / "labels.parquet") for shard in shards])
+    labels = pl.concat([shard.table() for shard in VLA_LABELS.read_all(store, preset.shards)])
     policies, figures = [], []
     for seed in range(seeds):
         with TemporaryDirectory() as scratch:

@@ -28,13 +28,12 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.encoder import text_shards
+from skufp_pipeline.artifacts.places import IMAGE_TEXT, SKU_CROPS
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.clip_train import TrainingData, fine_tune
-from skufp_pipeline.encoders.dataset import TextShard, gather_training_data
+from skufp_pipeline.encoders.dataset import TextShard, gather_training_data, text_shards
 from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.hashing import stable_fraction
@@ -168,9 +167,8 @@ def prepare(preset: Preset) -> None:
 
 def read_text_shards(preset: Preset) -> list[TextShard]:
     """What is at the preset's data root."""
-    store, steps = ArtifactStore(preset.data_root), graph_steps(preset)
-    texts = read_shards(store, steps["image_text"], preset.shards)
-    return text_shards(texts, read_shards(store, steps["sku_crops"], preset.shards))
+    store, shards = ArtifactStore(preset.data_root), preset.shards
+    return text_shards(IMAGE_TEXT.read_all(store, shards), SKU_CROPS.read_all(store, shards))
 
 
 def compare(bench: Bench, trials: dict[str, list[Trial]]) -> list[dict[str, Any]]:

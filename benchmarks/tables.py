@@ -21,10 +21,11 @@ import dagster as dg
 import polars as pl
 import torch
 
-from skufp_pipeline.assets.evaluation import report_inputs, report_parts
-from skufp_pipeline.assets.fingerprints import read_embedding_shards
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, GENERATED_VIEW_EMBEDDINGS
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.evaluation.assemble import ReportParts
 from skufp_pipeline.evaluation.figures import recall_curve
 from skufp_pipeline.evaluation.latency import processor_name
 from skufp_pipeline.evaluation.page import render_page
@@ -114,10 +115,12 @@ def materialize(presets: Sequence[Preset], say: Say) -> None:
 
 def evaluate_root(preset: Preset, say: Say) -> Run:
     """All models of one data root, by our protocol and by the paper's."""
-    store, steps = ArtifactStore(preset.data_root), graph_steps(preset)
-    models = ModelProvider(device=preset.compute.device)
-    encoder = models.load_encoder(store.read(steps["clip_checkpoint"].key).path / "encoder")
-    inputs = report_inputs(report_parts(store, preset, steps), preset, encoder)
+    store, models = ArtifactStore(preset.data_root), ModelProvider(device=preset.compute.device)
+    encoder = models.load_encoder(CLIP_CHECKPOINT.read(store).folder)
+    read = Inputs(store, preset.shards)
+    parts = ReportParts.read(read, graph_steps(preset))
+    read.digests()  # refuses what does not belong together
+    inputs = parts.tables(preset.fingerprint.max_views, encoder, preset.encoder.batch_size)
     ours, draws = build_models(inputs), (preset.evaluation.resamples, preset.seed)
     say(f"seed {preset.seed}: {len(ours)} models; training the fingerprint with the paper's teachers")
     teachers = paper_teachers(inputs.tables, preset.fingerprint.max_views)
@@ -136,12 +139,10 @@ def paper_fingerprints(
     preset: Preset, store: ArtifactStore, inputs: ReportInputs, teachers: pl.DataFrame, device: torch.device
 ) -> pl.DataFrame:
     """The fingerprints of a model that is trained as the graph's, but for its teachers."""
-    tables, steps, settings = inputs.tables, graph_steps(preset), preset.fingerprint
+    tables, settings = inputs.tables, preset.fingerprint
     if preset.views:
-        step = steps["generated_view_embeddings"]
-        shards = read_embedding_shards(store, step, steps["clip_checkpoint"], preset)
-        found = [pl.read_parquet(shard.path / "images.parquet") for shard in shards]
-        tables = replace(tables, generated=pl.concat(found))
+        shards = GENERATED_VIEW_EMBEDDINGS.read_all(store, preset.shards)
+        tables = replace(tables, generated=pl.concat([shard.images() for shard in shards]))
     data = fingerprint_data(tables, teachers, settings.max_views)
     with TemporaryDirectory() as scratch:
         model, _ = train_aggregator(data, settings, preset.seed, device, Path(scratch), lambda line: None)

@@ -30,9 +30,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skufp_pipeline.assets.fingerprints import embedding_tables, read_embedding_shards
-from skufp_pipeline.assets.views import shard_views
-from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.kinds import ACCEPTED
+from skufp_pipeline.artifacts.places import (
+    BEST_SHOT_TEACHERS,
+    CLIP_CHECKPOINT,
+    CLIP_EMBEDDINGS,
+    IMAGE_TEXT,
+    SD_BASE,
+    SKU_CROPS,
+    VIEW_FILTERS,
+)
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
@@ -42,15 +50,16 @@ from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables, biased_queries, biased_rows, fingerprint_data
+from skufp_pipeline.hashing import shard_part
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.measures.ranks import ranks_of, right_items
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline.training.augment import augment
-from skufp_pipeline.views.filters import ACCEPTED
+from skufp_pipeline.views.selection import shard_views
 from skufp_pipeline.views.settings import ViewsSettings
-from skufp_pipeline.views.shard import generate_shard, shard_budget
+from skufp_pipeline.views.shard import generate_shard
 from skufp_pipeline.views.tables import embed_generated, squares
 
 SETTINGS = {"seen": "train", "zero": "validation"}  # a setting's split, of queries and gallery alike
@@ -73,35 +82,32 @@ class Graph:
         self.preset, self.views = preset, preset.views
         aggregator = preset.fingerprint.aggregator.model_copy(update={"members": members})
         self.fingerprint = preset.fingerprint.model_copy(update={"aggregator": aggregator})
-        self.store, self.steps = ArtifactStore(preset.data_root), graph_steps(preset)
-        clip, embeddings = self.steps["clip_checkpoint"], self.steps["clip_embeddings"]
-        shards = read_embedding_shards(self.store, embeddings, clip, preset)
-        self.tables: EmbeddingTables = embedding_tables(shards)
-        teachers = self.store.read(self.steps["best_shot_teachers"].key)
-        self.teachers = pl.read_parquet(teachers.path / "teachers.parquet")
+        self.store = ArtifactStore(preset.data_root)
+        inputs = Inputs(self.store, preset.shards)
+        checkpoint = inputs.read(CLIP_CHECKPOINT)
+        self.tables = EmbeddingTables.of(inputs.read_all(CLIP_EMBEDDINGS))
+        self.teachers = inputs.read(BEST_SHOT_TEACHERS).table()
+        inputs.digests()  # refuses what does not belong together
         self.models = ModelProvider(device=preset.compute.device)
-        self.encoder: Encoder = self.models.load_encoder(self.store.read(clip.key).path / "encoder")
+        self.encoder: Encoder = self.models.load_encoder(checkpoint.folder)
 
     def base(self, settings: ViewsSettings) -> str:
         if settings.base is None:
             assert settings.model is not None
             return settings.model
-        return str(self.store.read(self.steps["sd_base"].key).path / "pipeline")
+        return str(SD_BASE.read(self.store).pipeline)
 
     def shards(self) -> Iterator[tuple[int, pl.DataFrame, pl.DataFrame]]:
         """Number, image-text table, and catalog views with their crops' paths."""
         for shard in range(self.preset.shards):
-            texts = self.store.read(self.steps["image_text"].shard_key(shard))
-            crops = self.store.read(self.steps["sku_crops"].shard_key(shard))
-            table = pl.read_parquet(texts.path / "image_text.parquet")
-            yield shard, table, shard_views(texts, crops, self.views)
+            texts, crops = IMAGE_TEXT.read(self.store, shard), SKU_CROPS.read(self.store, shard)
+            yield shard, texts.images(), shard_views(texts, crops, self.views.prompts.prompt)
 
 
 def generated(graph: Graph, lora: Path | None, folder: Path) -> Arm:
     """Views of the budget's SKUs by img2img, as the graph makes them."""
     preset, settings = graph.preset, graph.views
-    filters = graph.store.read(graph.steps["view_filters"].key).path / "filters.json"
-    thresholds = json.loads(filters.read_text())["thresholds"]
+    thresholds = VIEW_FILTERS.read(graph.store).thresholds()
     embedded, candidates, seconds = [], [], 0.0
     for shard, texts, views in graph.shards():
         out, scratch = folder / f"{shard:04d}", folder / f"{shard:04d}.candidates"
@@ -111,7 +117,7 @@ def generated(graph: Graph, lora: Path | None, folder: Path) -> Arm:
         generate_shard(
             lambda: graph.models.diffusion(graph.base(settings), settings.generation.precision, lora),
             views,
-            shard_budget(settings.generation.max_skus, preset.shards, shard),
+            shard_part(settings.generation.max_skus, preset.shards, shard),
             graph.encoder,
             settings,
             thresholds,

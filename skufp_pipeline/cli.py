@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import polars as pl
 
+from skufp_pipeline.artifacts.places import IMAGE_TEXT, RAW_DATASET, RETRIEVAL_REPORT, SKU_CROPS
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
-from skufp_pipeline.store import ArtifactStore, shard_key
+from skufp_pipeline.search.versions import FINGERPRINTS, Versions
+from skufp_pipeline.store import ArtifactStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +26,12 @@ if TYPE_CHECKING:
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
-REPORT = "reports/retrieval"
-
 preset_option = click.option(
     "--preset", "name", help="A preset's name or YAML file; $SKUFP_PRESET or demo by default."
+)
+
+index_option = click.option(
+    "--index", "index", default=FINGERPRINTS, show_default=True, help="Which index of the data root."
 )
 
 
@@ -92,7 +96,7 @@ def demo(name: str | None) -> None:
     ):
         click.echo(f"\n{title}")
         _print_answer(answer)
-    click.echo(f"\nThe report: {store.read(REPORT).path / 'report.html'}")
+    click.echo(f"\nThe report: {RETRIEVAL_REPORT.read(store).page}")
 
 
 @main.command()
@@ -115,6 +119,7 @@ def demo(name: str | None) -> None:
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
+@index_option
 @told
 def search(
     name: str | None,
@@ -128,6 +133,7 @@ def search(
     top: int,
     as_json: bool,
     save: Path | None,
+    index: str,
 ) -> None:
     """The SKUs that a photo, a sentence, both together or another SKU mean, best first.
 
@@ -136,7 +142,7 @@ def search(
     question = _Question(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = _engine(preset, store, policy)
+    engine = _engine(preset, store, policy, index)
     answer = question.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
@@ -171,12 +177,11 @@ def export_df2(name: str | None, out: Path) -> None:
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    root = preset.dataset.root(store.folder("raw/dataset"))
+    root = preset.dataset.root(store.folder(RAW_DATASET.key))
 
     def shards() -> Any:
         for shard in range(preset.shards):
-            table = store.read(shard_key("tables/image_text", shard)).path / "image_text.parquet"
-            yield pl.read_parquet(table), store.read(shard_key("crops", shard)).path
+            yield IMAGE_TEXT.read(store, shard).images(), SKU_CROPS.read(store, shard).path
 
     counts = export_df2_jsonl(shards(), out, str(root))
     click.echo(f"{out}: " + ", ".join(f"{count} {split} rows" for split, count in counts.items()))
@@ -188,45 +193,32 @@ def export_df2(name: str | None, out: Path) -> None:
     "--format", "file_format", required=True, type=click.Choice(["parquet", "numpy", "faiss", "qdrant"])
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
+@index_option
 @told
-def export_index(name: str | None, file_format: str, out: Path) -> None:
+def export_index(name: str | None, file_format: str, out: Path, index: str) -> None:
     """All fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
     from skufp_pipeline.search.bundle import current_index
     from skufp_pipeline.search.export import export_fingerprints
 
-    _, index = current_index(ArtifactStore(load_preset(name).data_root))
-    written = export_fingerprints(index, file_format, out)
-    click.echo(f"{out}: {len(index)} fingerprints of {index.dimension} dimensions in {', '.join(written)}")
+    _, found = current_index(ArtifactStore(load_preset(name).data_root), index)
+    written = export_fingerprints(found, file_format, out)
+    click.echo(f"{out}: {len(found)} fingerprints of {found.dimension} dimensions in {', '.join(written)}")
 
 
 @main.command()
 @preset_option
+@click.option("--all", "every", is_flag=True, help="Verify the checksums of all shards, too.")
 @told
-def doctor(name: str | None) -> None:
-    """Verify the checksums of the published index and its encoders."""
-    from skufp_pipeline.search.bundle import (
-        IMAGE_ENCODER,
-        POLICY,
-        POLICY_INPUT,
-        current_version,
-        encoder_of,
-    )
+def doctor(name: str | None, every: bool) -> None:
+    """Verify what the graph has made: each result is there, and its files have their checksums."""
+    from skufp_pipeline.definitions import graph_steps
+    from skufp_pipeline.orchestration.doctor import examine
 
     preset = load_preset(name)
-    store = ArtifactStore(preset.data_root)
-    index = current_version(store)
-    encoders = {"clip_checkpoint": "checkpoints/clip"}
-    if preset.query_encoder.engine == "onnx":
-        encoders["image_encoder_onnx"] = IMAGE_ENCODER
-    if preset.policy is not None:
-        encoders[POLICY_INPUT] = POLICY
-    used = [encoder_of(store, index, encoder, key) for encoder, key in encoders.items()]
     damaged = []
-    for artifact in (index, *used, store.read("checkpoints/fingerprint")):
-        wrong = artifact.damaged_files()
-        damaged += [f"{artifact.manifest.artifact}/{file}" for file in wrong]
-        state = "DAMAGED" if wrong else "ok"
-        click.echo(f"{artifact.manifest.artifact}: {state} ({len(artifact.manifest.files)} files)")
+    for found in examine(graph_steps(preset), ArtifactStore(preset.data_root), every):
+        click.echo(found)
+        damaged += found.damaged
     if damaged:
         raise UserError(f"damaged: {', '.join(damaged)}; delete the folder and materialize it again")
 
@@ -297,43 +289,43 @@ def index_group() -> None:
 
 @index_group.command("list")
 @preset_option
+@index_option
 @told
-def index_list(name: str | None) -> None:
+def index_list(name: str | None, index: str) -> None:
     """The versions that are kept, the last published first."""
-    from skufp_pipeline.search.bundle import CURRENT, INDEX
-    from skufp_pipeline.search.release import read_releases
-
     store = ArtifactStore(load_preset(name).data_root)
-    releases, current = read_releases(store), store.read_pointer(CURRENT)
+    versions = Versions(store, index)
+    if not versions.listed():
+        versions.read()  # says why there is none
+    releases, current = versions.releases(), versions.in_use
     order = {version: number for number, version in enumerate(releases.published, start=1)}
-    for version in sorted(store.newest_keys(INDEX), key=lambda version: -order.get(version, 0)):
+    for version in sorted(versions.listed(), key=lambda version: -order.get(version, 0)):
         state = "withdrawn" if version in releases.withdrawn else "published"
         state = "in use" if version == current else state if version in order else "candidate"
-        summary = store.read(f"{INDEX}/{version}").summary
+        summary = store.read(versions.key(version)).summary
         click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
 
 
 @index_group.command("rollback")
 @preset_option
+@index_option
 @click.argument("version", required=False)
 @told
-def index_rollback(name: str | None, version: str | None) -> None:
+def index_rollback(name: str | None, index: str, version: str | None) -> None:
     """Put the version before (or VERSION) back in use; the one in use now is not published again."""
-    from skufp_pipeline.search.release import roll_back
-
-    click.echo(f"in use: {roll_back(ArtifactStore(load_preset(name).data_root), version)}")
+    versions = Versions(ArtifactStore(load_preset(name).data_root), index)
+    click.echo(f"in use: {versions.roll_back(version)}")
 
 
 @index_group.command("publish")
 @preset_option
+@index_option
 @click.argument("version")
 @told
-def index_publish(name: str | None, version: str) -> None:
+def index_publish(name: str | None, index: str, version: str) -> None:
     """Put VERSION in use although a check did not pass, or after it was rolled back."""
-    from skufp_pipeline.search.release import publish
-
     preset = load_preset(name)
-    publish(ArtifactStore(preset.data_root), version, preset.kept_index_versions)
+    Versions(ArtifactStore(preset.data_root), index).publish(version, preset.kept_index_versions)
     click.echo(f"in use: {version}")
 
 
@@ -359,30 +351,32 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
         click.echo(f"check not passed: {check}", err=True)
 
 
-def _engine(preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto") -> "QueryEngine":
+def _engine(
+    preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto", index: str = FINGERPRINTS
+) -> "QueryEngine":
     from skufp_pipeline.search.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
-    return QueryEngine.open(store, pick_device(preset.compute.device), preset.query_encoder, policy)
+    device = pick_device(preset.compute.device)
+    return QueryEngine.open(store, device, preset.query_encoder, policy, index)
 
 
 def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
     """A photo and a sentence among the evaluation queries of validation SKUs."""
     for shard in range(preset.shards):
-        folder = store.read(shard_key("tables/image_text", shard)).path
-        rows = pl.read_parquet(folder / "image_text.parquet")
+        rows = IMAGE_TEXT.read(store, shard).images()
         rows = rows.filter((pl.col("role") == "evaluation") & (pl.col("split") == "validation"))
         if rows.height:
             first = rows.row(0, named=True)
-            return store.read(shard_key("crops", shard)).path / first["image_path"], first["text"]
+            return SKU_CROPS.read(store, shard).path / first["image_path"], first["text"]
     raise UserError("the data set has no evaluation query of a validation SKU to show")
 
 
 def _print_report(store: ArtifactStore, as_json: bool) -> None:
-    from skufp_pipeline.evaluation.report import REPORT_FILE, Report
+    from skufp_pipeline.evaluation.report import Report
     from skufp_pipeline.evaluation.tables import text_tables
 
-    found = Report.read(store.read(REPORT).path / REPORT_FILE)
+    found = Report.read(RETRIEVAL_REPORT.read(store).report)
     click.echo(found.to_json() if as_json else text_tables(found))
 
 

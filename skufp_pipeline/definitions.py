@@ -1,79 +1,76 @@
-"""The one Definitions: assets, checks, jobs and resources of a preset."""
+"""The one Definitions: merges the groups of a preset, and what runs them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.assets.baselines import baseline_assets, baseline_steps
-from skufp_pipeline.assets.catalog import catalog_assets, catalog_steps
-from skufp_pipeline.assets.encoder import encoder_assets, encoder_steps
-from skufp_pipeline.assets.evaluation import evaluation_assets, evaluation_steps
-from skufp_pipeline.assets.fingerprints import fingerprint_assets, fingerprint_steps
-from skufp_pipeline.assets.index import index_assets, index_steps
-from skufp_pipeline.assets.policy import policy_assets, policy_steps
-from skufp_pipeline.assets.views import view_assets, view_steps
-from skufp_pipeline.checks.evaluation import evaluation_checks
-from skufp_pipeline.checks.index import index_checks
+from skufp_pipeline.assets import baselines, catalog, encoder, evaluation, fingerprints, index, policy, views
 from skufp_pipeline.orchestration.conditions import automation_conditions, condition_sensor, with_automation
 from skufp_pipeline.orchestration.executors import executor
 from skufp_pipeline.orchestration.schedules import jobs, schedules, sensors
-from skufp_pipeline.orchestration.staleness import refreshed_daily
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.logger import plain_logger
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.steps import Step
+from skufp_pipeline.steps import Group, Step
+
+GROUPS: Sequence[Callable[[Preset], Group]] = (
+    catalog.group,
+    encoder.group,
+    baselines.group,
+    views.group,
+    fingerprints.group,
+    policy.group,
+    index.group,
+    evaluation.group,
+)
 
 
 def graph_steps(preset: Preset) -> dict[str, Step]:
     """Every step of the graph by asset name."""
-    return {
-        **catalog_steps(preset),
-        **encoder_steps(preset),
-        **baseline_steps(preset),
-        **view_steps(preset),
-        **fingerprint_steps(preset),
-        **policy_steps(preset),
-        **index_steps(preset),
-        **evaluation_steps(preset),
-    }
+    return {step.name: step for group in GROUPS for step in group(preset).steps}
 
 
-def build_defs(preset: Preset | None = None, resources: Mapping[str, Any] | None = None) -> dg.Definitions:
+def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions of a preset (`$SKUFP_PRESET` or `demo` by default).
 
     Args:
-        resources: replacements for `artifacts` and `models`, for tests.
+        replace: by name, what stands in the place of an asset, a check (`asset:check`), a job, a schedule, a
+            sensor or a resource (`artifacts`, `models`), for tests.
+
+    Raises:
+        ValueError: there is nothing of a name in `replace`.
     """
-    preset = preset or load_preset()
-    steps = graph_steps(preset)
+    preset, others = preset or load_preset(), dict(replace or {})
+    groups = [group(preset) for group in GROUPS]
+    steps = {step.name: step for group in groups for step in group.steps}
+    conditions = automation_conditions(preset, steps, {step.name for step in steps.values() if step.is_daily})
+    assets = with_automation([asset for group in groups for asset in group.assets], conditions)
+    checks = [check for group in groups for check in group.checks]
     every_job = jobs(steps)
-    assets = [
-        *catalog_assets(preset),
-        *encoder_assets(preset, steps),
-        *baseline_assets(preset, steps),
-        *view_assets(preset, steps),
-        *fingerprint_assets(preset, steps),
-        *policy_assets(preset, steps),
-        *index_assets(preset, steps),
-        *evaluation_assets(preset, steps),
-    ]
-    conditions = automation_conditions(preset, steps, refreshed_daily(steps))
-    return dg.Definitions(
-        assets=with_automation(assets, conditions, preset.automation.index_fresh_hours),
-        asset_checks=[*evaluation_checks(preset, steps), *index_checks(preset, steps)],
-        jobs=every_job,
-        schedules=schedules(preset.automation),
-        sensors=[*sensors(preset, steps, every_job), condition_sensor()],
-        resources={
-            "artifacts": ArtifactStoreResource(root=preset.data_root),
-            "models": ModelProvider(device=preset.compute.device),
-            **(resources or {}),
-        },
+    every_sensor = [*sensors(preset, steps, every_job), condition_sensor()]
+    resources = {
+        "artifacts": ArtifactStoreResource(root=preset.data_root),
+        "models": ModelProvider(device=preset.compute.device),
+    }
+    definitions = dg.Definitions(
+        assets=[others.pop(asset.key.to_user_string(), asset) for asset in assets],
+        asset_checks=[others.pop(_name(check), check) for check in checks],
+        jobs=[others.pop(job.name, job) for job in every_job],
+        schedules=[others.pop(schedule.name, schedule) for schedule in schedules(preset.automation)],
+        sensors=[others.pop(sensor.name, sensor) for sensor in every_sensor],
+        resources={name: others.pop(name, resource) for name, resource in resources.items()},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=executor(preset.compute),
     )
+    if others:
+        raise ValueError(f"nothing to replace under the names {', '.join(sorted(others))}")
+    return definitions
+
+
+def _name(check: dg.AssetChecksDefinition) -> str:
+    return f"{check.check_key.asset_key.to_user_string()}:{check.check_key.name}"
 
 
 @dg.definitions

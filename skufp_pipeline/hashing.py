@@ -24,6 +24,11 @@ def stable_shard(sku_id: str, shards: int) -> int:
     return stable_hash(sku_id, "shard") % shards
 
 
+def shard_part(limit: int | None, shards: int, shard: int) -> int | None:
+    """A shard's part of a limit over all shards; parts differ by one at most, and no shard asks another."""
+    return None if limit is None else (limit + shards - 1 - shard) // shards
+
+
 def file_digest(path: Path) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with path.open("rb") as stream:

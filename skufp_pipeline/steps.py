@@ -1,113 +1,256 @@
-"""What an asset is, said once: its Dagster declaration, its store recipe and its key come from here."""
+"""What an asset is, said once: its Dagster declaration, its store recipe and its stage come from here."""
 
-import ast
 import hashlib
-import importlib.util
+import inspect
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cache, wraps
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.stored import R, Stored, StoredVersions
 from skufp_pipeline.compute import Needs, declare, peak_memory_mib
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.store import Recipe, shard_key
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.provenance import code_digest, library_versions
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.show import Progress, artifact_metadata, progress
+from skufp_pipeline.store import ArtifactStore, Recipe
 
 OWNERS = ["team:skufp"]
+READ_CATALOG = "read_catalog"  # the stage that reads the catalogue from where it lies
 RETRY = dg.RetryPolicy(max_retries=1, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One asset of the graph.
 
     Attributes:
-        name: the asset key.
-        key: where the store keeps it; sharded assets add the shard.
-        modules: the science modules whose code decides the result.
+        stored: what it makes, and where the store keeps that.
+        make: makes it; its docstring is the asset's description.
+        code: the science modules that it calls; what they import decides the result, too.
         config: the part of the preset that decides the result, JSON-able.
-        shards: number of SKU shards, None for an unpartitioned asset.
-        trained: learnt from the whole catalogue: made again by the weekly job, not for each new product.
+        deps: what it is made from.
+        stage: the run that it belongs to, with others that are sharded or not as it is.
+        apart: takes long: `skufp materialize` gives it a run of its own within its stage.
+        weekly: not needed to find a new product: made again by the weekly refresh alone, as all that is
+            trained.
         priority: of steps that are ready at once, the highest start first.
+        fresh_hours: after which it counts as overdue; None: never.
+        num_shards: SKU shards of the graph.
     """
 
-    name: str
-    key: str
-    group: str
+    stored: Stored[Any]
+    make: Callable[["Run"], dg.MaterializeResult]
     kinds: set[str]
-    description: str
-    modules: tuple[str, ...]
+    code: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     needs: Needs = field(default_factory=Needs)
-    deps: tuple[str, ...] = ()
-    shards: int | None = None
-    trained: bool = False
+    deps: tuple[Stored[Any], ...] = ()
+    check_specs: tuple[dg.AssetCheckSpec, ...] = ()
+    stage: str
+    apart: bool = False
+    weekly: bool = False
     priority: int = 0
+    fresh_hours: float | None = None
+    group: str = ""
+    num_shards: int = 1
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is learnt from the whole catalogue."""
+        return self.stored.trained
+
+    @property
+    def shards(self) -> int | None:
+        """Its number of shards; None where it is of the whole catalogue."""
+        return self.num_shards if self.stored.sharded else None
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Names of the assets it is made from."""
+        return tuple(dep.name for dep in self.deps)
+
+    @property
+    def is_daily(self) -> bool:
+        """Whether a new product waits for it."""
+        return not (self.weekly or self.trained)
 
     @property
     def code_digest(self) -> str:
-        return code_digest(self.modules)
+        return code_digest(self.code)
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """Versions of the libraries that its code uses."""
+        return library_versions(self.code)
 
     @property
     def code_version(self) -> str:
-        """Of code and configuration together, as Dagster shows it."""
-        text = json.dumps(dict(self.config), sort_keys=True) + self.code_digest + str(self.shards)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        """Of code, libraries and configuration together, as Dagster shows it."""
+        text = json.dumps([dict(self.config), self.libraries, self.shards], sort_keys=True)
+        return hashlib.sha256((text + self.code_digest).encode()).hexdigest()[:12]
 
     def recipe(self, inputs: Mapping[str, str]) -> Recipe:
         """The store's recipe for a result made from `inputs` (name to digest)."""
-        return Recipe(code_version=self.code_digest, config=dict(self.config), inputs=dict(inputs))
-
-    def shard_key(self, shard: int) -> str:
-        return shard_key(self.key, shard)
-
-    def asset_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of `dg.asset`."""
-        return {
-            "name": self.name,
-            "group_name": self.group,
-            "kinds": self.kinds,
-            "owners": OWNERS,
-            "description": self.description,
-            "code_version": self.code_version,
-            "deps": list(self.deps),
-            "partitions_def": None if self.shards is None else shard_partitions(self.shards),
-            "retry_policy": RETRY,
-            "metadata": {"preset": dg.MetadataValue.json(dict(self.config))},
-            **declare(self.needs, self.priority),
-        }
+        return Recipe(
+            code_version=self.code_digest,
+            libraries=self.libraries,
+            config=dict(self.config),
+            inputs=dict(inputs),
+        )
 
 
-def asset(step: Step, check_specs: Sequence[dg.AssetCheckSpec] = ()) -> Callable[[Callable[..., Any]], Any]:
-    """`dg.asset` for a step; a user's mistake fails it with its message alone, and is not retried."""
+@dataclass(frozen=True)
+class Group:
+    """The assets of one part of the graph, with all that is known of them.
 
-    def decorate(function: Callable[..., Any]) -> Any:
-        @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                with _threads_of(step):
-                    made = function(*args, **kwargs)
-            except UserError as error:
-                raise dg.Failure(str(error), allow_retries=False) from error
-            return _with_cost(made, time.perf_counter() - started)
+    `definitions.py` merges groups; stages, jobs, staleness and refreshes follow from the steps.
+    """
 
-        return dg.asset(**step.asset_arguments(), check_specs=list(check_specs))(run)
+    steps: tuple[Step, ...]
+    assets: tuple[dg.AssetsDefinition, ...]
+    checks: tuple[dg.AssetChecksDefinition, ...] = ()
 
-    return decorate
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        preset: Preset,
+        steps: Sequence[Step],
+        checks: Callable[[Sequence[Step]], Sequence[dg.AssetChecksDefinition]] = lambda steps: (),
+    ) -> "Group":
+        """The group of these steps; `checks` are those that look at whole results."""
+        mine = tuple(replace(step, group=name, num_shards=preset.shards) for step in steps)
+        return cls(mine, tuple(asset(step, preset) for step in mine), tuple(checks(mine)))
 
 
-def _with_cost(made: Any, seconds: float) -> Any:
-    """A result with what it took: seconds, and the most memory its process held."""
-    if not isinstance(made, dg.MaterializeResult):
-        return made
-    cost = {"step_seconds": round(seconds, 2), "process_peak_mib": peak_memory_mib()}
-    return made._replace(metadata={**(made.metadata or {}), **cost})
+class Run:
+    """One execution of a step. What it reads becomes the recipe of what it makes.
+
+    Attributes:
+        shard: the SKU shard at hand; None where the step is of the whole catalogue.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        preset: Preset,
+        context: dg.AssetExecutionContext,
+        store: ArtifactStore,
+        models: ModelProvider,
+    ) -> None:
+        self.step, self.preset, self.context, self.store, self.models = step, preset, context, store, models
+        self.shard = None if step.shards is None else shard_number(context.partition_key)
+        self.inputs = Inputs(store, preset.shards, self.shard)
+        self.read, self.read_all = self.inputs.read, self.inputs.read_all
+
+    @property
+    def log(self) -> Callable[[str], None]:
+        return self.context.log.info
+
+    @property
+    def scratch(self) -> Path:
+        """A folder that survives a killed run of this very recipe."""
+        return self.store.scratch(self.key, self.recipe)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """Of all that was read; from here on nothing more can be."""
+        return self.step.recipe(self.inputs.digests())
+
+    @property
+    def key(self) -> str:
+        stored = self.step.stored
+        if isinstance(stored, StoredVersions):
+            return stored.version_key(self.recipe.digest)
+        return stored.key_in(self.store, self.shard)
+
+    def progress(self, what: str) -> Progress:
+        """Tells (done, total) of this step, of this shard where there is one."""
+        return progress(self.context.log.info, what if self.shard is None else f"{what}, shard {self.shard}")
+
+    def produce(self, stored: Stored[R], build: Callable[[Path], Mapping[str, Any]]) -> R:
+        """The step's result by its recipe: the one that is there, or what `build` writes into a folder.
+
+        Raises:
+            UserError: what was read does not belong together, or the result can't be written.
+        """
+        if stored is not self.step.stored:
+            raise ValueError(f"{self.step.name} makes {self.step.name}, not {stored.name}")
+        return stored.open(self.store.produce(self.key, self.recipe, build), self.shard)
+
+    def done(
+        self, made: Any, metadata: Mapping[str, Any], *checks: dg.AssetCheckResult
+    ) -> dg.MaterializeResult:
+        """What Dagster is told: the content is the data version, `metadata` what a person sees."""
+        return dg.MaterializeResult(
+            metadata={**artifact_metadata(made.artifact), **metadata},
+            data_version=dg.DataVersion(made.digest),
+            check_results=list(checks) or None,
+        )
+
+
+def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
+    """The asset of a step; a user's mistake fails it with its message alone, and is not retried."""
+
+    def execute(
+        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
+    ) -> dg.MaterializeResult:
+        started = time.perf_counter()
+        try:
+            with _threads_of(step):
+                made = step.make(Run(step, preset, context, artifacts.get(), models))
+        except UserError as error:
+            raise dg.Failure(str(error), allow_retries=False) from error
+        seconds = round(time.perf_counter() - started, 2)
+        cost = {"step_seconds": seconds, "process_peak_mib": peak_memory_mib()}
+        return made._replace(metadata={**(made.metadata or {}), **cost})
+
+    return dg.asset(**asset_arguments(step))(execute)
+
+
+def asset_arguments(step: Step) -> dict[str, Any]:
+    """Keyword arguments of `dg.asset`."""
+    hours = step.fresh_hours
+    return {
+        "name": step.name,
+        "group_name": step.group,
+        "kinds": step.kinds,
+        "owners": OWNERS,
+        "description": inspect.getdoc(step.make),
+        "code_version": step.code_version,
+        "deps": list(step.upstream),
+        "partitions_def": None if step.shards is None else shard_partitions(step.shards),
+        "retry_policy": RETRY,
+        "metadata": {"preset": dg.MetadataValue.json(dict(step.config)), **_source_of(step.make)},
+        "check_specs": list(step.check_specs),
+        "freshness_policy": None if hours is None else dg.FreshnessPolicy.time_window(timedelta(hours=hours)),
+        **declare(step.needs, step.priority),
+    }
+
+
+def _source_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Where the Dagster UI finds a function's code."""
+    code = function.__code__
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.BetaWarning)  # what code references are, for now
+        place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
+        return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
 
 
 def _threads_of(step: Step) -> AbstractContextManager[None]:
@@ -121,29 +264,14 @@ def _threads_of(step: Step) -> AbstractContextManager[None]:
 @cache
 def shard_partitions(shards: int) -> dg.StaticPartitionsDefinition:
     """One partition a SKU shard: `shard_0000`, `shard_0001`, ..."""
-    return dg.StaticPartitionsDefinition([f"shard_{shard:04d}" for shard in range(shards)])
+    return dg.StaticPartitionsDefinition([shard_name(shard) for shard in range(shards)])
+
+
+def shard_name(shard: int) -> str:
+    """`shard_0003` of 3."""
+    return f"shard_{shard:04d}"
 
 
 def shard_number(partition_key: str) -> int:
     """3 of `shard_0003`."""
     return int(partition_key.removeprefix("shard_"))
-
-
-@cache
-def code_digest(modules: tuple[str, ...]) -> str:
-    """Hash of the modules' code without comments and docstrings; nothing is imported but packages."""
-    digest = hashlib.sha256()
-    for module in modules:
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no module {module}")
-        tree = ast.parse(Path(spec.origin).read_text())
-        digest.update(ast.dump(_without_docstrings(tree)).encode())
-    return digest.hexdigest()[:16]
-
-
-def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            node.body = node.body[1:]
-    return tree

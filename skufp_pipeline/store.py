@@ -40,15 +40,17 @@ class FileEntry(Settings):
 
 
 class Recipe(Settings):
-    """All that a result depends on: the code, its part of the configuration, its inputs' digests."""
+    """All that a result depends on: code, versions of libraries, its part of the configuration, and its
+    inputs' digests."""
 
     code_version: str
+    libraries: dict[str, str] = {}
     config: dict[str, Any] = {}
     inputs: dict[str, str] = {}
 
     @property
     def digest(self) -> str:
-        return _digest_json(self.model_dump())
+        return digest_json(self.model_dump())
 
 
 class Manifest(Settings):
@@ -172,7 +174,7 @@ class ArtifactStore:
         return target
 
     def read_pointer(self, key: str) -> str | None:
-        """The text of a small pointer file such as `index/CURRENT`, or None."""
+        """The text of a small pointer file such as an index's `CURRENT`, or None."""
         path = f"{self._base}/{key}"
         return self._fs.cat_file(path).decode().strip() if self._fs.isfile(path) else None
 
@@ -199,15 +201,18 @@ class ArtifactStore:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
+    def names(self, prefix: str) -> list[str]:
+        """Names of what lies directly below `prefix`, whole or not, sorted."""
+        base = f"{self._base}/{prefix}"
+        found = self._fs.ls(base, detail=False) if self._fs.isdir(base) else []
+        return sorted(Path(path).name for path in found)
+
     def newest_keys(self, prefix: str) -> list[str]:
         """Names of the complete artifacts directly below `prefix`, the last written first."""
         base = f"{self._base}/{prefix}"
-        if not self._fs.isdir(base):
-            return []
-        names = [Path(path).name for path in self._fs.ls(base, detail=False)]
         written = {
             name: self._fs.modified(f"{base}/{name}/{MANIFEST}")
-            for name in sorted(names)
+            for name in self.names(prefix)
             if self._fs.isfile(f"{base}/{name}/{MANIFEST}")
         }
         return sorted(written, key=lambda name: written[name], reverse=True)
@@ -345,7 +350,7 @@ def shard_key(table: str, shard: int) -> str:
 def _describe(key: str, directory: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Manifest:
     names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
     files = {name: _file_entry(directory / name) for name in names}
-    digest = _digest_json({name: entry.sha256 for name, entry in files.items()})
+    digest = digest_json({name: entry.sha256 for name, entry in files.items()})
     return Manifest(artifact=key, digest=digest, recipe=recipe, summary=dict(summary), files=files)
 
 
@@ -355,7 +360,8 @@ def _file_entry(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, sha256=digest)
 
 
-def _digest_json(value: Any) -> str:
+def digest_json(value: Any) -> str:
+    """Of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -23,7 +23,7 @@ SHARDS = "by SKU shard"
 ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "raw_dataset": ("catalog", None, set()),
     "annotations": ("catalog", None, {"raw_dataset"}),
-    "sku_crops": ("catalog", SHARDS, {"annotations"}),
+    "sku_crops": ("catalog", SHARDS, {"raw_dataset", "annotations"}),
     "image_text": ("catalog", SHARDS, {"sku_crops"}),
     "clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
     "clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "clip_checkpoint"}),
@@ -38,16 +38,16 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         {"sku_crops", "image_text", "clip_checkpoint", "view_filters", "sd_lora", "sd_base"},
     ),
     "generated_view_embeddings": ("views", SHARDS, {"image_text", "clip_checkpoint", "generated_views"}),
-    "best_shot_teachers": ("fingerprints", None, {"clip_embeddings"}),
+    "best_shot_teachers": ("fingerprints", None, {"clip_checkpoint", "clip_embeddings"}),
     "fingerprint_checkpoint": (
         "fingerprints",
         None,
-        {"clip_embeddings", "best_shot_teachers", "generated_view_embeddings"},
+        {"clip_checkpoint", "clip_embeddings", "best_shot_teachers", "generated_view_embeddings"},
     ),
     "fingerprints": (
         "fingerprints",
         None,
-        {"clip_embeddings", "fingerprint_checkpoint", "generated_view_embeddings"},
+        {"clip_checkpoint", "clip_embeddings", "fingerprint_checkpoint", "generated_view_embeddings"},
     ),
     "vla_labels": ("policy", SHARDS, {"sku_crops", "clip_checkpoint", "clip_embeddings", "fingerprints"}),
     "vla_checkpoint": ("policy", None, {"clip_checkpoint", "fingerprints", "vla_labels"}),
@@ -69,8 +69,10 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         {
             "annotations",
             "image_text",
+            "clip_checkpoint",
             "clip_embeddings",
             "best_shot_teachers",
+            "fingerprint_checkpoint",
             "fingerprints",
             "image_encoder_onnx",
             "vla_checkpoint",
@@ -81,8 +83,12 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         "evaluation",
         None,
         {
+            "annotations",
+            "sku_crops",
             "image_text",
+            "clip_checkpoint",
             "clip_embeddings",
+            "reid_checkpoint",
             "reid_embeddings",
             "best_shot_teachers",
             "fingerprints",
@@ -202,6 +208,9 @@ def test_every_asset_is_described_owned_kinded_and_versioned(preset: Preset) -> 
         assert list(described.owners) == OWNERS
         assert described.kinds, name
         assert described.code_version == graph_steps(preset)[name].code_version
+        (place,) = described.metadata["dagster/code_references"].code_references
+        line = Path(place.file_path).read_text().splitlines()[place.line_number - 1]
+        assert line.startswith(f"def {name}(run: Run)")
 
 
 def test_every_asset_carries_the_tags_of_what_its_step_needs(preset: Preset) -> None:
@@ -272,12 +281,40 @@ def test_checks_that_stand_alone_carry_their_own_tags(preset: Preset) -> None:
             assert tag_value(tags[executor]) == declare(needs)["op_tags"][executor]
 
 
-def test_a_test_can_put_its_own_resources_in_place() -> None:
+def test_a_test_can_put_its_own_definition_in_place_of_any(preset: Preset) -> None:
+    @dg.asset(name="clip_checkpoint")
+    def checkpoint() -> None: ...
+
+    @dg.asset_check(asset="annotations", name="splits_disjoint")
+    def check() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=True)
+
+    job = dg.define_asset_job("train_policy", selection="clip_checkpoint")
+    schedule = dg.ScheduleDefinition(name="daily_refresh", job_name="read_catalog", cron_schedule="@daily")
+    sensor = dg.SensorDefinition(
+        name="refresh_goes_on", job_name="read_catalog", evaluation_fn=lambda _: None
+    )
     elsewhere = ArtifactStoreResource(root="memory://elsewhere")
-    definitions = build_defs(load_preset("ci"), {"artifacts": elsewhere})
-    assert definitions.resources is not None
-    assert definitions.resources["artifacts"] is elsewhere
-    assert set(definitions.resources) == {"artifacts", "models"}
+    replaced = {
+        "clip_checkpoint": checkpoint,
+        "annotations:splits_disjoint": check,
+        "train_policy": job,
+        "daily_refresh": schedule,
+        "refresh_goes_on": sensor,
+        "artifacts": elsewhere,
+    }
+    before, after = build_defs(preset), build_defs(preset, replaced)
+    for found in (after.assets, after.asset_checks, after.jobs, after.schedules, after.sensors):
+        assert found is not None
+        assert sum(any(one is mine for mine in replaced.values()) for one in found) == 1
+    assert after.resources is not None
+    assert after.resources["artifacts"] is elsewhere
+    assert len(list(after.assets or [])) == len(list(before.assets or []))
+
+
+def test_a_replacement_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to replace under the names no_such_asset"):
+        build_defs(load_preset("ci"), {"no_such_asset": object()})
 
 
 def test_dagster_loads_the_preset_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def table(graph: Graph, name: str) -> pl.DataFrame:
 
 
 def used_queries(graph: Graph, asset: str) -> pl.DataFrame:
-    return pl.read_parquet(graph.store.read(graph.steps[asset].key).path / "used_queries.parquet")
+    return pl.read_parquet(graph.store.read(graph.steps[asset].stored.key).path / "used_queries.parquet")
 
 
 def test_every_asset_is_materialized_in_every_partition(graph: Graph, instance: dg.DagsterInstance) -> None:
@@ -272,7 +272,7 @@ def test_embeddings_of_scored_queries_may_be_anything_for_the_fingerprints(spoil
             (folder / f"{name}.parquet").unlink()
             rows.with_columns(embedding_column(embeddings)).write_parquet(folder / f"{name}.parquet")
     for name in ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints"):
-        shutil.rmtree(spoilt.store.read(spoilt.steps[name].key).path)
+        shutil.rmtree(spoilt.store.read(spoilt.steps[name].stored.key).path)
         assert metadata(run_asset(spoilt.preset, name))["computed"] == 1
     assert digests(spoilt.store) == before
 

@@ -76,8 +76,7 @@ def kill(graph: Graph, name: str, shard: int | None, moment: str) -> None:
 
 
 def forget(graph: Graph, name: str, shard: int | None) -> None:
-    step = graph.steps[name]
-    shutil.rmtree(graph.store.read(step.key if shard is None else step.shard_key(shard)).path)
+    shutil.rmtree(graph.steps[name].stored.read(graph.store, shard).path)
 
 
 def require_the_same_bytes_after_a_kill(whole: Graph, folder: Path, name: str, moment: str) -> None:
@@ -85,7 +84,7 @@ def require_the_same_bytes_after_a_kill(whole: Graph, folder: Path, name: str, m
     expected = bytes_of(graph)
     forget(graph, name, 1)
     kill(graph, name, 1, moment)
-    assert (graph.store.find(graph.steps[name].shard_key(1)) is None) == (moment != "moved")
+    assert (graph.store.find(graph.steps[name].stored.key_in(graph.store, 1)) is None) == (moment != "moved")
     assert metadata(run_asset(graph.preset, name, 1))["computed"] == int(moment != "moved")
     assert bytes_of(graph) == expected
     assert not list((Path(graph.preset.data_root) / ".tmp").glob("*"))

@@ -16,11 +16,12 @@ from .graphs import PRESETS, REPOSITORY, environment
 
 PACKAGE = REPOSITORY / "skufp_pipeline"
 DAGSTER_LAYER = {
-    *("assets", "checks", "resources", "orchestration", "definitions", "steps", "cli"),
+    *("assets", "checks", "resources", "orchestration", "definitions", "steps", "show", "cli"),
 }
 # The rooms of the science; each may import those before it.
 ROOMS = (
     "datasets",
+    "artifacts",
     "measures",
     "training",
     "encoders",
@@ -30,7 +31,7 @@ ROOMS = (
     "search",
     "evaluation",
 )
-LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute")
+LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute", "provenance")
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 
 
@@ -84,7 +85,7 @@ def test_rooms_depend_downward_only() -> None:
             assert rooms_imported(path) <= allowed, path
 
 
-@pytest.mark.parametrize("leaf", ["errors", "hashing", "settings", "compute"])
+@pytest.mark.parametrize("leaf", ["errors", "hashing", "settings", "compute", "provenance"])
 def test_a_leaf_imports_nothing_of_the_package(leaf: str) -> None:
     assert rooms_imported(PACKAGE / f"{leaf}.py") == set()
 
@@ -99,6 +100,25 @@ def test_a_picture_is_decoded_in_one_place() -> None:
         path.name for path in PACKAGE.rglob("*.py") if any(name in path.read_text() for name in decoders)
     ]
     assert guilty == ["photos.py"]
+
+
+def test_nothing_but_the_definitions_imports_the_assets() -> None:
+    programs = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "benchmarks").glob("*.py")]
+    guilty = [
+        str(path)
+        for path in programs
+        if path.parent.name != "assets"
+        and any(name.startswith("skufp_pipeline.assets") for name in imports(path))
+    ]
+    assert guilty == [str(PACKAGE / "definitions.py")]
+
+
+def test_no_asset_function_is_longer_than_thirty_lines() -> None:
+    for path in (PACKAGE / "assets").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and node.name != "group":
+                assert node.end_lineno is not None
+                assert node.end_lineno - node.lineno < 30, f"{path.name}: {node.name}"
 
 
 def test_no_room_is_called_utils() -> None:

@@ -1,177 +1,90 @@
-"""A step's code version follows the code and the configuration that decide its result, and no other."""
+"""A step says once what an asset is: its version, its declaration, and how its runs behave."""
 
-import ast
-import importlib.util
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import torch
 
+from skufp_pipeline.artifacts.stored import Reader, Stored
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.presets import PACKAGED, load_preset
-from skufp_pipeline.steps import Step, asset, code_digest, shard_number, shard_partitions
+from skufp_pipeline.presets import load_preset
+from skufp_pipeline.resources.models import ModelProvider
+from skufp_pipeline.resources.store import ArtifactStoreResource
+from skufp_pipeline.steps import Run, Step, asset, asset_arguments, shard_number, shard_partitions
 
-from .graphs import REPOSITORY, environment
-
-# Their values reach a result through the configuration, or their own tests pin what they do.
-PLUMBING = {
-    f"skufp_pipeline.{name}"
-    for name in ("errors", "settings", "hashing", "store", "datasets.table", "training.weights")
-}
-
-Write = Callable[[str, str], None]
+TOTAL = Stored("total", "tables/total", Reader)
+TOTALS = Stored("total", "tables/total", Reader, sharded=True)
 
 
-@pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes a module of a package `shop`; the digests of before are forgotten."""
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "__init__.py").touch()
-
-    def write_module(name: str, text: str) -> None:
-        (tmp_path / "shop" / f"{name}.py").write_text(text)
-        code_digest.cache_clear()
-        importlib.invalidate_caches()
-
-    yield write_module
-    code_digest.cache_clear()
-    for name in [name for name in sys.modules if name.split(".")[0] == "shop"]:
-        del sys.modules[name]
+def total(run: Run) -> dg.MaterializeResult:
+    """The total."""
+    return run.done(run.produce(TOTAL, lambda directory: {"rows": 1}), {})
 
 
-def step(**changes: object) -> Step:
-    fields: dict = {"modules": ("shop.prices",), "config": {"tax": 1}, "shards": None, **changes}
-    return Step("total", "tables/total", "catalog", {"python"}, "The total.", **fields)
+def step(make: Callable[[Run], Any] = total, **changes: Any) -> Step:
+    fields = {
+        "code": ("skufp_pipeline.hashing",),
+        "config": {"tax": 1},
+        "kinds": {"python"},
+        "stage": "add",
+        "group": "sums",
+    }
+    return Step(**{"stored": TOTAL, "make": make, **fields, **changes})
 
 
-def test_code_version_changes_with_a_module_that_the_step_lists(write: Write) -> None:
-    write("prices", "price = 1\n")
-    before = step().code_version
-    write("prices", "price = 2\n")
-    assert step().code_version != before
+def run(step: Step, root: Path) -> dg.ExecuteInProcessResult:
+    resources = {"artifacts": ArtifactStoreResource(root=str(root)), "models": ModelProvider(device="cpu")}
+    return dg.materialize([asset(step, load_preset("ci"))], resources=resources, raise_on_error=False)
 
 
-def test_code_version_stays_when_a_module_that_it_does_not_list_changes(write: Write) -> None:
-    write("prices", "price = 1\n")
-    write("names", "name = 'shirt'\n")
-    before = step().code_version
-    write("names", "name = 'skirt'\n")
-    assert step().code_version == before
+def test_code_version_changes_with_code_configuration_and_number_of_shards() -> None:
+    versions = {
+        one.code_version
+        for one in (
+            step(),
+            step(config={"tax": 2}),
+            step(code=("skufp_pipeline.compute",)),
+            step(stored=TOTALS, num_shards=2),
+            step(stored=TOTALS, num_shards=3),
+        )
+    }
+    assert len(versions) == 5
 
 
-def test_code_version_stays_when_only_words_change(write: Write) -> None:
-    write("prices", '"""Prices."""\n\ndef price():\n    """In cents."""\n    return 1\n')
-    before = step().code_version
-    write("prices", '"""What things cost."""\n\n# Cents.\ndef price():\n    return 1\n')
-    assert step().code_version == before
-
-
-def test_code_version_changes_with_configuration_and_number_of_shards(write: Write) -> None:
-    write("prices", "price = 1\n")
-    versions = {s.code_version for s in (step(), step(config={"tax": 2}), step(shards=2), step(shards=3))}
-    assert len(versions) == 4
-
-
-def test_a_step_that_lists_a_module_that_does_not_exist_is_an_error(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"no module shop\.prices"):
-        _ = step().code_version
-
-
-def test_the_recipe_of_a_result_says_its_code_configuration_and_inputs(write: Write) -> None:
-    write("prices", "price = 1\n")
-    recipe = step().recipe({"annotations": "abc"})
-    assert recipe.code_version == step().code_digest
+def test_the_recipe_of_a_result_says_its_code_libraries_configuration_and_inputs() -> None:
+    one = step(code=("skufp_pipeline.datasets.contact_sheet",))
+    recipe = one.recipe({"annotations": "abc"})
+    assert recipe.code_version == one.code_digest
+    assert set(recipe.libraries) == {"pillow"}
     assert (recipe.config, recipe.inputs) == ({"tax": 1}, {"annotations": "abc"})
 
 
-def test_editing_a_training_loss_changes_the_encoders_checkpoints_alone(tmp_path: Path) -> None:
-    shutil.copytree(REPOSITORY / "skufp_pipeline", tmp_path / "skufp_pipeline")
-    program = (
-        "from pathlib import Path\n"
-        "from skufp_pipeline.steps import code_digest\n"
-        "from skufp_pipeline.definitions import graph_steps\n"
-        "from skufp_pipeline.presets import PACKAGED, load_preset\n"
-        "def versions():\n"
-        "    code_digest.cache_clear()\n"
-        f"    steps = graph_steps(load_preset('{PACKAGED / 'df2.yaml'}'))\n"
-        "    return {name: step.code_version for name, step in steps.items()}\n"
-        "before = versions()\n"
-        "losses = Path('skufp_pipeline/encoders/losses.py')\n"
-        "losses.write_text(losses.read_text() + '\\nMORE = 1\\n')\n"
-        "print([name for name, version in versions().items() if version != before[name]])\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tmp_path,
-        env=environment(PYTHONPATH=str(tmp_path)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['clip_checkpoint', 'reid_checkpoint']"
-
-
-def package_imports(module: str) -> set[str]:
-    """The modules of this package that a module imports."""
-    spec = importlib.util.find_spec(module)
-    assert spec is not None
-    assert spec.origin is not None
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("skufp_pipeline"):
-            for alias in node.names:
-                inner = Path(REPOSITORY, *(node.module or "").split("."), f"{alias.name}.py")
-                found.add(f"{node.module}.{alias.name}" if inner.is_file() else node.module or "")
-    return found
-
-
-def test_every_step_lists_all_modules_that_decide_its_result() -> None:
-    for name, found in graph_steps(load_preset("df2")).items():
-        followed: set[str] = set()
-        waiting = list(found.modules)
-        while waiting:
-            module = waiting.pop()
-            if module in followed or module in PLUMBING or module.endswith(".settings"):
-                continue
-            followed.add(module)
-            waiting += package_imports(module)
-        assert followed - set(found.modules) == set(), name
-
-
-def test_a_users_mistake_fails_the_step_at_once_with_its_own_words(write: Write) -> None:
-    write("prices", "price = 1\n")
+def test_a_users_mistake_fails_the_step_at_once_with_its_own_words(tmp_path: Path) -> None:
     tries = []
 
-    @asset(step())
-    def total() -> None:
+    def fails(run: Run) -> dg.MaterializeResult:
         tries.append(1)
         raise UserError("no price for sku 7; add one")
 
-    result = dg.materialize([total], raise_on_error=False)
+    result = run(step(fails), tmp_path)
     (event,) = result.filter_events(lambda event: event.is_step_failure)
     assert event.step_failure_data.user_failure_data is not None
     assert event.step_failure_data.user_failure_data.description == "no price for sku 7; add one"
     assert len(tries) == 1
 
 
-def test_a_step_computes_with_its_threads_and_tells_what_it_took(write: Write) -> None:
-    write("prices", "price = 1\n")
+def test_a_step_computes_with_its_threads_and_tells_what_it_took(tmp_path: Path) -> None:
     before, during = torch.get_num_threads(), []
 
-    @asset(step(needs=Needs(threads=3)))
-    def total() -> dg.MaterializeResult:
+    def counts(run: Run) -> dg.MaterializeResult:
         during.append(torch.get_num_threads())
-        return dg.MaterializeResult(metadata={"rows": 1})
+        return total(run)
 
-    (event,) = dg.materialize([total]).get_asset_materialization_events()
+    (event,) = run(step(counts, needs=Needs(threads=3)), tmp_path).get_asset_materialization_events()
     told = {name: entry.value for name, entry in event.materialization.metadata.items()}
     assert told["rows"] == 1
     assert 0 <= told["step_seconds"] < 60
@@ -179,13 +92,38 @@ def test_a_step_computes_with_its_threads_and_tells_what_it_took(write: Write) -
     assert (during, torch.get_num_threads()) == ([3], before)
 
 
-def test_the_declaration_of_a_step_holds_what_executors_need(write: Write) -> None:
-    write("prices", "price = 1\n")
-    arguments = step(needs=Needs(gpus=1), shards=2, deps=("annotations",)).asset_arguments()
+def test_what_is_unchanged_is_made_once(tmp_path: Path) -> None:
+    computed = []
+    for _ in range(2):
+        (event,) = run(step(), tmp_path).get_asset_materialization_events()
+        computed.append(event.materialization.metadata["computed"].value)
+    assert computed == [1, 0]
+
+
+def test_what_is_read_after_the_recipe_was_made_is_an_error(tmp_path: Path) -> None:
+    def reads_late(run: Run) -> dg.MaterializeResult:
+        made = run.produce(TOTAL, lambda directory: {})
+        run.inputs.add({"folder": "abc"})
+        return run.done(made, {})
+
+    (event,) = run(step(reads_late), tmp_path).filter_events(lambda event: event.is_step_failure)
+    assert "read after the recipe was made" in str(event.step_failure_data.error)
+
+
+def test_the_declaration_of_a_step_holds_what_executors_need() -> None:
+    arguments = asset_arguments(step(stored=TOTALS, needs=Needs(gpus=1), num_shards=2, deps=(TOTAL,)))
     assert arguments["pool"] == "gpu"
     assert arguments["partitions_def"] == shard_partitions(2)
-    assert arguments["deps"] == ["annotations"]
+    assert arguments["deps"] == ["total"]
     assert arguments["retry_policy"].max_retries == 1
+
+
+def test_an_asset_is_described_by_its_function_and_points_at_its_code() -> None:
+    described = asset(step(), load_preset("ci")).get_asset_spec()
+    assert described.description == "The total."
+    (place,) = described.metadata["dagster/code_references"].code_references
+    assert Path(place.file_path) == Path(__file__)
+    assert Path(__file__).read_text().splitlines()[place.line_number - 1].startswith("def total(")
 
 
 @pytest.mark.parametrize("shards", [1, 3, 1000])

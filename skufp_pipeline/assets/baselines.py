@@ -4,124 +4,88 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import polars as pl
 
-from skufp_pipeline.assets.catalog import read_shards
-from skufp_pipeline.assets.encoder import (
-    ENCODERS,
-    LOOP_MODULES,
-    PROMPT_MODULES,
-    text_shards,
-    training_metadata,
-    write_history,
-)
-from skufp_pipeline.assets.show import frame_metadata, progress, result
-from skufp_pipeline.checks.encoder import EMBEDDINGS_SOUND, embeddings_sound
+from skufp_pipeline.artifacts.kinds import Embeddings, Encoder
+from skufp_pipeline.artifacts.places import IMAGE_TEXT, REID_CHECKPOINT, REID_EMBEDDINGS, SKU_CROPS
+from skufp_pipeline.assets.encoder import EMBED, ENCODERS, TRAIN, curve_metadata, training_summary
+from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
+from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.resources.models import ModelProvider
-from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.steps import Step, asset, shard_number
-from skufp_pipeline.training.weights import weight_inputs, weights_summary
-
-GROUP = "baselines"
+from skufp_pipeline.show import frame_metadata
+from skufp_pipeline.steps import Group, Run, Step
+from skufp_pipeline.training.weights import weight_inputs
 
 
-def baseline_steps(preset: Preset) -> dict[str, Step]:
+def group(preset: Preset) -> Group:
     """The steps of this group: none where the preset has no `baselines.reid`."""
-    settings = preset.baselines.reid
+    settings, needs = preset.baselines.reid, preset.compute.network_needs
     if settings is None:
-        return {}
-    needs = preset.compute.network_needs
-    model = (ENCODERS + "reid", ENCODERS + "clip", ENCODERS + "tables")
+        return Group.of("baselines", preset, [])
     steps = [
         Step(
-            "reid_checkpoint",
-            "checkpoints/reid",
-            GROUP,
-            {"pytorch", "timm", "safetensors"},
-            "Baseline 1: an image-only ResNet with BNNeck, trained by cross-entropy and batch-hard triplets, "
-            "with the training curve and the ids of every query used.",
-            (*model, ENCODERS + "reid_train", *LOOP_MODULES, *PROMPT_MODULES),
-            {"reid": settings.model_dump(mode="json", exclude={"batch_size"}), "seed": preset.seed},
-            needs,
-            ("sku_crops", "image_text"),
-            trained=True,
+            stored=REID_CHECKPOINT,
+            make=reid_checkpoint,
+            stage=TRAIN,
+            apart=True,
+            kinds={"pytorch", "timm", "safetensors"},
+            code=(ENCODERS + "reid_train", ENCODERS + "dataset"),
+            config={"reid": settings.model_dump(mode="json", exclude={"batch_size"}), "seed": preset.seed},
+            needs=needs,
+            deps=(SKU_CROPS, IMAGE_TEXT),
         ),
         Step(
-            "reid_embeddings",
-            "tables/reid_embeddings",
-            GROUP,
-            {"pytorch", "parquet"},
-            "Unit embeddings of the shard's crops by Baseline 1: its catalogue rows are the image-level "
-            "gallery.",
-            (*model, ENCODERS + "embed", "skufp_pipeline.photos"),
-            {},
-            needs,
-            ("sku_crops", "image_text", "reid_checkpoint"),
-            preset.shards,
+            stored=REID_EMBEDDINGS,
+            make=reid_embeddings,
+            stage=EMBED,
+            weekly=True,
+            kinds={"pytorch", "parquet"},
+            code=(ENCODERS + "reid", ENCODERS + "embed"),
+            needs=needs,
+            deps=(SKU_CROPS, IMAGE_TEXT, REID_CHECKPOINT),
+            check_specs=(embeddings_sound_spec(REID_EMBEDDINGS.name),),
         ),
     ]
-    return {step.name: step for step in steps}
+    return Group.of("baselines", preset, steps, no_leaks)
 
 
-def baseline_assets(preset: Preset, others: dict[str, Step]) -> list[dg.AssetsDefinition]:
-    """The assets of this group, given the catalogue's steps."""
-    steps, settings = baseline_steps(preset), preset.baselines.reid
-    if settings is None:
-        return []
+def reid_checkpoint(run: Run) -> dg.MaterializeResult:
+    """Baseline 1: an image-only ResNet with BNNeck, trained by cross-entropy and batch-hard triplets, with
+    the training curve and the ids of every query used."""
+    from skufp_pipeline.encoders.dataset import gather_training_images, text_shards
+    from skufp_pipeline.encoders.reid_train import train_reid
+    from skufp_pipeline.training.loop import learning_curve
 
-    @asset(steps["reid_checkpoint"])
-    def reid_checkpoint(
-        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
-    ) -> dg.MaterializeResult:
-        from skufp_pipeline.encoders.dataset import gather_training_images
-        from skufp_pipeline.encoders.reid_train import train_reid
+    settings, seed = run.preset.baselines.reid, run.preset.seed
+    assert settings is not None
+    crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
+    run.inputs.add(weight_inputs(settings.weight_files()))
 
-        store, step = artifacts.get(), steps["reid_checkpoint"]
-        crops = read_shards(store, others["sku_crops"], preset.shards)
-        texts = read_shards(store, others["image_text"], preset.shards)
-        inputs = {artifact.manifest.artifact: artifact.digest for artifact in [*crops, *texts]}
-        recipe = step.recipe(inputs | weight_inputs(settings.weight_files()))
+    def build(directory: Path) -> dict[str, Any]:
+        shards, told = text_shards(texts, crops), run.progress("crops decoded")
+        data, used = gather_training_images(shards, settings.training.cache_side, run.scratch, told)
+        encoder = run.models.new_reid(settings, seed)
+        history = train_reid(encoder, data, settings.training, seed, run.scratch, run.log)
+        Encoder.write(directory, encoder, learning_curve(history), used)
+        return training_summary(data, history, settings.weight_files())
 
-        def build(directory: Path) -> dict[str, Any]:
-            scratch = store.scratch(step.key, recipe)
-            told = progress(context, "crops decoded")
-            data, used = gather_training_images(
-                text_shards(texts, crops), settings.training.cache_side, scratch, told
-            )
-            encoder = models.new_reid(settings, preset.seed)
-            history = train_reid(encoder, data, settings.training, preset.seed, scratch, context.log.info)
-            encoder.save(directory / "encoder")
-            used.write_parquet(directory / "used_queries.parquet", compression="zstd")
-            weights = weights_summary(settings.weight_files())
-            return write_history(directory, data, history) | {"weights": weights}
+    made = run.produce(REID_CHECKPOINT, build)
+    return run.done(made, curve_metadata(made.history()))
 
-        artifact = store.produce(step.key, recipe, build)
-        return result(artifact, training_metadata(artifact))
 
-    @asset(steps["reid_embeddings"], [EMBEDDINGS_SOUND["reid_embeddings"]])
-    def reid_embeddings(
-        context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
-    ) -> dg.MaterializeResult:
-        store, step = artifacts.get(), steps["reid_embeddings"]
-        shard = shard_number(context.partition_key)
-        crops = store.read(others["sku_crops"].shard_key(shard))
-        texts = store.read(others["image_text"].shard_key(shard))
-        checkpoint = store.read(steps["reid_checkpoint"].key)
+def reid_embeddings(run: Run) -> dg.MaterializeResult:
+    """Unit embeddings of the shard's crops by Baseline 1: its catalogue rows are the image-level gallery."""
+    settings = run.preset.baselines.reid
+    assert settings is not None
+    checkpoint, crops, texts = run.read(REID_CHECKPOINT), run.read(SKU_CROPS), run.read(IMAGE_TEXT)
 
-        def build(directory: Path) -> dict[str, Any]:
-            from skufp_pipeline.encoders.embed import embed_images
+    def build(directory: Path) -> dict[str, Any]:
+        from skufp_pipeline.encoders.embed import embed_images
 
-            encoder = models.load_reid(checkpoint.path / "encoder")
-            table = pl.read_parquet(texts.path / "image_text.parquet")
-            told = progress(context, f"{step.name} {context.partition_key}")
-            images = embed_images(encoder, table, crops.path, settings.batch_size, told)
-            images.write_parquet(directory / "images.parquet", compression="zstd")
-            return {"images": images.height}
+        encoder, told = run.models.load_reid(checkpoint.folder), run.progress("crops embedded")
+        images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, told)
+        return Embeddings.write(directory, images)
 
-        inputs = {"reid_checkpoint": checkpoint.digest, "sku_crops": crops.digest, "image_text": texts.digest}
-        artifact = store.produce(step.shard_key(shard), step.recipe(inputs), build)
-        images = pl.read_parquet(artifact.path / "images.parquet")
-        return result(artifact, frame_metadata(images), [embeddings_sound(step.name, images)])
-
-    return [reid_checkpoint, reid_embeddings]
+    made = run.produce(REID_EMBEDDINGS, build)
+    return run.done(
+        made, frame_metadata(made.images()), embeddings_sound(REID_EMBEDDINGS.name, made.images())
+    )

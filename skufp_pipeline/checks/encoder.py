@@ -6,20 +6,15 @@ import polars as pl
 
 _TOLERANCE = 1e-5
 
-EMBEDDINGS_SOUND = {
-    asset: dg.AssetCheckSpec(
+
+def embeddings_sound_spec(asset: str) -> dg.AssetCheckSpec:
+    """The declaration of the check on an asset of embeddings."""
+    return dg.AssetCheckSpec(
         "embeddings_sound",
         asset=asset,
         blocking=True,
         description="Every embedding of the shard is finite and of unit norm, and no id occurs twice.",
     )
-    for asset in (
-        "clip_embeddings",
-        "frozen_clip_embeddings",
-        "generated_view_embeddings",
-        "reid_embeddings",
-    )
-}
 
 
 def embeddings_sound(

@@ -2,40 +2,39 @@
 
 import dagster as dg
 
-from skufp_pipeline.assets.fingerprints import read_embedding_shards
-from skufp_pipeline.assets.index import photos_of_training
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.kinds import ImageEncoder
+from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, CLIP_EMBEDDINGS, IMAGE_ENCODER_ONNX
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.encoders.parity import LEAST_COSINE
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.steps import Step
-from skufp_pipeline.store import Artifact, ArtifactStore
+from skufp_pipeline.search.parity import parity_photos
 
 PHOTOS = 32  # embedded again; the asset's own figures come from many more
 
 
-def index_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetChecksDefinition]:
-    """The check of `image_encoder_onnx`, where the preset has that asset."""
-    if "image_encoder_onnx" not in steps:
-        return []
-    step = steps["image_encoder_onnx"]
+def parity_holds(preset: Preset) -> dg.AssetChecksDefinition:
+    """The check of `image_encoder_onnx`."""
 
     @dg.asset_check(
-        asset=step.name,
+        asset=IMAGE_ENCODER_ONNX.name,
+        name="parity_holds",
         blocking=True,
         description="The published model is whole and embeds photos as PyTorch did: cosine at least 0.999 "
         "in float32, 0.99 in int8.",
         **declare(Needs(preset.compute.cores, preset.compute.memory_gib)),
     )
-    def parity_holds(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        store = artifacts.get()
-        artifact = store.read(step.key)
-        if damaged := artifact.damaged_files():
+    def check(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        inputs = Inputs(artifacts.get(), preset.shards)
+        exported = inputs.read(IMAGE_ENCODER_ONNX)
+        if damaged := exported.artifact.damaged_files():
             return dg.AssetCheckResult(passed=False, metadata={"damaged_files": damaged})
-        precision = artifact.summary["precision"]
+        precision = exported.summary["precision"]
         try:
-            least = _least_cosine(artifact, store, steps, preset)
+            least = _least_cosine(exported, inputs, preset.fingerprint.max_views)
         except UserError as error:
             return dg.AssetCheckResult(passed=False, metadata={"problem": str(error)})
         return dg.AssetCheckResult(
@@ -43,10 +42,10 @@ def index_checks(preset: Preset, steps: dict[str, Step]) -> list[dg.AssetChecksD
             metadata={"precision": precision, "cosine_least": least, "needed": LEAST_COSINE[precision]},
         )
 
-    return [parity_holds]
+    return check
 
 
-def _least_cosine(artifact: Artifact, store: ArtifactStore, steps: dict[str, Step], preset: Preset) -> float:
+def _least_cosine(exported: ImageEncoder, inputs: Inputs, max_views: int) -> float:
     """Of photos embedded by the published model here and now, with what PyTorch made of them."""
     import torch
 
@@ -54,10 +53,11 @@ def _least_cosine(artifact: Artifact, store: ArtifactStore, steps: dict[str, Ste
     from skufp_pipeline.encoders.embed import embed_crops
     from skufp_pipeline.encoders.onnx import load_image_encoder
 
-    shards = read_embedding_shards(store, steps["clip_embeddings"], steps["clip_checkpoint"], preset)
-    checkpoint = store.read(steps["clip_checkpoint"].key)
-    artifact.require_input("clip_checkpoint", checkpoint.digest)
-    photos, files = photos_of_training(store, shards, steps["sku_crops"], preset, PHOTOS)
-    encoder = load_encoder(checkpoint.path / "encoder", torch.device("cpu"))
-    exported = load_image_encoder(artifact.path, encoder.preprocess, torch.get_num_threads())
-    return photos.judge(embed_crops(exported, files, batch_size=1)).cosine_least
+    checkpoint, crop_of = inputs.read(CLIP_CHECKPOINT), inputs.crop_files()
+    images = EmbeddingTables.of(inputs.read_all(CLIP_EMBEDDINGS)).images
+    inputs.digests()  # refuses what does not belong together
+    photos = parity_photos(images, PHOTOS, max_views)
+    files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
+    encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
+    model = load_image_encoder(exported.path, encoder.preprocess, torch.get_num_threads())
+    return photos.judge(embed_crops(model, files, batch_size=1)).cosine_least

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from skufp_pipeline.presets import Thresholds
+from skufp_pipeline.artifacts.places import SEARCH_INDEX
+from skufp_pipeline.evaluation.settings import Thresholds
+from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import QUERIES, coverage, wrong_answers
+from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import Artifact
 
 RECALL = "development_recall@1"  # in the summary of a version: measured while it was built
@@ -19,7 +22,7 @@ _DESCRIPTIONS = {
     "not_rolled_back": "The candidate is not a version that was rolled back.",
 }
 RELEASE_CHECKS = [
-    dg.AssetCheckSpec(name, asset="search_index", blocking=True, description=text)
+    dg.AssetCheckSpec(name, asset=SEARCH_INDEX.name, blocking=True, description=text)
     for name, text in _DESCRIPTIONS.items()
 ]
 
@@ -74,3 +77,17 @@ def not_rolled_back(version: str, withdrawn: Iterable[str]) -> dg.AssetCheckResu
         passed=version not in withdrawn,
         metadata={"version": version, "to_publish_it": f"skufp index publish {version}"},
     )
+
+
+def judge(
+    candidate: Artifact, versions: Versions, catalogue: Iterable[str], preset: Preset
+) -> list[dg.AssetCheckResult]:
+    """What each check says of a candidate; it is put in use where all of them pass."""
+    thresholds = preset.evaluation.thresholds
+    index = FingerprintIndex.load(candidate.path)
+    return [
+        index_is_exact(candidate, index, preset.seed),
+        skus_are_covered(index, catalogue, thresholds),
+        recall_holds(candidate, versions.find(), thresholds),
+        not_rolled_back(candidate.path.name, versions.releases().withdrawn),
+    ]

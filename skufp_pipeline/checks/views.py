@@ -5,29 +5,30 @@ from collections.abc import Mapping
 import dagster as dg
 import polars as pl
 
+from skufp_pipeline.artifacts.places import GENERATED_VIEWS, SD_LORA, VIEW_FILTERS
 from skufp_pipeline.photos import decodes
 from skufp_pipeline.store import Artifact
 from skufp_pipeline.views.settings import ViewsThresholds
 
 FILTERS_TELL = dg.AssetCheckSpec(
     "filters_tell_views_apart",
-    asset="view_filters",
+    asset=VIEW_FILTERS.name,
     description="Of planted bad candidates nearly all are rejected, of second real views most are accepted.",
 )
 DRIFT_IS_LOWER = dg.AssetCheckSpec(
     "identity_drift_is_lower",
-    asset="sd_lora",
+    asset=SD_LORA.name,
     description="On held-out SKUs LoRA raises the CLIP cosine to the source and lowers the HSV distance.",
 )
 VIEWS_DECODABLE = dg.AssetCheckSpec(
     "views_decodable",
-    asset="generated_views",
+    asset=GENERATED_VIEWS.name,
     blocking=True,
     description="Every accepted image of the shard is there and decodes, and there is no other.",
 )
 ACCEPTANCE_IN_RANGE = dg.AssetCheckSpec(
     "acceptance_in_range",
-    asset="generated_views",
+    asset=GENERATED_VIEWS.name,
     description="The share of the shard's candidates that were accepted is within the preset's bounds.",
 )
 
@@ -69,7 +70,7 @@ def acceptance_in_range(accepted: int, candidates: int, thresholds: ViewsThresho
     low, high = thresholds.acceptance_low, thresholds.acceptance_high
     return dg.AssetCheckResult(
         check_name="acceptance_in_range",
-        asset_key="generated_views",
+        asset_key=GENERATED_VIEWS.name,
         passed=not candidates or ((low is None or share >= low) and (high is None or share <= high)),
         metadata={"accepted": accepted, "candidates": candidates, "low": str(low), "high": str(high)},
     )
@@ -82,7 +83,7 @@ def views_decodable(shard: Artifact, accepted: pl.DataFrame) -> dg.AssetCheckRes
     broken = sorted(name for name in expected & found if not decodes(shard.path / name))
     return dg.AssetCheckResult(
         check_name="views_decodable",
-        asset_key="generated_views",
+        asset_key=GENERATED_VIEWS.name,
         passed=expected == found and not broken,
         metadata={"missing_or_unlisted": sorted(expected ^ found)[:20], "broken": broken[:20]},
     )

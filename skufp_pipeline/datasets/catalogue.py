@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from skufp_pipeline.datasets.reading import Progress, map_in_threads
-from skufp_pipeline.datasets.table import ITEM_SCHEMA
 from skufp_pipeline.hashing import file_digest, stable_shard
 
 
@@ -29,23 +28,11 @@ def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | Non
     return items.join(known, on="orig_image_path", how="left", maintain_order="left")
 
 
-def shard_file(shard: int) -> str:
-    """Where the annotations hold one shard's items."""
-    return f"items/shard_{shard:04d}.parquet"
-
-
 def shard_table(items: pl.DataFrame, shard: int) -> bytes:
     """The Parquet file of one shard's items."""
     buffer = io.BytesIO()
     items.filter(pl.col("shard") == shard).write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
-
-
-def items_of(annotations: Path | None) -> pl.DataFrame:
-    """The items of all shards; none where there are no annotations yet."""
-    if annotations is None:
-        return pl.DataFrame(schema={**ITEM_SCHEMA, "image_digest": pl.String(), "shard": pl.Int32()})
-    return pl.read_parquet(annotations / "items" / "*.parquet")
 
 
 def folder_listing(root: Path) -> dict[str, Any]:

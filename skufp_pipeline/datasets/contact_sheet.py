@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from PIL import Image, ImageDraw, ImageOps
 
+from skufp_pipeline.datasets.table import CATALOG, QUERY
 from skufp_pipeline.photos import PhotoError, open_photo
 
 GAP, FRAME, LABEL_WIDTH = 4, 3, 160
@@ -64,3 +66,16 @@ def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Imag
     except (PhotoError, OSError):
         return Image.new("RGB", (side, side), unreadable)
     return ImageOps.pad(image, (side, side), color=PAPER)
+
+
+def sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int = 4) -> Image.Image:
+    """Some SKUs of a table of crops, a row each: catalog views, then queries."""
+    rows, labels = [], []
+    for sku_id in crops["sku_id"].unique(maintain_order=True).head(skus):
+        mine = crops.filter(pl.col("sku_id") == sku_id)
+        picked = pl.concat(
+            [mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
+        )
+        rows.append([folder / path for path in picked["crop_path"]])
+        labels.append(sku_id)
+    return contact_sheet(rows, tile=72, labels=labels)

@@ -53,3 +53,15 @@ def _detail(old: dict[tuple[Any, ...], dict[str, Any]], new: dict[tuple[Any, ...
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def count_changes(before: pl.DataFrame, after: pl.DataFrame, shards: int) -> dict[str, int]:
+    """SKUs that are new, changed or removed, and the shards that something or nothing happened in."""
+    changes = catalogue_changes(before, after)
+    counts = dict(changes.group_by("change").len().iter_rows())
+    touched = changes["shard"].n_unique()
+    return {
+        **{f"skus_{change}": counts.get(change, 0) for change in (NEW, CHANGED, REMOVED)},
+        "shards_changed": touched,
+        "shards_unchanged": shards - touched,
+    }

@@ -118,6 +118,10 @@ class PromptSettings(Settings):
     supervision_tokens: bool = False  # append "(style X, SKU Y)" to training texts
     token_dropout: float = Field(0.5, ge=0, le=1)  # share of training texts without the tokens
 
+    def decisive(self) -> dict[str, Any]:
+        """What decides the prompts, JSON-able; how many crops are captioned at once does not."""
+        return self.model_dump(exclude={"captions": {"batch_size"}})
+
     @model_validator(mode="after")
     def _captions_have_a_model(self) -> Self:
         if self.kind == "captions" and self.captions is None:

@@ -32,8 +32,8 @@ class Source(Settings):
     source: str
     read: Settings  # how the files are read
 
-    raw_modules: ClassVar[tuple[str, ...]] = ()  # the modules that write the files
-    reader_modules: ClassVar[tuple[str, ...]] = ()  # the modules that read them
+    writer_code: ClassVar[tuple[str, ...]] = ()  # the module that writes the files
+    reader_code: ClassVar[tuple[str, ...]] = ()  # the module that reads them
 
     @property
     def folder(self) -> Path | None:
@@ -99,14 +99,8 @@ class SampleDataset(Source):
     render: SampleSettings
     read: DeepFashion2Settings = DeepFashion2Settings()
 
-    raw_modules = tuple(
-        f"{DATASETS}sample.{name}"
-        for name in (
-            "camera", "drawing", "garments", "labels", "outlines", "plan", "randomness", "scenery", "scenes",
-            "textures", "views", "writer",
-        )
-    )  # fmt: skip
-    reader_modules = (DATASETS + "deepfashion2",)
+    writer_code = (DATASETS + "sample.writer",)
+    reader_code = (DATASETS + "deepfashion2",)
 
     def config(self) -> dict[str, Any]:
         """Without the number of processes, which does not change a byte."""
@@ -133,7 +127,7 @@ class DeepFashion2Dataset(Source):
     path: str  # the folder that holds train/annos and train/image
     read: DeepFashion2Settings = DeepFashion2Settings()
 
-    reader_modules = (DATASETS + "deepfashion2",)
+    reader_code = (DATASETS + "deepfashion2",)
 
     @property
     def folder(self) -> Path:
@@ -152,7 +146,7 @@ class ManifestDataset(Source):
     source: Literal["manifest"]
     read: ManifestSettings
 
-    reader_modules = (DATASETS + "manifest",)
+    reader_code = (DATASETS + "manifest",)
 
     @property
     def folder(self) -> Path:

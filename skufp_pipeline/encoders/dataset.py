@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from skufp_pipeline.artifacts.kinds import Crops, ImageText
 from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
@@ -28,6 +29,14 @@ class TextShard:
     image_text: pl.DataFrame
     text_queries: pl.DataFrame
     crop_dir: Path
+
+
+def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[TextShard]:
+    """What the trainers read, from the shards of `image_text` and `sku_crops`."""
+    return [
+        TextShard(text.images(), text.text_queries(), crop.path)
+        for text, crop in zip(texts, crops, strict=True)
+    ]
 
 
 def gather_training_images(

@@ -305,3 +305,14 @@ def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) ->
             f"{row['encoded_twice']:>13.2f}"
         )
     return "\n".join(lines)
+
+
+def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:
+    """What spoilt each photo, by `query_id`; None where the data set does not say.
+
+    Args:
+        table: by `split` and `image_id`.
+    """
+    if table is None:
+        return None
+    return photos.select("query_id", "split", "image_id").join(table, on=["split", "image_id"], how="left")

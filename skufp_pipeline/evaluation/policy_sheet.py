@@ -6,11 +6,22 @@ import polars as pl
 from PIL import Image
 
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
-from skufp_pipeline.evaluation.policy import GATED, OFF, shown_queries
+from skufp_pipeline.encoders.embed import ImageEncoder, Progress
+from skufp_pipeline.evaluation.policy import (
+    GATED,
+    OFF,
+    confusion,
+    degradations_of,
+    judge_policy,
+    shown_queries,
+    try_actions,
+)
 from skufp_pipeline.policy.actions import apply_action
 from skufp_pipeline.policy.labels import read_working_copy
+from skufp_pipeline.policy.network import Policy
 from skufp_pipeline.policy.settings import ActionSettings
 
+SHOWN = 12  # photos before and after
 BETTER, WORSE = "#009E73", "#D55E00"  # told apart by colour-blind readers too
 
 
@@ -31,3 +42,29 @@ def before_and_after(
         labels.append(f"{row['sku_id']}\n{row['action']}\nrank {row[OFF]} to {row[GATED]}")
         frames.append([None, BETTER if row[GATED] < row[OFF] else WORSE])
     return contact_sheet(rows, tile, labels, frames)
+
+
+def report_policy(
+    photos: pl.DataFrame,
+    fingerprints: pl.DataFrame,
+    encoder: ImageEncoder,
+    policy: Policy,
+    degradations: pl.DataFrame | None,
+    draws: tuple[int, int],
+    progress: Progress | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image]:
+    """Tries every action on the photos and judges the policy beside other arms.
+
+    Args:
+        photos: evaluation queries with the `path` of each one's crop.
+        degradations: what spoilt photos, by `split` and `image_id`; None where the data set does not say.
+        draws: resamples of the bootstrap, and its seed.
+
+    Returns:
+        Figures by arm, ranks by query, the confusion of actions, and some photos before and after.
+    """
+    queries = try_actions(photos, encoder, policy, progress)
+    spoilt = degradations_of(degradations, photos)
+    arms, per_query = judge_policy(queries, fingerprints, spoilt, *draws)
+    sheet = before_and_after(per_query, photos, policy.actions, SHOWN)
+    return arms, per_query, confusion(queries, fingerprints), sheet

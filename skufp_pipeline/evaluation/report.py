@@ -17,8 +17,6 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
 from skufp_pipeline.settings import Settings
 
-REPORT_FILE = "report.json"
-
 FRAME_SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),  # leak-free | paper
     "setting": pl.String(),

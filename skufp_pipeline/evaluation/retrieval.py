@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.artifacts.kinds import ReportFiles
 from skufp_pipeline.datasets.prompts import TEXT_SOURCES, source_queries
 from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY
 from skufp_pipeline.encoders.clip import Encoder
@@ -34,7 +35,7 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
-from skufp_pipeline.evaluation.report import REPORT_FILE, GalleryLatency, Latency, Report, Times
+from skufp_pipeline.evaluation.report import GalleryLatency, Latency, Report, Times
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
@@ -225,12 +226,8 @@ def write_report(
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures["grid"] = results_grid(grid)
-    for name, png in figures.items():
-        (directory / f"{name}.png").write_bytes(png)
-    report.write(directory / REPORT_FILE)
-    report.frame().write_parquet(directory / "metrics.parquet", compression="zstd")
     page = render_page(report, figures["recall"], figures["latency"], figures["grid"], provenance)
-    (directory / "report.html").write_text(page)
+    ReportFiles.write(directory, report.to_json(), report.frame(), page, figures)
 
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:

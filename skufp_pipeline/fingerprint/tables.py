@@ -4,13 +4,14 @@ Training SKUs only, and of their queries the roles that may be used: `train` tea
 teachers, `development` chooses the epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.artifacts.kinds import Embeddings
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows, used_queries
 from skufp_pipeline.fingerprint.teachers import best_shot
@@ -31,6 +32,20 @@ class EmbeddingTables:
     images: pl.DataFrame
     texts: pl.DataFrame
     generated: pl.DataFrame | None = None
+
+    @classmethod
+    def of(
+        cls, shards: Sequence[Embeddings], generated: Sequence[Embeddings] | None = None
+    ) -> "EmbeddingTables":
+        """The tables of all shards together, by SKU."""
+        texts = pl.concat([shard.texts() for shard in shards]).sort("sku_id", maintain_order=True)
+        made = None if generated is None else pl.concat([shard.images() for shard in generated])
+        return cls(cls.images_of(shards), texts, made)
+
+    @staticmethod
+    def images_of(shards: Sequence[Embeddings]) -> pl.DataFrame:
+        """The image tables of all shards together, by SKU."""
+        return pl.concat([shard.images() for shard in shards]).sort("sku_id", maintain_order=True)
 
     def views(self, max_views: int) -> ViewSet:
         """What the aggregator sees of every SKU."""

@@ -5,12 +5,11 @@ One sensor, `stale_by_content`, evaluates it; turn on either it or the schedules
 
 import warnings
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.orchestration.staleness import INDEX_ASSET, stale, waiting_for_none
+from skufp_pipeline.orchestration.staleness import stale, waiting_for_none
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.steps import Step
 from skufp_pipeline.store import ArtifactStore
@@ -68,15 +67,12 @@ def automation_conditions(
 
 
 def with_automation(
-    assets: list[dg.AssetsDefinition], conditions: Mapping[str, dg.AutomationCondition], fresh_hours: float
+    assets: list[dg.AssetsDefinition], conditions: Mapping[str, dg.AutomationCondition]
 ) -> list[dg.AssetsDefinition]:
-    """The assets with their conditions, and the index with the time after which it is overdue."""
-    policy = dg.FreshnessPolicy.time_window(fail_window=timedelta(hours=fresh_hours))
+    """The assets with their conditions."""
 
     def automated(spec: dg.AssetSpec) -> dg.AssetSpec:
-        name = spec.key.to_user_string()
-        spec = spec.replace_attributes(automation_condition=conditions[name])
-        return spec.replace_attributes(freshness_policy=policy) if name == INDEX_ASSET else spec
+        return spec.replace_attributes(automation_condition=conditions[spec.key.to_user_string()])
 
     return [asset.map_asset_specs(automated) for asset in assets]
 

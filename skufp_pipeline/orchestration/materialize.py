@@ -25,7 +25,6 @@ from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.orchestration.schedules import (
     DAILY,
-    READ_CATALOG,
     REFRESH_SHARDS,
     REFRESH_TABLES,
     Stage,
@@ -34,7 +33,7 @@ from skufp_pipeline.orchestration.schedules import (
 )
 from skufp_pipeline.orchestration.staleness import next_work, stale
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.steps import Step
+from skufp_pipeline.steps import READ_CATALOG, Step, shard_name
 from skufp_pipeline.store import ArtifactStore
 
 INSTANCE_SETTINGS = Path(__file__).parent.parent / "resources" / "dagster.yaml"
@@ -106,11 +105,10 @@ def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> lis
     """The runs of all stages, each after what it needs."""
     tasks = []
     for number, stage in enumerate(plan):
-        parts = [(asset,) for asset in stage.assets] if stage.apart else [stage.assets]
         keys = _partition_keys(stage, preset)
         for key in keys:
-            for assets in parts:
-                needs = frozenset(dep for asset in assets for dep in steps[asset].deps) - {*assets}
+            for assets in stage.runs:
+                needs = frozenset(dep for asset in assets for dep in steps[asset].upstream) - {*assets}
                 priority = max(steps[asset].priority for asset in assets)
                 last = stage.sharded and key == keys[-1]
                 tasks.append(_Task(number, stage.name, key, assets, needs, priority, last))
@@ -280,7 +278,7 @@ def instance_home() -> Path:
 
 
 def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
-    return [f"shard_{shard:04d}" for shard in range(preset.shards)] if stage.sharded else [None]
+    return [shard_name(shard) for shard in range(preset.shards)] if stage.sharded else [None]
 
 
 def _told(result: dg.ExecuteInProcessResult) -> _Told:

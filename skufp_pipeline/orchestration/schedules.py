@@ -6,7 +6,7 @@ ended, `refresh_goes_on` starts what is stale then (`staleness.py`), until nothi
 
 import json
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,12 +15,11 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.datasets.catalogue import folder_listing
-from skufp_pipeline.orchestration.staleness import Work, next_work, refreshed_daily, stale
+from skufp_pipeline.orchestration.staleness import Work, in_order, next_work, stale
 from skufp_pipeline.presets import AutomationSettings, Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.steps import Step
+from skufp_pipeline.steps import READ_CATALOG, Step
 
-READ_CATALOG = "read_catalog"
 REFRESH_SHARDS, REFRESH_TABLES = "refresh_shards", "refresh_tables"
 DAILY, WEEKLY = "daily", "weekly"
 REFRESH_TAG, REFRESH_ID_TAG = "skufp/refresh", "skufp/refresh_id"
@@ -34,47 +33,51 @@ _WEBHOOK_SECONDS = 10
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of assets that can be materialized together: all sharded, or none.
+    """Assets that can be materialized together: all sharded, or none.
 
     Attributes:
-        apart: long trainings: `skufp materialize` gives each asset a run of its own, so that none waits for
-            more than it needs.
+        runs: the assets by the run that `skufp materialize` makes them in: what takes long has one of its
+            own, so that nothing waits for more than it needs.
     """
 
     name: str
-    assets: tuple[str, ...]
+    runs: tuple[tuple[str, ...], ...]
     sharded: bool
-    apart: bool = False
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        return tuple(asset for run in self.runs for asset in run)
 
 
-def stages(steps: dict[str, Step]) -> list[Stage]:
-    """The whole graph, in order; `skufp materialize` runs one after the other."""
-    exported = [name for name in ("image_encoder_onnx",) if name in steps]
-    trained = ("clip_checkpoint", "reid_checkpoint", "sd_base", "sd_lora")
-    checkpoints = [name for name in trained if name in steps]
-    encoded = ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings")
-    embeddings = [name for name in encoded if name in steps]
-    policy = [name for name in ("vla_checkpoint", "policy_report") if name in steps]
-    label = [Stage("label_policy", ("vla_labels",), sharded=True)] if policy else []
-    learn = [Stage("train_policy", tuple(policy), sharded=False)] if policy else []
-    generated = [name for name in ("generated_views", "generated_view_embeddings") if name in steps]
-    views = [Stage("calibrate_filters", ("view_filters",), sharded=False)] if generated else []
-    views += [Stage("generate_views", tuple(generated), sharded=True)] if generated else []
-    return [
-        Stage(READ_CATALOG, ("raw_dataset", "annotations"), sharded=False),
-        Stage("build_catalog_shards", ("sku_crops", "image_text"), sharded=True),
-        Stage("train_models", tuple(checkpoints), sharded=False, apart=True),
-        Stage("embed_shards", tuple(embeddings), sharded=True),
-        *views,
-        Stage(
-            "train_fingerprints",
-            ("best_shot_teachers", "fingerprint_checkpoint", "fingerprints"),
-            sharded=False,
-        ),
-        *label,
-        *learn,
-        Stage("build_index", ("search_index", *exported, "retrieval_report"), sharded=False),
-    ]
+def stages(steps: Mapping[str, Step]) -> list[Stage]:
+    """The whole graph, in order: a stage holds the steps that name it, and comes after all it is made from.
+
+    Raises:
+        ValueError: a stage mixes sharded and whole assets, or two wait for each other.
+    """
+    waiting: dict[str, list[Step]] = {}
+    for name in in_order(steps):
+        waiting.setdefault(steps[name].stage, []).append(steps[name])
+    found: list[Stage] = []
+    while waiting:
+        missing = {step.name: stage for stage, mine in waiting.items() for step in mine}
+        ready = (
+            stage
+            for stage, mine in waiting.items()
+            if all(missing.get(dep, stage) == stage for step in mine for dep in step.upstream)
+        )
+        if (first := next(ready, None)) is None:
+            raise ValueError(f"stages that wait for each other: {', '.join(waiting)}")
+        found.append(_stage(first, waiting.pop(first)))
+    return found
+
+
+def _stage(name: str, steps: Sequence[Step]) -> Stage:
+    if len({step.stored.sharded for step in steps}) > 1:
+        raise ValueError(f"stage {name} holds sharded assets and whole ones; give them stages of their own")
+    apart = tuple((step.name,) for step in steps if step.apart)
+    together = tuple(step.name for step in steps if not step.apart)
+    return Stage(name, (*apart, *([together] if together else [])), steps[0].stored.sharded)
 
 
 def jobs(steps: dict[str, Step]) -> list[Any]:
@@ -84,7 +87,7 @@ def jobs(steps: dict[str, Step]) -> list[Any]:
         for stage in stages(steps)
     ]
     sharded = [name for name, step in steps.items() if step.shards is not None]
-    whole = [name for name in steps if name not in sharded and name not in _first_assets(steps)]
+    whole = [name for name in refreshed(steps, WEEKLY) if name not in sharded]
     return [
         *staged,
         dg.define_asset_job(REFRESH_SHARDS, selection=dg.AssetSelection.assets(*sharded)),
@@ -92,9 +95,10 @@ def jobs(steps: dict[str, Step]) -> list[Any]:
     ]
 
 
-def refreshed(steps: dict[str, Step], kind: str) -> set[str]:
+def refreshed(steps: Mapping[str, Step], kind: str) -> set[str]:
     """The assets of a refresh of this kind after the catalogue is read: `daily` trains nothing."""
-    return (set(steps) if kind == WEEKLY else refreshed_daily(steps)) - set(_first_assets(steps))
+    after = [step for step in steps.values() if step.stage != READ_CATALOG]
+    return {step.name for step in after if kind == WEEKLY or step.is_daily}
 
 
 def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
@@ -259,8 +263,3 @@ def _post(address: str, message: dict[str, str]) -> None:
     )
     with urllib.request.urlopen(request, timeout=_WEBHOOK_SECONDS):
         pass
-
-
-def _first_assets(steps: dict[str, Step]) -> tuple[str, ...]:
-    """What reads the catalogue from where it lies; it looks at its own inputs."""
-    return stages(steps)[0].assets

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from skufp_pipeline.datasets.catalogue import items_of, shard_table
+from skufp_pipeline.artifacts.kinds import ANNOTATED_SCHEMA
+from skufp_pipeline.artifacts.places import ANNOTATIONS, RAW_DATASET
+from skufp_pipeline.datasets.catalogue import shard_table
 from skufp_pipeline.datasets.difference import catalogue_changes
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.search.bundle import CURRENT, INDEX
 from skufp_pipeline.steps import Step
 from skufp_pipeline.store import ArtifactStore
-
-INDEX_ASSET = "search_index"
 
 
 @dataclass(frozen=True, order=True)
@@ -46,18 +45,6 @@ class Work:
 
     def __str__(self) -> str:
         return " ".join([*([self.partition_key] if self.partition_key else []), ", ".join(self.assets)])
-
-
-def refreshed_daily(steps: Mapping[str, Step]) -> set[str]:
-    """What a new product needs to be found: the index and all it is made from, but what is trained."""
-    found: set[str] = set()
-    waiting = [INDEX_ASSET]
-    while waiting:
-        name = waiting.pop()
-        if name not in found and not steps[name].trained:
-            found.add(name)
-            waiting += steps[name].deps
-    return found
 
 
 def stale(
@@ -127,12 +114,13 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
         UserError: the graph was never materialized, or the catalogue can't be read.
     """
     store = ArtifactStore(preset.data_root)
-    raw = store.folder(steps["raw_dataset"].key)
+    raw = store.folder(RAW_DATASET.key)
     items = preset.dataset.catalogue(raw, preset.splits, preset.shards).items
     tables = [shard_table(items, shard) for shard in range(preset.shards)]
     digests = {shard: hashlib.sha256(table).hexdigest() for shard, table in enumerate(tables)}
-    last = store.find(steps["annotations"].key)
-    changes = catalogue_changes(items_of(last.path if last else None), items)
+    last = ANNOTATIONS.find(store)
+    before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
+    changes = catalogue_changes(before, items)
     return CatalogDiff(changes, stale(steps, store, among, digests))
 
 
@@ -141,7 +129,7 @@ def in_order(steps: Mapping[str, Step]) -> list[str]:
     ordered: dict[str, None] = {}
 
     def visit(name: str) -> None:
-        for dep in steps[name].deps:
+        for dep in steps[name].upstream:
             visit(dep)
         ordered.setdefault(name)
 
@@ -156,7 +144,7 @@ def places(step: Step) -> list[Place]:
 
 
 def _upstream(steps: Mapping[str, Step], place: Place) -> Iterable[Place]:
-    for dep in steps[place.asset].deps:
+    for dep in steps[place.asset].upstream:
         if steps[dep].shards is not None and place.shard is not None:
             yield Place(dep, place.shard)
         else:
@@ -172,7 +160,7 @@ class _Held:
         self.steps = steps
         self.table_digests = table_digests
         self.manifests = {
-            place: store.manifest(_key(steps[place.asset], place, store))
+            place: step.stored.manifest(store, place.shard)
             for step in steps.values()
             for place in places(step)
         }
@@ -186,7 +174,9 @@ class _Held:
         recipe = manifest.recipe
         if recipe.code_version != step.code_digest:
             return "its code has changed"
-        if changed := _differences(recipe.config, step.recipe({}).config):
+        if changed := _differences(recipe.libraries, step.libraries):
+            return f"other versions of {', '.join(changed)}"
+        if changed := _differences(recipe.config, dict(step.config)):
             return f"its settings have changed: {', '.join(changed)}"
         changed = [name for name, digest in recipe.inputs.items() if self._is_other(name, digest, place)]
         return f"{', '.join(changed[:3])} changed" if changed else None
@@ -196,7 +186,9 @@ class _Held:
         if name in self.steps:
             shard = place.shard if self.steps[name].shards is not None else None
             return digest not in self._digests(Place(name, shard), place.shard)
-        if any(name == step.key or name.startswith(f"{step.key}/") for step in self.steps.values()):
+        if any(
+            name == step.stored.key or name.startswith(f"{step.stored.key}/") for step in self.steps.values()
+        ):
             found = self.by_key.get(name)
             return found is None or found.digest != digest
         return False
@@ -212,12 +204,6 @@ class _Held:
         if mine and shard is not None and shard in self.table_digests:
             return {self.table_digests[shard]}
         return {manifest.digest, *mine}
-
-
-def _key(step: Step, place: Place, store: ArtifactStore) -> str:
-    if step.key == INDEX:
-        return f"{INDEX}/{store.read_pointer(CURRENT)}"
-    return step.key if place.shard is None else step.shard_key(place.shard)
 
 
 def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The index bundle: what it is made of, where its versions stand, and which one is in use."""
+"""The index bundle: what it is made of, and the one in use loaded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,14 +8,12 @@ import polars as pl
 
 from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.files import Chunk, write_index
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import Artifact, ArtifactStore
 
-INDEX, CURRENT = "index", "index/CURRENT"
 IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
-KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version refers to them
 POLICY = "checkpoints/vla"
 POLICY_INPUT = "vla_checkpoint"  # its name among a bundle's references
 
@@ -50,41 +48,14 @@ def build_index(
     return FingerprintIndex.load(directory)
 
 
-def current_version(store: ArtifactStore) -> Artifact:
-    """The files of the version in use.
-
-    Raises:
-        UserError: there is none, or it is incomplete.
-    """
-    version = store.read_pointer(CURRENT)
-    if version is None:
-        raise UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
-    return store.read(f"{INDEX}/{version}")
-
-
-def current_index(store: ArtifactStore) -> tuple[Artifact, FingerprintIndex]:
-    """The version in use, and its index loaded.
+def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:
+    """The version of an index that is in use, and the index loaded.
 
     Raises:
         UserError: there is none, or it is incomplete or can't be read.
     """
-    artifact = current_version(store)
+    artifact = Versions(store, name).read()
     return artifact, FingerprintIndex.load(artifact.path)
-
-
-def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
-    """The encoder that a version was made with: at `key`, or kept since another one stands there.
-
-    Args:
-        name: under which the version refers to it.
-
-    Raises:
-        UserError: there is neither.
-    """
-    wanted, latest = index.manifest.recipe.inputs.get(name), store.find(key)
-    if latest is not None and latest.digest == wanted:
-        return latest
-    return store.find(f"{KEPT_ENCODERS}/{wanted}") or store.read(key)
 
 
 def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Iterator[Chunk]:

@@ -20,9 +20,10 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index, encoder_of
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.rows import Rows
+from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 CLIP_CHECKPOINT = "checkpoints/clip"
@@ -91,14 +92,15 @@ class QueryEngine:
         device: torch.device,
         settings: QueryEncoderSettings | None = None,
         use_policy: UsePolicy = "auto",
+        name: str = FINGERPRINTS,
     ) -> "QueryEngine":
-        """The index in use and its encoder; photos by ONNX Runtime where `settings` say so.
+        """The index `name` as it is in use, and its encoder; photos by ONNX Runtime where `settings` say so.
 
         Raises:
             UserError: no index, no encoder that it was made with, or no ONNX form of it; or no policy and
                 one is asked for.
         """
-        artifact, index = current_index(store)
+        artifact, index = current_index(store, name)
         index.warm_up()
         checkpoint = encoder_of(store, artifact, "clip_checkpoint", CLIP_CHECKPOINT)
         artifact.require_input("clip_checkpoint", checkpoint.digest)

@@ -4,7 +4,7 @@ Thresholds come from pairs of views of training SKUs. How good they are is measu
 not come from: planted bad candidates must be rejected, second real views must pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,3 +209,10 @@ def _noise(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Uniform noise, drawn from the square's own bytes, so that it can be drawn again."""
     rng = np.random.default_rng(stable_hash(square.tobytes().hex(), "planted-noise"))
     return rng.integers(0, 256, square.shape, dtype=np.uint8)
+
+
+def each_figure(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
+    """(set of SKUs, kind of candidate, figure) of what `calibrate_and_measure` found."""
+    return [
+        (name, kind, figure) for name, kinds in found["figures"].items() for kind, figure in kinds.items()
+    ]

@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.artifacts.kinds import ACCEPTED
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.embed import embed_texts
 from skufp_pipeline.views.settings import FilterSettings
 
-ACCEPTED = "accepted"
 REASONS = ("nsfw", "clip_cosine", "hsv_distance", "sharpness")  # in the order they are looked at
 CURVE_RATES = (0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
 OTHERS_TOLERATED = 0.01  # a threshold is loosened while no more of other SKUs' views pass it alone

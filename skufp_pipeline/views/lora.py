@@ -4,7 +4,6 @@ The adapter predicts noise on crops of a subset of training SKUs, weighted by mi
 diffusers' format and loads into any stock pipeline of the same base.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Generator, Tensor
 
+from skufp_pipeline.artifacts.kinds import Lora
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.views.diffusion_train import Log, Schedule, train
@@ -91,7 +91,7 @@ def adapt(
 
     Args:
         views: every catalogue view (`VIEW_SCHEMA`) with the `path` of its crop.
-        directory: gets `pytorch_lora_weights.safetensors`, `history.json`, `drift.parquet`, `sheet.jpg`.
+        directory: gets `pytorch_lora_weights.safetensors`, and what `Lora` reads.
 
     Returns:
         The summary: counts, and the figures of the drift.
@@ -116,9 +116,7 @@ def adapt(
     save_lora(pipeline, directory)
     sku_ids = [candidate.sku_id for candidate in candidates]
     drift = drift_table([c.candidate_id for c in candidates], sku_ids, frozen_scores, adapted_scores)
-    drift.write_parquet(directory / "drift.parquet", compression="zstd")
-    (directory / "history.json").write_text(json.dumps(history, indent=1) + "\n")
-    drift_sheet(frozen[:_SHOWN], adapted[:_SHOWN], sources).save(directory / "sheet.jpg", quality=85)
+    Lora.write(directory, drift, history, drift_sheet(frozen[:_SHOWN], adapted[:_SHOWN], sources))
     return {
         "training_skus": training["sku_id"].n_unique(),
         "training_views": training.height,

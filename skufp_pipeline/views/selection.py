@@ -1,7 +1,11 @@
 """Which catalogue views a training or the generation takes: stable choices by hash of the SKU."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import polars as pl
 
+from skufp_pipeline.artifacts.kinds import Crops, ImageText
 from skufp_pipeline.datasets.table import CATALOG, ITEM_ORDER, item_id
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.views.prompts import view_prompt
@@ -21,6 +25,21 @@ def catalog_views(image_text: pl.DataFrame, template: str) -> pl.DataFrame:
     rows = image_text.filter(pl.col("domain") == CATALOG).sort(ITEM_ORDER)
     prompts = [view_prompt(row, template) for row in rows.iter_rows(named=True)]
     return rows.with_columns(item_id(), prompt=pl.Series(prompts, dtype=pl.String)).select(*VIEW_SCHEMA)
+
+
+def shard_views(texts: ImageText, crops: Crops, template: str) -> pl.DataFrame:
+    """The catalogue views of one shard, and the `path` of each one's crop."""
+    return with_paths(catalog_views(texts.images(), template), crops.path)
+
+
+def all_views(texts: Sequence[ImageText], crops: Sequence[Crops], template: str) -> pl.DataFrame:
+    """`shard_views` of every shard, in order."""
+    return pl.concat([shard_views(text, crop, template) for text, crop in zip(texts, crops, strict=True)])
+
+
+def with_paths(table: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """`table` with the `path` of each `image_path` on this machine."""
+    return table.with_columns(path=pl.format("{}/{}", pl.lit(str(folder)), "image_path"))
 
 
 def first_views(views: pl.DataFrame, count: int) -> pl.DataFrame:

@@ -1,14 +1,14 @@
 """One SKU shard of generated views: its budget, its candidates, their verdicts, the accepted images."""
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from skufp_pipeline.artifacts.kinds import ACCEPTED, GeneratedViews
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.views.filters import ACCEPTED, Thresholds
+from skufp_pipeline.views.filters import Thresholds
 from skufp_pipeline.views.generate import Progress, generate, plan_candidates
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.selection import budget, first_views
@@ -17,11 +17,6 @@ from skufp_pipeline.views.sheet import candidates_sheet
 from skufp_pipeline.views.tables import candidate_table, score_generated
 
 _EMBED_BATCH = 64
-
-
-def shard_budget(max_skus: int | None, shards: int, shard: int) -> int | None:
-    """This shard's part of the SKU budget: parts differ by one at most, and no shard asks another's SKUs."""
-    return None if max_skus is None else (max_skus + shards - 1 - shard) // shards
 
 
 def generate_shard(
@@ -42,7 +37,7 @@ def generate_shard(
         load_pipeline: called only where there are candidates.
         views: the shard's catalogue views (`VIEW_SCHEMA`) with the `path` of each crop.
         limit: SKUs at most.
-        directory: gets `candidates.parquet`, `images/` with the accepted ones, `sheet.jpg`.
+        directory: gets what `GeneratedViews` reads.
 
     Returns:
         Counts: SKUs, candidates, accepted.
@@ -67,10 +62,7 @@ def generate_shard(
     )
     scores = score_generated(generated, sources, encoder, settings.filters.side, _EMBED_BATCH, zero_shot)
     table = candidate_table(generated, scores, Thresholds(**thresholds))
-    table.write_parquet(directory / "candidates.parquet", compression="zstd")
     accepted = table.filter(pl.col("verdict") == ACCEPTED)
-    for path in accepted["image_path"]:
-        (directory / "images" / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(scratch / path, directory / "images" / path)
-    candidates_sheet(table, sources, scratch).save(directory / "sheet.jpg", quality=85)
+    sheet = candidates_sheet(table, sources, scratch)
+    GeneratedViews.write(directory, table, accepted["image_path"], scratch, sheet)
     return {"skus": len(chosen), "candidates": table.height, "accepted": accepted.height}

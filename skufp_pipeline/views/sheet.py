@@ -6,8 +6,8 @@ from pathlib import Path
 import polars as pl
 from PIL import Image
 
+from skufp_pipeline.artifacts.kinds import ACCEPTED
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
-from skufp_pipeline.views.filters import ACCEPTED
 from skufp_pipeline.views.generate import Generated
 
 ACCEPTED_FRAME, REJECTED_FRAME = "#009E73", "#D55E00"  # told apart by colour-blind readers too

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skufp_pipeline.assets.fingerprints import fingerprint_steps
+from skufp_pipeline.definitions import graph_steps
 
 from ..graphs import Graph, failure, metadata, pretend_made_with, run_asset
 
@@ -81,13 +81,13 @@ def test_what_is_joined_after_training_trains_nothing_again(
         changed = settings.model_copy(update=change)
     else:
         changed = settings.model_copy(update={part: getattr(settings, part).model_copy(update=change)})
-    steps = fingerprint_steps(small_graph.preset.model_copy(update={"fingerprint": changed}))
-    before = fingerprint_steps(small_graph.preset)
+    steps = graph_steps(small_graph.preset.model_copy(update={"fingerprint": changed}))
+    before = small_graph.steps
     assert (steps["fingerprint_checkpoint"].config != before["fingerprint_checkpoint"].config) == trains
     assert (steps["fingerprints"].config != before["fingerprints"].config) == (part != "training")
 
 
 def test_the_papers_recipe_has_no_gaussian_part_to_train(small_graph: Graph) -> None:
     paper = small_graph.preset.fingerprint.model_copy(update={"gaussian": None})
-    steps = fingerprint_steps(small_graph.preset.model_copy(update={"fingerprint": paper}))
+    steps = graph_steps(small_graph.preset.model_copy(update={"fingerprint": paper}))
     assert steps["fingerprint_checkpoint"].config["fingerprint"]["gaussian"] is None

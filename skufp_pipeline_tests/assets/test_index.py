@@ -15,8 +15,8 @@ from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.engine import QueryEngine
-from skufp_pipeline.search.release import publish, roll_back
-from skufp_pipeline.store import Recipe
+from skufp_pipeline.search.versions import Versions
+from skufp_pipeline.store import ArtifactStore, Recipe
 
 from ..graphs import Graph, checks, failure, metadata, pretend_made_with, run_asset
 
@@ -28,7 +28,7 @@ def with_other_teachers(graph: Graph, digest: str) -> None:
 
 
 def versions(preset: Preset) -> set[str]:
-    return {path.name for path in (Path(preset.data_root) / "index").iterdir() if path.is_dir()}
+    return set(Versions(ArtifactStore(preset.data_root)).listed())
 
 
 def test_the_index_in_use_holds_every_fingerprint(small_graph: Graph) -> None:
@@ -41,12 +41,12 @@ def test_the_index_in_use_holds_every_fingerprint(small_graph: Graph) -> None:
 
 def test_a_changed_input_makes_a_new_version_and_old_ones_are_kept_to_a_number(spoilt: Graph) -> None:
     preset = spoilt.preset.model_copy(update={"kept_index_versions": 2})
-    first = spoilt.store.read_pointer("index/CURRENT")
+    first = spoilt.store.read_pointer("index/fingerprints/CURRENT")
     made = [first]
     for digest in ("1" * 16, "2" * 16):
         with_other_teachers(spoilt, digest)
         made.append(metadata(run_asset(preset, "search_index"))["version"])
-        assert spoilt.store.read_pointer("index/CURRENT") == made[-1]
+        assert spoilt.store.read_pointer("index/fingerprints/CURRENT") == made[-1]
     assert len(set(made)) == 3
     assert versions(preset) == set(made[1:])
 
@@ -97,9 +97,9 @@ def test_an_aggregator_of_another_encoder_is_refused_by_name(spoilt: Graph) -> N
 
 def test_an_index_of_other_fingerprints_is_not_reported_on(spoilt: Graph) -> None:
     artifact, _ = current_index(spoilt.store)
-    pretend_made_with(artifact.path, "tables/fingerprints", "0123456789abcdef")
+    pretend_made_with(artifact.path, "fingerprints", "0123456789abcdef")
     told = failure(run_asset(spoilt.preset, "retrieval_report"))
-    assert "was made with tables/fingerprints 0123456789abcdef" in told
+    assert "was made with fingerprints 0123456789abcdef" in told
 
 
 def test_a_missing_shard_of_texts_is_refused_by_name(spoilt: Graph) -> None:
@@ -156,7 +156,7 @@ def test_where_a_preset_turns_it_off_pytorch_encodes_the_queries(spoilt: Graph) 
 def test_a_candidate_that_fails_a_check_is_kept_and_not_put_in_use(
     spoilt: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = spoilt.store.read_pointer("index/CURRENT")
+    before = spoilt.store.read_pointer("index/fingerprints/CURRENT")
     monkeypatch.setattr("skufp_pipeline.assets.index._development_recall", lambda *_: -1.0)
     with_other_teachers(spoilt, "1" * 16)
     result = run_asset(spoilt.preset, "search_index")
@@ -169,19 +169,19 @@ def test_a_candidate_that_fails_a_check_is_kept_and_not_put_in_use(
         "recall_holds": False,
         "not_rolled_back": True,
     }
-    assert spoilt.store.read_pointer("index/CURRENT") == before
+    assert spoilt.store.read_pointer("index/fingerprints/CURRENT") == before
     assert len(versions(spoilt.preset)) == 2
 
 
 def test_what_was_rolled_back_is_not_published_by_the_next_run(spoilt: Graph) -> None:
-    first = spoilt.store.read_pointer("index/CURRENT")
+    first = spoilt.store.read_pointer("index/fingerprints/CURRENT")
     with_other_teachers(spoilt, "1" * 16)
     second = metadata(run_asset(spoilt.preset, "search_index"))["version"]
-    assert roll_back(spoilt.store) == first
+    assert Versions(spoilt.store).roll_back() == first
     result = run_asset(spoilt.preset, "search_index")
     assert not checks(result)["not_rolled_back"]
-    assert spoilt.store.read_pointer("index/CURRENT") == first
-    publish(spoilt.store, second, 3)
+    assert spoilt.store.read_pointer("index/fingerprints/CURRENT") == first
+    Versions(spoilt.store).publish(second, 3)
     assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
 
 
@@ -198,7 +198,7 @@ def test_after_training_again_the_index_in_use_still_finds_its_encoders(spoilt: 
 def test_a_swap_on_a_full_disk_is_told_and_leaves_the_old_version_in_use(
     spoilt: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = spoilt.store.read_pointer("index/CURRENT")
+    before = spoilt.store.read_pointer("index/fingerprints/CURRENT")
     with_other_teachers(spoilt, "1" * 16)
 
     def full(descriptor: int) -> None:
@@ -206,8 +206,8 @@ def test_a_swap_on_a_full_disk_is_told_and_leaves_the_old_version_in_use(
 
     monkeypatch.setattr(os, "fsync", full)
     told = failure(run_asset(spoilt.preset, "search_index"))
-    assert told.startswith("disk full while writing index/CURRENT under ")
-    assert spoilt.store.read_pointer("index/CURRENT") == before
+    assert told.startswith("disk full while writing index/fingerprints/CURRENT under ")
+    assert spoilt.store.read_pointer("index/fingerprints/CURRENT") == before
     monkeypatch.undo()
     assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
-    assert not list((Path(spoilt.preset.data_root) / "index").glob("*.tmp"))
+    assert not list((Path(spoilt.preset.data_root) / "index" / "fingerprints").glob("*.tmp"))

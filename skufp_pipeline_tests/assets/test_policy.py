@@ -7,10 +7,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skufp_pipeline.assets.policy import degradations_of, shard_part
 from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
+from skufp_pipeline.evaluation.policy import degradations_of
+from skufp_pipeline.hashing import shard_part
 from skufp_pipeline.policy.actions import ACTIONS
-from skufp_pipeline.store import Artifact
 
 from ..graphs import Graph, checks, copy_graph, digests, failure, metadata, run_asset, times_of_change
 
@@ -73,7 +73,7 @@ def test_labels_of_other_fingerprints_are_refused_by_name(mine: Graph) -> None:
 
 
 def test_the_index_refuses_a_policy_of_another_encoder_and_names_its_own(mine: Graph) -> None:
-    index = mine.store.read(f"index/{mine.store.read_pointer('index/CURRENT')}")
+    index = mine.store.read(f"index/fingerprints/{mine.store.read_pointer('index/fingerprints/CURRENT')}")
     policy = mine.store.read("checkpoints/vla")
     index.require_input("vla_checkpoint", policy.digest)
     manifest = policy.path / "manifest.json"
@@ -135,7 +135,6 @@ def test_degradations_are_joined_to_the_photos_of_their_split(graph: Graph, tmp_
     photos = pl.DataFrame(
         {"query_id": ["a", "b"], "split": ["validation", "train"], "image_id": ["000001", "000002"]}
     )
-    raw = Artifact(tmp_path, graph.store.read("raw/dataset").manifest)
-    table = degradations_of(graph.preset, raw, photos)
+    table = degradations_of(graph.preset.dataset.degradations(tmp_path), photos)
     assert table is not None
     assert dict(table.select("query_id", "noise").iter_rows()) == {"a": 9.0, "b": None}

@@ -6,13 +6,14 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from skufp_pipeline.artifacts.kinds import Crops
 from skufp_pipeline.checks.catalog import crops_complete
-from skufp_pipeline.store import Artifact, ArtifactStore, Recipe
+from skufp_pipeline.store import ArtifactStore, Recipe
 
 from ..datasets.trees import truncate
 
 
-def shard(root: Path, skipped: int = 0) -> Artifact:
+def shard(root: Path, skipped: int = 0) -> Crops:
     """Ten items, of which `skipped` have no crop."""
 
     def build(directory: Path) -> dict[str, int]:
@@ -23,7 +24,7 @@ def shard(root: Path, skipped: int = 0) -> Artifact:
         table.write_parquet(directory / "crops.parquet")
         return {"items": 10, "skipped_items": skipped}
 
-    return ArtifactStore(root).produce("crops/shard_0000", Recipe(code_version="1"), build)
+    return Crops(ArtifactStore(root).produce("crops/shard_0000", Recipe(code_version="1"), build))
 
 
 def test_a_whole_shard_passes(tmp_path: Path) -> None:
@@ -63,4 +64,4 @@ def test_an_empty_shard_passes(tmp_path: Path) -> None:
         return {"items": 0, "skipped_items": 0}
 
     empty = ArtifactStore(tmp_path).produce("crops/shard_0000", Recipe(code_version="1"), build)
-    assert crops_complete(empty, tolerated=0.0).passed
+    assert crops_complete(Crops(empty), tolerated=0.0).passed

@@ -8,12 +8,19 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from skufp_pipeline.checks.evaluation import TRAINED, evaluation_checks
+from skufp_pipeline.definitions import build_defs
 from skufp_pipeline.resources.store import ArtifactStoreResource
 
 from ..graphs import Graph, copy_graph
 
-IN_SMALL_GRAPH = [asset for asset in TRAINED if asset != "vla_checkpoint"]
+IN_SMALL_GRAPH = [
+    "clip_checkpoint",
+    "reid_checkpoint",
+    "best_shot_teachers",
+    "fingerprint_checkpoint",
+    "fingerprints",
+    "image_encoder_onnx",
+]
 
 
 def evaluate(graph: Graph, name: str, **thresholds: Any) -> dg.AssetCheckResult:
@@ -22,7 +29,7 @@ def evaluate(graph: Graph, name: str, **thresholds: Any) -> dg.AssetCheckResult:
     changed = preset.evaluation.thresholds.model_copy(update=thresholds)
     evaluation = preset.evaluation.model_copy(update={"thresholds": changed})
     preset = preset.model_copy(update={"evaluation": evaluation})
-    for check in evaluation_checks(preset, graph.steps):
+    for check in build_defs(preset).asset_checks or []:
         if f"{check.check_key.asset_key.to_user_string()}:{check.check_key.name}" == name:
             result = check(ArtifactStoreResource(root=preset.data_root))
             assert isinstance(result, dg.AssetCheckResult)
@@ -69,7 +76,7 @@ def test_the_query_policy_is_held_to_it_too(graph: Graph, tmp_path: Path) -> Non
     check = "vla_checkpoint:no_evaluation_query_used"
     assert evaluate(graph, check).passed
     copy = copy_graph(graph, tmp_path)
-    path = copy.store.read(copy.steps["vla_checkpoint"].key).path / "used_queries.parquet"
+    path = copy.store.read(copy.steps["vla_checkpoint"].stored.key).path / "used_queries.parquet"
     used = pl.read_parquet(path)
     held = evaluation_queries(copy)["item_id"][0]
     rewrite(path, pl.concat([used, used.head(1).with_columns(query_id=pl.lit(held))]))
@@ -84,7 +91,7 @@ def test_one_evaluation_query_among_the_used_ones_fails_by_name(
     spoilt: Graph, asset: str, split: str
 ) -> None:
     held = evaluation_queries(spoilt).filter(pl.col("split") == split)["item_id"][0]
-    path = spoilt.store.read(spoilt.steps[asset].key).path / "used_queries.parquet"
+    path = spoilt.store.read(spoilt.steps[asset].stored.key).path / "used_queries.parquet"
     used = pl.read_parquet(path)
     rewrite(path, pl.concat([used, used.head(1).with_columns(query_id=pl.lit(held))]))
     result = evaluate(spoilt, f"{asset}:no_evaluation_query_used")
@@ -94,7 +101,7 @@ def test_one_evaluation_query_among_the_used_ones_fails_by_name(
 
 @pytest.mark.parametrize("asset", IN_SMALL_GRAPH)
 def test_a_result_that_recorded_no_query_fails(spoilt: Graph, asset: str) -> None:
-    path = spoilt.store.read(spoilt.steps[asset].key).path / "used_queries.parquet"
+    path = spoilt.store.read(spoilt.steps[asset].stored.key).path / "used_queries.parquet"
     rewrite(path, pl.read_parquet(path).clear())
     assert not evaluate(spoilt, f"{asset}:no_evaluation_query_used").passed
 

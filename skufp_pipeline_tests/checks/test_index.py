@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from skufp_pipeline.checks.index import index_checks
+from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.resources.store import ArtifactStoreResource
 
 from ..graphs import Graph, pretend_made_with
 
 
 def evaluate(graph: Graph) -> dg.AssetCheckResult:
-    (check,) = index_checks(graph.preset, graph.steps)
-    result = check(ArtifactStoreResource(root=graph.preset.data_root))
+    result = parity_holds(graph.preset)(ArtifactStoreResource(root=graph.preset.data_root))
     assert isinstance(result, dg.AssetCheckResult)
     return result
 

@@ -13,7 +13,7 @@ from skufp_pipeline.checks.release import (
     recall_holds,
     skus_are_covered,
 )
-from skufp_pipeline.presets import Thresholds
+from skufp_pipeline.evaluation.settings import Thresholds
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import Artifact, ArtifactStore, Recipe
@@ -41,7 +41,7 @@ def test_an_index_with_removed_skus_and_biases_is_judged_by_what_it_holds(spoilt
         changed.save(directory, artifact.path)
         return {"skus": len(changed)}
 
-    made = spoilt.store.produce("index/changed", Recipe(code_version="1"), build)
+    made = spoilt.store.produce("index/fingerprints/changed", Recipe(code_version="1"), build)
     assert index_is_exact(made, FingerprintIndex.load(made.path), 5).passed
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from skufp_pipeline.orchestration.materialize import INSTANCE_SETTINGS
-from skufp_pipeline.orchestration.staleness import refreshed_daily
+from skufp_pipeline.orchestration.schedules import DAILY, refreshed
 from skufp_pipeline.search.bundle import current_index
 
 from ..graphs import REPOSITORY, Graph, environment
@@ -73,7 +73,7 @@ def test_a_dropped_product_is_searchable_after_a_scheduled_tick(site: Site) -> N
     with dg.DagsterInstance.from_config(str(site.home)) as instance:
         wait_until(lambda: "search_index" in materialized(instance), "the index in the event log")
         made = materialized(instance)
-    daily = refreshed_daily(site.graph.steps)
+    daily = refreshed(site.graph.steps, DAILY)
     sharded = {name for name in daily if site.graph.steps[name].shards is not None}
     assert {"sku_crops", "image_text", "clip_embeddings"} <= sharded
     assert {name: made[name] for name in sharded} == {name: [partition] for name in sharded}

@@ -152,7 +152,7 @@ def test_runs_side_by_side_wait_for_what_they_need(small_graph: Graph, side_by_s
             assert key is not None
             spans.setdefault(key.to_user_string(), []).append((record.start_time or 0, event.timestamp))
     for name, step in small_graph.steps.items():
-        for need in step.deps:
+        for need in step.upstream:
             own_run = {span[0] for span in spans[name]} & {span[0] for span in spans[need]}
             assert own_run or max(end for _, end in spans[need]) <= min(start for start, _ in spans[name])
 

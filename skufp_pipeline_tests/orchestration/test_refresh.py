@@ -21,7 +21,6 @@ from skufp_pipeline.orchestration.schedules import (
     WEEKLY,
     refreshed,
 )
-from skufp_pipeline.orchestration.staleness import refreshed_daily
 from skufp_pipeline.search.bundle import current_index
 
 from ..graphs import Graph
@@ -41,7 +40,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 def sharded(graph: Graph) -> set[str]:
     """The sharded assets that a new product needs."""
-    return {name for name in refreshed_daily(graph.steps) if graph.steps[name].shards is not None}
+    return {name for name in refreshed(graph.steps, DAILY) if graph.steps[name].shards is not None}
 
 
 def skus(graph: Graph) -> set[str]:

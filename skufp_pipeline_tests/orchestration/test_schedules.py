@@ -44,7 +44,7 @@ def test_no_stage_needs_what_a_later_one_makes(steps: dict[str, Step]) -> None:
     for stage in stages(steps):
         made.update(stage.assets)
         for name in stage.assets:
-            assert set(steps[name].deps) <= made, name
+            assert set(steps[name].upstream) <= made, name
 
 
 def test_the_assets_of_a_stage_are_all_sharded_or_none(steps: dict[str, Step]) -> None:

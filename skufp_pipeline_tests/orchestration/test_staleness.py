@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
+from skufp_pipeline.artifacts.stored import Reader, Stored
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.orchestration.staleness import (
     Place,
@@ -12,11 +14,10 @@ from skufp_pipeline.orchestration.staleness import (
     in_order,
     next_work,
     places,
-    refreshed_daily,
     stale,
 )
 from skufp_pipeline.presets import load_preset
-from skufp_pipeline.steps import Step
+from skufp_pipeline.steps import Run, Step
 from skufp_pipeline.store import ArtifactStore
 
 from ..graphs import PRESETS, Graph
@@ -24,18 +25,30 @@ from ..graphs import PRESETS, Graph
 MODULE = "skufp_pipeline.hashing"
 
 
-def step(name: str, key: str, *deps: str, **fields: Any) -> Step:
-    return Step(name, key, "catalog", {"python"}, "Words.", (MODULE,), deps=deps, **fields)
+TABLE = Stored("table", "tables/table", Reader)
+CROPS = Stored("crops", "crops", Reader, sharded=True)
+MODEL = Stored("model", "checkpoints/model", Reader, trained=True)
+VECTORS = Stored("vectors", "tables/vectors", Reader, sharded=True)
+INDEX = Stored("search_index", "tables/all", Reader)
+
+
+def never(run: Run) -> dg.MaterializeResult:
+    raise AssertionError(run)
+
+
+def step(stored: Stored, *deps: Stored, **fields: Any) -> Step:
+    words = {"make": never, "stage": "any", "kinds": {"python"}, "code": (MODULE,), "num_shards": 2}
+    return Step(**{"stored": stored, "deps": deps, **words, **fields})
 
 
 STEPS = {
     found.name: found
     for found in (
-        step("search_index", "tables/all", "vectors"),
-        step("table", "tables/table"),
-        step("crops", "crops", "table", shards=2),
-        step("model", "checkpoints/model", "crops", trained=True),
-        step("vectors", "tables/vectors", "crops", "model", shards=2),
+        step(INDEX, VECTORS),
+        step(TABLE),
+        step(CROPS, TABLE),
+        step(MODEL, CROPS),
+        step(VECTORS, CROPS, MODEL),
     )
 }
 
@@ -48,13 +61,13 @@ def store(tmp_path: Path) -> ArtifactStore:
 def make(store: ArtifactStore, name: str, shard: int | None = None, text: str = "1", **config: Any) -> None:
     """Makes one result from what is there, as its asset would."""
     found = STEPS[name]
-    key = found.key if shard is None else found.shard_key(shard)
+    key = found.stored.key_in(store, shard)
     inputs = {}
-    for dep in found.deps:
+    for dep in found.upstream:
         up = STEPS[dep]
         for place in places(up):
             if shard is None or place.shard in (None, shard):
-                made = store.read(up.key if place.shard is None else up.shard_key(place.shard))
+                made = up.stored.read(store, place.shard).artifact
                 inputs[dep if shard is not None else made.manifest.artifact] = made.digest
     if name == "crops":
         inputs["table"] = store.read("tables/table").manifest.files[f"shard_000{shard}.txt"].sha256
@@ -146,7 +159,7 @@ def test_code_that_has_changed_is_told(store: ArtifactStore) -> None:
     make_all(store)
     steps = {
         **STEPS,
-        "table": Step("table", "tables/table", "catalog", set(), "Words.", ("skufp_pipeline.errors",)),
+        "table": step(TABLE, code=("skufp_pipeline.compute",)),
     }
     assert stale(steps, store, {"table"}) == {Place("table"): "its code has changed"}
 
@@ -159,16 +172,12 @@ def test_an_input_that_is_gone_is_a_change(store: ArtifactStore) -> None:
     }
 
 
-def test_the_daily_refresh_leads_to_the_index_and_trains_nothing() -> None:
-    assert refreshed_daily(STEPS) == {"table", "crops", "vectors", "search_index"}
-
-
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_checkpoint_is_trained_and_no_table_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SKUFP_MANIFEST", "SKUFP_TOWER"):
         monkeypatch.setenv(name, "somewhere")
     for name, found in graph_steps(load_preset(str(path))).items():
-        assert found.trained or not found.key.startswith("checkpoints/"), name
+        assert found.trained or not found.stored.key.startswith("checkpoints/"), name
         assert not found.trained or found.shards is None, name
 
 
@@ -177,7 +186,7 @@ def test_the_order_of_the_graph_follows_what_is_made_from_what() -> None:
     ordered = in_order(steps)
     assert sorted(ordered) == sorted(steps)
     for name, found in steps.items():
-        assert all(ordered.index(dep) < ordered.index(name) for dep in found.deps)
+        assert all(ordered.index(dep) < ordered.index(name) for dep in found.upstream)
 
 
 def test_work_names_its_partition() -> None:

@@ -13,9 +13,10 @@ from skufp_pipeline.encoders.export import build_image_encoder
 from skufp_pipeline.encoders.parity import compare
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.encoders.tables import embedding_column
-from skufp_pipeline.search.bundle import CURRENT, IMAGE_ENCODER, INDEX, build_index
+from skufp_pipeline.search.bundle import IMAGE_ENCODER, build_index
 from skufp_pipeline.search.engine import CLIP_CHECKPOINT
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.versions import CURRENT, FINGERPRINTS, Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.encoders.examples import picture, write_model
 
@@ -87,8 +88,9 @@ def publish_index(
     version: str,
     clip: str = "abc",
     policy: str | None = None,
+    name: str = FINGERPRINTS,
 ) -> None:
-    """Puts the index into the store as this version, and makes it the current one."""
+    """Puts the index into the store as this version of `name`, and makes it the current one."""
 
     def build(directory: Path) -> dict[str, int]:
         index.save(directory)
@@ -96,5 +98,6 @@ def publish_index(
 
     references = {"clip_checkpoint": clip} | ({} if policy is None else {"vla_checkpoint": policy})
     recipe = Recipe(code_version=version, inputs=references)
-    store.produce(f"{INDEX}/{version}", recipe, build)
-    store.write_pointer(CURRENT, version)
+    versions = Versions(store, name)
+    store.produce(versions.key(version), recipe, build)
+    store.write_pointer(versions.key(CURRENT), version)

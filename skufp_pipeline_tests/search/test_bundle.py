@@ -7,9 +7,9 @@ import pytest
 
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import CURRENT, INDEX, build_index, current_index
+from skufp_pipeline.search.bundle import build_index, current_index
 from skufp_pipeline.search.index import FingerprintIndex
-from skufp_pipeline.search.release import prune
+from skufp_pipeline.search.versions import CURRENT, Versions
 from skufp_pipeline.store import ArtifactStore
 
 from .conftest import publish_index
@@ -149,8 +149,8 @@ def test_without_an_index_the_user_is_told_what_to_do(store: ArtifactStore) -> N
 
 
 def test_a_pointer_to_nothing_is_told(store: ArtifactStore) -> None:
-    store.write_pointer(CURRENT, "gone")
-    with pytest.raises(UserError, match=r"no complete index/gone under .*; materialize it first"):
+    store.write_pointer(Versions(store).key(CURRENT), "gone")
+    with pytest.raises(UserError, match=r"no complete index/fingerprints/gone under .*; materialize it"):
         current_index(store)
 
 
@@ -160,6 +160,16 @@ def test_an_index_in_use_can_be_searched_while_a_new_one_is_published(
     publish_index(store, index, "old")
     _, old = current_index(store)
     publish_index(store, index, "new")
-    prune(store, 1)
-    assert store.newest_keys(INDEX) == ["new"]
+    Versions(store).prune(1)
+    assert Versions(store).listed() == ["new"]
     assert old.search(index.fingerprints[1], 1)[0].rows.tolist() == [1]
+
+
+def test_indexes_of_two_dimensions_share_a_data_root(store: ArtifactStore, index: FingerprintIndex) -> None:
+    flat = FingerprintIndex(np.eye(2, dtype=np.float32), pl.DataFrame({"sku_id": ["x", "y"]}))
+    publish_index(store, index, "one")
+    publish_index(store, flat, "one", name="flat")
+    publish_index(store, flat.remove(["x"]), "two", name="flat")
+    assert current_index(store)[1].skus.equals(index.skus)
+    assert current_index(store, "flat")[1].dimension == 2
+    assert len(current_index(store, "flat")[1]) == 1

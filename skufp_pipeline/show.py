@@ -4,7 +4,8 @@ import base64
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,13 +13,16 @@ import polars as pl
 from PIL import Image
 from tqdm import tqdm
 
+from skufp_pipeline.photos import open_photo
 from skufp_pipeline.store import Artifact
+
+Progress = Callable[[int, int], None]  # (done, total)
 
 _LOG_EVERY = 5.0  # seconds
 
 
-def progress(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int], None]:
-    """A `progress(done, total)` that logs counts and rate, and draws a bar in a terminal."""
+def progress(log: Callable[[str], None], what: str) -> Progress:
+    """Logs counts and rate every few seconds, and draws a bar in a terminal."""
     started = time.monotonic()
     last = started
     bar = tqdm(desc=what, unit="", leave=False, disable=not sys.stderr.isatty())
@@ -30,22 +34,11 @@ def progress(context: dg.AssetExecutionContext, what: str) -> Callable[[int, int
         now = time.monotonic()
         if done >= total or now - last >= _LOG_EVERY:
             last = now
-            context.log.info(f"{what}: {done}/{total}, {done / max(now - started, 1e-9):.0f}/s")
+            log(f"{what}: {done}/{total}, {done / max(now - started, 1e-9):.0f}/s")
         if done >= total:
             bar.close()
 
     return report
-
-
-def result(
-    artifact: Artifact, metadata: Mapping[str, Any] | None = None, checks: Sequence[dg.AssetCheckResult] = ()
-) -> dg.MaterializeResult:
-    """The materialization of one artifact: its content is the data version."""
-    return dg.MaterializeResult(
-        metadata={**artifact_metadata(artifact), **(metadata or {})},
-        data_version=dg.DataVersion(artifact.digest),
-        check_results=list(checks) or None,
-    )
 
 
 def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
@@ -95,3 +88,8 @@ def picture(image: Image.Image | bytes, quality: int = 80) -> dg.MarkdownMetadat
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def picture_file(path: Path) -> dg.MarkdownMetadataValue:
+    """A picture that an artifact holds."""
+    return picture(open_photo(path))

@@ -1,0 +1,351 @@
+"""The typed form of every result: which files it is made of, how they are read and written.
+
+A `write` fills the directory it is given and returns the summary that the manifest keeps. What a model's own
+library writes (open_clip's, diffusers' and ONNX's folders, the aggregator's and the policy's weights) is
+written and read by that model; here stands where.
+"""
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from skufp_pipeline.artifacts.stored import Reader, write_frames, write_json
+from skufp_pipeline.datasets.table import ITEM_SCHEMA
+from skufp_pipeline.store import digest_json
+
+SHEET = "sheet.jpg"
+ACCEPTED = "accepted"  # the verdict on a generated view that no filter rejects
+ANNOTATED_SCHEMA = {**ITEM_SCHEMA, "image_digest": pl.String(), "shard": pl.Int32()}
+
+
+class UsesQueries(Reader):
+    """A result that was learnt or chosen with queries, and lists them (`USED_SCHEMA`)."""
+
+    def used_queries(self) -> pl.DataFrame:
+        return self.frame("used_queries")
+
+
+class WithHistory(Reader):
+    """A trained result with its curve: one row an epoch, or a list of rows a part."""
+
+    def history(self) -> Any:
+        return self.json("history")
+
+
+class RawDataset(Reader):
+    """The rendered sample, or the inventory of a user's folder."""
+
+
+class Annotations(Reader):
+    """The internal table: one row an annotated item, a file a SKU shard, and what was left out."""
+
+    def items(self, shard: int | None = None) -> pl.DataFrame:
+        """Rows of `ANNOTATED_SCHEMA`, of one shard or of all."""
+        if shard is None:
+            return pl.read_parquet(self.path / "items" / "*.parquet")
+        return pl.read_parquet(self.path / items_file(shard))
+
+    def skipped(self) -> pl.DataFrame:
+        return self.frame("skipped_items")
+
+    def digest_for(self, shard: int | None) -> str:
+        return self.digest if shard is None else self.artifact.manifest.files[items_file(shard)].sha256
+
+    @staticmethod
+    def write(directory: Path, tables: Sequence[bytes], items: pl.DataFrame, skipped: pl.DataFrame) -> dict:
+        """`tables` are the Parquet files of the shards, in order; `items` all their rows."""
+        (directory / "items").mkdir()
+        for shard, table in enumerate(tables):
+            (directory / items_file(shard)).write_bytes(table)
+        write_frames(directory, skipped_items=skipped)
+        reasons = skipped.group_by("reason").len().sort("reason")
+        return {
+            "items": items.height,
+            "skus": items["sku_id"].n_unique(),
+            "skipped_items": skipped.height,
+            "skipped_by_reason": dict(reasons.iter_rows()),
+        }
+
+
+class Crops(Reader):
+    """Crop files at `crop_path` below the folder, and the shard's items that have one."""
+
+    def table(self) -> pl.DataFrame:
+        return self.frame("crops")
+
+    @staticmethod
+    def write(directory: Path, items: pl.DataFrame, crops: pl.DataFrame, skipped: pl.DataFrame) -> dict:
+        write_frames(directory, crops=crops, skipped_items=skipped)
+        return {"items": items.height, "crops": crops.height, "skipped_items": skipped.height}
+
+
+class ImageText(Reader):
+    """Each crop with its prompts; the text queries; the texts of the catalogue."""
+
+    def images(self) -> pl.DataFrame:
+        return self.frame("image_text")
+
+    def text_queries(self) -> pl.DataFrame:
+        return self.frame("text_queries")
+
+    def catalog_texts(self) -> pl.DataFrame:
+        return self.frame("catalog_texts")
+
+    def every_text(self) -> pl.DataFrame:
+        """Texts of the catalogue, then text queries: what an encoder embeds."""
+        columns = ("text_id", "sku_id", "split", "role", "text")
+        return pl.concat([table.select(columns) for table in (self.catalog_texts(), self.text_queries())])
+
+    @staticmethod
+    def write(directory: Path, images: pl.DataFrame, queries: pl.DataFrame, texts: pl.DataFrame) -> dict:
+        write_frames(directory, image_text=images, text_queries=queries, catalog_texts=texts)
+        return {"rows": images.height, "text_queries": queries.height, "catalog_texts": texts.height}
+
+
+class Encoder(UsesQueries, WithHistory):
+    """A fine-tuned encoder in its library's own format, with its curve and the queries it used."""
+
+    @property
+    def folder(self) -> Path:
+        return self.path / "encoder"
+
+    @staticmethod
+    def write(directory: Path, encoder: Any, history: Sequence[Any], used: pl.DataFrame) -> None:
+        """`encoder` saves itself."""
+        encoder.save(directory / "encoder")
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+
+
+class Embeddings(Reader):
+    """Unit rows of a shard's crops, and of its texts where the encoder knows words."""
+
+    def images(self) -> pl.DataFrame:
+        return self.frame("images")
+
+    def texts(self) -> pl.DataFrame:
+        return self.frame("texts")
+
+    def tables(self) -> list[pl.DataFrame]:
+        """Those that are there: images, and texts."""
+        return [pl.read_parquet(path) for path in sorted(self.path.glob("*.parquet"))]
+
+    @staticmethod
+    def write(directory: Path, images: pl.DataFrame, texts: pl.DataFrame | None = None) -> dict:
+        tables = {"images": images} | ({} if texts is None else {"texts": texts})
+        write_frames(directory, **tables)
+        return {name: table.height for name, table in tables.items()}
+
+
+class ViewFilters(Reader):
+    """Thresholds of the filters, the curve behind them, and what they make of planted candidates."""
+
+    def found(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.json("filters")
+        return found
+
+    def thresholds(self) -> dict[str, float]:
+        found: dict[str, float] = self.found()["thresholds"]
+        return found
+
+    def digest_for(self, shard: int | None) -> str:
+        """Of the thresholds, for a shard of views: it does not depend on the figures beside them."""
+        return self.digest if shard is None else digest_json(self.thresholds())
+
+    @staticmethod
+    def write(directory: Path, found: Mapping[str, Any]) -> None:
+        write_json(directory, "filters", found)
+
+
+class SmallBase(WithHistory):
+    """A small Stable Diffusion as a stock diffusers pipeline."""
+
+    @property
+    def pipeline(self) -> Path:
+        return self.pipeline_in(self.path)
+
+    @staticmethod
+    def pipeline_in(directory: Path) -> Path:
+        return directory / "pipeline"
+
+    @staticmethod
+    def write_history(directory: Path, history: Mapping[str, Any]) -> None:
+        write_json(directory, "history", history)
+
+
+class Lora(WithHistory):
+    """An adapter in diffusers' format, its drift on held-out SKUs, and samples of before and after."""
+
+    def drift(self) -> pl.DataFrame:
+        return self.frame("drift")
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / SHEET
+
+    @staticmethod
+    def write(directory: Path, drift: pl.DataFrame, history: Sequence[Any], sheet: Any) -> None:
+        """`sheet` is a PIL image."""
+        write_frames(directory, drift=drift)
+        write_json(directory, "history", history)
+        sheet.save(directory / SHEET, quality=85)
+
+
+class GeneratedViews(Reader):
+    """Every candidate with scores and verdict; the accepted images; a contact sheet."""
+
+    def candidates(self) -> pl.DataFrame:
+        return self.frame("candidates")
+
+    def accepted(self) -> pl.DataFrame:
+        return self.candidates().filter(pl.col("verdict") == ACCEPTED)
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / SHEET
+
+    @staticmethod
+    def write(
+        directory: Path, candidates: pl.DataFrame, accepted: Iterable[str], source: Path, sheet: Any
+    ) -> None:
+        """`accepted` are files below `source`; `sheet` is a PIL image."""
+        write_frames(directory, candidates=candidates)
+        for path in accepted:
+            (directory / "images" / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / path, directory / "images" / path)
+        sheet.save(directory / SHEET, quality=85)
+
+
+class Teachers(UsesQueries):
+    """The best view and the best text of every SKU."""
+
+    def table(self) -> pl.DataFrame:
+        return self.frame("teachers")
+
+    @staticmethod
+    def write(directory: Path, teachers: pl.DataFrame, used: pl.DataFrame) -> dict:
+        write_frames(directory, teachers=teachers, used_queries=used)
+        return {"skus": teachers.height, "queries": used.height}
+
+
+class Aggregator(UsesQueries, WithHistory):
+    """The aggregator's weights and what is known of the noise, in one folder."""
+
+    @staticmethod
+    def write(directory: Path, history: Sequence[Any], used: pl.DataFrame) -> None:
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+
+
+class Fingerprints(UsesQueries):
+    """One unit vector and one bias a SKU."""
+
+    def table(self) -> pl.DataFrame:
+        return self.frame("fingerprints")
+
+    def scan(self) -> pl.LazyFrame:
+        return pl.scan_parquet(self.path / "fingerprints.parquet")
+
+    @staticmethod
+    def write(directory: Path, table: pl.DataFrame, used: pl.DataFrame) -> dict:
+        write_frames(directory, fingerprints=table, used_queries=used)
+        return {"skus": table.height, "dimension": len(table["fingerprint"][0])}
+
+
+class PolicyLabels(Reader):
+    """What each action would do to the shard's training and development photos."""
+
+    def table(self) -> pl.DataFrame:
+        return self.frame("labels")
+
+    @staticmethod
+    def write(directory: Path, labels: pl.DataFrame) -> dict:
+        write_frames(directory, labels=labels)
+        return {"queries": labels.height}
+
+
+class PolicyCheckpoint(UsesQueries, WithHistory):
+    """The query policy's weights and calibration."""
+
+    @staticmethod
+    def write(directory: Path, policy: Any, history: Sequence[Any], used: pl.DataFrame) -> None:
+        """`policy` saves itself."""
+        policy.save(directory)
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+
+
+class PolicyReport(Reader):
+    """The policy judged beside other arms: by arm, by query, by action, and before and after."""
+
+    def arms(self) -> pl.DataFrame:
+        return self.frame("policy")
+
+    def confusion(self) -> pl.DataFrame:
+        return self.frame("confusion")
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / SHEET
+
+    @staticmethod
+    def write(
+        directory: Path, arms: pl.DataFrame, queries: pl.DataFrame, confusion: pl.DataFrame, sheet: Any
+    ) -> dict:
+        write_frames(directory, policy=arms, queries=queries, confusion=confusion)
+        sheet.save(directory / SHEET, quality=85)
+        return {"queries": queries["query_id"].n_unique()}
+
+
+class ImageEncoder(UsesQueries):
+    """The image tower for ONNX Runtime, in one folder."""
+
+    @property
+    def model(self) -> Path:
+        return self.path / "image_encoder.onnx"
+
+    @staticmethod
+    def write(directory: Path, used: pl.DataFrame) -> None:
+        write_frames(directory, used_queries=used)
+
+
+class SearchIndex(Reader):
+    """A version of the index: the folder that `FingerprintIndex.load` reads."""
+
+
+class ReportFiles(Reader):
+    """The retrieval report as JSON, Parquet, a page and its pictures."""
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.json"
+
+    @property
+    def page(self) -> Path:
+        return self.path / "report.html"
+
+    def figures(self) -> dict[str, bytes]:
+        """PNG bytes by name."""
+        return {name: (self.path / f"{name}.png").read_bytes() for name in ("recall", "latency", "grid")}
+
+    @staticmethod
+    def write(
+        directory: Path, report: str, metrics: pl.DataFrame, page: str, figures: Mapping[str, bytes]
+    ) -> None:
+        (directory / "report.json").write_text(f"{report}\n")
+        write_frames(directory, metrics=metrics)
+        (directory / "report.html").write_text(page)
+        for name, png in figures.items():
+            (directory / f"{name}.png").write_bytes(png)
+
+
+def items_file(shard: int) -> str:
+    """The annotations of one shard, below their folder."""
+    return f"items/shard_{shard:04d}.parquet"

@@ -1,0 +1,54 @@
+"""Every result of the graph: its asset's name, its key in the store, its typed form."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from skufp_pipeline.artifacts import kinds
+from skufp_pipeline.artifacts.stored import Stored, StoredVersions
+from skufp_pipeline.hashing import stable_shard
+from skufp_pipeline.store import ArtifactStore
+
+RAW_DATASET = Stored("raw_dataset", "raw/dataset", kinds.RawDataset)
+ANNOTATIONS = Stored("annotations", "tables/annotations", kinds.Annotations)
+SKU_CROPS = Stored("sku_crops", "crops", kinds.Crops, sharded=True)
+IMAGE_TEXT = Stored("image_text", "tables/image_text", kinds.ImageText, sharded=True)
+
+CLIP_CHECKPOINT = Stored("clip_checkpoint", "checkpoints/clip", kinds.Encoder, trained=True)
+CLIP_EMBEDDINGS = Stored("clip_embeddings", "tables/clip_embeddings", kinds.Embeddings, sharded=True)
+FROZEN_CLIP_EMBEDDINGS = Stored(
+    "frozen_clip_embeddings", "tables/frozen_clip_embeddings", kinds.Embeddings, sharded=True
+)
+REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, trained=True)
+REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)
+
+SD_BASE = Stored("sd_base", "checkpoints/sd_base", kinds.SmallBase, trained=True)
+VIEW_FILTERS = Stored("view_filters", "views/filters", kinds.ViewFilters, trained=True)
+SD_LORA = Stored("sd_lora", "checkpoints/sd_lora", kinds.Lora, trained=True)
+GENERATED_VIEWS = Stored("generated_views", "views/generated", kinds.GeneratedViews, sharded=True)
+GENERATED_VIEW_EMBEDDINGS = Stored(
+    "generated_view_embeddings", "tables/generated_view_embeddings", kinds.Embeddings, sharded=True
+)
+
+BEST_SHOT_TEACHERS = Stored("best_shot_teachers", "tables/best_shot_teachers", kinds.Teachers)
+FINGERPRINT_CHECKPOINT = Stored(
+    "fingerprint_checkpoint", "checkpoints/fingerprint", kinds.Aggregator, trained=True
+)
+FINGERPRINTS = Stored("fingerprints", "tables/fingerprints", kinds.Fingerprints)
+
+VLA_LABELS = Stored("vla_labels", "tables/vla_labels", kinds.PolicyLabels, sharded=True)
+VLA_CHECKPOINT = Stored("vla_checkpoint", "checkpoints/vla", kinds.PolicyCheckpoint, trained=True)
+POLICY_REPORT = Stored("policy_report", "reports/policy", kinds.PolicyReport)
+
+IMAGE_ENCODER_ONNX = Stored(
+    "image_encoder_onnx", "checkpoints/image_encoder_onnx", kinds.ImageEncoder, trained=True
+)
+SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
+RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
+
+
+def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:
+    """The crop of one item (`row`: `sku_id`, `image_path`) on this machine; of a remote store, it alone is
+    fetched."""
+    shard = stable_shard(row["sku_id"], num_shards)
+    return store.local_path(f"{SKU_CROPS.key_in(store, shard)}/{row['image_path']}")

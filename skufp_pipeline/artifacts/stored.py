@@ -1,0 +1,134 @@
+"""The typed door to the store: a `Stored` says where a result lies, its `Reader` what files it is made of."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import polars as pl
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.store import Artifact, ArtifactStore, Manifest, shard_key
+
+CURRENT = "CURRENT"  # beside the versions of an index: the name of the one in use
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A complete artifact and the files in it.
+
+    Attributes:
+        shard: its SKU shard; None where it is one of the whole catalogue.
+    """
+
+    artifact: Artifact
+    shard: int | None = None
+
+    @property
+    def path(self) -> Path:
+        return self.artifact.path
+
+    @property
+    def digest(self) -> str:
+        return self.artifact.digest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.artifact.summary
+
+    def digest_for(self, shard: int | None) -> str:
+        """Of what a reader of this shard takes from it: by default, of all."""
+        return self.digest
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """The table in `NAME.parquet`."""
+        return pl.read_parquet(self.path / f"{name}.parquet")
+
+    def json(self, name: str) -> Any:
+        """The content of `NAME.json`."""
+        return json.loads((self.path / f"{name}.json").read_text())
+
+
+R = TypeVar("R", bound=Reader)
+
+
+@dataclass(frozen=True)
+class Stored(Generic[R]):
+    """A result of the graph.
+
+    Attributes:
+        name: of the asset that makes it.
+        key: where the store keeps it; each shard has a folder below.
+        reader: its typed form.
+        trained: learnt from the whole catalogue: it may be older than the tables that it was learnt from.
+    """
+
+    name: str
+    key: str
+    reader: type[R]
+    sharded: bool = False
+    trained: bool = False
+
+    def key_in(self, store: ArtifactStore, shard: int | None = None) -> str:
+        """Its key, or that of one shard."""
+        return shard_key(self.key, shard) if self.sharded and shard is not None else self.key
+
+    def read(self, store: ArtifactStore, shard: int | None = None) -> R:
+        """Reads the result, or one shard of it.
+
+        Raises:
+            UserError: there is no complete one.
+        """
+        return self.open(store.read(self.key_in(store, shard)), shard)
+
+    def read_all(self, store: ArtifactStore, num_shards: int) -> list[R]:
+        """Reads every shard, in order. Raises as `read` does."""
+        return [self.read(store, shard) for shard in range(num_shards)]
+
+    def find(self, store: ArtifactStore) -> R | None:
+        """The result, None where there is no complete one."""
+        found = store.find(self.key_in(store))
+        return None if found is None else self.open(found)
+
+    def manifest(self, store: ArtifactStore, shard: int | None = None) -> Manifest | None:
+        """What is known of the result, or of one shard, without its files; None where there is none."""
+        return store.manifest(self.key_in(store, shard))
+
+    def open(self, artifact: Artifact, shard: int | None = None) -> R:
+        """The typed form of an artifact of this kind."""
+        return self.reader(artifact, shard if self.sharded else None)
+
+
+@dataclass(frozen=True)
+class StoredVersions(Stored[R]):
+    """A result that is kept in versions, one of which is in use; `read` opens that one."""
+
+    def key_in(self, store: ArtifactStore, shard: int | None = None) -> str:
+        version = self._in_use(store)
+        if version is None:
+            raise UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
+        return self.version_key(version)
+
+    def version_key(self, version: str) -> str:
+        return f"{self.key}/{version}"
+
+    def find(self, store: ArtifactStore) -> R | None:
+        return self.read(store) if self._in_use(store) else None
+
+    def manifest(self, store: ArtifactStore, shard: int | None = None) -> Manifest | None:
+        return store.manifest(self.key_in(store)) if self._in_use(store) else None
+
+    def _in_use(self, store: ArtifactStore) -> str | None:
+        return store.read_pointer(f"{self.key}/{CURRENT}")
+
+
+def write_frames(directory: Path, **frames: pl.DataFrame) -> None:
+    """Writes each table to `NAME.parquet`."""
+    for name, frame in frames.items():
+        frame.write_parquet(directory / f"{name}.parquet", compression="zstd")
+
+
+def write_json(directory: Path, name: str, content: Mapping[str, Any] | Sequence[Any]) -> None:
+    """Writes `NAME.json`."""
+    (directory / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,206 @@
+"""From the graph's results to the retrieval report: reads, judges, measures and writes."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.kinds import (
+    Aggregator,
+    Annotations,
+    Embeddings,
+    Fingerprints,
+    ImageEncoder,
+    ImageText,
+    SearchIndex,
+    Teachers,
+)
+from skufp_pipeline.artifacts.places import (
+    ANNOTATIONS,
+    BEST_SHOT_TEACHERS,
+    CLIP_CHECKPOINT,
+    CLIP_EMBEDDINGS,
+    FINGERPRINT_CHECKPOINT,
+    FINGERPRINTS,
+    FROZEN_CLIP_EMBEDDINGS,
+    GENERATED_VIEW_EMBEDDINGS,
+    IMAGE_ENCODER_ONNX,
+    IMAGE_TEXT,
+    REID_CHECKPOINT,
+    REID_EMBEDDINGS,
+    SEARCH_INDEX,
+)
+from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.evaluation import retrieval
+from skufp_pipeline.evaluation.controls import control_tables, judge_controls
+from skufp_pipeline.evaluation.labels import make_labels
+from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
+from skufp_pipeline.evaluation.protocol import Model
+from skufp_pipeline.evaluation.report import Report, Results, results, source_results
+from skufp_pipeline.evaluation.settings import EvaluationSettings
+from skufp_pipeline.fingerprint.aggregator import load_aggregator
+from skufp_pipeline.fingerprint.gaussian import load_gaussian
+from skufp_pipeline.fingerprint.make import make_fingerprints
+from skufp_pipeline.fingerprint.settings import FingerprintSettings
+from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.search.engine import QueryEngine
+from skufp_pipeline.search.index import FingerprintIndex
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """What a report is made from; lists are empty where the graph has no such part."""
+
+    annotations: Annotations
+    words: list[ImageText]
+    shards: list[Embeddings]
+    frozen: list[Embeddings]  # by the encoder before fine-tuning
+    reid: list[Embeddings]  # crops by Baseline 1
+    generated: list[Embeddings]  # of generated views
+    teachers: Teachers
+    fingerprints: Fingerprints
+    aggregator: Aggregator
+    index: SearchIndex
+    exported: ImageEncoder | None  # the image tower for ONNX Runtime
+
+    @classmethod
+    def read(cls, inputs: Inputs, assets: Collection[str]) -> "ReportParts":
+        """Reads them.
+
+        Args:
+            assets: names of the assets that the graph has.
+
+        Raises:
+            UserError: one is missing, or was made with another version of an input.
+        """
+        inputs.read(CLIP_CHECKPOINT)
+        if REID_CHECKPOINT.name in assets:
+            inputs.read(REID_CHECKPOINT)
+        frozen, reid, generated = (
+            inputs.read_all(stored) if stored.name in assets else []
+            for stored in (FROZEN_CLIP_EMBEDDINGS, REID_EMBEDDINGS, GENERATED_VIEW_EMBEDDINGS)
+        )
+        return cls(
+            inputs.read(ANNOTATIONS),
+            inputs.read_all(IMAGE_TEXT),
+            inputs.read_all(CLIP_EMBEDDINGS),
+            frozen,
+            reid,
+            generated,
+            inputs.read(BEST_SHOT_TEACHERS),
+            inputs.read(FINGERPRINTS),
+            inputs.read(FINGERPRINT_CHECKPOINT),
+            inputs.read(SEARCH_INDEX),
+            inputs.read(IMAGE_ENCODER_ONNX) if IMAGE_ENCODER_ONNX.name in assets else None,
+        )
+
+    def tables(self, max_views: int, encoder: Encoder, batch_size: int) -> retrieval.ReportInputs:
+        """The tables of the parts; `encoder` embeds the text queries that have no embedding yet."""
+        tables = EmbeddingTables.of(self.shards)
+        image_text = pl.concat([part.images() for part in self.words])
+        return retrieval.ReportInputs(
+            tables,
+            EmbeddingTables.of(self.frozen) if self.frozen else None,
+            self.teachers.table(),
+            self.fingerprints.table(),
+            max_views,
+            make_labels(FingerprintIndex.load(self.index.path).skus, image_text, tables.texts),
+            retrieval.embed_sources(image_text, encoder, batch_size),
+            EmbeddingTables.images_of(self.reid) if self.reid else None,
+        )
+
+
+@dataclass(frozen=True)
+class ReportPlan:
+    """What decides a report beside its parts.
+
+    Attributes:
+        provenance: shown on the page as it is.
+    """
+
+    preset: str
+    evaluation: EvaluationSettings
+    fingerprint: FingerprintSettings
+    batch_size: int  # of text embedding
+    seed: int
+    provenance: Mapping[str, Any]
+
+
+def make_report(
+    parts: ReportParts,
+    plan: ReportPlan,
+    engine: QueryEngine,
+    crop_of: Callable[[Mapping[str, Any]], Path],
+    local_path: Callable[[str], Path],
+    device: torch.device,
+    directory: Path,
+    log: Callable[[str], None],
+) -> Report:
+    """Judges every model, measures the latency of the engine, and writes the report into `directory`.
+
+    Args:
+        crop_of: the crop of an item (`sku_id`, `image_path`) on this machine.
+        device: where fingerprints of the controls are made.
+
+    Returns:
+        The report.
+    """
+    settings, draws = plan.evaluation, (plan.evaluation.resamples, plan.seed)
+    inputs = parts.tables(plan.fingerprint.max_views, engine.encoder, plan.batch_size)
+    models = retrieval.build_models(inputs)
+    evaluation = retrieval.judge(models, *draws, inputs.labels)
+    sources = retrieval.judge_sources(models, inputs, *draws)
+    teachers = paper_teachers(inputs.tables, plan.fingerprint.max_views)
+    controls = _controls(parts, inputs.tables, models, plan, device)
+    log("all models judged; measuring latency")
+    queries = retrieval.sample_evaluation_queries(inputs.tables.images, settings.latency_queries)
+    photos = [crop_of(row) for row in queries.iter_rows(named=True)]
+    texts = inputs.tables.texts.filter(pl.col("role") == "evaluation")["text"].head(settings.latency_queries)
+    threads = torch.get_num_threads()
+    latency, samples = retrieval.measure_latency(engine, photos, texts.to_list(), settings.batch, threads)
+    shown = queries.head(settings.grid_queries)
+    grid = retrieval.grid_rows(shown, photos[: shown.height], engine, local_path)
+    report = Report(
+        preset=plan.preset,
+        settings=results(evaluation),
+        latency=latency,
+        text_sources=source_results(sources),
+        paper_protocol=results(judge_paper(paper_models(models, teachers), *draws)),
+        view_controls=controls,
+        skipped_items=parts.annotations.summary["skipped_by_reason"],
+        query_encoder=parts.exported.summary if parts.exported else {"precision": "PyTorch"},
+    )
+    retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
+    return report
+
+
+def control_fingerprints(
+    parts: ReportParts, tables: EmbeddingTables, settings: FingerprintSettings, device: torch.device
+) -> dict[str, pl.DataFrame]:
+    """By control of generated views, what the published fingerprint model makes of it."""
+    known = load_gaussian(parts.aggregator.path) if settings.gaussian else None
+    aggregator = load_aggregator(parts.aggregator.path, device)
+    given = control_tables(replace(tables, generated=EmbeddingTables.images_of(parts.generated)))
+    return {
+        name: make_fingerprints(aggregator, known, control, settings, device)[0]
+        for name, control in given.items()
+    }
+
+
+def _controls(
+    parts: ReportParts,
+    tables: EmbeddingTables,
+    models: Sequence[Model],
+    plan: ReportPlan,
+    device: torch.device,
+) -> Results | None:
+    """The fingerprint beside its controls; None where no views were generated."""
+    if not parts.generated:
+        return None
+    ours = next(model for model in models if model.name == "fingerprint")
+    made = control_fingerprints(parts, tables, plan.fingerprint, device)
+    return results(judge_controls(ours, made, plan.evaluation.resamples, plan.seed))

@@ -1,0 +1,202 @@
+"""The versions of an index: which one is in use, published, rolled back, and how long old ones are kept.
+
+A data root holds any number of indexes by name, and each has its own versions: `index/<name>/<version>/` is
+a bundle, `index/<name>/CURRENT` names the one in use, and `index/<name>/releases.json` holds the order of
+publication and the versions that were rolled back, which no later run publishes again. The encoders that a
+version was made with are kept for all indexes together, so that an older version can be asked after its
+encoder was trained again.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.settings import Settings
+from skufp_pipeline.store import Artifact, ArtifactStore
+
+INDEX, CURRENT, RELEASES = "index", "CURRENT", "releases.json"
+FINGERPRINTS = "fingerprints"  # the index that every graph makes: one row a SKU
+KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version of any index refers to them
+
+
+class Releases(Settings):
+    """Versions in the order of their publication, and those that were rolled back."""
+
+    published: list[str] = []
+    withdrawn: list[str] = []
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of the index `name` in a store; what is done to them touches no other index."""
+
+    store: ArtifactStore
+    name: str = FINGERPRINTS
+
+    def key(self, file: str) -> str:
+        """Key of a version, or of a file beside them."""
+        return f"{INDEX}/{self.name}/{file}"
+
+    @property
+    def in_use(self) -> str | None:
+        """The version in use, None before the first."""
+        return self.store.read_pointer(self.key(CURRENT))
+
+    def find(self) -> Artifact | None:
+        """The files of the version in use, None before the first.
+
+        Raises:
+            UserError: it is incomplete.
+        """
+        version = self.in_use
+        return None if version is None else self.store.read(self.key(version))
+
+    def read(self) -> Artifact:
+        """The files of the version in use.
+
+        Raises:
+            UserError: there is none, or it is incomplete.
+        """
+        found = self.find()
+        if found is None:
+            raise self._absence()
+        return found
+
+    def listed(self) -> list[str]:
+        """All versions that are there, candidates too; the last written first."""
+        return self.store.newest_keys(f"{INDEX}/{self.name}")
+
+    def releases(self) -> Releases:
+        """What was published so far.
+
+        Raises:
+            UserError: the file is not of this version.
+        """
+        text = self.store.read_pointer(self.key(RELEASES))
+        try:
+            return Releases() if text is None else Releases.model_validate_json(text)
+        except ValidationError as error:
+            file = f"{self.store.root}/{self.key(RELEASES)}"
+            raise UserError(f"{file} can't be read: {error}; delete it") from error
+
+    def publish(self, version: str, kept: int) -> int:
+        """Makes a version the one in use, and deletes older ones; returns how many.
+
+        Args:
+            kept: published versions that stay, this one among them.
+
+        Raises:
+            UserError: there is no such version, or it is incomplete.
+        """
+        self.store.read(self.key(version))
+        if self.in_use != version:
+            self.store.write_pointer(self.key(CURRENT), version)
+        known = self.releases()
+        published = [*(other for other in known.published if other != version), version]
+        withdrawn = [other for other in known.withdrawn if other != version]
+        self._record(known, Releases(published=published, withdrawn=withdrawn))
+        return self.prune(kept)
+
+    def roll_back(self, version: str | None = None) -> str:
+        """Puts an earlier version back in use, by default the one before; returns it.
+
+        The version that was in use is withdrawn: runs that would make it again do not publish it.
+
+        Raises:
+            UserError: nothing is in use, there is no earlier version, or not the one asked for.
+        """
+        current, known, listed = self.in_use, self.releases(), self.listed()
+        if current is None:
+            raise self._absence()
+        there = [other for other in known.published if other in listed]
+        left = [other for other in there if other != current and other not in known.withdrawn]
+        if version is None and not left:
+            raise UserError(f"{self.store.root} has no published index version to roll back to but {current}")
+        target = version or left[-1]
+        if target not in there:
+            raise UserError(
+                f"no published index version {target!r}: expected one of {', '.join(there) or 'none'}"
+            )
+        gone = {*known.withdrawn, current} - {target}
+        # First the ban, then the swap: a run in between must not publish the version that is left.
+        self._record(known, Releases(published=known.published, withdrawn=sorted(gone)))
+        self.store.write_pointer(self.key(CURRENT), target)
+        return target
+
+    def prune(self, kept: int) -> int:
+        """Deletes all but the `kept` last published versions, never the one in use; returns how many.
+
+        Candidates that were never published go too, and encoders that no version of any index refers to.
+        """
+        current, there = self.in_use, self.listed()
+        older = [other for other in self.releases().published if other in there and other != current]
+        stay = {current, *older[::-1][: max(kept - 1, 0)]}
+        gone = [version for version in there if version not in stay]
+        for version in gone:
+            self.store.delete(self.key(version))
+        _prune_encoders(self.store)
+        return len(gone)
+
+    def _record(self, known: Releases, changed: Releases) -> None:
+        if changed != known:
+            self.store.write_pointer(self.key(RELEASES), changed.model_dump_json())
+
+    def _absence(self) -> UserError:
+        """What to tell where no version is in use."""
+        if self.store.read_pointer(f"{INDEX}/{CURRENT}") is not None:
+            folder = f"{self.store.root}/{INDEX}"
+            return UserError(f"{folder} is of an earlier layout; delete it and materialize the graph again")
+        others = [name for name in self.store.names(INDEX) if Versions(self.store, name).in_use]
+        if others:
+            return UserError(f"{self.store.root} has no index {self.name!r}; it has {', '.join(others)}")
+        return UserError(f"{self.store.root} has no search index; materialize the graph first (`skufp demo`)")
+
+
+def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
+    """Links (or copies) the encoders of a version to where they outlive their asset, each once."""
+    for encoder in encoders:
+
+        def build(directory: Path, source: Artifact = encoder) -> Mapping[str, Any]:
+            for name in source.manifest.files:
+                _link(source.path / name, directory / name)
+            return source.summary
+
+        store.produce(f"{KEPT_ENCODERS}/{encoder.digest}", encoder.manifest.recipe, build)
+
+
+def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
+    """The encoder that a version was made with: at `key`, or kept since another one stands there.
+
+    Args:
+        name: under which the version refers to it.
+
+    Raises:
+        UserError: there is neither.
+    """
+    wanted, latest = index.manifest.recipe.inputs.get(name), store.find(key)
+    if latest is not None and latest.digest == wanted:
+        return latest
+    return store.find(f"{KEPT_ENCODERS}/{wanted}") or store.read(key)
+
+
+def _prune_encoders(store: ArtifactStore) -> None:
+    kept = store.newest_keys(KEPT_ENCODERS)  # asked first: what is kept from now on is not among them
+    indexes = [Versions(store, name) for name in store.names(INDEX)]
+    manifests = [store.manifest(index.key(version)) for index in indexes for version in index.listed()]
+    used = {digest for found in manifests if found for digest in found.recipe.inputs.values()}
+    for digest in set(kept) - used:
+        store.delete(f"{KEPT_ENCODERS}/{digest}")
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
