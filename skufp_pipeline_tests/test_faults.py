@@ -108,13 +108,13 @@ def test_every_sharded_asset_killed_at_any_moment_ends_in_the_same_bytes(
 
 def test_a_kill_at_the_swap_leaves_the_old_index_in_use_and_the_next_run_publishes(spoilt: Graph) -> None:
     expected = bytes_of(spoilt)
-    version = spoilt.store.read_pointer("index/CURRENT")
+    version = spoilt.store.read_pointer("index/fingerprints/CURRENT")
     for name in ("CURRENT", "releases.json", version or ""):
-        path = Path(spoilt.preset.data_root) / "index" / name
+        path = Path(spoilt.preset.data_root) / "index" / "fingerprints" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     kill(spoilt, "search_index", None, "swap")
-    assert spoilt.store.read_pointer("index/CURRENT") is None
-    assert spoilt.store.find(f"index/{version}") is not None
+    assert spoilt.store.read_pointer("index/fingerprints/CURRENT") is None
+    assert spoilt.store.find(f"index/fingerprints/{version}") is not None
     assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
     assert bytes_of(spoilt) == expected
 

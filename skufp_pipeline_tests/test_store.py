@@ -382,13 +382,14 @@ def test_a_pointer_on_a_full_disk_is_told_and_keeps_its_old_text(
 
 
 def test_newest_keys_come_last_written_first_and_whole_only(local: ArtifactStore) -> None:
-    assert local.newest_keys("index") == []
+    assert local.newest_keys("index") == local.names("index") == []
     for age, name in enumerate(["b", "c", "a"]):
         made = local.produce(f"index/{name}", RECIPE, writes(a=name))
         os.utime(made.path / MANIFEST, (1000 - age, 1000 - age))
     local.write_pointer("index/CURRENT", "b")
     (Path(local.root) / "index" / "half").mkdir()
     assert local.newest_keys("index") == ["b", "c", "a"]
+    assert local.names("index") == ["CURRENT", "a", "b", "c", "half"]
 
 
 def test_newest_keys_of_a_remote_root(tmp_path: Path) -> None:
@@ -397,6 +398,7 @@ def test_newest_keys_of_a_remote_root(tmp_path: Path) -> None:
         store.produce(f"index/{name}", RECIPE, writes(a=name))
     store.write_pointer("index/CURRENT", "b")
     assert store.newest_keys("index") == ["a", "b"]
+    assert store.names("index") == ["CURRENT", "a", "b"]
 
 
 @pytest.mark.parametrize("files", [{"a": "A", "deep__b": "B"}, {}], ids=["files", "manifest alone"])
