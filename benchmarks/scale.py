@@ -27,6 +27,8 @@ from typing import Any
 
 import yaml
 
+from skufp_pipeline.compute import cores_available
+
 SKUS_OF_A_SHARD = 1000
 
 RUN_ONE = """
@@ -162,7 +164,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     measured = {skus: measure(skus) for skus in sorted(arguments.skus)}
-    report: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "sizes": measured}
+    report: dict[str, Any] = {"cores": cores_available(), "sizes": measured}
     if len(measured) > 1:
         sizes = list(measured)
         report["exponents"] = {

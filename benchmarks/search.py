@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-THREADS = len(os.sched_getaffinity(0))
+from skufp_pipeline.compute import cores_available
+
+THREADS = cores_available()
 os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 import click  # noqa: E402

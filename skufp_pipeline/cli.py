@@ -51,6 +51,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """One fingerprint per SKU: build the graph, ask it, read its report."""
+    if sys.platform == "win32":
+        raise click.ClickException("skufp runs on Linux and macOS; on Windows, run it inside WSL 2")
 
 
 @main.command()

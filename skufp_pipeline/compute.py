@@ -1,6 +1,6 @@
-"""What an asset needs, said once, for every executor: pool, Kubernetes and Ray (a leaf: no dagster)."""
+"""What this machine has, and what an asset needs, said once for every executor (a leaf: no dagster)."""
 
-import resource
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,14 @@ def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:
     }
 
 
+def cores_available() -> int:
+    """CPU cores that this process may use; macOS does not tell, there it is all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def peak_memory_mib() -> int:
     """Most memory that this process held so far, in MiB."""
+    import resource  # Windows has none; the definitions load there all the same
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere

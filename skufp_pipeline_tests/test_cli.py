@@ -39,6 +39,11 @@ def a_photo(graph: Graph) -> Path:
     return sorted(Path(graph.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))[0]
 
 
+def test_windows_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert refused(ask("report")) == "skufp runs on Linux and macOS; on Windows, run it inside WSL 2"
+
+
 @pytest.fixture
 def preset(graph: Graph) -> tuple[str, Path]:
     return "--preset", graph.preset_file

@@ -1,12 +1,13 @@
 """What an asset asks for, in the words of each executor."""
 
 import json
+import os
 
 import pytest
 from dagster_k8s.job import get_user_defined_k8s_config
 from dagster_ray.configs import RayExecutionConfig
 
-from skufp_pipeline.compute import Needs, declare
+from skufp_pipeline.compute import Needs, cores_available, declare
 
 
 def test_a_gpu_step_asks_every_executor_for_the_same() -> None:
@@ -51,3 +52,11 @@ def test_the_executors_own_packages_read_the_same_from_the_tags() -> None:
         "48Gi",
     )
     assert (job.num_cpus, job.num_gpus, job.memory) == (8, 1, 48 * 2**30)
+
+
+def test_cores_are_counted_where_the_system_does_not_tell_which_may_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert 1 <= cores_available() <= (os.cpu_count() or 1)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cores_available() == (os.cpu_count() or 1)

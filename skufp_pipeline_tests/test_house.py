@@ -81,7 +81,7 @@ def test_no_science_module_imports_the_dagster_layer() -> None:
 def test_rooms_depend_downward_only() -> None:
     for path in science_files():
         if room_of(path) in ROOMS:
-            allowed = {*ROOMS[: ROOMS.index(room_of(path))], *LEAVES} - {"compute"}
+            allowed = {*ROOMS[: ROOMS.index(room_of(path))], *LEAVES}
             assert rooms_imported(path) <= allowed, path
 
 

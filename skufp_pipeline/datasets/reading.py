@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from skufp_pipeline.compute import cores_available
 from skufp_pipeline.datasets.splits import SplitSettings, assign_roles
 from skufp_pipeline.datasets.table import (
     CATALOG,
@@ -27,7 +28,7 @@ from skufp_pipeline.datasets.table import (
 from skufp_pipeline.errors import ItemError, UserError
 
 READ_THREADS = 16  # small files: the disk or network is waited for
-DECODE_THREADS = min(os.cpu_count() or 1, 8)  # each holds one whole decoded image
+DECODE_THREADS = min(cores_available(), 8)  # each holds one whole decoded image
 CHUNK = 64
 
 Progress = Callable[[int, int], None]  # (done, total)

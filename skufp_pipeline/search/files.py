@@ -22,6 +22,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, ValidationError
 
+from skufp_pipeline.compute import cores_available
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.codes import load_codes, save_codes
 from skufp_pipeline.search.rows import WORD, Rows
@@ -123,7 +124,7 @@ def write_index(
         UserError: there is no chunk, fingerprints are no unit rows or of several dimensions, a SKU id
             occurs twice, or a bias is not finite.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or cores_available()
     shapes: list[tuple[int, int]] = []
     sku_ids: list[pl.Series] = []
     for chunk in chunks:

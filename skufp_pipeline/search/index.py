@@ -8,7 +8,6 @@ before answers as before.
 """
 
 import difflib
-import os
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
+from skufp_pipeline.compute import cores_available
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.files import load_parts, save_parts
 from skufp_pipeline.search.rows import Rows, Words
@@ -64,7 +64,7 @@ class FingerprintIndex:
         references: dict[str, str] | None = None,
         threads: int | None = None,
     ) -> None:
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or cores_available()
         segment = make_segment(fingerprints, skus, threads)
         require_distinct(skus["sku_id"])
         self._hold((segment,), Rows.everything([len(segment)]), references or {})
@@ -380,7 +380,7 @@ class FingerprintIndex:
         Raises:
             UserError: a file is missing, unreadable or does not belong to the others.
         """
-        return cls._of(*load_parts(directory, threads or len(os.sched_getaffinity(0))))
+        return cls._of(*load_parts(directory, threads or cores_available()))
 
 
 def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:

@@ -1,12 +1,11 @@
 """Which device a model runs on, and how much memory it took."""
 
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from skufp_pipeline.compute import peak_memory_mib
 from skufp_pipeline.errors import UserError
 
 
@@ -45,5 +44,4 @@ def peak_memory_gib(device: torch.device) -> float:
     """Most memory that was held so far: on the GPU by tensors, else by this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, KiB elsewhere
+    return peak_memory_mib() / 2**10

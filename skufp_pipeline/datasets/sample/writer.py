@@ -9,7 +9,6 @@ by it. No model reads it.
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -23,6 +22,7 @@ import cv2
 import numpy as np
 import polars as pl
 
+from skufp_pipeline.compute import cores_available
 from skufp_pipeline.datasets.reading import Progress
 from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
@@ -148,7 +148,7 @@ def _run(
     settings: SampleSettings, work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
 ) -> Iterator[Counter[str]]:
     """The results of all tasks, in the order in which they are done."""
-    workers = settings.workers or _cores()
+    workers = settings.workers or cores_available()
     if workers == 1:
         yield from _run_here(work, tasks)
         return
@@ -173,11 +173,6 @@ def _run_here(
         yield from map(work, tasks)
     finally:
         cv2.setNumThreads(threads)
-
-
-def _cores() -> int:
-    """The cores this process may use, where the system tells."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _render_jobs(settings: SampleSettings, root: Path, jobs: list[_Job]) -> Counter[str]:
