@@ -179,7 +179,7 @@ def export_df2(name: str | None, out: Path) -> None:
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    root = preset.dataset.root(store.folder(RAW_DATASET.key))
+    root = preset.dataset.root(RAW_DATASET.read(store).path)
 
     def shards() -> Any:
         for shard in range(preset.shards):

@@ -192,7 +192,7 @@ class Run:
         """
         if stored is not self.step.stored:
             raise ValueError(f"{self.step.name} makes {self.step.name}, not {stored.name}")
-        return stored.open(self.store.produce(self.key, self.recipe, build), self.shard)
+        return stored.open(self.store.produce(self.key, self.recipe, build, stored.parts), self.shard)
 
     def done(
         self, made: Any, metadata: Mapping[str, Any], *checks: dg.AssetCheckResult

@@ -1,34 +1,38 @@
 """The artifact store: every result is a directory under one root, whole or not there at all.
 
 A directory is built under a temporary name on the same file system, its `manifest.json` is written
-last, and then it is moved into place; readers refuse a directory without a manifest. The root is a
+last, and then it is moved into place; readers refuse a directory without a manifest. The manifest is
+small whatever the artifact holds: the list of files stands beside it in `files.json`. The root is a
 local path or any fsspec URL; remote artifacts are read through a local cache, so that the science
 sees local paths only. A result whose recipe (code, configuration, inputs) is unchanged is not
 computed again.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from filelock import FileLock, Timeout
 from fsspec.implementations.local import LocalFileSystem
-from pydantic import ValidationError
+from platformdirs import user_cache_path
+from pydantic import TypeAdapter, ValidationError
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.settings import Settings
 
-MANIFEST = "manifest.json"
+MANIFEST, FILES = "manifest.json", "files.json"
+CACHE_VARIABLE = "SKUFP_CACHE"
 _LEAST_FREE = 1 << 20  # bytes; with less, whatever went wrong is taken for a full disk
 
 
@@ -37,6 +41,9 @@ class FileEntry(Settings):
 
     bytes: int
     sha256: str
+
+
+_FILES = TypeAdapter(dict[str, FileEntry])
 
 
 class Recipe(Settings):
@@ -54,13 +61,20 @@ class Recipe(Settings):
 
 
 class Manifest(Settings):
-    """What `manifest.json` holds. `digest` names the content: the same files, the same digest."""
+    """What `manifest.json` holds.
+
+    Attributes:
+        digest: names the content: the same files, the same digest.
+        parts: SHA-256 of the few files that have readers of their own, by name.
+    """
 
     artifact: str
     digest: str
     recipe: Recipe
     summary: dict[str, Any]
-    files: dict[str, FileEntry]
+    num_files: int
+    num_bytes: int
+    parts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,13 +102,23 @@ class Artifact:
                 f"materialize {self.manifest.artifact} again"
             )
 
+    def files(self) -> dict[str, FileEntry]:
+        """Size and checksum of every file by name; a `UserError` where their list is damaged."""
+        with suppress(FileNotFoundError, ValidationError):
+            files = _FILES.validate_json((self.path / FILES).read_bytes())
+            if _content_digest(files) == self.digest:
+                return files
+        name = self.manifest.artifact
+        raise UserError(f"{name}/{FILES} is not its manifest's; delete the folder and materialize {name}")
+
     def damaged_files(self) -> list[str]:
-        """Names of files that are missing or whose checksum is not the manifest's."""
-        return [
-            name
-            for name, entry in self.manifest.files.items()
-            if not (self.path / name).is_file() or _file_entry(self.path / name) != entry
-        ]
+        """Names of files that are missing or whose checksum is another; of the list, where it is damaged."""
+        try:
+            files = self.files().items()
+        except UserError:
+            return [FILES]
+        there = [(name, entry, self.path / name) for name, entry in files]
+        return [name for name, entry, path in there if not path.is_file() or _file_entry(path) != entry]
 
 
 class ArtifactStore:
@@ -102,7 +126,7 @@ class ArtifactStore:
 
     Args:
         root: local directory or fsspec URL (`s3://bucket/prefix`).
-        cache: local directory for copies of remote artifacts; a temporary one by default.
+        cache: local directory for copies of remote artifacts; else in `$SKUFP_CACHE`, or the user's cache.
     """
 
     def __init__(self, root: str | Path, cache: Path | None = None) -> None:
@@ -112,17 +136,35 @@ class ArtifactStore:
         except (ValueError, ImportError) as error:
             raise UserError(f"data root {self.root!r} can't be opened: {error}") from error
         self._local = isinstance(self._fs, LocalFileSystem)
-        tag = hashlib.sha256(self.root.encode()).hexdigest()[:16]
-        self._cache = cache or Path(tempfile.gettempdir()) / "skufp-cache" / tag
+        caches = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("skufp"))
+        self._cache = cache or caches / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     def find(self, key: str) -> Artifact | None:
         """The artifact at `key`, or None where there is no complete one."""
-        manifest = self._read_manifest(key)
+        manifest = self.manifest(key)
         return None if manifest is None else Artifact(self._local_copy(key, manifest), manifest)
 
     def manifest(self, key: str) -> Manifest | None:
         """The manifest at `key`, without its files; None where there is no complete artifact."""
-        return self._read_manifest(key)
+        return self.manifests([key]).get(key)
+
+    def manifests(self, keys: Iterable[str]) -> dict[str, Manifest]:
+        """The manifests at those of `keys` that are complete; of a remote root many are fetched at once."""
+        paths = {key: f"{self._base}/{key}/{MANIFEST}" for key in keys}
+        texts = self._fs.cat_ranges(list(paths.values()), None, None, on_error="return")
+        found = {}
+        for (key, path), text in zip(paths.items(), texts, strict=True):
+            if isinstance(text, FileNotFoundError | NotADirectoryError):
+                continue
+            if isinstance(text, Exception):
+                raise text
+            try:
+                found[key] = Manifest.model_validate_json(text)
+            except ValidationError as error:
+                raise UserError(
+                    f"{path} is not a manifest of this version; delete its folder and materialize {key}"
+                ) from error
+        return found
 
     def read(self, key: str) -> Artifact:
         """The artifact at `key`; a `UserError` that names it where there is no complete one."""
@@ -131,28 +173,24 @@ class ArtifactStore:
             raise UserError(f"no complete {key} under {self.root}; materialize it first")
         return artifact
 
-    def folder(self, key: str) -> Path:
-        """The local folder of the artifact at `key`, as `read`; on a local root its list of files, which may
-        be long, stays unread."""
-        if self._local and (Path(self._base) / key / MANIFEST).is_file():
-            return Path(self._base) / key
-        return self.read(key).path
-
-    def produce(self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    def produce(
+        self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], parts: str = ""
+    ) -> Artifact:
         """The artifact at `key` made by `recipe`: the one that is there, or built now.
 
         Args:
             build: writes files into the directory it is given and returns a JSON-able summary.
+            parts: which files have readers of their own (`items/*.parquet`): the manifest names them.
 
         Raises:
             UserError: another process is building it, the disk is full, or there is no permission.
         """
-        existing = self._read_manifest(key)
+        existing = self.manifest(key)
         if existing is not None and existing.recipe == recipe:
             return Artifact(self._local_copy(key, existing), existing)
         with self._locked(key), self._building(key) as directory:
             summary = dict(build(directory))
-            manifest = _describe(key, directory, recipe, summary)
+            manifest = _describe(key, directory, recipe, summary, parts)
             (directory / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
             path = self._publish(key, directory, manifest)
         self._drop_scratch(key)
@@ -224,19 +262,6 @@ class ArtifactStore:
         if self._fs.exists(folder):  # an object store has no empty folders
             self._fs.rm(folder, recursive=True)
 
-    def _read_manifest(self, key: str) -> Manifest | None:
-        path = f"{self._base}/{key}/{MANIFEST}"
-        try:
-            text = self._fs.cat_file(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        try:
-            return Manifest.model_validate_json(text)
-        except ValidationError as error:
-            raise UserError(
-                f"{path} is not a manifest of this version; delete its folder and materialize {key}"
-            ) from error
-
     def _local_copy(self, key: str, manifest: Manifest) -> Path:
         if self._local:
             return Path(self._base) / key
@@ -244,7 +269,8 @@ class ArtifactStore:
         if not target.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = Path(tempfile.mkdtemp(dir=target.parent))
-            for name in manifest.files:
+            self._fs.get_file(f"{self._base}/{key}/{FILES}", str(partial / FILES))
+            for name in Artifact(partial, manifest).files():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(f"{self._base}/{key}/{name}", str(partial / name))
             try:
@@ -265,29 +291,27 @@ class ArtifactStore:
             yield
             return
         path = Path(self._base) / ".locks" / key.replace("/", "__")
+        holder = path.with_name(path.name + ".holder")
         with self._told(key, path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            stream = path.open("a+b", buffering=0)
-        with stream:
+            lock = FileLock(path, timeout=0)
             try:
-                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by worker processes
-                mine = path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))
-            except (BlockingIOError, PermissionError):
-                mine = False
-            if not mine:
-                stream.seek(0)
-                holder = stream.read().decode().strip()
+                lock.acquire()
+            except Timeout:
+                name = "its name is not known yet"
+                with suppress(OSError):
+                    name = holder.read_text().strip()
                 raise UserError(
-                    f"{key} under {self.root} is being made by another run ({holder}); "
+                    f"{key} under {self.root} is being made by another run ({name}); "
                     "wait until it has ended, or end it"
-                )
-            try:
-                with suppress(OSError):  # a full disk: the lock holds without its holder's name
-                    stream.truncate(0)
-                    stream.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-                yield
-            finally:
-                path.unlink(missing_ok=True)
+                ) from None
+        try:
+            with suppress(OSError):  # a full disk: the lock holds without its holder's name
+                holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     @contextmanager
     def _building(self, key: str) -> Iterator[Path]:
@@ -330,7 +354,7 @@ class ArtifactStore:
             self.delete(key)
         elif self._fs.exists(remote):
             self._fs.rm(remote, recursive=True)  # what a killed upload left
-        for name in [*manifest.files, MANIFEST]:
+        for name in [*Artifact(directory, manifest).files(), FILES, MANIFEST]:
             self._fs.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(directory / name), f"{remote}/{name}")
         return self._local_copy(key, manifest)
@@ -347,11 +371,24 @@ def shard_key(table: str, shard: int) -> str:
     return f"{table}/shard_{shard:04d}"
 
 
-def _describe(key: str, directory: Path, recipe: Recipe, summary: Mapping[str, Any]) -> Manifest:
+def _describe(key: str, directory: Path, recipe: Recipe, summary: dict[str, Any], parts: str) -> Manifest:
+    """Writes the list of the files in `directory`, and returns its manifest."""
     names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
     files = {name: _file_entry(directory / name) for name in names}
-    digest = digest_json({name: entry.sha256 for name, entry in files.items()})
-    return Manifest(artifact=key, digest=digest, recipe=recipe, summary=dict(summary), files=files)
+    (directory / FILES).write_bytes(_FILES.dump_json(files))
+    return Manifest(
+        artifact=key,
+        digest=_content_digest(files),
+        recipe=recipe,
+        summary=summary,
+        num_files=len(files),
+        num_bytes=sum(entry.bytes for entry in files.values()),
+        parts={name: entry.sha256 for name, entry in files.items() if fnmatch(name, parts)},
+    )
+
+
+def _content_digest(files: Mapping[str, FileEntry]) -> str:
+    return digest_json({name: entry.sha256 for name, entry in files.items()})
 
 
 def _file_entry(path: Path) -> FileEntry:

@@ -18,8 +18,15 @@ import yaml
 from filelock import FileLock
 
 from skufp_pipeline.presets import PACKAGED
+from skufp_pipeline.store import CACHE_VARIABLE
 
 from .graphs import SMALL, Graph, copy_graph, materialize_here, skufp, write_preset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Copies of remote artifacts stay out of the user's cache."""
+    os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ import dagster as dg
 import yaml
 
 from skufp_pipeline.hashing import stable_shard
+from skufp_pipeline.store import FILES, MANIFEST
 
 from .graphs import Graph, copy_graph, write_preset
 
@@ -19,7 +20,8 @@ def living_graph(graph: Graph, folder: Path, **changes: Any) -> tuple[Graph, Pat
     copy = copy_graph(graph, folder)
     shop = folder / "shop"
     shutil.copytree(graph.store.read("raw/dataset").path, shop)
-    (shop / "manifest.json").unlink()
+    for name in (MANIFEST, FILES):
+        (shop / name).unlink()
     preset = yaml.safe_load(copy.preset_file.read_text())
     dataset = {"source": "deepfashion2", "path": str(shop)}
     return replace(copy, preset_file=write_preset(folder, {**preset, "dataset": dataset, **changes})), shop

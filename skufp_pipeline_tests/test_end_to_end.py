@@ -289,10 +289,7 @@ def test_the_same_seed_gives_the_same_bytes_in_another_place(small_graph: Graph,
 
     assert without_times(small_graph) == without_times(again)
     for name in ("metrics.parquet", "recall.png", "grid.png"):
-        files = [
-            graph.store.read("reports/retrieval").manifest.files[name].sha256
-            for graph in (small_graph, again)
-        ]
+        files = [graph.store.read("reports/retrieval").files()[name].sha256 for graph in (small_graph, again)]
         assert files[0] == files[1], name
 
 

@@ -19,7 +19,7 @@ import pytest
 from safetensors import SafetensorError
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.store import MANIFEST, Artifact, ArtifactStore, Recipe, shard_key
+from skufp_pipeline.store import CACHE_VARIABLE, FILES, MANIFEST, Artifact, ArtifactStore, Recipe, shard_key
 
 KEY = "tables/words"
 RECIPE = Recipe(code_version="1", config={"size": 3}, inputs={"letters": "abc"})
@@ -69,22 +69,49 @@ def test_what_was_built_is_found_and_read(store: ArtifactStore) -> None:
         assert (artifact.path / "a").read_text() == "A"
         assert (artifact.path / "deep" / "b").read_text() == "B"
         assert artifact.manifest == made.manifest
-    assert sorted(made.manifest.files) == ["a", "deep/b"]
-    assert made.manifest.files["a"].bytes == 1
+    assert sorted(made.files()) == ["a", "deep/b"]
+    assert made.files()["a"].bytes == 1
+    assert (made.manifest.num_files, made.manifest.num_bytes) == (2, 2)
     assert not store.read(KEY).computed
 
 
-def test_the_folder_of_an_artifact_is_where_its_files_are(store: ArtifactStore) -> None:
-    with pytest.raises(UserError, match=f"no complete {KEY} under"):
-        store.folder(KEY)
-    store.produce(KEY, RECIPE, writes(a="A"))
-    assert (store.folder(KEY) / "a").read_text() == "A"
+def test_an_artifact_is_found_without_reading_the_list_of_its_files(local: ArtifactStore) -> None:
+    (local.produce(KEY, RECIPE, writes(a="A")).path / FILES).write_text("not read")
+    assert local.read(KEY).digest == local.produce(KEY, RECIPE, never).digest
 
 
-def test_a_local_folder_is_found_without_reading_the_list_of_its_files(local: ArtifactStore) -> None:
-    manifest = local.produce(KEY, RECIPE, writes(a="A")).path / "manifest.json"
-    manifest.write_text("not read")
-    assert local.folder(KEY) == manifest.parent
+def test_a_manifest_is_as_small_for_many_files_as_for_few(local: ArtifactStore) -> None:
+    sizes = []
+    for count in (1, 500):
+        made = local.produce(
+            f"x/{count}", RECIPE, writes(**{f"file{number}": "text" for number in range(count)})
+        )
+        sizes.append((made.path / MANIFEST).stat().st_size)
+    assert sizes[1] < sizes[0] + 10
+
+
+def test_files_that_have_readers_of_their_own_are_named_by_the_manifest(store: ArtifactStore) -> None:
+    files = {"items__shard_0000.txt": "A", "items__shard_0001.txt": "B", "skipped.txt": "C"}
+    made = store.produce(KEY, RECIPE, writes(**files), "items/*.txt")
+    names = ["items/shard_0000.txt", "items/shard_0001.txt"]
+    assert made.manifest.parts == {name: made.files()[name].sha256 for name in names}
+
+
+def test_manifests_are_those_of_the_complete_artifacts_among_the_keys(store: ArtifactStore) -> None:
+    made = [store.produce(shard_key("crops", shard), RECIPE, writes(a=f"{shard}")) for shard in (0, 2)]
+    found = store.manifests([shard_key("crops", shard) for shard in range(4)])
+    assert found == {artifact.manifest.artifact: artifact.manifest for artifact in made}
+
+
+def test_a_root_that_does_not_answer_is_not_taken_for_an_empty_one(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*arguments: Any, **named: Any) -> bytes:
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(store._fs, "cat_file", unreachable)
+    with pytest.raises(ConnectionError):
+        store.manifests([KEY])
 
 
 def test_what_is_not_there_is_none_to_find_and_a_named_error_to_read(store: ArtifactStore) -> None:
@@ -209,6 +236,15 @@ def test_damaged_files_names_a_flipped_bit_a_missing_and_a_longer_file(local: Ar
     assert sorted(local.read(KEY).damaged_files()) == ["flipped", "longer", "missing"]
 
 
+@pytest.mark.parametrize("text", [None, "{", "{}"], ids=["missing", "cut off", "of other files"])
+def test_a_damaged_list_of_files_is_told(local: ArtifactStore, text: str | None) -> None:
+    made = local.produce(KEY, RECIPE, writes(a="A"))
+    (made.path / FILES).unlink() if text is None else (made.path / FILES).write_text(text)
+    assert made.damaged_files() == [FILES]
+    with pytest.raises(UserError, match=f"{KEY}/{FILES} is not its manifest's; .*materialize {KEY}"):
+        made.files()
+
+
 def test_an_artifact_made_from_another_input_is_refused_with_both_digests(local: ArtifactStore) -> None:
     made = local.produce(KEY, RECIPE, writes(a="A"))
     made.require_input("letters", "abc")
@@ -314,6 +350,7 @@ def test_a_key_that_another_process_builds_is_refused_by_its_name_until_it_dies(
         assert local.produce("tables/others", RECIPE, writes(a="A")).computed
         other.kill()
         other.wait(30)
+        assert str(other.pid) in next((Path(local.root) / ".locks").glob("*.holder")).read_text()
         assert local.produce(KEY, RECIPE, writes(a="A")).computed
     assert nothing_else_is_left(local)
 
@@ -450,7 +487,7 @@ def test_a_broken_upload_leaves_nothing_and_is_mended(
     assert sent
     assert store.find(KEY) is None
     store.produce(KEY, RECIPE, writes(b="C"))
-    assert sorted(store.read(KEY).manifest.files) == ["b"]
+    assert sorted(store.read(KEY).files()) == ["b"]
     assert not store._fs.exists(sent[0])
 
 
@@ -468,8 +505,8 @@ def test_readers_that_fetch_one_remote_artifact_at_once_both_get_it(
         both.wait()
 
     monkeypatch.setattr(store._fs, "get_file", fetch_together)
-    manifest = store._read_manifest(KEY)
-    monkeypatch.setattr(store, "_read_manifest", lambda key: manifest)
+    manifest = store.manifest(KEY)
+    monkeypatch.setattr(store, "manifest", lambda key: manifest)
     texts: list[str] = []
     readers = [
         threading.Thread(target=lambda: texts.append((store.read(KEY).path / "a").read_text()))
@@ -481,6 +518,37 @@ def test_readers_that_fetch_one_remote_artifact_at_once_both_get_it(
         reader.join(30)
     assert texts == ["A", "A"]
     assert len(list((tmp_path / "readers" / KEY).iterdir())) == 1
+
+
+def test_copies_of_a_remote_root_lie_in_the_users_cache_or_where_the_variable_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = f"memory://{uuid.uuid4().hex}"
+    ArtifactStore(root, cache=tmp_path / "writer").produce(KEY, RECIPE, writes(a="A"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "mine"))
+    assert ArtifactStore(root).read(KEY).path.is_relative_to(tmp_path / "mine")
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert ArtifactStore(root).read(KEY).path.is_relative_to(tmp_path / "home" / "skufp")
+
+
+def test_two_threads_of_one_process_do_not_build_one_key_at_once(local: ArtifactStore) -> None:
+    def build(directory: Path) -> dict[str, Any]:
+        told: list[str] = []
+
+        def other() -> None:
+            try:
+                local.produce(KEY, RECIPE, never)
+            except UserError as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(30)
+        assert f"is being made by another run (process {os.getpid()} on " in told[0]
+        return {}
+
+    assert local.produce(KEY, RECIPE, build).computed
 
 
 def test_shards_have_keys_that_sort() -> None:

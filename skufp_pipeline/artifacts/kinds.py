@@ -14,7 +14,6 @@ import polars as pl
 
 from skufp_pipeline.artifacts.stored import Reader, write_frames, write_json
 from skufp_pipeline.datasets.table import ITEM_SCHEMA
-from skufp_pipeline.store import digest_json
 
 SHEET = "sheet.jpg"
 ACCEPTED = "accepted"  # the verdict on a generated view that no filter rejects
@@ -51,8 +50,9 @@ class Annotations(Reader):
     def skipped(self) -> pl.DataFrame:
         return self.frame("skipped_items")
 
-    def digest_for(self, shard: int | None) -> str:
-        return self.digest if shard is None else self.artifact.manifest.files[items_file(shard)].sha256
+    @classmethod
+    def part_for(cls, shard: int | None) -> str | None:
+        return None if shard is None else items_file(shard)
 
     @staticmethod
     def write(directory: Path, tables: Sequence[bytes], items: pl.DataFrame, skipped: pl.DataFrame) -> dict:
@@ -144,20 +144,22 @@ class ViewFilters(Reader):
     """Thresholds of the filters, the curve behind them, and what they make of planted candidates."""
 
     def found(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.json("filters")
-        return found
+        """All of it; the thresholds under `thresholds`."""
+        return {**self.json("filters"), "thresholds": self.thresholds()}
 
     def thresholds(self) -> dict[str, float]:
-        found: dict[str, float] = self.found()["thresholds"]
+        found: dict[str, float] = self.json("thresholds")
         return found
 
-    def digest_for(self, shard: int | None) -> str:
-        """Of the thresholds, for a shard of views: it does not depend on the figures beside them."""
-        return self.digest if shard is None else digest_json(self.thresholds())
+    @classmethod
+    def part_for(cls, shard: int | None) -> str | None:
+        """Views are judged by the thresholds alone, whatever the figures beside them."""
+        return None if shard is None else "thresholds.json"
 
     @staticmethod
     def write(directory: Path, found: Mapping[str, Any]) -> None:
-        write_json(directory, "filters", found)
+        write_json(directory, "thresholds", found["thresholds"])
+        write_json(directory, "filters", {name: part for name, part in found.items() if name != "thresholds"})
 
 
 class SmallBase(WithHistory):

@@ -10,7 +10,7 @@ from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.store import ArtifactStore
 
 RAW_DATASET = Stored("raw_dataset", "raw/dataset", kinds.RawDataset)
-ANNOTATIONS = Stored("annotations", "tables/annotations", kinds.Annotations)
+ANNOTATIONS = Stored("annotations", "tables/annotations", kinds.Annotations, parts="items/*.parquet")
 SKU_CROPS = Stored("sku_crops", "crops", kinds.Crops, sharded=True)
 IMAGE_TEXT = Stored("image_text", "tables/image_text", kinds.ImageText, sharded=True)
 
@@ -23,7 +23,9 @@ REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, t
 REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)
 
 SD_BASE = Stored("sd_base", "checkpoints/sd_base", kinds.SmallBase, trained=True)
-VIEW_FILTERS = Stored("view_filters", "views/filters", kinds.ViewFilters, trained=True)
+VIEW_FILTERS = Stored(
+    "view_filters", "views/filters", kinds.ViewFilters, trained=True, parts="thresholds.json"
+)
 SD_LORA = Stored("sd_lora", "checkpoints/sd_lora", kinds.Lora, trained=True)
 GENERATED_VIEWS = Stored("generated_views", "views/generated", kinds.GeneratedViews, sharded=True)
 GENERATED_VIEW_EMBEDDINGS = Stored(

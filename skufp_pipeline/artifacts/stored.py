@@ -37,9 +37,20 @@ class Reader:
     def summary(self) -> dict[str, Any]:
         return self.artifact.summary
 
+    @classmethod
+    def part_for(cls, shard: int | None) -> str | None:
+        """The file that is all that work on this shard takes from it; None where it takes all."""
+        return None
+
+    @classmethod
+    def digest_in(cls, manifest: Manifest, shard: int | None) -> str:
+        """Of what work on this shard takes from the artifact of a manifest."""
+        part = cls.part_for(shard)
+        return manifest.digest if part is None else manifest.parts[part]
+
     def digest_for(self, shard: int | None) -> str:
-        """Of what a reader of this shard takes from it: by default, of all."""
-        return self.digest
+        """Of what work on this shard takes from it."""
+        return self.digest_in(self.artifact.manifest, shard)
 
     def frame(self, name: str) -> pl.DataFrame:
         """The table in `NAME.parquet`."""
@@ -62,6 +73,7 @@ class Stored(Generic[R]):
         key: where the store keeps it; each shard has a folder below.
         reader: its typed form.
         trained: learnt from the whole catalogue: it may be older than the tables that it was learnt from.
+        parts: which of its files have readers of their own.
     """
 
     name: str
@@ -69,6 +81,7 @@ class Stored(Generic[R]):
     reader: type[R]
     sharded: bool = False
     trained: bool = False
+    parts: str = ""
 
     def key_in(self, store: ArtifactStore, shard: int | None = None) -> str:
         """Its key, or that of one shard."""
@@ -91,9 +104,9 @@ class Stored(Generic[R]):
         found = store.find(self.key_in(store))
         return None if found is None else self.open(found)
 
-    def manifest(self, store: ArtifactStore, shard: int | None = None) -> Manifest | None:
-        """What is known of the result, or of one shard, without its files; None where there is none."""
-        return store.manifest(self.key_in(store, shard))
+    def find_key(self, store: ArtifactStore, shard: int | None = None) -> str | None:
+        """Its key, None where there is none yet."""
+        return self.key_in(store, shard)
 
     def open(self, artifact: Artifact, shard: int | None = None) -> R:
         """The typed form of an artifact of this kind."""
@@ -116,8 +129,8 @@ class StoredVersions(Stored[R]):
     def find(self, store: ArtifactStore) -> R | None:
         return self.read(store) if self._in_use(store) else None
 
-    def manifest(self, store: ArtifactStore, shard: int | None = None) -> Manifest | None:
-        return store.manifest(self.key_in(store)) if self._in_use(store) else None
+    def find_key(self, store: ArtifactStore, shard: int | None = None) -> str | None:
+        return self.key_in(store) if self._in_use(store) else None
 
     def _in_use(self, store: ArtifactStore) -> str | None:
         return store.read_pointer(f"{self.key}/{CURRENT}")

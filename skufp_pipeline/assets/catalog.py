@@ -116,7 +116,7 @@ def annotations(run: Run) -> dg.MaterializeResult:
 def sku_crops(run: Run) -> dg.MaterializeResult:
     """Every item of the shard's SKUs cut out of its photo, one JPEG each."""
     preset, shard, table = run.preset, run.shard, run.read(ANNOTATIONS)
-    root = preset.dataset.root(run.store.folder(RAW_DATASET.key))
+    root = preset.dataset.root(RAW_DATASET.read(run.store).path)
 
     def build(directory: Path) -> dict[str, Any]:
         items, told = table.items(shard), run.progress("crops")

@@ -79,7 +79,7 @@ def acceptance_in_range(accepted: int, candidates: int, thresholds: ViewsThresho
 def views_decodable(shard: Artifact, accepted: pl.DataFrame) -> dg.AssetCheckResult:
     """Passes where the images on disk are those of the accepted rows, and all decode."""
     expected = {f"images/{path}" for path in accepted["image_path"]}
-    found = {name for name in shard.manifest.files if name.startswith("images/")}
+    found = {name for name in shard.files() if name.startswith("images/")}
     broken = sorted(name for name in expected & found if not decodes(shard.path / name))
     return dg.AssetCheckResult(
         check_name="views_decodable",

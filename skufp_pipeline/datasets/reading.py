@@ -6,7 +6,6 @@ stored and upright coordinates are the same; phone photographs in a manifest are
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -34,8 +34,8 @@ def examine(steps: Mapping[str, Step], store: ArtifactStore, every_shard: bool) 
     """
     for name in in_order(steps):
         stored, found = steps[name].stored, places(steps[name])
-        manifests = [stored.manifest(store, place.shard) for place in found]
-        there = sum(manifest is not None for manifest in manifests)
+        keys = [stored.find_key(store, place.shard) for place in found]
+        there = len(store.manifests([key for key in keys if key is not None]))
         if there < len(found):
             yield Finding(
                 name, f"{there} of {len(found)} shards are there" if stored.sharded else "not there", []
@@ -50,5 +50,5 @@ def examine(steps: Mapping[str, Step], store: ArtifactStore, every_shard: bool) 
 
 def _verified(name: str, artifacts: list[Artifact]) -> Finding:
     damaged = [f"{found.manifest.artifact}/{file}" for found in artifacts for file in found.damaged_files()]
-    files = sum(len(found.manifest.files) for found in artifacts)
+    files = sum(found.manifest.num_files for found in artifacts)
     return Finding(name, "DAMAGED" if damaged else f"ok ({files} files)", damaged)

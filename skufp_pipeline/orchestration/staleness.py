@@ -51,14 +51,15 @@ def stale(
     steps: Mapping[str, Step],
     store: ArtifactStore,
     among: Collection[str],
-    table_digests: Mapping[int, str] | None = None,
+    changed_parts: Mapping[Place, str] | None = None,
 ) -> dict[Place, str]:
     """Results of the assets `among` that are not made from what is there now, each with the reason.
 
     Args:
-        table_digests: by shard, what the annotations would be; by default, what they are.
+        changed_parts: by asset and the shard that reads it, the digest that a part would have; by default,
+            what it has.
     """
-    held = _Held(steps, store, table_digests or {})
+    held = _Held(steps, store, changed_parts or {})
     reasons: dict[Place, str] = {}
     for name in in_order(steps):
         if name not in among:
@@ -114,10 +115,13 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
         UserError: the graph was never materialized, or the catalogue can't be read.
     """
     store = ArtifactStore(preset.data_root)
-    raw = store.folder(RAW_DATASET.key)
+    raw = RAW_DATASET.read(store).path
     items = preset.dataset.catalogue(raw, preset.splits, preset.shards).items
     tables = [shard_table(items, shard) for shard in range(preset.shards)]
-    digests = {shard: hashlib.sha256(table).hexdigest() for shard, table in enumerate(tables)}
+    digests = {
+        Place(ANNOTATIONS.name, shard): hashlib.sha256(table).hexdigest()
+        for shard, table in enumerate(tables)
+    }
     last = ANNOTATIONS.find(store)
     before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
     changes = catalogue_changes(before, items)
@@ -155,16 +159,17 @@ class _Held:
     """The manifests that the store has now, each read once."""
 
     def __init__(
-        self, steps: Mapping[str, Step], store: ArtifactStore, table_digests: Mapping[int, str]
+        self, steps: Mapping[str, Step], store: ArtifactStore, changed_parts: Mapping[Place, str]
     ) -> None:
         self.steps = steps
-        self.table_digests = table_digests
-        self.manifests = {
-            place: step.stored.manifest(store, place.shard)
+        self.changed_parts = changed_parts
+        keys = {
+            place: step.stored.find_key(store, place.shard)
             for step in steps.values()
             for place in places(step)
         }
-        self.by_key = {manifest.artifact: manifest for manifest in self.manifests.values() if manifest}
+        self.by_key = store.manifests([key for key in keys.values() if key is not None])
+        self.manifests = {place: self.by_key.get(key or "") for place, key in keys.items()}
 
     def why_stale(self, place: Place) -> str | None:
         """None where the result is what its asset would make, as far as the store can tell."""
@@ -183,27 +188,17 @@ class _Held:
 
     def _is_other(self, name: str, digest: str, place: Place) -> bool:
         """Whether an input that a recipe names is no longer what it was."""
-        if name in self.steps:
-            shard = place.shard if self.steps[name].shards is not None else None
-            return digest not in self._digests(Place(name, shard), place.shard)
-        if any(
-            name == step.stored.key or name.startswith(f"{step.stored.key}/") for step in self.steps.values()
-        ):
+        if name in self.by_key or any(name.startswith(f"{step.stored.key}/") for step in self.steps.values()):
             found = self.by_key.get(name)
             return found is None or found.digest != digest
-        return False
-
-    def _digests(self, source: Place, shard: int | None) -> set[str]:
-        """What an input may be recorded as: the artifact, or its one file of the shard."""
-        manifest = self.manifests.get(source)
-        if manifest is None:
-            return set()
-        mine: set[str] = set()
-        if shard is not None and source.shard is None:
-            mine = {entry.sha256 for file, entry in manifest.files.items() if f"shard_{shard:04d}." in file}
-        if mine and shard is not None and shard in self.table_digests:
-            return {self.table_digests[shard]}
-        return {manifest.digest, *mine}
+        if name not in self.steps:
+            return False
+        stored = self.steps[name].stored
+        found = self.manifests.get(Place(name, place.shard if stored.sharded else None))
+        if found is None:
+            return True
+        changed = self.changed_parts.get(Place(name, place.shard))
+        return digest != (changed or stored.reader.digest_in(found, place.shard))
 
 
 def _differences(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:

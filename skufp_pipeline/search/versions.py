@@ -163,7 +163,7 @@ def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
     for encoder in encoders:
 
         def build(directory: Path, source: Artifact = encoder) -> Mapping[str, Any]:
-            for name in source.manifest.files:
+            for name in source.files():
                 _link(source.path / name, directory / name)
             return source.summary
 

@@ -12,7 +12,7 @@ def test_the_report_is_written_in_every_form(small_graph: Graph) -> None:
     written = {path.name for path in folder.iterdir()}
     assert written == {
         "report.json", "metrics.parquet", "report.html", "recall.png", "latency.png", "grid.png",
-        "manifest.json",
+        "manifest.json", "files.json",
     }  # fmt: skip
     assert json.loads((folder / "report.json").read_text())["protocol"] == "leak-free"
     sources = json.loads((folder / "report.json").read_text())["text_sources"]

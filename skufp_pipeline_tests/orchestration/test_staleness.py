@@ -25,7 +25,15 @@ from ..graphs import PRESETS, Graph
 MODULE = "skufp_pipeline.hashing"
 
 
-TABLE = Stored("table", "tables/table", Reader)
+class Table(Reader):
+    """A file a shard."""
+
+    @classmethod
+    def part_for(cls, shard: int | None) -> str | None:
+        return None if shard is None else f"shard_000{shard}.txt"
+
+
+TABLE = Stored("table", "tables/table", Table, parts="*.txt")
 CROPS = Stored("crops", "crops", Reader, sharded=True)
 MODEL = Stored("model", "checkpoints/model", Reader, trained=True)
 VECTORS = Stored("vectors", "tables/vectors", Reader, sharded=True)
@@ -70,7 +78,7 @@ def make(store: ArtifactStore, name: str, shard: int | None = None, text: str = 
                 made = up.stored.read(store, place.shard).artifact
                 inputs[dep if shard is not None else made.manifest.artifact] = made.digest
     if name == "crops":
-        inputs["table"] = store.read("tables/table").manifest.files[f"shard_000{shard}.txt"].sha256
+        inputs["table"] = store.read("tables/table").manifest.parts[f"shard_000{shard}.txt"]
 
     def build(directory: Path) -> dict[str, Any]:
         for number in range(2):
@@ -78,7 +86,7 @@ def make(store: ArtifactStore, name: str, shard: int | None = None, text: str = 
         return {}
 
     recipe = found.recipe(inputs).model_copy(update={"config": config} if config else {})
-    store.produce(key, recipe, build)
+    store.produce(key, recipe, build, "shard_*.txt" if name == "table" else "")
 
 
 def make_all(store: ArtifactStore) -> None:
@@ -119,7 +127,7 @@ def test_a_change_in_one_shard_of_a_table_makes_that_shard_stale_alone(store: Ar
 def test_what_a_table_would_be_decides_where_it_is_given(store: ArtifactStore) -> None:
     make_all(store)
     assert Place("crops", 0) in stale(STEPS, store, {"crops"}, {0: "other", 1: "other"})
-    sha = store.read("tables/table").manifest.files["shard_0000.txt"].sha256
+    sha = store.read("tables/table").manifest.parts["shard_0000.txt"]
     assert stale(STEPS, store, {"crops"}, {0: sha, 1: sha}) == {}
 
 

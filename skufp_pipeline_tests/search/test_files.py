@@ -168,7 +168,7 @@ def test_the_store_checks_linked_files_too(edited: FingerprintIndex, tmp_path: P
     loaded = FingerprintIndex.load(one.path)
     two = store.produce("index/two", Recipe(code_version="2"), build(loaded.remove(["y"]), one.path))
     name = "segment_0001/fingerprints.npy"
-    assert one.manifest.files[name] == two.manifest.files[name]
+    assert one.files()[name] == two.files()[name]
     assert (one.path / name).samefile(two.path / name)
     assert two.damaged_files() == []
     with (two.path / name).open("r+b") as stream:
