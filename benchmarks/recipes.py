@@ -43,7 +43,7 @@ from skufp_pipeline.orchestration.schedules import stages
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline.training.device import pick_device
-from skufp_pipeline.training.loop import best_epoch, speed
+from skufp_pipeline.training.history import best_epoch, speed
 
 PAPER: dict[str, Any] = {
     "margin": 0.0,

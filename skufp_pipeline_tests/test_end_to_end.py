@@ -331,7 +331,7 @@ def test_a_run_killed_in_training_goes_on_and_ends_in_the_same_encoder(
             stderr=log,
         )
         deadline = time.monotonic() + 300
-        while not list(scratch.glob("*/*/last.pt")):
+        while not list(scratch.glob("*/*/clip.pt")):
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.005)

@@ -53,7 +53,7 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
     the training curve and the ids of every query used."""
     from skufp_pipeline.encoders.dataset import gather_training_images, text_shards
     from skufp_pipeline.encoders.reid_train import train_reid
-    from skufp_pipeline.training.loop import learning_curve
+    from skufp_pipeline.training.history import learning_curve
 
     settings, seed = run.preset.baselines.reid, run.preset.seed
     assert settings is not None

@@ -83,7 +83,7 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
     the training curve and the ids of every query used."""
     from skufp_pipeline.encoders.clip_train import fine_tune
     from skufp_pipeline.encoders.dataset import gather_training_data, text_shards
-    from skufp_pipeline.training.loop import learning_curve
+    from skufp_pipeline.training.history import learning_curve
 
     preset, training = run.preset, run.preset.encoder.training
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
@@ -133,7 +133,7 @@ def _embed_shard(
 def training_summary(data: Any, history: Any, named: Mapping[str, str | None]) -> dict[str, Any]:
     """What the manifest keeps of a training of an image tower: weights it began with (`named` by setting),
     counts, the best epoch, and its speed."""
-    from skufp_pipeline.training.loop import best_epoch, speed
+    from skufp_pipeline.training.history import best_epoch, speed
 
     best = best_epoch(history)
     return {

@@ -1,20 +1,22 @@
 """Baseline 3: CLIP fine-tuned on SKU labels, both towers against shared SKU prototypes (App. B)."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from skufp_pipeline.encoders.clip import Encoder, image_trunk
 from skufp_pipeline.encoders.losses import centroid_triplet, sku_cross_entropy, sku_logits
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.encoders.vocabulary import occurring_tokens, restore_vocabulary, train_occurring
-from skufp_pipeline.training.loop import History, Log, Trainer, TrainingImages
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.images import Batch, TrainingImages, accuracy, train_images
+from skufp_pipeline.training.loop import Log
 
 
 @dataclass(frozen=True)
@@ -46,76 +48,55 @@ def fine_tune(
     Raises:
         UserError: fewer than two SKUs or no images to train on.
     """
-    train_occurring(encoder.model, _tokens_of_all_epochs(encoder, data, settings.epochs))
-    history = _Trainer(encoder, data, settings, seed, scratch).run(log)
-    restore_vocabulary(encoder.model)
-    return history
+    torch.manual_seed(seed)
+    model, side, device = encoder.model, encoder.image_size, encoder.device
+    train_occurring(model, _tokens_of_all_epochs(encoder, data, settings.epochs))
+    prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(device))
+    learner = nn.ModuleDict({"model": model, "prototypes": nn.ParameterList([prototypes])})
 
+    def texts(epoch: int) -> tuple[Tensor, Tensor]:
+        """Tokens (N, context_length) and SKU (N,) of an epoch's prompts."""
+        drawn = data.texts(epoch)
+        tokens = encoder.tokenize(drawn.texts) if drawn.texts else torch.empty(0, 0, dtype=torch.long)
+        return tokens, torch.from_numpy(drawn.labels)
 
-class _Trainer(Trainer):
-    """Both towers and the prototypes; the texts of the next epoch are tokenized during this one."""
-
-    encoder: Encoder
-    data: TrainingData
-    settings: ClipTrainingSettings
-
-    def __init__(
-        self, encoder: Encoder, data: TrainingData, settings: ClipTrainingSettings, seed: int, scratch: Path
-    ) -> None:
-        torch.manual_seed(seed)
-        self.model = encoder.model
-        self.prototypes = nn.Parameter(
-            0.02 * torch.randn(data.num_skus, encoder.dimension).to(encoder.device)
-        )
-        learner = nn.ModuleDict({"model": self.model, "prototypes": nn.ParameterList([self.prototypes])})
-        side = encoder.image_size
-        trunk = image_trunk(self.model)
-        super().__init__(encoder, learner, trunk, (side, side), data, settings, seed, scratch)
-        self._next_texts: Future[tuple[Tensor, Tensor]] | None = None
-
-    def begin_epoch(self) -> None:
-        started = self._next_texts or self.prefetcher.start(self._texts, self.epoch)
-        self.tokens, self.text_labels = self.prefetcher.take(started)
-        more = self.epoch + 1 < self.settings.epochs
-        self._next_texts = self.prefetcher.start(self._texts, self.epoch + 1) if more else None
-
-    def loss(self, pixels: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.settings
-        embeddings = self.model.encode_image(pixels).float()
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        embeddings = model.encode_image(batch.pixels).float()
         image_loss = sku_cross_entropy(
             embeddings,
-            self.prototypes,
-            labels,
+            prototypes,
+            batch.labels,
             scale=settings.scale,
             margin=settings.margin,
             label_smoothing=settings.label_smoothing,
         )
-        text_loss = self._text_loss(generator)
+        text_loss = loss_of_texts(batch)
         parts = {"image_loss": image_loss, "text_loss": text_loss}
         total = image_loss + settings.text_weight * text_loss
         if settings.centroid_weight > 0:
-            parts["centroid_loss"] = centroid_triplet(embeddings, labels, settings.centroid_margin)
+            parts["centroid_loss"] = centroid_triplet(embeddings, batch.labels, settings.centroid_margin)
             total = total + settings.centroid_weight * parts["centroid_loss"]
         return total, parts
 
-    def logits(self, learner: nn.Module, pixels: Tensor) -> Tensor:
-        model, prototypes = learner["model"], learner["prototypes"][0]  # type: ignore[index]
-        return sku_logits(model.encode_image(pixels), prototypes, 1.0)
-
-    def _texts(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """Tokens (N, context_length) and SKU (N,) of an epoch's prompts."""
-        texts = self.data.texts(epoch)
-        tokens = self.encoder.tokenize(texts.texts) if texts.texts else torch.empty(0, 0, dtype=torch.long)
-        return tokens, torch.from_numpy(texts.labels)
-
-    def _text_loss(self, generator: Generator) -> Tensor:
-        if len(self.tokens) == 0 or self.settings.text_weight == 0:
-            return torch.zeros((), device=self.device)
-        chosen = torch.randint(len(self.tokens), (self.settings.text_batch_size,), generator=generator)
-        embeddings = self.model.encode_text(self.tokens[chosen].to(self.device))
-        labels = self.text_labels[chosen].to(self.device)
+    def loss_of_texts(batch: Batch) -> Tensor:
+        tokens, labels = batch.of_epoch
+        if len(tokens) == 0 or settings.text_weight == 0:
+            return torch.zeros((), device=device)
+        chosen = torch.randint(len(tokens), (settings.text_batch_size,), generator=batch.generator)
+        embeddings = model.encode_text(tokens[chosen].to(device)).float()
         # No margin: prompts of several SKUs may be the same words.
-        return sku_cross_entropy(embeddings.float(), self.prototypes, labels, scale=self.settings.scale)
+        return sku_cross_entropy(embeddings, prototypes, labels[chosen].to(device), scale=settings.scale)
+
+    def logits(learner: nn.Module, pixels: Tensor) -> Tensor:
+        trained: Any = learner
+        return sku_logits(trained["model"].encode_image(pixels), trained["prototypes"][0], 1.0)
+
+    history = train_images(
+        "clip", encoder, learner, image_trunk(model), (side, side), data, settings, loss, accuracy(logits),
+        seed, scratch, log, of_epoch=texts,
+    )  # fmt: skip
+    restore_vocabulary(model)
+    return history
 
 
 def _tokens_of_all_epochs(encoder: Encoder, data: TrainingData, epochs: int) -> Tensor:

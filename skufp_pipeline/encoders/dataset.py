@@ -16,7 +16,7 @@ from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import used_queries
-from skufp_pipeline.training.loop import LabelledImages, TrainingImages
+from skufp_pipeline.training.images import LabelledImages, TrainingImages
 from skufp_pipeline.training.pixels import decode_squares
 
 Progress = Callable[[int, int], None]

@@ -1,15 +1,18 @@
 """Baseline 1's training: cross-entropy over SKUs after the neck, batch-hard triplets before it (App. B)."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from skufp_pipeline.encoders.losses import batch_hard_triplet
 from skufp_pipeline.encoders.reid import ReidEncoder
 from skufp_pipeline.encoders.settings import ReidTrainingSettings
-from skufp_pipeline.training.loop import History, Log, Trainer, TrainingImages
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.images import Batch, TrainingImages, accuracy, train_images
+from skufp_pipeline.training.loop import Log
 
 
 def train_reid(
@@ -30,40 +33,27 @@ def train_reid(
     Raises:
         UserError: fewer than two SKUs or no images to train on.
     """
-    return _Trainer(encoder, data, settings, seed, scratch).run(log)
+    torch.manual_seed(seed)
+    network = encoder.network
+    classifier = nn.Linear(encoder.dimension, data.num_skus, bias=False)
+    nn.init.normal_(classifier.weight, std=0.001)
+    classifier = classifier.to(encoder.device)  # it is thrown away afterwards
+    learner = nn.ModuleDict({"network": network, "classifier": classifier})
 
-
-class _Trainer(Trainer):
-    """The network, and the classifier that is thrown away afterwards."""
-
-    settings: ReidTrainingSettings
-
-    def __init__(
-        self,
-        encoder: ReidEncoder,
-        data: TrainingImages,
-        settings: ReidTrainingSettings,
-        seed: int,
-        scratch: Path,
-    ) -> None:
-        torch.manual_seed(seed)
-        self.network = encoder.network
-        self.classifier = nn.Linear(encoder.dimension, data.num_skus, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)
-        self.classifier = self.classifier.to(encoder.device)
-        learner = nn.ModuleDict({"network": self.network, "classifier": self.classifier})
-        trunk = self.network.trunk
-        super().__init__(encoder, learner, trunk, encoder.image_size, data, settings, seed, scratch)
-
-    def loss(self, pixels: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        before, after = self.network(pixels)
-        logits = self.classifier(after).float()
-        identity = F.cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
-        triplet = batch_hard_triplet(before, labels, self.settings.triplet_margin)
-        total = identity + self.settings.triplet_weight * triplet
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        before, after = network(batch.pixels)
+        found = classifier(after).float()
+        identity = F.cross_entropy(found, batch.labels, label_smoothing=settings.label_smoothing)
+        triplet = batch_hard_triplet(before, batch.labels, settings.triplet_margin)
+        total = identity + settings.triplet_weight * triplet
         return total, {"identity_loss": identity, "triplet_loss": triplet}
 
-    def logits(self, learner: nn.Module, pixels: Tensor) -> Tensor:
-        _, after = learner["network"](pixels)  # type: ignore[index]
-        logits: Tensor = learner["classifier"](after)  # type: ignore[index]
-        return logits
+    def logits(learner: nn.Module, pixels: Tensor) -> Tensor:
+        trained: Any = learner
+        found: Tensor = trained["classifier"](trained["network"](pixels)[1])
+        return found
+
+    return train_images(
+        "reid", encoder, learner, network.trunk, encoder.image_size, data, settings, loss, accuracy(logits),
+        seed, scratch, log,
+    )  # fmt: skip

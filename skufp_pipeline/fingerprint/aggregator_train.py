@@ -5,8 +5,6 @@ those of the epoch that ranks the development queries best.
 """
 
 import math
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,9 +19,9 @@ from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import mean_sku
 from skufp_pipeline.measures.metrics import reciprocal_rank
 from skufp_pipeline.measures.ranks import ranks
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training, set_learning_rate
 from skufp_pipeline.training.schedule import warm_cosine
-
-Log = Callable[[str], None]
 
 
 def train_aggregator(
@@ -33,7 +31,7 @@ def train_aggregator(
     device: torch.device,
     scratch: Path,
     log: Log,
-) -> tuple[AggregatorEnsemble, list[dict[str, float]]]:
+) -> tuple[AggregatorEnsemble, History]:
     """The aggregators of the best epoch, and the history of all (losses, development MRR).
 
     Members learn side by side, each with its own loss; the epoch is chosen for their mean.
@@ -49,43 +47,34 @@ def train_aggregator(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = AggregatorEnsemble(data.views.views.shape[2], settings.aggregator).to(device)
-    tensors = _Tensors(data, device)
-    training = settings.training
+    tensors, options = _Tensors(data, device), settings.training
     optimizer = torch.optim.AdamW(
-        model.parameters(), training.learning_rate, weight_decay=training.weight_decay
+        model.parameters(), options.learning_rate, weight_decay=options.weight_decay
     )
-    steps = math.ceil(len(data.image_queries.truth) / training.queries_per_batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warm_cosine(step, steps * training.epochs, training.warmup_fraction)
-    )
-    history: list[dict[str, float]] = []
-    best_weights: dict[str, Tensor] = {}
-    best, started = -1.0, time.perf_counter()
-    for epoch in range(training.epochs):
+    steps = math.ceil(len(data.image_queries.truth) / options.queries_per_batch)
+    random = RandomNumbers(generator, device)
+    parts: dict[str, Part] = {"model": model, "optimizer": optimizer, "random": random}
+    training = Training("aggregator", scratch, parts, log)
+    for epoch in training.rounds(options.epochs):
         model.train()
         totals: dict[str, float] = {}
-        for _ in range(steps):
-            losses = _member_losses(model, tensors, training, generator)
-            loss = torch.stack(list(losses.values())).sum()
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            factor = warm_cosine(step, steps * options.epochs, options.warmup_fraction)
+            set_learning_rate(optimizer, options.learning_rate * factor)
+            losses = _member_losses(model, tensors, options, generator)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.stack(list(losses.values())).sum().backward()
             optimizer.step()
-            schedule.step()
             for name, value in losses.items():
                 totals[name] = totals.get(name, 0.0) + value.item() / steps
-        reciprocal_rank = _development_mrr(model, tensors)
-        history.append({"epoch": epoch + 1, **totals, "development_mrr": reciprocal_rank})
-        if math.isnan(reciprocal_rank) or reciprocal_rank > best:
-            best = reciprocal_rank
-            best_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        if (epoch + 1) % max(1, training.epochs // 10) == 0:
-            rate = (epoch + 1) * steps / (time.perf_counter() - started)
-            log(
-                f"epoch {epoch + 1}/{training.epochs}: loss {sum(totals.values()):.3f}, "
-                f"development MRR {reciprocal_rank:.4f} (best {best:.4f}), {rate:.1f} steps/s"
-            )
-    model.load_state_dict(best_weights)
-    return model.eval(), history
+        score = _development_mrr(model, tensors)
+        training.history.append({"epoch": epoch + 1, **totals, "development_mrr": score})
+        training.keep_best(score, model, later=False)
+        training.tell(
+            f"loss {sum(totals.values()):.3f}, development MRR {score:.4f} (best {training.best_score:.4f})"
+        )
+    training.load_best(model)
+    return model, training.history
 
 
 class _Tensors:

@@ -5,8 +5,6 @@ trained on them: what it expects is therefore brought into line with `developmen
 when to stop and whether the gate may be open at all.
 """
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,8 +25,8 @@ from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork, calibrated_gains
 from skufp_pipeline.policy.quality import FEATURES
 from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
-
-Log = Callable[[str], None]
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training
 
 _LEAST_QUERIES = 20  # of each role
 _SHRINKAGE = 200.0  # development queries that an offset of 0 is worth
@@ -89,7 +87,7 @@ def train_policy(
     seed: int,
     scratch: Path,
     log: Log,
-) -> tuple[Policy, list[dict[str, float]], dict[str, float]]:
+) -> tuple[Policy, History, dict[str, float]]:
     """The calibrated policy of the epoch with the lowest development loss.
 
     Returns:
@@ -105,15 +103,19 @@ def train_policy(
             f"role train and {len(held.z)} of role development; raise policy.labels.train_queries, or leave "
             "the policy block out of the preset"
         )
-    network, scale, history = _fit(train, held, settings, seed)
-    log(f"policy: best of {len(history)} epochs {min(history, key=_loss_of)['epoch']:.0f}")
+    network, scale, history = _fit(train, held, settings, seed, scratch, log)
     calibration, figures = calibrate(network, held, scale, settings.least_gain, seed)
     return Policy(network, calibration, actions), history, figures
 
 
 def _fit(
-    train: LabelledQueries, held: LabelledQueries, settings: PolicyTrainingSettings, seed: int
-) -> tuple[PolicyNetwork, float, list[dict[str, float]]]:
+    train: LabelledQueries,
+    held: LabelledQueries,
+    settings: PolicyTrainingSettings,
+    seed: int,
+    scratch: Path,
+    log: Log,
+) -> tuple[PolicyNetwork, float, History]:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     network = PolicyNetwork(train.z.shape[1] - len(FEATURES), settings.hidden, settings.dropout)
@@ -122,9 +124,11 @@ def _fit(
         network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
     )
     scale = max(float(train.gains[:, 1:].std()), 1e-6)
-    history: list[dict[str, float]] = []
-    best, best_weights = math.inf, network.state_dict()
-    for epoch in range(1, settings.epochs + 1):
+    every = torch.arange(len(held.z))
+    random = RandomNumbers(generator, torch.device("cpu"))
+    parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "random": random}
+    training = Training("policy", scratch, parts, log)
+    for epoch in training.rounds(settings.epochs, patience=settings.patience):
         network.train()
         order = torch.randperm(len(train.z), generator=generator)
         for rows in order.split(settings.batch_size):
@@ -134,16 +138,14 @@ def _fit(
             optimizer.step()
         network.eval()
         with torch.inference_mode():
-            every = torch.arange(len(held.z))
             development = float(policy_loss(network, held, every, scale, settings.gain_weight))
-        history.append({"epoch": epoch, "loss": float(loss.detach()), "development_loss": development})
-        if development < best:
-            best = development
-            best_weights = {name: value.clone() for name, value in network.state_dict().items()}
-        elif epoch - min(history, key=_loss_of)["epoch"] >= settings.patience:
-            break
-    network.load_state_dict(best_weights)
-    return network.eval(), scale, history
+        row = {"epoch": epoch + 1, "loss": float(loss.detach()), "development_loss": development}
+        training.history.append(row)
+        training.keep_best(-development, network, later=False)
+        training.tell(f"loss {row['loss']:.3f}, development loss {development:.3f}")
+    training.load_best(network)
+    log(f"policy: best of {training.done} epochs {training.best}")
+    return network, scale, training.history
 
 
 def policy_loss(
@@ -208,7 +210,3 @@ def best_temperature(logits: Tensor, winner: Tensor) -> float:
     """What the logits are divided by for the lowest negative log-likelihood (Guo et al., 2017)."""
     losses = [float(F.cross_entropy(logits / temperature, winner)) for temperature in _TEMPERATURES]
     return float(_TEMPERATURES[int(np.argmin(losses))])
-
-
-def _loss_of(row: dict[str, float]) -> float:
-    return row["development_loss"]

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,6 +45,9 @@ class Prefetcher:
             running.extend((following, self.start(load, following)) for following in islice(rest, 1))
             yield item, result
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Drops what was begun and not taken."""
         self._pool.shutdown(wait=False, cancel_futures=True)

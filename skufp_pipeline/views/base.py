@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views.diffusion_train import Log, Schedule, train
+from skufp_pipeline.training.loop import Log
+from skufp_pipeline.views.diffusion_train import Schedule, train
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss, unit_range
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import SmallBaseSettings

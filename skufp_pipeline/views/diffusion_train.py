@@ -1,27 +1,25 @@
-"""The one loop that trains every part of the diffusion model, step by step, and goes on where it was killed.
+"""How every part of the diffusion model is trained, step by step.
 
 Each step's randomness comes from (seed, step) alone, so that a resumed training ends in the same weights.
 """
 
-import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 
+from skufp_pipeline.training.history import History, mean_losses
+from skufp_pipeline.training.loop import Log, Part, Trainable, Training, set_learning_rate
 from skufp_pipeline.training.schedule import warm_cosine
 
-Log = Callable[[str], None]
 LossOf = Callable[[Generator], Tensor]
 Precision = Literal["none", "fp16", "bf16"]
 
 _DTYPES = {"none": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CURVE_POINTS = 40
-_LOG_EVERY = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def train(
     seed: int,
     scratch: Path,
     log: Log,
-) -> list[dict[str, float]]:
+) -> History:
     """Trains, in place, every parameter of `modules` that wants a gradient.
 
     Args:
@@ -64,95 +62,30 @@ def train(
     Returns:
         The curve: `step` and the mean `loss` since the point before.
     """
-    state = _State(modules, schedule)
-    path = scratch / f"{name}.pt"
-    if path.is_file():
-        state.load(torch.load(path, map_location="cpu", weights_only=True))
-        log(f"{name}: resuming after step {state.step} of {schedule.steps}")
-    started, first, told = time.monotonic(), state.step, time.monotonic()
-    while state.step < schedule.steps:
-        loss = state.advance(loss_of, seed)
-        now = time.monotonic()
-        done = state.step == schedule.steps
-        if done or now - told >= _LOG_EVERY:
-            told = now
-            rate = (state.step - first) / max(now - started, 1e-9)
-            log(f"{name}: step {state.step}/{schedule.steps}, loss {loss:.4f}, {rate:.1f} steps/s")
-        if done or state.step % schedule.checkpoint_every == 0:
-            _save(state.dump(), path)
-    return state.curve
-
-
-class _State:
-    """Parameters, optimizer, step and curve of one training."""
-
-    def __init__(self, modules: Mapping[str, nn.Module], schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.parameters = {
-            f"{part}.{name}": parameter
-            for part, module in modules.items()
-            for name, parameter in module.named_parameters()
-            if parameter.requires_grad
-        }
-        values = list(self.parameters.values())
-        self.device = values[0].device
-        self.optimizer = torch.optim.AdamW(values, weight_decay=schedule.weight_decay, fused=True)
-        self.dtype = _DTYPES[schedule.precision] if self.device.type == "cuda" else None
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        self.step = 0
-        self.curve: list[dict[str, float]] = []
-        self._sum, self._count = 0.0, 0
-
-    def advance(self, loss_of: LossOf, seed: int) -> float:
-        """One optimizer step; its loss."""
-        schedule, total = self.schedule, 0.0
-        factor = warm_cosine(self.step, schedule.steps, schedule.warmup_fraction)
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.learning_rate * factor
+    trainable = Trainable(modules)
+    parameters = list(trainable.parameters.values())
+    device = parameters[0].device
+    optimizer = torch.optim.AdamW(parameters, weight_decay=schedule.weight_decay, fused=True)
+    dtype = _DTYPES[schedule.precision] if device.type == "cuda" else None
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    parts: dict[str, Part] = {"parameters": trainable, "optimizer": optimizer, "scaler": scaler}
+    training = Training(name, scratch, parts, log)
+    for step in training.rounds(schedule.steps, unit="step", save_every=schedule.checkpoint_every):
+        factor = warm_cosine(step, schedule.steps, schedule.warmup_fraction)
+        set_learning_rate(optimizer, schedule.learning_rate * factor)
+        total = 0.0
         for draw in range(schedule.accumulation):
-            number = self.step * schedule.accumulation + draw
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
-            with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            number = step * schedule.accumulation + draw
+            generator = Generator().manual_seed(seed * 1_000_003 + number)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
                 loss = loss_of(generator) / schedule.accumulation
-            self.scaler.scale(loss).backward()
+            scaler.scale(loss).backward()
             total += loss.item()
-        self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.parameters.values(), schedule.clip_gradient)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        self._record(total)
-        return total
-
-    def _record(self, loss: float) -> None:
-        self._sum, self._count = self._sum + loss, self._count + 1
-        every = math.ceil(self.schedule.steps / _CURVE_POINTS)
-        if self.step % every == 0 or self.step == self.schedule.steps:
-            self.curve.append({"step": self.step, "loss": self._sum / self._count})
-            self._sum, self._count = 0.0, 0
-
-    def dump(self) -> dict[str, Any]:
-        return {
-            "parameters": {name: value.detach() for name, value in self.parameters.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "step": self.step,
-            "curve": self.curve,
-            "since": (self._sum, self._count),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(state["parameters"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.curve = state["step"], state["curve"]
-        self._sum, self._count = state["since"]
-
-
-def _save(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(parameters, schedule.clip_gradient)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        training.history.append({"loss": total})
+        training.tell(f"loss {total:.4f}")
+    return mean_losses([row["loss"] for row in training.history], _CURVE_POINTS)

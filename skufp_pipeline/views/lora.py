@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 from skufp_pipeline.artifacts.kinds import Lora
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views.diffusion_train import Log, Schedule, train
+from skufp_pipeline.training.loop import Log
+from skufp_pipeline.views.diffusion_train import Schedule, train
 from skufp_pipeline.views.drift import drift_figures, drift_table
 from skufp_pipeline.views.filters import Scores
 from skufp_pipeline.views.generate import Generated, generate, plan_candidates

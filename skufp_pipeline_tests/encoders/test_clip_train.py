@@ -1,21 +1,20 @@
-"""Fine-tuning: repeatable, resumable, and the best epoch is the one that is kept."""
+"""Fine-tuning of CLIP: it learns, it can be repeated, and every setting matters."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from torch import Tensor, nn
 
-from skufp_pipeline.encoders import clip_train
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.settings import ClipTrainingSettings, EncoderSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.loop import MEASURED, LabelledImages
+from skufp_pipeline.training.history import learning_curve
+from skufp_pipeline.training.images import LabelledImages
 from skufp_pipeline.training.settings import AugmentationSettings
 
 from .conftest import CPU
@@ -36,10 +35,6 @@ SHORT: dict[str, Any] = {
     "augmentation": AugmentationSettings(crop_scale=(0.8, 1.0), brightness=0.1, contrast=0.1, saturation=0.1),
 }
 Weights = dict[str, Tensor]
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def silent(message: str) -> None:
@@ -81,24 +76,15 @@ def weights(encoder: Encoder) -> Weights:
     return {name: value.clone() for name, value in encoder.model.state_dict().items()}
 
 
-def image_weights(encoder: Encoder) -> Weights:
-    """Those that are the same before training and in the midst of it."""
-    return {name: value for name, value in weights(encoder).items() if name.startswith("visual.")}
-
-
 def equal(one: Weights, other: Weights) -> bool:
     return set(one) == set(other) and all(one[name].equal(other[name]) for name in one)
-
-
-def without_times(history: Sequence[dict[str, float]]) -> list[dict[str, float]]:
-    return [{k: v for k, v in row.items() if k not in MEASURED} for row in history]
 
 
 def test_the_same_seed_gives_the_same_weights_and_history(settings: EncoderSettings, tmp_path: Path) -> None:
     one, history = tune(settings, tmp_path / "one")
     two, again = tune(settings, tmp_path / "two")
     assert equal(weights(one), weights(two))
-    assert without_times(history) == without_times(again)
+    assert learning_curve(history) == learning_curve(again)
     other, _ = tune(settings, tmp_path / "other", seed=6)
     assert not equal(weights(one), weights(other))
 
@@ -111,113 +97,18 @@ def test_training_learns_to_tell_the_skus(settings: EncoderSettings, tmp_path: P
     assert not encoder.model.training
 
 
+def test_stochastic_depth_changes_what_is_learnt(settings: EncoderSettings, tmp_path: Path) -> None:
+    dropping = settings.model_copy(update={"image_tower_kwargs": {"drop_path_rate": 0.5}})
+    dropped, _ = tune(dropping, tmp_path / "dropped")
+    assert not equal(weights(dropped), weights(tune(settings, tmp_path / "plain")[0]))
+
+
 def test_the_history_has_a_row_an_epoch(settings: EncoderSettings, tmp_path: Path) -> None:
     said: list[str] = []
     _, history = tune(settings, tmp_path, log=said.append)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(math.isfinite(value) for row in history for value in row.values())
-    assert [line.split(":")[0] for line in said] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-def test_killed_after_an_epoch_and_resumed_gives_the_uninterrupted_result(
-    settings: EncoderSettings, tmp_path: Path, epoch: int
-) -> None:
-    whole, history = tune(settings, tmp_path / "whole")
-
-    def kill(message: str) -> None:
-        if message.startswith(f"epoch {epoch}/"):
-            raise Killed
-
-    with pytest.raises(Killed):
-        tune(settings, tmp_path / "killed", log=kill)
-    said: list[str] = []
-    resumed, again = tune(settings, tmp_path / "killed", log=said.append)
-    assert said[0] == f"resuming after epoch {epoch} of 3"
-    assert len(said) == 1 + 3 - epoch
-    assert equal(weights(resumed), weights(whole))
-    assert without_times(again) == without_times(history)
-
-
-def test_a_resumed_tower_drops_out_what_it_would_have_dropped(
-    settings: EncoderSettings, tmp_path: Path
-) -> None:
-    """Stochastic depth draws from torch's global generator."""
-    dropping = settings.model_copy(update={"image_tower_kwargs": {"drop_path_rate": 0.5}})
-    whole, _ = tune(dropping, tmp_path / "whole")
-    assert not equal(weights(whole), weights(tune(settings, tmp_path / "plain")[0]))
-
-    def kill(message: str) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        tune(dropping, tmp_path / "killed", log=kill)
-    torch.rand(3)  # another process stands elsewhere in its random numbers
-    resumed, _ = tune(dropping, tmp_path / "killed")
-    assert equal(weights(resumed), weights(whole))
-
-
-def test_killed_within_an_epoch_and_resumed_gives_the_uninterrupted_result(
-    settings: EncoderSettings, tmp_path: Path
-) -> None:
-    whole, _ = tune(settings, tmp_path / "whole")
-
-    def kill(epoch: int) -> LabelledTexts:
-        if epoch == 1:
-            raise Killed
-        return texts(epoch)
-
-    with pytest.raises(Killed):
-        tune(settings, tmp_path / "killed", data=make_data(kill))
-    resumed, _ = tune(settings, tmp_path / "killed")
-    assert equal(weights(resumed), weights(whole))
-
-
-@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
-def test_killed_while_saving_and_resumed_gives_the_uninterrupted_result(
-    settings: EncoderSettings, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = make_data(development=0)  # without them every epoch is saved as the best
-    whole, _ = tune(settings, tmp_path / "whole", data=data)
-    save, saved = torch.save, []
-
-    def save_half(state: Any, path: Path) -> None:
-        saved.append(path)
-        save(state, path)
-        if len([p for p in saved if p.name.startswith(name.removesuffix(".pt"))]) == 2:
-            path.write_bytes(path.read_bytes()[:1000])
-            raise Killed
-
-    monkeypatch.setattr(torch, "save", save_half)
-    with pytest.raises(Killed):
-        tune(settings, tmp_path / "killed", data=data)
-    monkeypatch.undo()
-    resumed, _ = tune(settings, tmp_path / "killed", data=data)
-    assert equal(weights(resumed), weights(whole))
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "best"),
-    [([0.2, 0.9, 0.5], 2), ([0.9, 0.5, 0.5], 1), ([0.5, 0.9, 0.9], 3), ([float("nan")] * 3, 3)],
-    ids=["middle", "first", "last of equals", "none measured"],
-)
-def test_the_weights_of_the_best_epoch_are_kept(
-    settings: EncoderSettings,
-    tmp_path: Path,
-    accuracies: list[float],
-    best: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[Weights] = []
-
-    def accuracy(trainer: Any) -> float:
-        seen.append(image_weights(trainer.encoder))
-        return accuracies[len(seen) - 1]
-
-    monkeypatch.setattr(clip_train._Trainer, "_development_accuracy", accuracy)
-    encoder, history = tune(settings, tmp_path)
-    np.testing.assert_array_equal([row["development_accuracy"] for row in history], accuracies)
-    assert [equal(image_weights(encoder), epoch) for epoch in seen].index(True) + 1 == best
+    assert [line.split(",")[0] for line in said] == [f"clip: epoch {number}/3" for number in (1, 2, 3)]
 
 
 def test_without_development_queries_the_last_epoch_is_kept(
@@ -278,41 +169,6 @@ def test_too_little_to_train_on_is_told(
         UserError, match=f"two training SKUs at least; found {kept} images of {num_skus} SKUs"
     ):
         tune(settings, tmp_path, data=data)
-
-
-def test_the_moving_average_is_what_is_kept(
-    settings: EncoderSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After two steps it is 0.75 of the first weights and 0.25 of the second."""
-    seen: list[Weights] = []
-    step = clip_train._Trainer._step
-
-    def watched(trainer: Any, *arguments: Any) -> dict[str, Tensor]:
-        parts = step(trainer, *arguments)
-        seen.append(image_weights(trainer.encoder))
-        return parts
-
-    monkeypatch.setattr(clip_train._Trainer, "_step", watched)
-    encoder, _ = tune(settings, tmp_path, epochs=1, batch_size=6, ema_decay=0.75)
-    assert len(seen) == 2
-    for name, kept in image_weights(encoder).items():
-        if kept.is_floating_point():
-            torch.testing.assert_close(kept, 0.75 * seen[0][name] + 0.25 * seen[1][name], msg=name)
-
-
-def test_killed_and_resumed_with_a_moving_average_gives_the_uninterrupted_result(
-    settings: EncoderSettings, tmp_path: Path
-) -> None:
-    whole, _ = tune(settings, tmp_path / "whole", ema_decay=0.9)
-
-    def kill(message: str) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        tune(settings, tmp_path / "killed", log=kill, ema_decay=0.9)
-    resumed, _ = tune(settings, tmp_path / "killed", ema_decay=0.9)
-    assert equal(weights(resumed), weights(whole))
-    assert not equal(weights(whole), weights(tune(settings, tmp_path / "plain")[0]))
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,22 @@
-"""Training of Baseline 1: it learns, it can be repeated, and a killed one goes on."""
+"""Training of Baseline 1: it learns, it can be repeated, and it tells how it goes."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from skufp_pipeline.encoders.reid import ReidEncoder, create_reid
 from skufp_pipeline.encoders.reid_train import train_reid
 from skufp_pipeline.encoders.settings import ReidSettings, ReidTrainingSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.loop import MEASURED, TrainingImages, best_epoch, learning_curve, speed
+from skufp_pipeline.training.history import learning_curve
+from skufp_pipeline.training.images import TrainingImages
 from skufp_pipeline.training.settings import AugmentationSettings
 
 from .conftest import CPU
-from .test_clip_train import SKUS, Killed, images, silent
+from .test_clip_train import SKUS, images, silent
 
 SHORT: dict[str, Any] = {
     "epochs": 3,
@@ -65,46 +64,11 @@ def test_the_same_seed_gives_the_same_weights_and_losses(tmp_path: Path) -> None
     assert not same(one, train(tmp_path / "three", seed=6)[0])
 
 
-def test_killed_after_an_epoch_and_resumed_gives_the_uninterrupted_result(tmp_path: Path) -> None:
-    whole, history = train(tmp_path / "whole", ema_decay=0.5)
-
-    def kill(message: str) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        train(tmp_path / "killed", log=kill, ema_decay=0.5)
-    torch.rand(3)
-    said: list[str] = []
-    resumed, again = train(tmp_path / "killed", log=said.append, ema_decay=0.5)
-    assert said[0] == "resuming after epoch 1 of 3"
-    assert same(resumed, whole)
-    assert learning_curve(again) == learning_curve(history)
-
-
 def test_the_log_tells_losses_rates_and_waiting(tmp_path: Path) -> None:
     said: list[str] = []
     train(tmp_path, epochs=1, log=said.append)
     for word in ("identity loss", "triplet loss", "learning rate", "gradient norm", "images/s", "waiting"):
         assert word in said[0]
-
-
-def test_every_epoch_is_measured_and_what_was_measured_is_no_part_of_the_curve(tmp_path: Path) -> None:
-    _, history = train(tmp_path)
-    for row in history:
-        assert row["images_per_second"] > 0
-        assert 0 <= row["waiting_for_data"] <= 1
-        assert row["peak_memory_gib"] > 0
-    assert not set(MEASURED) & set(learning_curve(history)[0])
-    assert set(speed(history)) == set(MEASURED)
-    assert all(math.isfinite(value) for value in speed(history).values())
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "best"), [([0.2, 0.9, 0.5], 2), ([0.5, 0.9, 0.9], 3), ([float("nan")] * 2, 2)]
-)
-def test_the_best_epoch_is_the_last_of_the_most_accurate(accuracies: list[float], best: int) -> None:
-    rows: Any = [{"epoch": n, "development_accuracy": a} for n, a in enumerate(accuracies, start=1)]
-    assert best_epoch(rows)["epoch"] == best
 
 
 def test_one_sku_is_too_little_to_train_on(tmp_path: Path) -> None:

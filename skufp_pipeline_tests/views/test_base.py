@@ -1,4 +1,4 @@
-"""The small base learns its crops, part after part, and resumes to the same weights."""
+"""The small base learns its crops, part after part."""
 
 from pathlib import Path
 
@@ -7,13 +7,12 @@ import pytest
 import torch
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.views import diffusion_train
 from skufp_pipeline.views.base import colour_loss, edge_loss, set_latent_scale, train_base
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents
-from skufp_pipeline.views.pipeline import Pipeline, build_pipeline
+from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import SmallBaseSettings
 
-from .examples import CPU, crops
+from .examples import crops
 
 SETTINGS = SmallBaseSettings(
     vae_steps=6, unet_steps=6, vae_batch_size=4, unet_batch_size=4, checkpoint_every=2
@@ -49,32 +48,6 @@ def test_the_vae_learns_its_crops(pipeline: Pipeline, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"vae_steps": 120, "vae_learning_rate": 0.01})
     (*_, last) = curve = train_base(pipeline, crops(), settings, 3, tmp_path, quiet)["vae"]
     assert last["loss"] < 0.5 * curve[0]["loss"]
-
-
-@pytest.mark.parametrize("part", ["vae", "unet"])
-def test_a_base_killed_in_either_part_ends_in_the_same_weights(
-    part: str, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, killed, again = (build_pipeline(str(config_file), CPU, 0) for _ in range(3))
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    train_base(whole, crops(), SETTINGS, 3, tmp_path / "whole", quiet)
-
-    save = diffusion_train._save
-
-    def save_and_die(state: dict, path: Path) -> None:
-        save(state, path)
-        if path.stem == part and state["step"] == 4:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(diffusion_train, "_save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            train_base(killed, crops(), SETTINGS, 3, tmp_path / "killed", quiet)
-    lines: list[str] = []
-    train_base(again, crops(), SETTINGS, 3, tmp_path / "killed", lines.append)
-    assert f"{part}: resuming after step 4 of 6" in lines
-    assert all(value.equal(weights(again)[name]) for name, value in weights(whole).items())
 
 
 def test_latents_have_unit_variance_after_scaling(pipeline: Pipeline) -> None:

@@ -1,0 +1,285 @@
+"""How every image tower is trained: epochs over decoded crops; a trainer says what its loss and score are.
+
+Every epoch's randomness comes from (seed, epoch) alone. What is read next is made on threads meanwhile.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.augment import augment
+from skufp_pipeline.training.device import multiplies_bfloat16, peak_memory_gib
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.loop import Log, Part, Training, set_learning_rate
+from skufp_pipeline.training.prefetch import Prefetcher
+from skufp_pipeline.training.sampling import epoch_batches
+from skufp_pipeline.training.schedule import warm_cosine
+from skufp_pipeline.training.settings import TrainingSettings
+
+_DEVELOPMENT_BATCH = 256
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Decoded crops (N, S, S, 3) uint8 and the index of each one's SKU (N,) int64."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The images that training sees: never a row of an evaluation query.
+
+    Attributes:
+        images: catalog crops and `train` queries of training SKUs.
+        development: `development` queries, for choosing the epoch.
+        categories: (S,) category of each of the S SKUs, which are the classes.
+    """
+
+    images: LabelledImages
+    development: LabelledImages
+    categories: NDArray[np.int64]
+
+    @property
+    def num_skus(self) -> int:
+        return len(self.categories)
+
+
+class ImageTower(Protocol):
+    """What training must know of an encoder: where it runs and how its pixels are scaled."""
+
+    device: torch.device
+
+    @property
+    def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one step as the network wants them.
+
+    Attributes:
+        pixels: (B, 3, *image_size), normalised; augmented in training.
+        labels: (B,) index of each one's SKU.
+        rows: (B,) where the images stand among those of training, on the CPU.
+        generator: of every random number that the loss draws.
+        of_epoch: what the trainer made for this epoch.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    rows: Tensor
+    generator: Generator
+    of_epoch: Any = None
+
+
+Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+Score = Callable[[nn.Module, Iterable[Batch]], float]
+
+
+def train_images(
+    name: str,
+    encoder: ImageTower,
+    learner: nn.Module,
+    trunk: nn.Module,
+    image_size: tuple[int, int],
+    data: TrainingImages,
+    settings: TrainingSettings,
+    loss: Loss,
+    development_score: Score,
+    seed: int,
+    scratch: Path,
+    log: Log,
+    quality: str = "development_accuracy",
+    of_epoch: Callable[[int], Any] = lambda epoch: None,
+) -> History:
+    """Trains `learner` in place and leaves it with the weights of the epoch with the highest score.
+
+    Args:
+        learner: every module that learns.
+        trunk: the part of it with a learning rate of its own, the pretrained one.
+        image_size: height and width of the input in pixels.
+        loss: what is minimised, and its parts by name for the history.
+        development_score: of a learner in evaluation mode (the moving average where there is one) on the
+            development images: the higher the better, nan where there are none.
+        quality: the score's name in the history.
+        of_epoch: makes what else an epoch's batches need; it runs on a thread during the epoch before.
+
+    Returns:
+        The history: one dict an epoch (losses, score, learning rate, gradient norm, speed).
+
+    Raises:
+        UserError: fewer than two SKUs or images to train on.
+    """
+    _require_two_skus(data)
+    feed = _Feed(encoder, image_size, data, settings)
+    groups = _parameter_groups(learner, trunk)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+    average = moving_average(learner, settings.ema_decay)
+    kept = learner if average is None else average.module
+    state: dict[str, Part] = {"learner": learner, "optimizer": optimizer}
+    training = Training(name, scratch, state | ({"average": average} if average else {}), log)
+    mixed_precision = multiplies_bfloat16(encoder.device)
+    steps = len(feed.batches(Generator()))
+    with feed.prefetcher as prefetcher:
+        extras = prefetcher.each(of_epoch, range(training.done, settings.epochs), ahead=1)
+        for epoch in training.rounds(settings.epochs):
+            started, prefetcher.waited = time.perf_counter(), 0.0
+            generator = Generator().manual_seed(seed * 100_003 + epoch)
+            torch.manual_seed(seed * 100_003 + epoch)  # dropout inside the towers
+            _set_train_mode(learner, trunk, settings.freeze_batch_norm)
+            _, extra = next(extras)
+            batches = feed.batches(generator)
+            told: list[dict[str, Tensor]] = []
+            for rows, pixels in prefetcher.each(feed.load, batches):
+                set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(told), steps, settings))
+                # bfloat16 has float32's range: no gradient scaling is needed.
+                with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=mixed_precision):
+                    total, parts = loss(feed.batch(rows, pixels, generator, extra))
+                optimizer.zero_grad(set_to_none=True)
+                total.backward()
+                norm = nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
+                optimizer.step()
+                if average is not None:
+                    average.update_parameters(learner)
+                # Left on the device: reading a number would wait for the GPU at every step.
+                parts["gradient_norm"] = norm
+                told.append({part: value.detach() for part, value in parts.items()})
+            means = {part: sum(float(step[part]) / len(told) for step in told) for part in told[0]}
+            seconds = time.perf_counter() - started
+            with torch.inference_mode():
+                score = development_score(kept.eval(), feed.development())
+            row = {
+                "epoch": epoch + 1,
+                **means,
+                "learning_rate": optimizer.param_groups[1]["lr"],
+                quality: score,
+                "images_per_second": sum(map(len, batches)) / seconds,
+                "waiting_for_data": prefetcher.waited / seconds,
+                "peak_memory_gib": peak_memory_gib(encoder.device),
+            }
+            training.history.append(row)
+            training.keep_best(score, kept)
+            log(f"{name}: {_line(row, settings.epochs, quality)}")
+    training.load_best(learner)
+    return training.history
+
+
+def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
+    """The score of a classifier: the share of images whose largest logit is their SKU's.
+
+    Args:
+        logits: (B, S) similarity of images (B, 3, H, W) to SKUs by a learner.
+    """
+
+    def score(learner: nn.Module, batches: Iterable[Batch]) -> float:
+        found = [logits(learner, batch.pixels).argmax(dim=1) == batch.labels for batch in batches]
+        return sum(int(right.sum()) for right in found) / sum(map(len, found)) if found else math.nan
+
+    return score
+
+
+def moving_average(learner: nn.Module, decay: float | None) -> AveragedModel | None:
+    """The exponential moving average of a learner's weights and buffers; None without a decay."""
+    if decay is None:
+        return None
+    return AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+class _Feed:
+    """The images on their way from the file to the network."""
+
+    def __init__(
+        self,
+        encoder: ImageTower,
+        image_size: tuple[int, int],
+        data: TrainingImages,
+        settings: TrainingSettings,
+    ) -> None:
+        self.encoder, self.image_size, self.data, self.settings = encoder, image_size, data, settings
+        self.prefetcher = Prefetcher()
+
+    def batches(self, generator: Generator) -> list[Tensor]:
+        batches = epoch_batches(self.data.images.labels, self.data.categories, self.settings, generator)
+        return [rows.sort().values for rows in batches]  # read the file from front to back
+
+    def load(self, rows: Tensor) -> Tensor:
+        pixels = torch.from_numpy(self.data.images.pixels[rows.numpy()])
+        return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
+
+    def batch(self, rows: Tensor, pixels: Tensor, generator: Generator, extra: Any) -> Batch:
+        labels = torch.from_numpy(self.data.images.labels[rows.numpy()]).to(self.encoder.device)
+        changed = augment(self._unit(pixels), self.image_size, self.settings.augmentation, generator)
+        return Batch(self._normalised(changed), labels, rows, generator, extra)
+
+    def development(self) -> Iterator[Batch]:
+        """The development images, whole; what a score draws is the same in every epoch."""
+        images, generator = self.data.development, Generator().manual_seed(0)
+        for rows in torch.arange(len(images.labels)).split(_DEVELOPMENT_BATCH) if len(images.labels) else ():
+            pixels = self._unit(torch.from_numpy(images.pixels[rows.numpy()]))
+            pixels = nn.functional.interpolate(pixels, size=self.image_size, mode="bilinear", antialias=True)
+            labels = torch.from_numpy(images.labels[rows.numpy()]).to(self.encoder.device)
+            yield Batch(self._normalised(pixels), labels, rows, generator)
+
+    def _unit(self, pixels: Tensor) -> Tensor:
+        """(B, S, S, 3) bytes as (B, 3, S, S) in [0, 1] on the device."""
+        return pixels.to(self.encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in self.encoder.mean_and_std)
+        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _set_train_mode(learner: nn.Module, trunk: nn.Module, freeze_batch_norm: bool) -> None:
+    learner.train()
+    for module in trunk.modules() if freeze_batch_norm else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _parameter_groups(learner: nn.Module, trunk: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
+    """Those of the trunk, and the rest."""
+    first = list(trunk.parameters())
+    known = {id(parameter) for parameter in first}
+    rest = [p for p in learner.parameters() if id(p) not in known and p.requires_grad]
+    return [{"params": first}, {"params": rest}]
+
+
+def _learning_rates(step: int, steps_per_epoch: int, settings: TrainingSettings) -> tuple[float, float]:
+    """Linear warm-up, then a cosine to zero; the trunk starts after `head_only_epochs`."""
+    total = settings.epochs * steps_per_epoch
+    rest = settings.head_only_epochs * steps_per_epoch
+    schedule = warm_cosine(step, total, settings.warmup_fraction)
+    trunk = 0.0 if step < rest else warm_cosine(step - rest, total - rest, settings.warmup_fraction)
+    return settings.backbone_learning_rate * trunk, settings.learning_rate * schedule
+
+
+def _require_two_skus(data: TrainingImages) -> None:
+    """Refuses a data set that nothing can be learnt from."""
+    if data.num_skus < 2 or len(data.images.labels) < 2:
+        raise UserError(
+            f"fine-tuning needs images of two training SKUs at least; found {len(data.images.labels)} images "
+            f"of {data.num_skus} SKUs (is the train split empty?)"
+        )
+
+
+def _line(row: dict[str, float], epochs: int, quality: str) -> str:
+    told = [name for name in row if name.endswith("loss") and name != quality]
+    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*told, quality])
+    return (
+        f"epoch {row['epoch']}/{epochs}: {figures}, learning rate {row['learning_rate']:.2g}, "
+        f"gradient norm {row['gradient_norm']:.2f}, {row['images_per_second']:.0f} images/s, "
+        f"{row['waiting_for_data']:.1%} of the time waiting for data"
+    )

@@ -1,0 +1,160 @@
+"""Every training of the package on a few numbers, in a second each, and how a process of one is killed."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from skufp_pipeline.encoders.clip import create_encoder
+from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
+from skufp_pipeline.encoders.reid import create_reid
+from skufp_pipeline.encoders.reid_train import train_reid
+from skufp_pipeline.encoders.settings import ClipTrainingSettings, ReidSettings, ReidTrainingSettings
+from skufp_pipeline.fingerprint.aggregator import save_aggregator
+from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
+from skufp_pipeline.fingerprint.settings import (
+    AggregatorSettings,
+    FingerprintSettings,
+    FingerprintTrainingSettings,
+)
+from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
+from skufp_pipeline.fingerprint.teachers import best_shot
+from skufp_pipeline.fingerprint.views import ViewSet, mean_sku, unit
+from skufp_pipeline.policy.policy_train import train_policy
+from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
+from skufp_pipeline.training.history import History, learning_curve
+from skufp_pipeline.training.images import LabelledImages, TrainingImages
+from skufp_pipeline.views.base import train_base
+from skufp_pipeline.views.lora import save_lora, train_lora
+from skufp_pipeline.views.pipeline import build_pipeline, save_pipeline
+from skufp_pipeline.views.settings import LoraSettings, SmallBaseSettings
+
+from ..encoders.examples import write_model
+from ..fingerprint.examples import random_views, unit_rows
+from ..policy.examples import labels, sharpen_helps
+from ..views.examples import CONFIG, CPU, crops, write_config
+
+Log = Callable[[str], None]
+
+
+def clip(scratch: Path, out: Path, log: Log) -> History:
+    """With stochastic depth, which draws from torch's own random numbers, and a moving average."""
+    tower = write_model(scratch / "tiny-timm.json")
+    encoder = create_encoder(tower.model_copy(update={"image_tower_kwargs": {"drop_path_rate": 0.5}}), CPU, 1)
+    texts = LabelledTexts([f"garment {sku}" for sku in range(4)], np.arange(4))
+    data = TrainingData(images(3, 0), images(2, 1), np.zeros(4, np.int64), lambda epoch: texts)
+    settings = ClipTrainingSettings(epochs=3, batch_size=5, ema_decay=0.9)
+    history = fine_tune(encoder, data, settings, 5, scratch, log)
+    encoder.save(out / "encoder")
+    return history
+
+
+def reid(scratch: Path, out: Path, log: Log) -> History:
+    encoder = create_reid(ReidSettings(model="test_resnet", image_size=(32, 24), dimension=16), CPU, seed=1)
+    data = TrainingImages(images(3, 0), images(2, 1), np.zeros(4, np.int64))
+    settings = ReidTrainingSettings(epochs=3, batch_size=6, images_per_sku=3, ema_decay=0.5)
+    history = train_reid(encoder, data, settings, 5, scratch, log)
+    encoder.save(out / "encoder")
+    return history
+
+
+def base(scratch: Path, out: Path, log: Log) -> History:
+    """VAE, then UNet and text encoder: 6 steps each."""
+    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), CPU, 0)
+    settings = SmallBaseSettings(
+        vae_steps=6, unet_steps=6, vae_batch_size=4, unet_batch_size=4, checkpoint_every=2
+    )
+    curves = train_base(pipeline, crops(), settings, 3, scratch, log)
+    save_pipeline(pipeline, out / "pipeline")
+    return [row for curve in curves.values() for row in curve]
+
+
+def lora(scratch: Path, out: Path, log: Log) -> History:
+    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), CPU, 0)
+    settings = LoraSettings(rank=2, alpha=2, steps=6, batch_size=2, learning_rate=0.05, checkpoint_every=2)
+    history = train_lora(pipeline, crops(), settings, 5, scratch, log)
+    save_lora(pipeline, out)
+    return history
+
+
+def aggregator(scratch: Path, out: Path, log: Log) -> History:
+    """With dropout, from torch's own random numbers, beside the generator's."""
+    views = random_views([1 + sku % 4 for sku in range(12)], 8)
+    photos = [photos_of(views, each) for each in (4, 1, 2)]
+    teachers = best_shot(views, photos[0].embeddings, photos[0].truth).vectors
+    data = FingerprintData(views, *photos, teachers, unit_rows((12, 8), 5))
+    model = AggregatorSettings(members=2, tokens=2, layers=1, heads=2, feedforward=16, dropout=0.1)
+    training = FingerprintTrainingSettings(epochs=4, skus_per_batch=8, queries_per_batch=16)
+    settings = FingerprintSettings(aggregator=model, training=training)
+    trained, history = train_aggregator(data, settings, 3, CPU, scratch, log)
+    save_aggregator(trained, 8, model, out)
+    return history
+
+
+def policy(scratch: Path, out: Path, log: Log) -> History:
+    settings = PolicyTrainingSettings(epochs=6, hidden=16, batch_size=64)
+    trained, history, _ = train_policy(labels(sharpen_helps), ActionSettings(), settings, 0, scratch, log)
+    trained.save(out)
+    return history
+
+
+TRAININGS: dict[str, Callable[[Path, Path, Log], History]] = {
+    function.__name__: function for function in (clip, reid, base, lora, aggregator, policy)
+}
+
+
+def images(each: int, seed: int) -> LabelledImages:
+    """Noisy squares of four SKUs, each about its own grey level."""
+    skus = np.repeat(np.arange(4), each)
+    noise = np.random.default_rng(seed).integers(0, 40, (len(skus), 16, 16, 3))
+    return LabelledImages((noise + 50 * skus[:, None, None, None]).astype(np.uint8), skus)
+
+
+def photos_of(views: ViewSet, each: int) -> Queries:
+    """Queries about the mean view of their SKUs."""
+    truth = np.repeat(np.arange(len(views.sku_ids)), each)
+    return Queries(unit(mean_sku(views)[truth] + 0.6 * unit_rows((len(truth), 8), each)), truth)
+
+
+def run(name: str, folder: Path, log: Log = lambda line: None) -> dict[str, bytes]:
+    """Trains below `folder`, or goes on there; what an artifact would keep of it, by file."""
+    scratch, out = folder / "scratch", folder / "out"
+    for made in (scratch, out):
+        made.mkdir(parents=True, exist_ok=True)
+    torch.rand(3)  # no two processes stand at the same place in torch's random numbers
+    history = TRAININGS[name](scratch, out, log)
+    (out / "history.json").write_text(json.dumps(learning_curve(history)))
+    return {
+        str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
+    }
+
+
+def run_and_die(name: str, folder: Path, when: str, number: int) -> None:
+    """Trains until SIGKILL: in the middle of optimizer step `number`, or of writing file `number`."""
+    calls = count(1)
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    step, save = torch.optim.AdamW.step, torch.save
+
+    def step_or_die(*arguments: Any, **others: Any) -> Any:
+        return die() if next(calls) == number else step(*arguments, **others)
+
+    def save_or_die(state: Any, path: Path) -> None:
+        save(state, path)
+        if next(calls) == number:
+            path.write_bytes(path.read_bytes()[:1000])
+            die()
+
+    if when == "step":
+        torch.optim.AdamW.step = step_or_die  # type: ignore[method-assign]
+    else:
+        torch.save = save_or_die
+    run(name, folder)
