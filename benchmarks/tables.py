@@ -85,7 +85,7 @@ def seed_presets(preset: Preset, count: int) -> list[Preset]:
 def preset_of_root(preset: Preset, root: str) -> Preset:
     """The preset with the root and the seed that trained its encoder."""
     here = preset.model_copy(update={"data_root": root})
-    checkpoint = ArtifactStore(root).read(graph_steps(here)["clip_checkpoint"].key)
+    checkpoint = CLIP_CHECKPOINT.read(ArtifactStore(root)).artifact
     return here.model_copy(update={"seed": checkpoint.manifest.recipe.config["seed"]})
 
 

@@ -38,6 +38,7 @@ from skufp_pipeline.artifacts.places import (
     CLIP_EMBEDDINGS,
     IMAGE_TEXT,
     SD_BASE,
+    SD_LORA,
     SKU_CROPS,
     VIEW_FILTERS,
 )
@@ -251,7 +252,7 @@ def show(arms: dict[str, Arm], rows: list[dict[str, Any]]) -> None:
 def main(name: str | None, seeds: int, members: int, work: Path, json_path: Path | None) -> None:
     """Compares generated views with controls."""
     graph = Graph(load_preset(name), members)
-    adapter = graph.store.read(graph.steps["sd_lora"].key).path
+    adapter = SD_LORA.read(graph.store).path
     lora = generated(graph, adapter, work / "lora")
     click.echo(f"with the adapter: {lora.made}")
     frozen = generated(graph, None, work / "frozen")

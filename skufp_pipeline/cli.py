@@ -217,7 +217,7 @@ def doctor(name: str | None, every: bool) -> None:
     from skufp_pipeline.orchestration.doctor import examine
 
     preset = load_preset(name)
-    damaged = []
+    damaged: list[str] = []
     for found in examine(graph_steps(preset), ArtifactStore(preset.data_root), every):
         click.echo(found)
         damaged += found.damaged

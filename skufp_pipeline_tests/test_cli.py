@@ -206,10 +206,22 @@ def test_the_export_has_the_crop_tree_the_metadata_and_the_jsonl(
         assert (tmp_path / "out" / f"{split}_sku_metadata.json").is_file()
 
 
-def test_the_doctor_finds_a_graph_well(preset: tuple[str, Path]) -> None:
+def test_the_doctor_finds_a_graph_well(graph: Graph, preset: tuple[str, Path]) -> None:
     result = ask("doctor", *preset)
     assert result.exit_code == 0
-    assert [line.split(": ")[1].split()[0] for line in result.stdout.splitlines()] == ["ok"] * 5
+    states = dict(line.split(": ") for line in result.stdout.splitlines())
+    assert set(graph.steps) - {"search_index"} <= {owner(graph, key) for key in states}
+    assert all(state.startswith("ok (") or state.endswith("shards are there") for state in states.values())
+    assert states["crops"] == f"{graph.preset.shards} shards are there"
+    every = ask("doctor", *preset, "--all")
+    assert every.exit_code == 0
+    assert all(line.split(": ")[1].startswith("ok (") for line in every.stdout.splitlines())
+    assert "crops/shard_0001: ok (" in every.stdout
+
+
+def owner(graph: Graph, key: str) -> str:
+    """The asset that is kept at a key."""
+    return next((name for name, step in graph.steps.items() if step.stored.key == key), "")
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from skufp_pipeline.checks.evaluation import TRAINED
+from skufp_pipeline.artifacts.kinds import UsesQueries
 from skufp_pipeline.datasets.table import item_id
+from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTING_SPLITS, SETTINGS
 from skufp_pipeline.measures.metrics import METRICS
+from skufp_pipeline.presets import load_preset
 
 from .graphs import (
     SMALL,
@@ -36,6 +38,12 @@ from .graphs import (
     write_preset,
 )
 from .test_definitions import ASSETS, CHECKS, SHARDS
+
+TRAINED = [
+    name
+    for name, step in graph_steps(load_preset("ci")).items()
+    if issubclass(step.stored.reader, UsesQueries)
+]
 
 MODELS = {"mean_sku", "trimmed_mean", "medoid", "best_shot", "fingerprint"}
 IMAGE_MODELS = {*MODELS, "reid"}

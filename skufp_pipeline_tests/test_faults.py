@@ -15,9 +15,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.artifacts.stored import Reader, Stored
+from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.presets import Preset, load_preset
-from skufp_pipeline.steps import Step, asset
+from skufp_pipeline.steps import Run, Step, asset
 
 from .graphs import SMALL, Graph, copy_graph, environment, metadata, run_asset
 
@@ -168,17 +169,22 @@ def test_a_shard_on_a_full_disk_is_told_and_ends_in_the_same_bytes(spoilt: Graph
 
 def killed_for_memory() -> dg.JobDefinition:
     """A job whose one step is killed the first time, as a kernel out of memory does."""
-    step = Step("greedy", "tables/greedy", "catalog", {"python"}, "Memory.", ("skufp_pipeline.errors",))
+    stored = Stored("greedy", "tables/greedy", Reader)
 
-    @asset(step)
-    def greedy() -> None:
+    def make(run: Run) -> dg.MaterializeResult:
+        """Memory."""
         tried = Path(os.environ["DAGSTER_HOME"]) / "tried"
         if not tried.exists():
             tried.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        return run.done(run.produce(stored, lambda directory: {}), {})
 
+    code = ("skufp_pipeline.hashing",)
+    step = Step(stored=stored, make=make, stage="greed", group="greed", kinds={"python"}, code=code)
+    preset = load_preset("ci").model_copy(update={"data_root": os.environ["DAGSTER_HOME"]})
+    greedy, resources = asset(step, preset), dict(build_defs(preset).resources or {})
     job = dg.define_asset_job("greedy_job", selection=[greedy])
-    return dg.Definitions(assets=[greedy], jobs=[job]).resolve_job_def("greedy_job")
+    return dg.Definitions(assets=[greedy], jobs=[job], resources=resources).resolve_job_def("greedy_job")
 
 
 def test_a_step_that_is_killed_for_memory_is_tried_once_more(

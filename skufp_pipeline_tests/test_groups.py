@@ -84,9 +84,9 @@ def test_a_new_group_is_found_by_the_difference_of_the_catalogue_and_by_doctor(t
     steps = definitions.graph_steps(toys.preset)
     reasons = catalog_diff(toys.preset, steps, refreshed_by(steps, DAILY)).reasons
     assert reasons[Place("counts", 0)] == reasons[Place("total")] == "it is not there"
-    states = {found.name: found.state for found in examine(steps, toys.store, every_shard=True)}
-    assert (states["counts"], states["total"]) == ("0 of 2 shards are there", "not there")
-    assert states["sku_crops"].startswith("ok (")
+    states = {found.key: found.state for found in examine(steps, toys.store, every_shard=True)}
+    assert (states["tables/counts"], states["tables/total"]) == ("0 of 2 shards are there", "not there")
+    assert states["crops/shard_0001"].startswith("ok (")
 
 
 @pytest.mark.parametrize("run", [materialize_graph, refresh_graph])
@@ -96,5 +96,5 @@ def test_a_new_group_is_made_and_checked_by_the_command_line(toys: Graph, run: A
     assert outcome.failed_checks == []
     crops = [shard.summary["crops"] for shard in SKU_CROPS.read_all(toys.store, 2)]
     assert TOTAL.read(toys.store).summary == {"crops": sum(crops)}
-    states = {found.name: found.state for found in examine(toys.steps, toys.store, every_shard=True)}
-    assert states["counts"].startswith("ok (")
+    states = {found.key: found.state for found in examine(toys.steps, toys.store, every_shard=True)}
+    assert states["tables/counts/shard_0000"].startswith("ok (")

@@ -22,12 +22,13 @@ _SHARD = re.compile(r"/shard_(\d{4})$")
 def watch(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The keys that anyone asks the store for from now on."""
     asked: set[str] = set()
-    for name in ("find", "read", "manifest", "folder", "local_path"):
+    for name in ("manifests", "local_path"):
         original = getattr(ArtifactStore, name)
 
-        def watched(self: ArtifactStore, key: str, _original: Any = original) -> Any:
-            asked.add(key)
-            return _original(self, key)
+        def watched(self: ArtifactStore, keys: Any, _original: Any = original) -> Any:
+            keys = keys if isinstance(keys, str) else list(keys)
+            asked.update([keys] if isinstance(keys, str) else keys)
+            return _original(self, keys)
 
         monkeypatch.setattr(ArtifactStore, name, watched)
     return asked

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 import pytest
 
-from skufp_pipeline.datasets.reading import Progress, build_catalogue, read_size
+from skufp_pipeline.datasets.reading import Progress, build_catalogue
 from skufp_pipeline.datasets.sample import SampleSettings
 from skufp_pipeline.datasets.sample.writer import DEGRADATION_SCHEMA
 from skufp_pipeline.datasets.sources import DeepFashion2Dataset, ManifestDataset, SampleDataset, Source
@@ -16,6 +16,7 @@ from skufp_pipeline.datasets.table import CATALOG, QUERY, Catalogue
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.orchestration.staleness import catalog_diff
+from skufp_pipeline.photos import size_of
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.settings import Settings
 
@@ -34,7 +35,7 @@ class ShelfDataset(Source):
     shelf: str
     read: ShelfSettings = ShelfSettings()
 
-    reader_modules = ("skufp_pipeline_tests.datasets.test_sources",)
+    reader_code = ("skufp_pipeline_tests.datasets.test_sources",)
 
     @property
     def folder(self) -> Path:
@@ -50,7 +51,7 @@ class ShelfDataset(Source):
                 "item_idx": 1,
                 "category_name": "product",
                 "orig_image_path": f"{domain}/{path.name}",
-                "bbox": [0, 0, *read_size(path, 10_000)],
+                "bbox": [0, 0, *size_of(path)],
             }
             for domain in (CATALOG, QUERY)
             for path in sorted((self.folder / domain).glob(f"*{self.read.suffix}"))

@@ -108,7 +108,7 @@ def test_the_history_has_a_row_an_epoch(settings: EncoderSettings, tmp_path: Pat
     _, history = tune(settings, tmp_path, log=said.append)
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(math.isfinite(value) for row in history for value in row.values())
-    assert [line.split(",")[0] for line in said] == [f"clip: epoch {number}/3" for number in (1, 2, 3)]
+    assert [line.split(": ")[1] for line in said] == [f"epoch {number}/3" for number in (1, 2, 3)]
 
 
 def test_without_development_queries_the_last_epoch_is_kept(

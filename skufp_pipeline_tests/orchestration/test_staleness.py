@@ -126,9 +126,11 @@ def test_a_change_in_one_shard_of_a_table_makes_that_shard_stale_alone(store: Ar
 
 def test_what_a_table_would_be_decides_where_it_is_given(store: ArtifactStore) -> None:
     make_all(store)
-    assert Place("crops", 0) in stale(STEPS, store, {"crops"}, {0: "other", 1: "other"})
+    assert Place("crops", 0) in stale(
+        STEPS, store, {"crops"}, {Place("table", 0): "other", Place("table", 1): "other"}
+    )
     sha = store.read("tables/table").manifest.parts["shard_0000.txt"]
-    assert stale(STEPS, store, {"crops"}, {0: sha, 1: sha}) == {}
+    assert stale(STEPS, store, {"crops"}, {Place("table", 0): sha, Place("table", 1): sha}) == {}
 
 
 def test_what_is_trained_waits_for_all_shards_and_shards_for_what_is_trained(store: ArtifactStore) -> None:

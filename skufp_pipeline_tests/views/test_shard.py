@@ -11,8 +11,9 @@ from PIL import Image
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.hashing import shard_part
 from skufp_pipeline.views.pipeline import Pipeline
-from skufp_pipeline.views.shard import generate_shard, shard_budget
+from skufp_pipeline.views.shard import generate_shard
 from skufp_pipeline.views.tables import CANDIDATE_SCHEMA, GENERATED, embed_generated
 
 from .examples import CPU, SETTINGS
@@ -51,10 +52,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("limit", "shards"), [(10, 3), (2, 3), (0, 2), (7, 7)])
 def test_the_shards_budgets_add_up(limit: int, shards: int) -> None:
-    parts = [shard_budget(limit, shards, shard) for shard in range(shards)]
+    parts = [shard_part(limit, shards, shard) for shard in range(shards)]
     assert sum(part or 0 for part in parts) == limit
     assert max(part or 0 for part in parts) - min(part or 0 for part in parts) <= 1
-    assert shard_budget(None, shards, 0) is None
+    assert shard_part(None, shards, 0) is None
 
 
 def test_every_candidate_is_in_the_table_and_accepted_images_are_on_disk(
