@@ -14,7 +14,7 @@ demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 test: $(VENV)/installed-dev
 	ruff check .
 	ruff format --check .
-	mypy --num-workers $(WORKERS)
+	mypy
 	pytest --numprocesses $(WORKERS) --dist worksteal --durations 25
 
 chaos: $(VENV)/installed-dev
