@@ -152,7 +152,7 @@ def search(
     else:
         _print_answer(answer)
     if save is not None:
-        _save_picture(answer, question.shown(engine, store), store, save)
+        _save_picture(answer, question.shown(engine), engine, save)
 
 
 @main.command()
@@ -416,15 +416,16 @@ class _Question:
             return engine.search_image(self.image, top, within)
         return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
 
-    def shown(self, engine: "QueryEngine", store: ArtifactStore) -> "NDArray[np.uint8] | str":
+    def shown(self, engine: "QueryEngine") -> "NDArray[np.uint8] | str":
         """The question as a picture of results shows it: pixels, or words where there are no others."""
         import numpy as np
 
+        from skufp_pipeline.photos import open_photo
         from skufp_pipeline.search.engine import read_photo
 
         if self.like is not None:
-            row = engine.index.of_skus([self.like]).numbers()
-            return np.asarray(read_photo(store.local_path(engine.index.skus["image"][row].item())))
+            picture = engine.picture(self.like)
+            return self.like if picture is None else np.asarray(open_photo(picture))
         return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
 
 
@@ -455,11 +456,11 @@ def _sku_ids(path: Path) -> list[str]:
 
 
 def _save_picture(
-    answer: "Answer", query: "NDArray[np.uint8] | str", store: ArtifactStore, target: Path
+    answer: "Answer", query: "NDArray[np.uint8] | str", engine: "QueryEngine", target: Path
 ) -> None:
     from skufp_pipeline.evaluation.figures import GridRow, results_grid
 
-    hits = [(store.local_path(hit.image), hit.sku_id, hit.score) for hit in answer.hits]
+    hits = [(engine.picture(hit.sku_id) or b"", hit.sku_id, hit.score) for hit in answer.hits]
     try:
         target.write_bytes(results_grid([GridRow(query, None, hits)], shown=len(hits)))
     except OSError as error:

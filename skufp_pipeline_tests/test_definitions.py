@@ -68,6 +68,7 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
         None,
         {
             "annotations",
+            "sku_crops",
             "image_text",
             "clip_checkpoint",
             "clip_embeddings",

@@ -83,7 +83,7 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
             preset.seed,
             {"inputs": run.recipe.inputs, "preset": preset.model_dump(mode="json")},
         )
-        report = make_report(parts, plan, engine, crop_of, run.store.local_path, device, directory, run.log)
+        report = make_report(parts, plan, engine, crop_of, device, directory, run.log)
         return {"headline": headline(report)}
 
     made = run.produce(RETRIEVAL_REPORT, build)

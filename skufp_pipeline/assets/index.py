@@ -51,10 +51,10 @@ def group(preset: Preset) -> Group:
         stage=STAGE,
         kinds={"numpy", "parquet"},
         code=("skufp_pipeline.search.bundle", "skufp_pipeline.search.judging"),
-        config={"segment_rows": preset.index_segment_rows},
+        config={"segment_rows": preset.index_segment_rows, "picture_side": preset.index_picture_side},
         needs=needs,
         deps=(
-            ANNOTATIONS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
+            ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
             FINGERPRINT_CHECKPOINT, *_query_encoders(preset),
         ),
         check_specs=tuple(RELEASE_CHECKS),
@@ -85,15 +85,15 @@ def search_index(run: Run) -> dg.MaterializeResult:
     preset, versions = run.preset, Versions(run.store)
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
+    run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
     referred: dict[str, Reader] = {**encoders, FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
     references = {name: reader.digest for name, reader in referred.items()}
 
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
-        index = build_index(
-            directory, fingerprints.scan(), teachers.table(), tables, references, preset.index_segment_rows
-        )
+        parts, sizes = (fingerprints.scan(), teachers.table(), tables, references), run.step.config
+        index = build_index(directory, *parts, **sizes, find=run.store.local_path)
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         return {**size, RECALL: _development_recall(index, embeddings)}
 

@@ -13,7 +13,7 @@ from skufp_pipeline.photos import PhotoError, open_photo
 GAP, FRAME, LABEL_WIDTH = 4, 3, 160
 PAPER, INK, UNREADABLE = (255, 255, 255), (30, 30, 30), (160, 160, 160)
 
-Picture = np.ndarray | Path | str
+Picture = np.ndarray | Path | str | bytes
 Colour = str | tuple[int, int, int]
 
 
@@ -62,7 +62,7 @@ def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Imag
         if isinstance(picture, np.ndarray):
             image = Image.fromarray(picture).convert("RGB")
         else:
-            image = open_photo(Path(picture))
+            image = open_photo(Path(picture) if isinstance(picture, str) else picture)
     except (PhotoError, OSError):
         return Image.new("RGB", (side, side), unreadable)
     return ImageOps.pad(image, (side, side), color=PAPER)

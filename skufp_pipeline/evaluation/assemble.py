@@ -135,7 +135,6 @@ def make_report(
     plan: ReportPlan,
     engine: QueryEngine,
     crop_of: Callable[[Mapping[str, Any]], Path],
-    local_path: Callable[[str], Path],
     device: torch.device,
     directory: Path,
     log: Callable[[str], None],
@@ -163,7 +162,7 @@ def make_report(
     threads = torch.get_num_threads()
     latency, samples = retrieval.measure_latency(engine, photos, texts.to_list(), settings.batch, threads)
     shown = queries.head(settings.grid_queries)
-    grid = retrieval.grid_rows(shown, photos[: shown.height], engine, local_path)
+    grid = retrieval.grid_rows(shown, photos[: shown.height], engine)
     report = Report(
         preset=plan.preset,
         settings=results(evaluation),

@@ -37,12 +37,12 @@ class GridRow:
     Attributes:
         query: (H, W, 3) uint8 photo, or the text that was asked.
         truth_sku: the right SKU, None where nobody knows.
-        results: (image path, sku_id, score), best first.
+        results: (image, sku_id, score), best first; an image that can't be read is a grey tile.
     """
 
     query: np.ndarray | str
     truth_sku: str | None
-    results: Sequence[tuple[Path | str, str, float]]
+    results: Sequence[tuple[Path | bytes, str, float]]
 
 
 def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:

@@ -237,15 +237,14 @@ def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:
     return held.with_columns(order.alias("order")).sort("order").head(count).drop("order")
 
 
-def grid_rows(
-    queries: pl.DataFrame, photos: Sequence[Path], engine: QueryEngine, local_path: Any
-) -> list[GridRow]:
+def grid_rows(queries: pl.DataFrame, photos: Sequence[Path], engine: QueryEngine) -> list[GridRow]:
     """Each query photo with its five best SKUs and their images."""
     rows = []
     for sku_id, photo in zip(queries["sku_id"], photos, strict=True):
         pixels: NDArray[np.uint8] = np.asarray(read_photo(photo))
         hits = engine.search_image(photo, 5).hits
-        rows.append(GridRow(pixels, sku_id, [(local_path(hit.image), hit.sku_id, hit.score) for hit in hits]))
+        shown = [(engine.picture(hit.sku_id) or b"", hit.sku_id, hit.score) for hit in hits]
+        rows.append(GridRow(pixels, sku_id, shown))
     return rows
 
 

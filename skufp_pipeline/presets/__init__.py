@@ -93,6 +93,7 @@ class Preset(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     kept_index_versions: int = Field(3, ge=1)
+    index_picture_side: int | None = Field(256, ge=16)  # pixels of the pictures kept with it; null: none
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows that are in memory at once while it is built
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()

@@ -1,6 +1,6 @@
 """The index bundle: what it is made of, and the one in use loaded."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,9 @@ from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.search.files import Chunk, write_index
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.pictures import write_pictures
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import Artifact, ArtifactStore
-
-IMAGE_ENCODER = "checkpoints/image_encoder_onnx"
-POLICY = "checkpoints/vla"
-POLICY_INPUT = "vla_checkpoint"  # its name among a bundle's references
 
 
 def build_index(
@@ -25,6 +22,8 @@ def build_index(
     image_text: Mapping[str, pl.DataFrame],
     references: dict[str, str],
     segment_rows: int,
+    picture_side: int | None = None,
+    find: Callable[[str], Path] = Path,
 ) -> FingerprintIndex:
     """Writes the index of all fingerprints into `directory`, and loads it from there.
 
@@ -34,6 +33,8 @@ def build_index(
         image_text: by key of the crops (`crops/shard_0000`), the shard's image-text table.
         references: digests of the encoder, the aggregator, and the policy where there is one.
         segment_rows: rows of a segment at most.
+        picture_side: of the pictures that are kept with it; None keeps none.
+        find: where a file that is named relative to the data root is on this machine.
 
     Raises:
         UserError: a fingerprint or bias is not finite, one is not of unit norm, or a SKU has two.
@@ -45,7 +46,11 @@ def build_index(
     biases = fingerprints.select("bias").collect()["bias"].to_numpy().astype(np.float32)
     chunks = _chunks(fingerprints, shown, segment_rows)
     write_index(directory, chunks, references, biases if biases.any() else None)
-    return FingerprintIndex.load(directory)
+    index = FingerprintIndex.load(directory)
+    if picture_side is not None:
+        seen = index.skus.select("sku_id", "image").drop_nulls()
+        write_pictures(directory, seen["sku_id"].to_list(), seen["image"].to_list(), picture_side, find)
+    return index
 
 
 def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, IMAGE_ENCODER_ONNX, VLA_CHECKPOINT
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
@@ -20,13 +21,13 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, POLICY, POLICY_INPUT, current_index
+from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
+from skufp_pipeline.search.pictures import Pictures, load_pictures
 from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
-CLIP_CHECKPOINT = "checkpoints/clip"
 CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
 MAX_QUERY_PIXELS = 50_000_000  # of a photo that anyone may send; a catalogue's own may have more
 UsePolicy = Literal["on", "off", "auto"]  # auto: on where the index has a policy
@@ -70,6 +71,7 @@ class QueryEngine:
         encoder: embeds sentences, and photos where there is no `image_encoder`.
         image_encoder: embeds photos in its place.
         policy: says what is to be done to a photo; None leaves photos as they are.
+        pictures: of the SKUs; None where the index was made without.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class QueryEngine:
         encoder: Encoder,
         image_encoder: ImageEncoder | None = None,
         policy: Policy | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
         self.index = index
+        self.pictures = pictures
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
         self.policy = policy
@@ -102,18 +106,24 @@ class QueryEngine:
         """
         artifact, index = current_index(store, name)
         index.warm_up()
-        checkpoint = encoder_of(store, artifact, "clip_checkpoint", CLIP_CHECKPOINT)
+        checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
-        policy = _open_policy(store, artifact, use_policy)
+        policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         if settings is None or settings.engine == "pytorch":
-            return cls(index, encoder, policy=policy)
+            return cls(index, encoder, None, policy, pictures)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
 
-        exported = encoder_of(store, artifact, "image_encoder_onnx", IMAGE_ENCODER)
+        exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
-        return cls(index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy)
+        return cls(
+            index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy, pictures
+        )
+
+    def picture(self, sku_id: str) -> bytes | None:
+        """The small JPEG that shows a SKU; None where the index has none of it."""
+        return None if self.pictures is None else self.pictures.get(sku_id)
 
     def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
         """The SKUs nearest to a photo.
@@ -219,7 +229,7 @@ class QueryEngine:
 
 def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Policy | None:
     """The policy that the index was published with, warmed up."""
-    expected = index.manifest.recipe.inputs.get(POLICY_INPUT)
+    expected = index.manifest.recipe.inputs.get(VLA_CHECKPOINT.name)
     if use == "off" or (use == "auto" and expected is None):
         return None
     if expected is None:
@@ -227,8 +237,8 @@ def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Polic
             "--policy on: the index in use was made without a query policy; add a policy block to the preset "
             "and materialize the graph, or search with --policy auto"
         )
-    checkpoint = encoder_of(store, index, POLICY_INPUT, POLICY)
-    index.require_input(POLICY_INPUT, checkpoint.digest)
+    checkpoint = encoder_of(store, index, VLA_CHECKPOINT.name, VLA_CHECKPOINT.key)
+    index.require_input(VLA_CHECKPOINT.name, checkpoint.digest)
     policy = load_policy(checkpoint.path)
     policy.decide(*policy.example())
     return policy

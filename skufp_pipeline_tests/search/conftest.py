@@ -8,13 +8,13 @@ import polars as pl
 import pytest
 import torch
 
+from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, IMAGE_ENCODER_ONNX
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.export import build_image_encoder
 from skufp_pipeline.encoders.parity import compare
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.encoders.tables import embedding_column
-from skufp_pipeline.search.bundle import IMAGE_ENCODER, build_index
-from skufp_pipeline.search.engine import CLIP_CHECKPOINT
+from skufp_pipeline.search.bundle import build_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.versions import CURRENT, FINGERPRINTS, Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
@@ -62,7 +62,7 @@ def publish_encoder(store: ArtifactStore, encoder: Encoder, version: str = "1") 
         (directory / "version").write_text(version)
         return {}
 
-    return store.produce(CLIP_CHECKPOINT, Recipe(code_version=version), build).digest
+    return store.produce(CLIP_CHECKPOINT.key, Recipe(code_version=version), build).digest
 
 
 def publish_image_encoder(store: ArtifactStore, encoder: Encoder, clip: str) -> None:
@@ -79,7 +79,7 @@ def publish_image_encoder(store: ArtifactStore, encoder: Encoder, clip: str) -> 
         photo.unlink()
         return summary
 
-    store.produce(IMAGE_ENCODER, Recipe(code_version="1", inputs={"clip_checkpoint": clip}), build)
+    store.produce(IMAGE_ENCODER_ONNX.key, Recipe(code_version="1", inputs={"clip_checkpoint": clip}), build)
 
 
 def publish_index(

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 import torch
 
+from skufp_pipeline.artifacts.places import VLA_CHECKPOINT
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
@@ -13,7 +14,6 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
-from skufp_pipeline.search.bundle import POLICY
 from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore, Recipe
@@ -320,7 +320,7 @@ def publish_policy(store: ArtifactStore, action: str, dimension: int, version: s
         policy_that_takes(action, dimension).save(directory)
         return {}
 
-    return store.produce(POLICY, Recipe(code_version=version), build).digest
+    return store.produce(VLA_CHECKPOINT.key, Recipe(code_version=version), build).digest
 
 
 def test_auto_asks_the_policy_that_the_index_was_published_with(
