@@ -6,7 +6,6 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.assets import baselines, catalog, encoder, evaluation, fingerprints, index, policy, views
-from skufp_pipeline.orchestration.conditions import automation_conditions, condition_sensor, with_automation
 from skufp_pipeline.orchestration.executors import executor
 from skufp_pipeline.orchestration.schedules import jobs, schedules, sensors
 from skufp_pipeline.presets import Preset, load_preset
@@ -45,11 +44,9 @@ def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None =
     preset, others = preset or load_preset(), dict(replace or {})
     groups = [group(preset) for group in GROUPS]
     steps = {step.name: step for group in groups for step in group.steps}
-    conditions = automation_conditions(preset, steps, {step.name for step in steps.values() if step.is_daily})
-    assets = with_automation([asset for group in groups for asset in group.assets], conditions)
+    assets = [asset for group in groups for asset in group.assets]
     checks = [check for group in groups for check in group.checks]
     every_job = jobs(steps)
-    every_sensor = [*sensors(preset, steps, every_job), condition_sensor()]
     resources = {
         "artifacts": ArtifactStoreResource(root=preset.data_root),
         "models": ModelProvider(device=preset.compute.device),
@@ -59,7 +56,7 @@ def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None =
         asset_checks=[others.pop(_name(check), check) for check in checks],
         jobs=[others.pop(job.name, job) for job in every_job],
         schedules=[others.pop(schedule.name, schedule) for schedule in schedules(preset.automation)],
-        sensors=[others.pop(sensor.name, sensor) for sensor in every_sensor],
+        sensors=[others.pop(sensor.name, sensor) for sensor in sensors(preset, steps, every_job)],
         resources={name: others.pop(name, resource) for name, resource in resources.items()},
         loggers={"console": dg.colored_console_logger, "plain": plain_logger},
         executor=executor(preset.compute),

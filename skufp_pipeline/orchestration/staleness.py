@@ -87,11 +87,6 @@ def next_work(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[W
     return [Work(shard, runs[shard]) for shard in sorted(runs, key=lambda shard: (shard is None, shard or 0))]
 
 
-def waiting_for_none(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[Place]:
-    """Stale results that are made from nothing stale."""
-    return [place for place in reasons if not any(up in reasons for up in _upstream(steps, place))]
-
-
 @dataclass(frozen=True)
 class CatalogDiff:
     """The catalogue as it lies there, against the one that was read last.

@@ -172,7 +172,7 @@ def test_a_drop_folder_that_is_not_there_is_told_and_no_folder_means_no_sensor(t
     with dg.build_sensor_context() as context:
         assert "is no folder" in sensor(context).skip_message
     names = {s.name for s in automated(tmp_path)[0].sensors or []}
-    assert names == {"refresh_goes_on", "tell_of_failures", "stale_by_content"}
+    assert names == {"refresh_goes_on", "tell_of_failures"}
 
 
 class Listener(BaseHTTPRequestHandler):
