@@ -2,8 +2,8 @@
 
     python benchmarks/tick.py --skus 100000 --shards 100
 
-The store is made up, at its real size: a manifest for every result of the demo's graph, and beside it the list
-of its files, of ten photos a SKU. Everything is up to date, so that all manifests are read and none says stop.
+The store is made up, at its real size: a manifest for every result of the demo's graph, and beside it the
+list of its files, of ten photos a SKU. Everything is up to date, so that every manifest is read.
 """
 
 import argparse

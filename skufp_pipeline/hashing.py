@@ -20,7 +20,11 @@ def stable_fraction(text: str, salt: str = "") -> float:
 
 
 def stable_shard(sku_id: str, shards: int) -> int:
-    """The shard of a SKU: in range(shards)."""
+    """The shard of a SKU: in range(shards).
+
+    >>> [stable_shard(sku_id, 4) for sku_id in ("000001_01_01", "000001_02_01", "000002_01_08")]
+    [1, 0, 1]
+    """
     return stable_hash(sku_id, "shard") % shards
 
 

@@ -92,7 +92,13 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | 
 
 
 def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) of the upright picture, from its header alone. Raises as `open_photo` does."""
+    """(width, height) of the upright picture, from its header alone. Raises as `open_photo` does.
+
+    >>> buffer = io.BytesIO()
+    >>> Image.new("L", (30, 20)).save(buffer, "PNG")
+    >>> size_of(buffer.getvalue()), open_photo(buffer.getvalue()).mode
+    ((30, 20), 'RGB')
+    """
     with _opened(source, max_pixels) as image:
         lies_on_its_side = _orientation(image) >= 5
         return (image.height, image.width) if lies_on_its_side else image.size

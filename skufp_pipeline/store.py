@@ -182,6 +182,17 @@ class ArtifactStore:
             build: writes files into the directory it is given and returns a JSON-able summary.
             parts: which files have readers of their own (`items/*.parquet`): the manifest names them.
 
+        Example:
+            >>> store = ArtifactStore(tempfile.mkdtemp())
+            >>> def build(directory):
+            ...     written = (directory / "prices.txt").write_text("12")
+            ...     return {"rows": 1}
+            >>> recipe = Recipe(code_version="1")
+            >>> [store.produce("tables/prices", recipe, build).computed for _ in range(2)]
+            [True, False]
+            >>> store.read("tables/prices").summary
+            {'rows': 1}
+
         Raises:
             UserError: another process is building it, the disk is full, or there is no permission.
         """

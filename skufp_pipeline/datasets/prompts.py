@@ -184,7 +184,11 @@ def with_supervision_tokens(prompt: str, row: Mapping[str, Any]) -> str:
 
 
 def sentences(title: str | None, description: str | None) -> list[str]:
-    """The title, where there is one, and then the sentences of the description, each once."""
+    """The title, where there is one, and then the sentences of the description, each once.
+
+    >>> sentences("Linen shirt", "Cut wide. Cut wide. Washes well.")
+    ['Linen shirt', 'Cut wide.', 'Washes well.']
+    """
     parts = [] if title is None else [title]
     parts += [] if description is None else SENTENCE_END.split(description)
     cleaned = (" ".join(part.split()) for part in parts)

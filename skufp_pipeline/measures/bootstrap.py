@@ -45,6 +45,10 @@ def paired_bootstrap(
 ) -> Difference:
     """The mean of `a - b` with a percentile interval; `a[i]` and `b[i]` are of one query.
 
+    >>> ours, theirs = np.array([1.0, 1, 0, 1]), np.array([0.0, 1, 0, 0])
+    >>> paired_bootstrap(ours, theirs, np.array(["a", "a", "b", "c"])).delta
+    0.5
+
     Raises:
         ValueError: `a`, `b` and `groups` differ in length, or are empty.
     """

@@ -59,6 +59,10 @@ def ranks_of(
     which two equal products can differ (about 1e-13 for 512 unit dimensions). So the result does
     not depend on `block`, the machine or the order of the gallery.
 
+    >>> gallery = np.eye(3)
+    >>> ranks_of(np.array([[0.9, 0.1, 0], [0.5, 0.5, 0]]), gallery, np.array([0, 1])).tolist()
+    [1, 2]
+
     Args:
         queries: (Q, D) embeddings.
         gallery: (S, D) embeddings.

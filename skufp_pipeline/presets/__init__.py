@@ -103,6 +103,9 @@ def load_preset(name: str | None = None) -> Preset:
     """The preset at this path, of this name in `presets/` here, or of the package; `$SKUFP_PRESET` or `demo`
     by default.
 
+    >>> load_preset("df2").encoder.model
+    'ViT-B-32'
+
     Raises:
         UserError: no such preset, broken YAML, an unset variable, an unknown key or a bad value.
     """

@@ -47,6 +47,13 @@ class FingerprintIndex:
     broken by it. A removed SKU keeps its row in `fingerprints`, `skus` and `biases`, so that these can always
     be asked by row; `present` holds the rows of those that can be found, and `len` counts them.
 
+    >>> skus = pl.DataFrame({"sku_id": ["belt", "hat", "shirt"], "category_name": ["small", "small", "top"]})
+    >>> index = FingerprintIndex(np.eye(3, dtype=np.float32), skus)
+    >>> index.search(np.array([[0.1, 0.9, 0.2]]), 2)[0].rows.tolist()
+    [1, 2]
+    >>> index.search(np.array([[0.1, 0.9, 0.2]]), 2, index.where(category_name=["top"]))[0].rows.tolist()
+    [2]
+
     Args:
         fingerprints: (N, D) float32 unit rows; may be memory-mapped.
         skus: N rows; `sku_id` and whatever a result shows (category, representative image).
@@ -400,6 +407,9 @@ def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:
 
 def mix(image: ArrayLike, text: ArrayLike, text_weight: float) -> NDArray[np.float64]:
     """One query of a photo and words: unit((1 - w) unit(image) + w unit(text)).
+
+    >>> mix([3, 0], [0, 5], 0.5).round(3).tolist()
+    [[0.707, 0.707]]
 
     Args:
         image, text: (D,) or (1, D) embeddings, any norm.

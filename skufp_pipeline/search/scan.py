@@ -15,7 +15,7 @@ from skufp_pipeline.search.kernels.addresses import addresses, aligned
 from skufp_pipeline.search.kernels.encode import normalise
 from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation, Rows, Search
 from skufp_pipeline.search.kernels.simd import LANES
-from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, NOT_FINITE, OPEN
+from skufp_pipeline.search.kernels.threads import BARRIER, FIRST_PART, NOT_FINITE, OPEN
 
 BATCH = 64  # queries scanned together
 ALONE = 3  # up to here queries are faster one after another
@@ -265,7 +265,7 @@ def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
             break
         if buffers.shape != shape:
             continue
-        if buffers.counts[DOOR] == 0:
+        if buffers.counts[BARRIER] == 0:
             return buffers
         kept.insert(0, buffers)
     return None
@@ -298,7 +298,9 @@ class _Helper:
             while thread in buffers.called:
                 buffers.help(self.called, thread)
                 buffers.called.discard(thread)
-                if buffers.counts[DOOR] >= OPEN and not self.called[0]:  # a search that counts on this thread
+                if (
+                    buffers.counts[BARRIER] >= OPEN and not self.called[0]
+                ):  # a search that counts on this thread
                     buffers.called.add(thread)
             del buffers  # not to hold an index's memory while waiting
 

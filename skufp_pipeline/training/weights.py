@@ -71,6 +71,9 @@ class Weights:
 def resolve(name: str, setting: str) -> Weights:
     """The weights that `setting` names; what is neither in a package nor on this machine is a hub's.
 
+    >>> resolve("laion2b_s34b_b79k", "encoder.pretrained").kind
+    'hub'
+
     Raises:
         UserError: the package is not installed, or has no such file.
     """

@@ -14,7 +14,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.search import scan
 from skufp_pipeline.search.codes import encode
 from skufp_pipeline.search.index import FingerprintIndex
-from skufp_pipeline.search.kernels.threads import DOOR
+from skufp_pipeline.search.kernels.threads import BARRIER
 from skufp_pipeline.search.scan import unit_queries
 
 DIMENSIONS = (1, 3, 7, 17, 100, 513)
@@ -219,12 +219,12 @@ def test_a_search_leaves_alone_what_a_thread_is_still_in(count: int) -> None:
     expected = scanner.best(queries, 3)[0].tolist()
     kept = scanner._one if count == 1 else scanner._many
     (busy,) = kept
-    busy.counts[DOOR] = 1
+    busy.counts[BARRIER] = 1
     for _ in range(2):
         assert scanner.best(queries, 3)[0].tolist() == expected
         assert kept[0] is busy
         assert len(kept) == 2
-    busy.counts[DOOR] = 0
+    busy.counts[BARRIER] = 0
     kept.pop()
     scanner.best(queries, 3)
     assert kept == [busy]

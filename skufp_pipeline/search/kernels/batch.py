@@ -57,11 +57,11 @@ from skufp_pipeline.search.kernels.threads import (
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
-    close_door,
+    close_barrier,
     comes_in,
     leave,
     mark_scanned,
-    open_door,
+    open_barrier,
     wait_for,
     waited,
 )
@@ -492,7 +492,7 @@ def search_many(words: NDArray[np.int64]) -> None:
     (codes, queries, rotation, rows, allowed, counts), tiles = many_search(words)
     count, queries_count = len(allowed), len(tiles.scores)
     parts, shares = (count + PART - 1) // PART, (queries_count + SHARE - 1) // SHARE
-    open_door(counts)
+    open_barrier(counts)
     encode_portions(queries, rotation, counts, 0)
     if not waited(counts, ENCODE_DONE, (queries_count + PORTION - 1) // PORTION):
         finite = encode_queries(queries, rotation, 0, queries_count, 0)  # another does the same, later
@@ -507,7 +507,7 @@ def search_many(words: NDArray[np.int64]) -> None:
     fetch_add(counts, READY, 1)
     sweep_shares(codes, queries, rows, tiles, allowed, counts, 0)
     wait_for(counts, SWEEP_DONE, shares)
-    close_door(counts)
+    close_barrier(counts)
 
 
 @bare

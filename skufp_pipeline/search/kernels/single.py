@@ -55,11 +55,11 @@ from skufp_pipeline.search.kernels.threads import (
     SCAN_TAKEN,
     SWEEP_DONE,
     SWEEP_TAKEN,
-    close_door,
+    close_barrier,
     comes_in,
     leave,
     mark_scanned,
-    open_door,
+    open_barrier,
     wait_for,
     waited,
 )
@@ -385,7 +385,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
     (codes, queries, rotation, rows, allowed, counts), scan = one_search(words)
     blocks = len(scan.ceilings)
     parts = (blocks + CHUNK - 1) // CHUNK
-    open_door(counts)
+    open_barrier(counts)
     if not encode_queries(queries, rotation, 0, 1, 0):
         fetch_add(counts, NOT_FINITE, 1)
     fetch_add(counts, ENCODED, 1)
@@ -401,7 +401,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
     sweep_parts(codes, queries, rows, scan, allowed, counts, 0)
     wait_for(counts, SWEEP_DONE, parts)
     merge(scan, scores, best)
-    close_door(counts)
+    close_barrier(counts)
 
 
 @bare

@@ -7,28 +7,28 @@ from skufp_pipeline.search.kernels.compiled import bare, inner
 from skufp_pipeline.search.kernels.simd import fetch_add, pause, peek
 
 PATIENCE = 5_000  # looks at a count before a part that another thread has taken is done again
-IDLE = 10_000  # looks at the door before a helping thread goes to sleep
+IDLE = 10_000  # looks at the barrier before a helping thread goes to sleep
 OPEN = np.int64(1 << 32)
 
 # What threads count together: OPEN while a search may be helped, plus 1 for each thread that is in it;
 # whether a query was not finite; portions of queries taken and encoded, whether all are; parts taken and done
 # of the scan and of the sweep, whether it may begin; from FIRST_PART on how often each part has been scanned.
-DOOR, NOT_FINITE, ENCODE_TAKEN, ENCODE_DONE, ENCODED = range(5)
+BARRIER, NOT_FINITE, ENCODE_TAKEN, ENCODE_DONE, ENCODED = range(5)
 SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART = range(5, 11)
 
 
 @inner
-def open_door(counts: NDArray[np.int64]) -> None:
+def open_barrier(counts: NDArray[np.int64]) -> None:
     """Begins a search, with nobody in it."""
-    counts[DOOR + 1 :] = 0
-    fetch_add(counts, DOOR, OPEN)
+    counts[BARRIER + 1 :] = 0
+    fetch_add(counts, BARRIER, OPEN)
 
 
 @inner
-def close_door(counts: NDArray[np.int64]) -> None:
+def close_barrier(counts: NDArray[np.int64]) -> None:
     """Ends a search. There can be another with the same buffers when all who helped have left."""
-    fetch_add(counts, DOOR, -OPEN)
-    waited(counts, DOOR, 0)
+    fetch_add(counts, BARRIER, -OPEN)
+    waited(counts, BARRIER, 0)
 
 
 @inner
@@ -41,10 +41,10 @@ def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
     for _ in range(IDLE):
         if peek(called, 0) > 0:
             return False
-        if peek(counts, DOOR) >= OPEN:
-            if fetch_add(counts, DOOR, 1) >= OPEN:
+        if peek(counts, BARRIER) >= OPEN:
+            if fetch_add(counts, BARRIER, 1) >= OPEN:
                 return True
-            fetch_add(counts, DOOR, -1)
+            fetch_add(counts, BARRIER, -1)
         pause()
     return False
 
@@ -52,9 +52,9 @@ def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
 @inner
 def leave(counts: NDArray[np.int64]) -> None:
     """Leaves a search, when it has ended."""
-    while peek(counts, DOOR) >= OPEN:
+    while peek(counts, BARRIER) >= OPEN:
         pause()
-    fetch_add(counts, DOOR, -1)
+    fetch_add(counts, BARRIER, -1)
 
 
 @inner

@@ -6,19 +6,19 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.search import scan
 from skufp_pipeline.search.kernels import threads
-from skufp_pipeline.search.kernels.threads import DOOR, FIRST_PART, OPEN, SCAN_TAKEN
+from skufp_pipeline.search.kernels.threads import BARRIER, FIRST_PART, OPEN, SCAN_TAKEN
 
 from ...servers import wait_until
 
 
 @numba.njit(nogil=True)
 def begin(counts: NDArray[np.int64]) -> None:
-    threads.open_door(counts)
+    threads.open_barrier(counts)
 
 
 @numba.njit(nogil=True)
 def end(counts: NDArray[np.int64]) -> None:
-    threads.close_door(counts)
+    threads.close_barrier(counts)
 
 
 @numba.njit(nogil=True)
@@ -40,7 +40,7 @@ def test_a_thread_comes_in_only_while_the_door_is_open() -> None:
     assert not enter(counts)
     begin(counts)
     assert enter(counts)
-    assert counts[DOOR] == OPEN + 1
+    assert counts[BARRIER] == OPEN + 1
 
 
 def test_a_search_has_not_ended_while_a_thread_is_in_it() -> None:
@@ -49,12 +49,12 @@ def test_a_search_has_not_ended_while_a_thread_is_in_it() -> None:
     assert enter(counts)
     end(counts)
     assert not enter(counts)
-    assert counts[DOOR] == 1
+    assert counts[BARRIER] == 1
     go(counts)
-    assert counts[DOOR] == 0
+    assert counts[BARRIER] == 0
     begin(counts)
     end(counts)
-    assert counts[DOOR] == 0
+    assert counts[BARRIER] == 0
 
 
 def test_a_thread_leaves_when_the_search_has_ended() -> None:
@@ -68,22 +68,22 @@ def test_a_thread_leaves_when_the_search_has_ended() -> None:
     end(counts)
     leaving.join(10)
     assert not leaving.is_alive()
-    assert counts[DOOR] == 0
+    assert counts[BARRIER] == 0
 
 
 def test_a_thread_that_is_called_elsewhere_does_not_wait_here() -> None:
     counts = np.zeros(FIRST_PART, np.int64)
     begin(counts)
     assert not enter(counts, called=1)
-    assert counts[DOOR] == OPEN
+    assert counts[BARRIER] == OPEN
 
 
 def test_counts_begin_at_zero() -> None:
     counts = np.zeros(FIRST_PART + 3, np.int64)
     counts[SCAN_TAKEN] = counts[FIRST_PART] = 7
     begin(counts)
-    assert counts[DOOR] == OPEN
-    assert not counts[DOOR + 1 :].any()
+    assert counts[BARRIER] == OPEN
+    assert not counts[BARRIER + 1 :].any()
 
 
 class Asked:
@@ -94,7 +94,7 @@ class Asked:
 
     def help(self, *_: object) -> None:
         self.times += 1
-        self.counts[DOOR] = OPEN if self.times == 1 else 0
+        self.counts[BARRIER] = OPEN if self.times == 1 else 0
 
 
 def answered(*asked: Asked) -> None:
