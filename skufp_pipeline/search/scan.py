@@ -298,9 +298,7 @@ class _Helper:
             while thread in buffers.called:
                 buffers.help(self.called, thread)
                 buffers.called.discard(thread)
-                if (
-                    buffers.counts[BARRIER] >= OPEN and not self.called[0]
-                ):  # a search that counts on this thread
+                if buffers.counts[BARRIER] >= OPEN and not self.called[0]:  # a search counts on this thread
                     buffers.called.add(thread)
             del buffers  # not to hold an index's memory while waiting
 

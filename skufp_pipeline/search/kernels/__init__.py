@@ -3,12 +3,12 @@
 Glossary:
 
 - row: a SKU's fingerprint; a query is compared with all of them.
-- code: one byte a dimension of a rotated row or query; a product of codes estimates a score.
+- code: one byte a dimension of a rotated row or query; products of codes give the estimate of a score.
 - plane: a part of every code, stored apart: the high five bits (read of every row), the low three (of few).
 - line: 64 bytes, what the processor fetches at once.
 - octet: eight rows whose products are added up together; block: 64 rows, eight octets.
 - tile: eight rows by 32 queries, what a batch scans at once.
-- estimate: the score by codes; bound: the most that a score can be, the estimate plus what the codes leave out.
+- bound: the most that a score can be, the estimate plus what the codes leave out.
 - coarse, fine: by the high plane alone, by both planes.
 - threshold: the least score that is still among the best K; a row whose bound is below it is ruled out.
 - seed: rows that promise most by estimate, scored first, so that the threshold is high from the start.
