@@ -380,21 +380,21 @@ def test_a_mistake_while_materializing_is_one_line_and_no_stack_trace(tmp_path: 
 
 
 def test_processes_that_dagster_starts_find_the_preset_that_was_given(
-    small_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SKUFP_PRESET", "of-another-run")
-    monkeypatch.chdir(small_graph.preset_file.parent)
-    result = ask("materialize", "--preset", small_graph.preset_file.name)
+    monkeypatch.chdir(spoilt.preset_file.parent)
+    result = ask("materialize", "--preset", spoilt.preset_file.name)
     assert result.exit_code == 0, result.stderr
-    assert os.environ["SKUFP_PRESET"] == str(small_graph.preset_file)
+    assert os.environ["SKUFP_PRESET"] == str(spoilt.preset_file)
 
 
 def test_the_demo_prints_tables_and_answers_a_photo_and_a_sentence(
-    small_graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SKUFP_PRESET", str(small_graph.preset_file))
+    monkeypatch.setenv("SKUFP_PRESET", str(spoilt.preset_file))
     result = ask("demo")
     assert result.exit_code == 0, result.stderr
     assert "Table 2: Text-to-SKU retrieval (preset small, leak-free protocol)" in result.stdout

@@ -18,7 +18,7 @@ from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
 
 from ..datasets.trees import truncate
-from ..graphs import SMALL, Graph, command, digests, environment, times_of_change, write_preset
+from ..graphs import SMALL, Graph, command, copy_graph, digests, environment, times_of_change, write_preset
 from ..living import materialized
 from ..servers import wait_until
 
@@ -82,11 +82,11 @@ def test_a_blocking_check_is_told_with_what_it_found() -> None:
     assert message([shirts]) == "the check shirts:counted did not pass: found 2, wanted 3"
 
 
-def test_an_unchanged_graph_is_skipped_file_by_file(small_graph: Graph, instance: dg.DagsterInstance) -> None:
-    root = Path(small_graph.preset.data_root)
+def test_an_unchanged_graph_is_skipped_file_by_file(spoilt: Graph, instance: dg.DagsterInstance) -> None:
+    root = Path(spoilt.preset.data_root)
     before = times_of_change(root)
     lines: list[str] = []
-    outcome = materialize_graph(small_graph.preset, instance, lines.append)
+    outcome = materialize_graph(spoilt.preset, instance, lines.append)
     after = times_of_change(root)
     changed = {file for file in {*before, *after} if before.get(file) != after.get(file)}
     assert changed <= {"index/fingerprints/CURRENT"}
@@ -121,8 +121,8 @@ class SideBySide:
 @pytest.fixture(scope="module")
 def side_by_side(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SideBySide]:
     """The small graph again, each of its steps one thread, on an instance on disk."""
-    compute = small_graph.preset.compute.model_copy(update={"threads": 1})
-    preset = small_graph.preset.model_copy(update={"compute": compute})
+    preset = copy_graph(small_graph, tmp_path_factory.mktemp("again")).preset
+    preset = preset.model_copy(update={"compute": preset.compute.model_copy(update={"threads": 1})})
     lines: list[str] = []
     with dg.DagsterInstance.local_temp(str(tmp_path_factory.mktemp("instance"))) as instance:
         yield SideBySide(instance, lines, materialize_graph(preset, instance, lines.append))
@@ -192,9 +192,9 @@ def test_a_mistake_in_a_worker_is_told_in_its_own_words(
 
 
 def test_checks_that_do_not_block_are_reported_and_stop_nothing(
-    small_graph: Graph, instance: dg.DagsterInstance
+    spoilt: Graph, instance: dg.DagsterInstance
 ) -> None:
-    preset = small_graph.preset
+    preset = spoilt.preset
     thresholds = preset.evaluation.thresholds.model_copy(update={"encoder_recall_low": 2.0})
     evaluation = preset.evaluation.model_copy(update={"thresholds": thresholds})
     outcome = materialize_graph(
@@ -233,8 +233,8 @@ def test_a_mistake_in_the_data_stops_the_graph_before_anything_is_written(
     assert digests(ArtifactStore(preset.data_root)) == {}
 
 
-def test_sharded_stages_run_one_shard_at_a_time(small_graph: Graph, instance: dg.DagsterInstance) -> None:
-    materialize_graph(small_graph.preset, instance, lambda line: None)
+def test_sharded_stages_run_one_shard_at_a_time(spoilt: Graph, instance: dg.DagsterInstance) -> None:
+    materialize_graph(spoilt.preset, instance, lambda line: None)
     runs = [run for run in instance.get_runs() if run.job_name == "embed_shards"]
     assert sorted(run.tags["dagster/partition"] for run in runs) == ["shard_0000", "shard_0001"]
 
