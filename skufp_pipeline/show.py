@@ -11,6 +11,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 from PIL import Image
+from tabulate import tabulate
 from tqdm import tqdm
 
 from skufp_pipeline.photos import open_photo
@@ -70,9 +71,9 @@ def counts_table(frame: pl.DataFrame, by: Sequence[str]) -> dg.MarkdownMetadataV
 
 def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
     """A small frame as a Markdown table."""
-    header = "| " + " | ".join(frame.columns) + " |\n|" + "---|" * frame.width
-    rows = ["| " + " | ".join(_cell(value) for value in row) + " |" for row in frame.iter_rows()]
-    return dg.MetadataValue.md("\n".join([header, *rows]))
+    rows = [[_cell(value) for value in row] for row in frame.iter_rows()]
+    header = [_cell(name) for name in frame.columns]
+    return dg.MetadataValue.md(tabulate(rows, header, "pipe", disable_numparse=True))
 
 
 def picture(image: Image.Image | bytes, quality: int = 80) -> dg.MarkdownMetadataValue:

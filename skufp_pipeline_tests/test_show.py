@@ -43,10 +43,10 @@ def test_a_frame_is_described_by_its_rows_and_columns() -> None:
 
 
 def test_counts_and_tables_are_markdown() -> None:
-    assert counts_table(FRAME, ["split"]).value == (
-        "| split | rows |\n|---|---|\n| train | 2 |\n| validation | 1 |"
-    )
-    assert markdown_table(pl.DataFrame({"a|b": ["x|y"]})).value.endswith("| x\\|y |")
+    table = [" ".join(line.split()) for line in str(counts_table(FRAME, ["split"]).value).splitlines()]
+    assert (table[0], *table[2:]) == ("| split | rows |", "| train | 2 |", "| validation | 1 |")
+    assert set(table[1]) == set("|:-")
+    assert markdown_table(pl.DataFrame({"a|b": ["x|y"]})).value.split("\n")[-1].split()[1] == "x\\|y"
 
 
 def test_a_picture_stands_in_the_metadata_itself() -> None:

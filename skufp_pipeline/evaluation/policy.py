@@ -17,6 +17,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from tabulate import tabulate
 
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
@@ -291,20 +292,17 @@ def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
 
 def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) -> str:
     """The report's table for a terminal; `*` marks an interval that leaves out 0."""
-    lines = [
-        f"{'Setting':<10} {'Photos':<9} {'Arm':<20} {'Queries':>7} {'R@1':>6} {'R@5':>6} {'MRR':>6}  "
-        f"{'R@1 - off':<27} {'encoded twice':>13}"
-    ]
+    rows = []
     for row in table.filter(pl.col("part").is_in(parts)).iter_rows(named=True):
         low, high = row["recall@1_low"], row["recall@1_high"]
         star = "*" if low > 0 or high < 0 else " "
+        figures = [f"{row[name]:.3f}" for name in ("recall@1", "recall@5", "mrr")]
         gain = f"{row['recall@1_gain']:+.4f} [{low:+.4f}, {high:+.4f}]{star}"
-        lines.append(
-            f"{row['setting']:<10} {row['part']:<9} {row['arm']:<20} {row['queries']:>7} "
-            f"{row['recall@1']:>6.3f} {row['recall@5']:>6.3f} {row['mrr']:>6.3f}  {gain:<27} "
-            f"{row['encoded_twice']:>13.2f}"
-        )
-    return "\n".join(lines)
+        names = row["setting"], row["part"], row["arm"], str(row["queries"])
+        rows.append([*names, *figures, gain, f"{row['encoded_twice']:.2f}"])
+    header = ["Setting", "Photos", "Arm", "Queries", "R@1", "R@5", "MRR", "R@1 - off", "encoded twice"]
+    align = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
+    return tabulate(rows, header, "simple", colalign=align, disable_numparse=True)
 
 
 def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:

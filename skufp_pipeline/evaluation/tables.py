@@ -6,6 +6,8 @@ The sections are the same for a terminal, for Markdown and for the page.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tabulate import tabulate
+
 from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, precision_name
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS
 from skufp_pipeline.evaluation.report import Gain, Report, Result, Results, Times
@@ -59,22 +61,15 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: names to the left, figures to the right."""
-        every = [self.header, *self.rows]
-        widths = [max(len(row[i]) for row in every) for i in range(len(self.header))]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i < self.names else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in every
-        ]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        return self._drawn(self.rows, "simple")
 
     def markdown(self) -> str:
         """For a README or a pull request."""
-        rule = ["---" if i < self.names else "---:" for i in range(len(self.header))]
-        escaped = [[cell.replace("|", "\\|") for cell in row] for row in (self.header, *self.rows)]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (escaped[0], rule, *escaped[1:]))
+        return self._drawn([[cell.replace("|", "\\|") for cell in row] for row in self.rows], "pipe")
+
+    def _drawn(self, rows: list[list[str]], style: str) -> str:
+        align = ["left"] * self.names + ["right"] * (len(self.header) - self.names)
+        return tabulate(rows, self.header, style, colalign=align, disable_numparse=True)
 
 
 @dataclass(frozen=True)

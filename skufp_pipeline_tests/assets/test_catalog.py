@@ -117,7 +117,7 @@ def test_rows_that_cannot_be_used_are_listed_with_reasons_and_counted_in_metadat
     }
     assert skipped["detail"].str.starts_with("row ").all()
     assert (told["items"], told["skipped_items"]) == (12, 5)
-    assert all(f"| {reason} | 1 |" in told["skipped_by_reason"] for reason in reasons)
+    assert all(f"| {reason} | 1 |" in " ".join(told["skipped_by_reason"].split()) for reason in reasons)
 
 
 def test_a_catalogue_of_one_shard_works(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def test_text_tables_have_the_papers_columns_and_rows(report):
 def test_text_tables_show_differences_with_intervals_and_mark_those_that_leave_out_zero(report):
     lines = text_tables(report).splitlines()
     seen = next(line for line in lines if line.startswith("right - swapped  Seen-SKU"))
-    assert "+1.000 [+1.000, +1.000]*  +0.000 [+0.000, +0.000]   +0.500 [+0.500, +0.500]*" in seen
+    assert "+1.000 [+1.000, +1.000]*  +0.000 [+0.000, +0.000]" in seen
+    assert seen.endswith("+0.500 [+0.500, +0.500]*")
 
 
 def test_text_tables_show_dashes_for_a_model_that_knows_no_text(report):
@@ -122,6 +123,6 @@ def test_markdown_tables_have_equal_columns_and_escape_pipes(evaluation):
     image = evaluation.settings["seen"]["image"]
     image.models["odd|name"] = image.models.pop("right")
     table = markdown_tables(report_of(evaluation)).split("\n\n")[1].splitlines()
-    assert table[1] == "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert (table[1].count("|:--"), table[1].count("--:|")) == (2, 7)
     assert {line.replace("\\|", "").count("|") for line in table} == {10}
     assert any(line.startswith("| odd\\|name |") for line in table)
