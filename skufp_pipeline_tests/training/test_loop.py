@@ -111,7 +111,7 @@ NAN = math.nan
 
 
 def judged(
-    scratch: Path, scores: list[float], patience: int | None = None
+    scratch: Path, scores: list[float], patience: int | None = None, later: bool = True
 ) -> tuple[Training, nn.Linear, list[int]]:
     """A training whose weight in epoch n, from 1, is n."""
     model, epochs = nn.Linear(1, 1), []
@@ -119,7 +119,7 @@ def judged(
     for epoch in training.rounds(len(scores), patience=patience):
         epochs.append(epoch + 1)
         nn.init.constant_(model.weight, epoch + 1)
-        training.keep_best(scores[epoch], model)
+        training.keep_best(scores[epoch], model, later)
     training.load_best(model)
     return training, model, epochs
 
@@ -140,6 +140,16 @@ def test_the_weights_of_the_best_epoch_are_kept(scores: list[float], best: int, 
     assert training.best == best
     assert model.weight.item() == best
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [([0.5, 0.9, 0.9], 2), ([0.5, 0.5, 0.5], 1), ([0.2, 0.1, 0.3], 3), ([NAN, NAN], 2)],
+)
+def test_of_equals_the_first_is_kept_where_that_is_asked_for(
+    scores: list[float], best: int, tmp_path: Path
+) -> None:
+    assert judged(tmp_path, scores, later=False)[1].weight.item() == best
 
 
 @pytest.mark.parametrize(("patience", "epochs"), [(1, 3), (2, 6), (3, 7), (None, 7)])

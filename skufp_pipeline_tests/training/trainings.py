@@ -90,7 +90,9 @@ def aggregator(scratch: Path, out: Path, log: Log) -> History:
     teachers = best_shot(views, photos[0].embeddings, photos[0].truth).vectors
     data = FingerprintData(views, *photos, teachers, unit_rows((12, 8), 5))
     model = AggregatorSettings(members=2, tokens=2, layers=1, heads=2, feedforward=16, dropout=0.1)
-    training = FingerprintTrainingSettings(epochs=4, skus_per_batch=8, queries_per_batch=16)
+    training = FingerprintTrainingSettings(
+        epochs=4, skus_per_batch=8, queries_per_batch=16, learning_rate=0.05
+    )
     settings = FingerprintSettings(aggregator=model, training=training)
     trained, history = train_aggregator(data, settings, 3, CPU, scratch, log)
     save_aggregator(trained, 8, model, out)
@@ -119,7 +121,7 @@ def images(each: int, seed: int) -> LabelledImages:
 def photos_of(views: ViewSet, each: int) -> Queries:
     """Queries about the mean view of their SKUs."""
     truth = np.repeat(np.arange(len(views.sku_ids)), each)
-    return Queries(unit(mean_sku(views)[truth] + 0.6 * unit_rows((len(truth), 8), each)), truth)
+    return Queries(unit(mean_sku(views)[truth] + 2.0 * unit_rows((len(truth), 8), each)), truth)
 
 
 def run(name: str, folder: Path, log: Log = lambda line: None) -> dict[str, bytes]:
