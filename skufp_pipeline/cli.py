@@ -420,12 +420,11 @@ class _Question:
         """The question as a picture of results shows it: pixels, or words where there are no others."""
         import numpy as np
 
-        from skufp_pipeline.photos import open_photo
         from skufp_pipeline.search.engine import read_photo
 
         if self.like is not None:
             picture = engine.picture(self.like)
-            return self.like if picture is None else np.asarray(open_photo(picture))
+            return self.like if picture is None else np.asarray(read_photo(picture))
         return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
 
 

@@ -19,6 +19,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import EINVAL
 from pathlib import Path
 from typing import Annotated
 
@@ -186,7 +187,7 @@ def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
     except (PhotoError, MemoryError):
         raise
     except Exception as error:  # on broken files the decoders raise a dozen kinds
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # EINVAL: an offset below 0
             raise
         raise PhotoError("broken_image", name, f"can't be read as an image: {error}") from error
 

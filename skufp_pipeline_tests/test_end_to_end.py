@@ -128,7 +128,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         assert ";base64," in told(name)[shown]
     assert told("annotations")["items_by_role"].split()[1:8:2] == ["split", "domain", "role", "rows"]
     assert "style_zero" in told("annotations")["skipped_by_reason"]
-    assert "| R@1 |" in told("retrieval_report")["tables"]
+    assert " R@1 |" in told("retrieval_report")["tables"]
 
 
 def test_what_a_person_reads_is_progress_and_nothing_else(graph: Graph) -> None:

@@ -409,6 +409,17 @@ def test_a_file_that_may_not_be_read_is_not_taken_for_a_broken_image(
     assert not decodes(tmp_path / "a.png")
 
 
+def test_a_tiff_whose_pixels_lie_before_the_file_is_broken(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (16, 24)).save(path)
+    before = struct.pack("<HHI", 273, 4, 1)  # StripOffsets, one unsigned integer
+    head, _, tail = path.read_bytes().partition(before)
+    path.write_bytes(head + struct.pack("<HHIi", 273, 9, 1, -1) + tail[4:])
+    with pytest.raises(PhotoError) as error:
+        open_photo(path)
+    assert error.value.reason == "broken_image"
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(kind=st.sampled_from(FORMATS), random=st.randoms())
