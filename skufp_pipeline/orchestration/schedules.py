@@ -6,7 +6,7 @@ ended, `refresh_goes_on` starts what is stale then (`staleness.py`), until nothi
 
 import json
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ REFRESH_TAG, REFRESH_ID_TAG = "skufp/refresh", "skufp/refresh_id"
 _UNFINISHED = [
     dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ]
+_ANY_REFRESH = {REFRESH_TAG: [DAILY, WEEKLY]}
 UNDER_WAY = "a refresh is under way"
 _BETWEEN_RUNS = timedelta(seconds=60)  # a few of the sensor's intervals
 _WEBHOOK_SECONDS = 10
@@ -136,11 +137,10 @@ def refresh_request(kind: str, refresh_id: str) -> dg.RunRequest:
 
 def is_under_way(instance: dg.DagsterInstance) -> bool:
     """Whether a refresh runs, or ended a run so lately that its next may be about to start."""
-    tags = {REFRESH_TAG: [DAILY, WEEKLY]}
     lately = datetime.now(UTC) - _BETWEEN_RUNS
     return bool(
-        instance.get_runs_count(dg.RunsFilter(tags=tags, statuses=_UNFINISHED))
-        or instance.get_runs_count(dg.RunsFilter(tags=tags, updated_after=lately))
+        instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED))
+        or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=lately))
     )
 
 
@@ -153,38 +153,37 @@ def sensors(preset: Preset, steps: dict[str, Step], every_job: list[Any]) -> lis
 
 
 def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
-    targets = [job for job in every_job if job.name in (REFRESH_SHARDS, REFRESH_TABLES)]
-    first = [job for job in every_job if job.name == READ_CATALOG]
-
-    @dg.run_status_sensor(
-        run_status=dg.DagsterRunStatus.SUCCESS,
+    @dg.sensor(
         name="refresh_goes_on",
-        monitored_jobs=[*first, *targets],
-        request_jobs=targets,
+        jobs=[job for job in every_job if job.name in (REFRESH_SHARDS, REFRESH_TABLES)],
         minimum_interval_seconds=10,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Starts what is stale once all runs of a refresh so far have ended.",
     )
     def refresh_goes_on(
-        context: dg.RunStatusSensorContext, artifacts: ArtifactStoreResource
-    ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        tags = context.dagster_run.tags
-        if REFRESH_TAG not in tags:
-            yield dg.SkipReason("the run belongs to no refresh")
-            return
-        refresh_id = tags[REFRESH_ID_TAG]
-        others = dg.RunsFilter(tags={REFRESH_TAG: [DAILY, WEEKLY]}, statuses=_UNFINISHED)
-        if context.instance.get_runs_count(others):
-            yield dg.SkipReason("other runs of a refresh have not ended")
-            return
-        among = refreshed(steps, tags[REFRESH_TAG])
-        work = next_work(steps, stale(steps, artifacts.get(), among))
+        context: dg.SensorEvaluationContext, artifacts: ArtifactStoreResource
+    ) -> dg.SensorResult | dg.SkipReason:
+        newest = next(iter(context.instance.get_runs(dg.RunsFilter(tags=_ANY_REFRESH), limit=1)), None)
+        if newest is None or newest.run_id == context.cursor:
+            return dg.SkipReason("no new run of a refresh")
+        if context.instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED)):
+            return dg.SkipReason("runs of a refresh have not ended")
+        tags = {name: newest.tags[name] for name in (REFRESH_TAG, REFRESH_ID_TAG)}
+        if _has_failed(context.instance, tags[REFRESH_ID_TAG]):
+            return dg.SensorResult(skip_reason="a run of the refresh has failed", cursor=newest.run_id)
+        work = next_work(steps, stale(steps, artifacts.get(), refreshed(steps, tags[REFRESH_TAG])))
         if not work:
-            yield dg.SkipReason("nothing is stale")
-        for part in work:
-            yield _request(part, {REFRESH_TAG: tags[REFRESH_TAG], REFRESH_ID_TAG: refresh_id})
+            return dg.SensorResult(skip_reason="nothing is stale", cursor=newest.run_id)
+        return dg.SensorResult([_request(part, tags) for part in work], cursor=newest.run_id)
 
     return refresh_goes_on
+
+
+def _has_failed(instance: dg.DagsterInstance, refresh_id: str) -> bool:
+    """Whether a run of this refresh has failed or was cancelled, and was not executed again."""
+    runs = instance.get_runs(dg.RunsFilter(tags={REFRESH_ID_TAG: refresh_id}))
+    again = {run.parent_run_id for run in runs}
+    return any(not run.is_success and run.run_id not in again for run in runs)
 
 
 def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:

@@ -42,6 +42,8 @@ def site(graph: Graph, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
     home = folder / "home"
     home.mkdir()
     shutil.copyfile(INSTANCE_SETTINGS, home / "dagster.yaml")
+    with dg.DagsterInstance.from_config(str(home)):
+        """Makes the databases, which two processes that start at once would both make."""
     variables = environment(DAGSTER_HOME=str(home), SKUFP_PRESET=str(living.preset_file))
     port = free_port()
     tools = Path(sys.executable)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from skufp_pipeline.cli import main
 from skufp_pipeline.definitions import build_defs
+from skufp_pipeline.orchestration import schedules
 from skufp_pipeline.orchestration.materialize import refresh_graph
 from skufp_pipeline.orchestration.schedules import (
     DAILY,
@@ -132,19 +133,18 @@ def run(graph: Graph, instance: dg.DagsterInstance, request: dg.RunRequest, job:
     return done.dagster_run
 
 
-def goes_on(graph: Graph, instance: dg.DagsterInstance, ended: dg.DagsterRun) -> list[dg.RunRequest]:
-    """What the sensor starts after a run has ended."""
+def goes_on(
+    graph: Graph, instance: dg.DagsterInstance, cursor: str | None = None
+) -> tuple[list[dg.RunRequest], str | None]:
+    """What the sensor starts now, and its cursor."""
     definitions = build_defs(graph.preset)
-    sensor = next(s for s in definitions.sensors or [] if s.name == "refresh_goes_on")
-    (event,) = instance.all_logs(ended.run_id, of_type=dg.DagsterEventType.RUN_SUCCESS)
-    context = dg.build_run_status_sensor_context(
-        "refresh_goes_on",
-        event.get_dagster_event(),
-        instance,
-        ended,
-        resources={"artifacts": (definitions.resources or {})["artifacts"]},
-    )
-    return [found for found in sensor(context) if isinstance(found, dg.RunRequest)]  # type: ignore[operator]
+    sensor: Any = next(s for s in definitions.sensors or [] if s.name == "refresh_goes_on")
+    artifacts = (definitions.resources or {})["artifacts"]
+    with dg.build_sensor_context(instance, cursor=cursor, resources={"artifacts": artifacts}) as context:
+        found = sensor(context)
+    if isinstance(found, dg.SkipReason):
+        return [], cursor
+    return list(found.run_requests or []), found.cursor
 
 
 def test_one_scheduled_tick_makes_a_new_product_searchable(
@@ -157,35 +157,68 @@ def test_one_scheduled_tick_makes_a_new_product_searchable(
     context = dg.build_schedule_context(instance, scheduled_execution_time=time)
     first = schedule(context)
     assert isinstance(first, dg.RunRequest)
-    waiting, keys = [first], []
-    while waiting:
-        request = waiting.pop(0)
-        ended = run(graph, instance, request, READ_CATALOG)
-        found = goes_on(graph, instance, ended)
-        assert not {new.run_key for new in found} & set(keys)
-        keys += [new.run_key for new in found]
-        waiting += found
+    wave, cursor, keys = [first], None, []
+    while wave:
+        for request in wave:
+            run(graph, instance, request, READ_CATALOG)
+        wave, cursor = goes_on(graph, instance, cursor)
+        assert not {new.run_key for new in wave} & set(keys)
+        keys += [new.run_key for new in wave]
     assert len(keys) == 2  # one shard, then the tables and the index
     assert sku_id in skus(graph)
     require_one_shard_made(graph, instance, sku_id)
 
 
-def test_the_refresh_waits_for_its_other_runs(
+TAGS = {REFRESH_TAG: DAILY, REFRESH_ID_TAG: "daily 1"}
+
+
+def record(
+    graph: Graph,
+    instance: dg.DagsterInstance,
+    status: dg.DagsterRunStatus,
+    again: dg.DagsterRun | None = None,
+) -> dg.DagsterRun:
+    """A run of the refresh that was not executed; the re-execution of another where there is one."""
+    first = again and {"parent_run_id": again.run_id, "root_run_id": again.run_id}
+    job = build_defs(graph.preset).resolve_job_def("refresh_shards")
+    return instance.create_run_for_job(job, tags=TAGS, status=status, **(first or {}))
+
+
+def test_the_refresh_waits_for_its_other_runs_and_is_looked_at_once_they_have_ended(
+    living: tuple[Graph, Path], instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, shop = living
+    drop_product(shop)
+    run(graph, instance, dg.RunRequest(tags=TAGS), READ_CATALOG)
+    other = record(graph, instance, dg.DagsterRunStatus.STARTED)
+    assert goes_on(graph, instance) == ([], None)
+    instance.report_run_canceled(other)
+    record(graph, instance, dg.DagsterRunStatus.SUCCESS, again=other)
+    wave, cursor = goes_on(graph, instance)
+    assert len(wave) == 1
+    monkeypatch.setattr(schedules, "stale", None)  # not asked again until there is another run
+    assert goes_on(graph, instance, cursor) == ([], cursor)
+
+
+def test_a_failed_run_ends_its_refresh_until_it_is_executed_again(
     living: tuple[Graph, Path], instance: dg.DagsterInstance
 ) -> None:
     graph, shop = living
     drop_product(shop)
-    tags = {REFRESH_TAG: DAILY, REFRESH_ID_TAG: "daily 1"}
-    ended = run(graph, instance, dg.RunRequest(tags=tags), READ_CATALOG)
-    job = build_defs(graph.preset).resolve_job_def("refresh_shards")
-    instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
-    assert goes_on(graph, instance, ended) == []
+    run(graph, instance, dg.RunRequest(tags=TAGS), READ_CATALOG)
+    failed = record(graph, instance, dg.DagsterRunStatus.FAILURE)
+    record(graph, instance, dg.DagsterRunStatus.SUCCESS)
+    wave, cursor = goes_on(graph, instance)
+    assert wave == []
+    record(graph, instance, dg.DagsterRunStatus.SUCCESS, again=failed)
+    assert len(goes_on(graph, instance, cursor)[0]) == 1
 
 
 def test_runs_of_no_refresh_start_nothing(living: tuple[Graph, Path], instance: dg.DagsterInstance) -> None:
     graph, shop = living
     drop_product(shop)
-    assert goes_on(graph, instance, run(graph, instance, dg.RunRequest(), READ_CATALOG)) == []
+    run(graph, instance, dg.RunRequest(), READ_CATALOG)
+    assert goes_on(graph, instance) == ([], None)
 
 
 def test_the_weekly_refresh_covers_the_graph_and_the_daily_one_trains_nothing(small_graph: Graph) -> None:
