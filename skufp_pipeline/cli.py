@@ -35,7 +35,7 @@ index_option = click.option(
 )
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
+def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Prints a `UserError` in one line, without a stack trace."""
 
     @wraps(function)
@@ -57,7 +57,7 @@ def main() -> None:
 
 @main.command()
 @preset_option
-@told
+@user_errors
 def materialize(name: str | None) -> None:
     """Materialize the whole graph through Dagster; what is unchanged is skipped."""
     _materialize(load_preset(name), name)
@@ -66,7 +66,7 @@ def materialize(name: str | None) -> None:
 @main.command()
 @preset_option
 @click.option("--retrain", is_flag=True, help="Train again too, where the catalogue has changed.")
-@told
+@user_errors
 def refresh(name: str | None, retrain: bool) -> None:
     """Read the catalogue and make again what it has outdated: the scheduled job, without a daemon."""
     from skufp_pipeline.orchestration.materialize import refresh_graph
@@ -79,7 +79,7 @@ def refresh(name: str | None, retrain: bool) -> None:
 
 @main.command()
 @preset_option
-@told
+@user_errors
 def demo(name: str | None) -> None:
     """Materialize the graph, print its tables, and answer one photo and one sentence."""
     preset = load_preset(name)
@@ -122,7 +122,7 @@ def demo(name: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
 @index_option
-@told
+@user_errors
 def search(
     name: str | None,
     image: Path | None,
@@ -158,7 +158,7 @@ def search(
 @main.command()
 @preset_option
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
-@told
+@user_errors
 def report(name: str | None, as_json: bool) -> None:
     """The tables of the last retrieval report."""
     _print_report(ArtifactStore(load_preset(name).data_root), as_json)
@@ -172,7 +172,7 @@ def export() -> None:
 @export.command("df2-jsonl")
 @preset_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
-@told
+@user_errors
 def export_df2(name: str | None, out: Path) -> None:
     """Crop tree, *_sku_metadata.json and *_image_text.jsonl, as the reference pipeline writes them."""
     from skufp_pipeline.datasets.export import export_df2_jsonl
@@ -196,7 +196,7 @@ def export_df2(name: str | None, out: Path) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
 @index_option
-@told
+@user_errors
 def export_index(name: str | None, file_format: str, out: Path, index: str) -> None:
     """All fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
     from skufp_pipeline.search.bundle import current_index
@@ -210,7 +210,7 @@ def export_index(name: str | None, file_format: str, out: Path, index: str) -> N
 @main.command()
 @preset_option
 @click.option("--all", "every", is_flag=True, help="Verify the checksums of all shards, too.")
-@told
+@user_errors
 def doctor(name: str | None, every: bool) -> None:
     """Verify what the graph has made: each result is there, and its files have their checksums."""
     from skufp_pipeline.definitions import graph_steps
@@ -227,7 +227,7 @@ def doctor(name: str | None, every: bool) -> None:
 
 @main.command("setup-instance")
 @preset_option
-@told
+@user_errors
 def setup_instance(name: str | None) -> None:
     """Make $DAGSTER_HOME ready: its settings where there are none, and the limits of the pools."""
     import dagster as dg
@@ -253,7 +253,7 @@ def catalog() -> None:
 @preset_option
 @click.option("--retrain", is_flag=True, help="What `skufp refresh --retrain` would make again.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@told
+@user_errors
 def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None:
     """New, changed and removed products since the last run, what would be made again, and why."""
     from skufp_pipeline.definitions import graph_steps
@@ -292,7 +292,7 @@ def index_group() -> None:
 @index_group.command("list")
 @preset_option
 @index_option
-@told
+@user_errors
 def index_list(name: str | None, index: str) -> None:
     """The versions that are kept, the last published first."""
     store = ArtifactStore(load_preset(name).data_root)
@@ -312,7 +312,7 @@ def index_list(name: str | None, index: str) -> None:
 @preset_option
 @index_option
 @click.argument("version", required=False)
-@told
+@user_errors
 def index_rollback(name: str | None, index: str, version: str | None) -> None:
     """Put the version before (or VERSION) back in use; the one in use now is not published again."""
     versions = Versions(ArtifactStore(load_preset(name).data_root), index)
@@ -323,7 +323,7 @@ def index_rollback(name: str | None, index: str, version: str | None) -> None:
 @preset_option
 @index_option
 @click.argument("version")
-@told
+@user_errors
 def index_publish(name: str | None, index: str, version: str) -> None:
     """Put VERSION in use although a check did not pass, or after it was rolled back."""
     preset = load_preset(name)

@@ -61,8 +61,8 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
     run.inputs.add(weight_inputs(settings.weight_files()))
 
     def build(directory: Path) -> dict[str, Any]:
-        shards, told = text_shards(texts, crops), run.progress("crops decoded")
-        data, used = gather_training_images(shards, settings.training.cache_side, run.scratch, told)
+        shards, progress = text_shards(texts, crops), run.progress("crops decoded")
+        data, used = gather_training_images(shards, settings.training.cache_side, run.scratch, progress)
         encoder = run.models.new_reid(settings, seed)
         history = train_reid(encoder, data, settings.training, seed, run.scratch, run.log)
         Encoder.write(directory, encoder, learning_curve(history), used)
@@ -81,8 +81,8 @@ def reid_embeddings(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.encoders.embed import embed_images
 
-        encoder, told = run.models.load_reid(checkpoint.folder), run.progress("crops embedded")
-        images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, told)
+        encoder, progress = run.models.load_reid(checkpoint.folder), run.progress("crops embedded")
+        images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, progress)
         return Embeddings.write(directory, images)
 
     made = run.produce(REID_EMBEDDINGS, build)

@@ -97,8 +97,8 @@ def annotations(run: Run) -> dg.MaterializeResult:
     before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
 
     def build(directory: Path) -> dict[str, Any]:
-        told = run.progress("annotations"), run.progress("images")
-        found = preset.dataset.catalogue(raw.path, preset.splits, preset.shards, *told)
+        progress = run.progress("annotations"), run.progress("images")
+        found = preset.dataset.catalogue(raw.path, preset.splits, preset.shards, *progress)
         tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
         return Annotations.write(directory, tables, found.items, found.skipped)
 
@@ -119,8 +119,8 @@ def sku_crops(run: Run) -> dg.MaterializeResult:
     root = preset.dataset.root(RAW_DATASET.read(run.store).path)
 
     def build(directory: Path) -> dict[str, Any]:
-        items, told = table.items(shard), run.progress("crops")
-        return Crops.write(directory, items, *write_crops(items, root, directory, preset.crops, told))
+        items, progress = table.items(shard), run.progress("crops")
+        return Crops.write(directory, items, *write_crops(items, root, directory, preset.crops, progress))
 
     made = run.produce(SKU_CROPS, build)
     crops = made.table()

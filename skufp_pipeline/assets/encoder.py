@@ -90,8 +90,8 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
     run.inputs.add(weight_inputs(preset.encoder.weight_files()))
 
     def build(directory: Path) -> dict[str, Any]:
-        shards, told = text_shards(texts, crops), run.progress("crops decoded")
-        data, used = gather_training_data(shards, preset.prompts, training.cache_side, run.scratch, told)
+        shards, progress = text_shards(texts, crops), run.progress("crops decoded")
+        data, used = gather_training_data(shards, preset.prompts, training.cache_side, run.scratch, progress)
         encoder = run.models.new_encoder(preset.encoder, preset.seed)
         history = fine_tune(encoder, data, training, preset.seed, run.scratch, run.log)
         Encoder.write(directory, encoder, learning_curve(history), used)
@@ -122,8 +122,8 @@ def _embed_shard(
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.encoders.embed import embed_images, embed_text_table
 
-        encoder, told = load_encoder(), run.progress("crops embedded")
-        images = embed_images(encoder, texts.images(), crops.path, batch_size, told)
+        encoder, progress = load_encoder(), run.progress("crops embedded")
+        images = embed_images(encoder, texts.images(), crops.path, batch_size, progress)
         return Embeddings.write(directory, images, embed_text_table(encoder, texts.every_text(), batch_size))
 
     made = run.produce(stored, build)

@@ -111,8 +111,8 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
             save_gaussian(fit_gaussian(data.views, data.image_queries, settings.gaussian), directory)
         Aggregator.write(directory, history, used_by_fingerprints(tables))
         best = max(history, key=lambda row: row["development_mrr"])
-        told = {name: best[name] for name in best if name.startswith("development")}
-        return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **told}
+        development = {name: best[name] for name in best if name.startswith("development")}
+        return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **development}
 
     made = run.produce(FINGERPRINT_CHECKPOINT, build)
     history = made.history()

@@ -162,10 +162,11 @@ def policy_report(run: Run) -> dg.MaterializeResult:
         table, policy = fingerprints.table(), load_policy(trained.path)
         photos = evaluation_photos(images, table["sku_id"], _settings(run).report_queries)
         photos = photos.with_columns(path=pl.Series([str(crop_of(row)) for row in photos.to_dicts()]))
-        encoder, spoilt = run.models.load_encoder(checkpoint.folder), preset.dataset.degradations(raw.path)
-        draws, told = (preset.evaluation.resamples, preset.seed), run.progress("evaluation photos")
+        encoder = run.models.load_encoder(checkpoint.folder)
+        degradations = preset.dataset.degradations(raw.path)
+        draws, progress = (preset.evaluation.resamples, preset.seed), run.progress("evaluation photos")
         return PolicyReport.write(
-            directory, *report_policy(photos, table, encoder, policy, spoilt, draws, told)
+            directory, *report_policy(photos, table, encoder, policy, degradations, draws, progress)
         )
 
     made = run.produce(POLICY_REPORT, build)

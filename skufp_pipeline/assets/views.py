@@ -147,8 +147,8 @@ def sd_base(run: Run) -> dg.MaterializeResult:
 
     def build(directory: Path) -> dict[str, Any]:
         training = views.filter(pl.col("split") == "train")
-        cache, told = run.scratch / "crops.npy", run.progress("crops decoded")
-        crops = prompted_crops(training, settings.image_size, cache, told)
+        cache, progress = run.scratch / "crops.npy", run.progress("crops decoded")
+        crops = prompted_crops(training, settings.image_size, cache, progress)
         pipeline = run.models.new_diffusion(base.config, seed)
         history = train_base(pipeline, crops, base, seed, run.scratch, run.log)
         save_pipeline(pipeline, SmallBase.pipeline_in(directory))

@@ -1,4 +1,4 @@
-"""Checks of the query policy: it does no harm, and it helps photos that something spoilt."""
+"""Checks of the query policy: it does no harm, and it helps degraded photos."""
 
 import dagster as dg
 import polars as pl

@@ -84,7 +84,7 @@ class Source(Settings):
         return replace(found, items=with_shards(items, shards))
 
     def degradations(self, raw: Path) -> pl.DataFrame | None:
-        """What spoilt each photo, by `split` and `image_id`; None where the data set does not say."""
+        """What degraded each photo, by `split` and `image_id`; None where the data set does not say."""
         return None
 
     def another_rendering(self, seed: int, num_skus: int | None = None) -> Self | None:

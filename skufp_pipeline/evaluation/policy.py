@@ -47,7 +47,7 @@ METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
 DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
 _BLOCK = 64  # photos
-WORST = 0.25  # share of the photos that a single degradation spoils most
+WORST = 0.25  # share of the photos that a single degradation affects most
 # Columns of the sample's side table, and whether a larger or a smaller value is worse.
 KINDS: dict[str, int] = {
     "cast": 1, "exposure": 0, "haze": 1, "blur": 1, "shake": 1, "resolution": -1, "noise": 1,
@@ -306,7 +306,7 @@ def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) ->
 
 
 def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:
-    """What spoilt each photo, by `query_id`; None where the data set does not say.
+    """What degraded each photo, by `query_id`; None where the data set does not say.
 
     Args:
         table: by `split` and `image_id`.

@@ -57,14 +57,14 @@ def report_policy(
 
     Args:
         photos: evaluation queries with the `path` of each one's crop.
-        degradations: what spoilt photos, by `split` and `image_id`; None where the data set does not say.
+        degradations: what degraded photos, by `split` and `image_id`; None where the data set does not say.
         draws: resamples of the bootstrap, and its seed.
 
     Returns:
         Figures by arm, ranks by query, the confusion of actions, and some photos before and after.
     """
     queries = try_actions(photos, encoder, policy, progress)
-    spoilt = degradations_of(degradations, photos)
-    arms, per_query = judge_policy(queries, fingerprints, spoilt, *draws)
+    degraded_by = degradations_of(degradations, photos)
+    arms, per_query = judge_policy(queries, fingerprints, degraded_by, *draws)
     sheet = before_and_after(per_query, photos, policy.actions, SHOWN)
     return arms, per_query, confusion(queries, fingerprints), sheet

@@ -10,7 +10,7 @@ from skufp_pipeline.datasets.sample.randomness import chance
 
 @dataclass(frozen=True)
 class Degradation:
-    """What spoilt a customer's photo.
+    """What degraded a customer's photo.
 
     Attributes:
         severity: what all else is drawn in proportion to; 0 fair, 1 nearly hopeless.
@@ -52,7 +52,7 @@ def studio_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def phone_photo(
     rng: np.random.Generator, image: np.ndarray, severity: float
 ) -> tuple[np.ndarray, Degradation]:
-    """A customer's photo, spoilt in proportion to `severity` (0 fair, 1 nearly hopeless)."""
+    """A customer's photo, degraded in proportion to `severity` (0 fair, 1 nearly hopeless)."""
     lit, light = _light(rng, image, severity)
     soft, softness = _blurred(rng, lit, severity)
     small, resolution = _small(rng, soft, severity)

@@ -28,7 +28,7 @@ class SampleSettings(Settings):
     style_zero_fraction: float = Field(default=0.03, ge=0, le=1)
     two_item_fraction: float = Field(default=0.08, ge=0, le=1)  # images with a second item
     variants: int = Field(default=5, ge=1)  # SKUs that share one design
-    difficulty: float = Field(default=1.0, ge=0, le=2)  # scales what spoils the user photos
+    difficulty: float = Field(default=1.0, ge=0, le=2)  # scales what degrades the user photos
     workers: int | None = Field(default=None, ge=1)  # processes; null means every core
 
     @model_validator(mode="after")

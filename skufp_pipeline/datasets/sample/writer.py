@@ -4,8 +4,8 @@
 <root>/<split>/annos/NNNNNN.json
 <root>/degradations/pair_NNNNNN.parquet
 
-The last is no part of DeepFashion2's layout: what spoilt each customer's photo, so that a result can be told
-by it. No model reads it.
+The last is no part of DeepFashion2's layout: what degraded each customer's photo, so that a result can be
+told by it. No model reads it.
 """
 
 import json
