@@ -71,8 +71,8 @@ PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
 SHARE = 8  # queries that a thread sweeps at a time, half a group: so that threads end together
 WINDOW = 256  # tiles that are swept stage by stage
-STRETCH = 2 * BYTES // TILE  # dimensions that are multiplied while a line of a tile to come is fetched
-AHEAD = 2  # rows that are fetched ahead of the one that is scored
+STRETCH = 2 * BYTES // TILE  # dimensions multiplied for each prefetched line of the next tile
+AHEAD = 2  # how many rows ahead of the one that is scored are prefetched
 PORTION = LANES  # queries that a thread encodes at a time; they share lines
 
 
@@ -81,13 +81,13 @@ class Tiles(NamedTuple):
 
     Attributes:
         scores, rows: (Q, K) heaps, and in the end the results, best first.
-        ceilings: (Q / L, R / TILE, L) flat, float32, the most that any row of a tile can come to; the lowest
+        ceilings: (Q / L, R / TILE, L) flat, float32, the upper bound of any row's score in a tile; the lowest
             three bits are the number of that row.
-        others: the same shape, the most that any other row of the tile can come to.
+        others: the same shape, the upper bound of all other rows of the tile.
         unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
         values, seeds: (T, L, K) for each query of a group, heap of the most promising rows, of a tile each.
-        bounds: (T, L) float32, the most that each row of a tile can come to, at `row % L`.
-        least: (T, L) float32, what a row must come to, for each query of a group.
+        bounds: (T, L) float32, the upper bound of each row of a tile, at `row % L`.
+        least: (T, L) float32, the threshold of each query of a group.
         sizes: (T, L) int64, entries of each heap.
         picks, lanes: (T, WINDOW) int64, tiles of which several rows may be among the best of some queries, a
             bit for each of these.
@@ -172,11 +172,11 @@ def tile_ceilings(
     coming: NDArray[np.uint8],
     coming_at: int,
 ) -> None:
-    """The most that any of the TILE rows from `row` on, unpacked from `at` on, can come to with each of
-    the PAIR queries from `query` on; each half of them into its place.
+    """Upper bounds of the TILE rows from `row` on, unpacked from `at` on, with each of the PAIR queries from
+    `query` on; each half of the queries is written to its own place.
 
-    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are fetched (four fifths of
-    what the high plane has), a line at a time: all at once would be more than a processor keeps in mind.
+    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are prefetched (four fifths of
+    what the high plane has), a line at a time: a processor tracks only a few outstanding loads.
     """
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
@@ -209,7 +209,7 @@ def tile_ceilings(
 
 @inner
 def fetch_tile(codes: Codes, tile: int) -> None:
-    """Has the codes of a tile fetched that is about to be looked at."""
+    """Prefetches the codes of a tile that is scanned next."""
     fetch_high(codes, tile * TILE, TILE)
     fetch_low(codes, tile * TILE, TILE)
 
@@ -224,7 +224,7 @@ def scan_tiles(
     part: int,
     coming_part: int,
 ) -> None:
-    """Ceilings of a part of PART tiles, both planes at once, while the codes of a coming one are fetched."""
+    """Ceilings of a part of PART tiles, both planes at once, prefetching the codes of the next part."""
     count, size, unpacked = len(allowed), TILE * 2 * codes.width, tiles.unpacked[thread]
     begin, end, ahead = part * PART, min((part + 1) * PART, count), (coming_part - part) * PART
     for tile in range(begin, end):
@@ -252,7 +252,7 @@ def best_tiles(tiles: Tiles, count: int, first_query: int, thread: int) -> None:
     least, sizes, lane = tiles.least[thread], tiles.sizes[thread], first_query % LANES
     first = (first_query - lane) * count
     least[:] = np.inf
-    least[lane : lane + SHARE] = LOWEST  # nothing without a row
+    least[lane : lane + SHARE] = LOWEST  # excludes padding rows
     sizes[:] = 0
     for tile in range(count):
         at = first + tile * LANES
@@ -298,7 +298,7 @@ def keep(tiles: Tiles, thread: int, kept: int, row: int, lane: int) -> int:
 def score_kept(
     queries: Queries, rows: Rows, tiles: Tiles, thread: int, group: int, pick: int, kept: int
 ) -> float:
-    """The score of a kept row for its query. Has a later one fetched: all at once would take longer."""
+    """The score of a kept row for its query. Prefetches a later row: prefetching all at once is slower."""
     kept_rows = tiles.kept_rows[thread]
     if pick == 0:
         for early in range(min(AHEAD, kept)):
@@ -319,7 +319,7 @@ def settle_share(
     begin: int,
     end: int,
 ) -> None:
-    """What a row must come to for each query of a share: as much as K rows of the most promising tiles."""
+    """The threshold of each query of a share: the least score of K rows of the most promising tiles."""
     k, sizes, least = tiles.scores.shape[1], tiles.sizes[thread], tiles.least[thread]
     best_tiles(tiles, len(allowed), begin, thread)
     kept = 0
@@ -414,7 +414,7 @@ def sweep_share(
 ) -> None:
     """The best rows of the queries `begin` to `end`, (Q, K), best first.
 
-    In stages, so that what is needed has time to come from memory: tiles whose ceilings reach, rows where a
+    In stages, so that prefetched data arrives in time: tiles whose ceilings reach the threshold, rows where a
     ceiling does not say which, and the scores.
     """
     settle_share(codes, queries, rows, tiles, allowed, thread, begin, end)
@@ -495,7 +495,7 @@ def search_many(words: NDArray[np.int64]) -> None:
     open_barrier(counts)
     encode_portions(queries, rotation, counts, 0)
     if not waited(counts, ENCODE_DONE, (queries_count + PORTION - 1) // PORTION):
-        finite = encode_queries(queries, rotation, 0, queries_count, 0)  # another does the same, later
+        finite = encode_queries(queries, rotation, 0, queries_count, 0)  # others may write the same later
         fetch_add(counts, NOT_FINITE, np.int64(not finite))
     fetch_add(counts, ENCODED, 1)
     scan_parts(codes, queries, tiles, allowed, counts, 0)

@@ -1,4 +1,4 @@
-"""What a score can come to, by the codes; which rows may be found."""
+"""Bounds on scores from the codes; which rows may be found."""
 
 from typing import Any
 
@@ -130,28 +130,28 @@ def high_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) ->
 
 @inner
 def fetch_high(codes: Codes, row: int, count: int) -> None:
-    """Has the high five bits of `count` rows, eights of them, from `row` on fetched."""
+    """Prefetches the high five bits of `count` rows from `row` on, a multiple of eight."""
     for place in range(high_at(codes, row), high_at(codes, row + count), BYTES):
         prefetch(codes.high, place)
 
 
 @inner
 def fetch_low(codes: Codes, row: int, count: int) -> None:
-    """Has the low three bits of `count` rows from `row` on fetched."""
+    """Prefetches the low three bits of `count` rows from `row` on."""
     for place in range(row * codes.width, (row + count) * codes.width, BYTES):
         prefetch(codes.low, place)
 
 
 @inner
 def fine_bound(codes: Codes, queries: Queries, row: int, sums: int) -> np.float32:
-    """The most that a row can come to with the first query, from the product of its codes with it."""
+    """Upper bound of a row's score with the first query, from the product of its codes with it."""
     doubled = np.float32(2 * sums - queries.centres[0])
     return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
 
 
 @inner
 def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
-    """The most that the codes let each of the eight rows from `row` on come to.
+    """Upper bounds of the eight rows from `row` on, from their codes.
 
     Twice, so that each also stands at its row's place among sixteen, `row % LANES`.
     """
@@ -166,7 +166,7 @@ def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
 
 @inner
 def reach_of(queries: Queries, query: int, score: float) -> np.float32:
-    """What the score from codes and the row's error must come to for a row that can reach `score`."""
+    """The least sum of the score from codes and the row's error at which a row can reach `score`."""
     return np.float32(score - queries.offsets[query] - queries.errors[query])
 
 

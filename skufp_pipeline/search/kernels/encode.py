@@ -165,7 +165,7 @@ def normalise(given: NDArray[np.float64], unit: NDArray[np.float64], dimension: 
 def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, thread: int) -> bool:
     """Fills everything from `given`, for the queries `begin` to `end`; returns whether they are finite.
 
-    Two threads may do the same at once: what they share is written once, as it is to stay.
+    Two threads may do the same at once: what they share is only ever written with its final value.
     """
     dimension, length = queries.dimension, len(queries.codes) // len(queries.sums)
     values, finite = queries.rotated[thread], True

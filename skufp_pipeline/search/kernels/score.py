@@ -79,7 +79,7 @@ def exact_score(rows: Rows, row: int, queries: Queries, query: int) -> float:
 
 @inner
 def fetch_row(rows: Rows, row: int, dimension: int) -> None:
-    """Has a row fetched that is about to be scored."""
+    """Prefetches a row that is scored next."""
     for place in range(row * dimension, (row + 1) * dimension, LANES):
         prefetch(rows.vectors, place)
 
@@ -136,7 +136,7 @@ def best_places(values: NDArray[np.float32], scores: NDArray[np.float64], places
     size = 0
     for begin in range(0, len(values), BLOCK):
         end = min(begin + BLOCK, len(values))
-        lowest = np.float32(scores[0]) if size == len(scores) else LOWEST  # nothing without a row
+        lowest = np.float32(scores[0]) if size == len(scores) else LOWEST  # excludes padding rows
         passing = 0
         for place in range(begin, end):
             passing += values[place] >= lowest

@@ -49,7 +49,7 @@ class Rotation(NamedTuple):
 
     Attributes:
         signs, centre, largest_norm: those of the codes.
-        rounding: bound on what float32 arithmetic errs by.
+        rounding: bound on the error of float32 arithmetic.
     """
 
     signs: Matrix[np.float64]
@@ -81,10 +81,10 @@ class Queries(NamedTuple):
         codes: (Q, 2W) flat, int8.
         packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
         sums: (Q,) int32, sum of the codes of each.
-        centres: (Q,) int32, LARGEST times that: twice what a product with whole codes is over.
+        centres: (Q,) int32, LARGEST times that: twice the excess of a product with whole codes.
         steps: (Q,) float32; code c of a query stands for `step * c`.
         offsets: (Q,) float64, product with the centre of the rows.
-        errors: (Q,) float64, bound on all that a score from codes errs by beyond the row's own error.
+        errors: (Q,) float64, bound on the error of a score from codes, beyond the row's own error.
     """
 
     given: NDArray[np.float64]

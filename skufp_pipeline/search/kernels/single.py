@@ -1,4 +1,4 @@
-"""The search for one query: scan the high plane, then look closer at what it does not rule out."""
+"""The search for one query: scan the high plane, then score what it does not rule out."""
 
 from typing import Any, NamedTuple
 
@@ -67,7 +67,7 @@ from skufp_pipeline.search.kernels.threads import (
 DENSE = 24  # rows of a block that pass by the high plane up to which the low plane is read row by row
 EVERY_ROW = np.int64(-1)  # all 64 bits
 SPARSE = 16  # allowed rows of a block up to which only they are read
-SEEDS = 2  # times K rows are looked at closer for a first threshold
+SEEDS = 2  # times K rows are scored for a first threshold
 CHUNK = 16  # blocks that a thread takes at a time
 WINDOW = 64  # blocks that are swept stage by stage
 
@@ -77,13 +77,13 @@ class Scan(NamedTuple):
 
     Attributes:
         sums: (R,) int32, product of the high plane with the query.
-        ceilings: (R / BLOCK,) float32, the most that any row of a block can come to.
-        promises: (R / BLOCK,) float32, about what the best row of a block comes to.
+        ceilings: (R / BLOCK,) float32, the upper bound of any row's score in a block.
+        promises: (R / BLOCK,) float32, the estimated score of a block's best row.
         seed_scores, seeds: (SEEDS * K,) heap of the most promising blocks.
         reached: (1,) float64, a score that K rows are known to reach.
         scores, rows: (T, K) heap of the best of each thread.
         sizes: (T,) int64, entries of each heap.
-        bounds, lows: (T, BLOCK) float32 and int32: of one block, the most that each row can come to, and the
+        bounds, lows: (T, BLOCK) float32 and int32: of one block, the upper bound of each row, and the
             product of the low plane.
         picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
     """
@@ -129,10 +129,10 @@ def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int)
 
 @inner
 def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np.float32], row: int) -> Any:
-    """What the high plane makes of the sixteen rows from `row` on, and an error of each.
+    """Scores of the sixteen rows from `row` on by the high plane, plus an error of each.
 
-    With their coarse errors it is the most that they can come to; with the fine ones, which are small, about
-    what they come to; both are below LOWEST for rows that are none.
+    With the coarse errors these are upper bounds; with the fine ones, which are small, estimates. Either is
+    below LOWEST for padding rows.
     """
     factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_COARSE * queries.sums[0])
     return affine_rows(
@@ -210,7 +210,7 @@ def scan_blocks(
 def promising_bits(
     codes: Codes, queries: Queries, scan: Scan, allowed: NDArray[np.uint8], block: int, promised: np.float32
 ) -> int:
-    """A bit for each allowed row of a block that comes to about `promised` or more."""
+    """A bit for each allowed row of a block whose estimate is `promised` or more."""
     bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
     return bits & allowed_bits(allowed, block)
 
@@ -311,7 +311,7 @@ def sweep_blocks(
 ) -> None:
     """Scores in float64 the rows of the blocks `begin` to `end` that no bound rules out.
 
-    In three stages, so that what a row needs has time to come from memory: rows that pass by the high plane,
+    In three stages, so that prefetched data arrives in time: rows that pass by the high plane,
     of these the ones that pass by both planes, and their scores.
     """
     scores, best, size = scan.scores[thread], scan.rows[thread], scan.sizes[thread]
@@ -392,7 +392,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
     scan_parts(codes, queries, scan, allowed, counts, 0)
     if not waited(counts, SCAN_DONE, parts):
         for part in range(parts):
-            if peek(counts, FIRST_PART + part) == 0:  # another writes the same there, later
+            if peek(counts, FIRST_PART + part) == 0:  # other threads may write the same value later
                 scan_blocks(codes, queries, scan, allowed, 0, part * CHUNK, min((part + 1) * CHUNK, blocks))
                 mark_scanned(counts, part)
     seed_one(codes, queries, rows, scan, allowed)

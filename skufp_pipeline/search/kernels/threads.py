@@ -1,4 +1,4 @@
-"""What the threads of one search tell each other."""
+"""How the threads of one search coordinate."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ SCAN_TAKEN, SCAN_DONE, READY, SWEEP_TAKEN, SWEEP_DONE, FIRST_PART = range(5, 11)
 
 @inner
 def open_barrier(counts: NDArray[np.int64]) -> None:
-    """Begins a search, with nobody in it."""
+    """Opens a search; no helping thread is inside yet."""
     counts[BARRIER + 1 :] = 0
     fetch_add(counts, BARRIER, OPEN)
 
@@ -33,7 +33,7 @@ def close_barrier(counts: NDArray[np.int64]) -> None:
 
 @inner
 def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
-    """Waits a little for a search to help in; whether one came. To wake up takes as long as a search.
+    """Spins briefly for a search to help in; whether one came. Waking up takes as long as a search.
 
     Args:
         called: (1,) above 0 where the thread is called to other searches; it goes there at once.
@@ -66,16 +66,16 @@ def mark_scanned(counts: NDArray[np.int64], part: int) -> None:
 
 @inner
 def wait_for(counts: NDArray[np.int64], done: int, number: int) -> None:
-    """Waits until `done` has come to `number`."""
+    """Waits until `done` has reached `number`."""
     while peek(counts, done) < number:
         pause()
 
 
 @bare
 def waited(counts: NDArray[np.int64], done: int, number: int) -> bool:
-    """Waits a little for what other threads have taken; whether `done` has come to `number`.
+    """Spins briefly for parts that other threads have taken; whether `done` has reached `number`.
 
-    A thread that the system has put to sleep may be away for milliseconds.
+    A thread that the scheduler has suspended may be away for milliseconds.
     """
     for _ in range(PATIENCE):  # noqa: SIM110 (numba knows no any())
         if peek(counts, done) == number:
