@@ -15,9 +15,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from skufp_pipeline.photos import open_photo
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.store import Artifact
-
-Progress = Callable[[int, int], None]  # (done, total)
 
 _LOG_EVERY = 5.0  # seconds
 

@@ -20,10 +20,11 @@ from skufp_pipeline.artifacts.stored import R, Stored, StoredVersions
 from skufp_pipeline.compute import Needs, declare, peak_memory_mib
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.provenance import code_digest, library_versions
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
-from skufp_pipeline.show import Progress, artifact_metadata, progress
+from skufp_pipeline.show import artifact_metadata, progress
 from skufp_pipeline.store import ArtifactStore, Recipe
 
 OWNERS = ["team:skufp"]

@@ -31,7 +31,7 @@ ROOMS = (
     "search",
     "evaluation",
 )
-LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute", "provenance")
+LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute", "provenance", "progress")
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 
 
@@ -85,7 +85,7 @@ def test_rooms_depend_downward_only() -> None:
             assert rooms_imported(path) <= allowed, path
 
 
-@pytest.mark.parametrize("leaf", ["errors", "hashing", "settings", "compute", "provenance"])
+@pytest.mark.parametrize("leaf", ["errors", "hashing", "settings", "compute", "provenance", "progress"])
 def test_a_leaf_imports_nothing_of_the_package(leaf: str) -> None:
     assert rooms_imported(PACKAGE / f"{leaf}.py") == set()
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from skufp_pipeline.datasets.reading import Progress, map_in_threads
+from skufp_pipeline.datasets.reading import map_in_threads
 from skufp_pipeline.hashing import file_digest, stable_shard
+from skufp_pipeline.progress import Progress
 
 
 def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:

@@ -15,10 +15,11 @@ import polars as pl
 from PIL import Image
 from pydantic import Field
 
-from skufp_pipeline.datasets.reading import DECODE_THREADS, Progress, Row, map_in_threads, skipped_row
+from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads, skipped_row
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.photos import MAX_PIXELS, SIDE, MaxPixels, open_photo, reduced, size_of, whole_photo
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
 CROP_SCHEMA: dict[str, pl.DataType] = {

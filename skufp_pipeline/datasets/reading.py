@@ -25,12 +25,12 @@ from skufp_pipeline.datasets.table import (
     Catalogue,
 )
 from skufp_pipeline.errors import ItemError, UserError
+from skufp_pipeline.progress import Progress
 
 READ_THREADS = 16  # small files: the disk or network is waited for
 DECODE_THREADS = min(cores_available(), 8)  # each holds one whole decoded image
 CHUNK = 64
 
-Progress = Callable[[int, int], None]  # (done, total)
 Row = dict[str, Any]
 Task = TypeVar("Task")
 Result = TypeVar("Result")

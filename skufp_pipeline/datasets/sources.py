@@ -15,12 +15,12 @@ from pydantic import Field
 from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
 from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
-from skufp_pipeline.datasets.reading import Progress
 from skufp_pipeline.datasets.sample import SampleSettings, render_sample
 from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import Catalogue
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
 DATASETS = "skufp_pipeline.datasets."

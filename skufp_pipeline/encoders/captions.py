@@ -13,9 +13,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
 from skufp_pipeline.datasets.prompts import CaptionSettings
-from skufp_pipeline.encoders.embed import Progress, in_halves
+from skufp_pipeline.encoders.embed import in_halves
 from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.photos import read_crop
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.weights import resolve
 
 

@@ -4,7 +4,7 @@ Only training SKUs, and of their queries only the roles `train` (to learn from) 
 choose the epoch) get in; `UsedQueries` says which, so that a check can hold them against the protocol.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import used_queries
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.images import LabelledImages, TrainingImages
 from skufp_pipeline.training.pixels import decode_squares
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.photos import read_crop
+from skufp_pipeline.progress import Progress
 
-Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 

@@ -6,7 +6,7 @@ import polars as pl
 from PIL import Image
 
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
-from skufp_pipeline.encoders.embed import ImageEncoder, Progress
+from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.evaluation.policy import (
     GATED,
     OFF,
@@ -20,6 +20,7 @@ from skufp_pipeline.policy.actions import apply_action
 from skufp_pipeline.policy.labels import read_working_copy
 from skufp_pipeline.policy.network import Policy
 from skufp_pipeline.policy.settings import ActionSettings
+from skufp_pipeline.progress import Progress
 
 SHOWN = 12  # photos before and after
 BETTER, WORSE = "#009E73", "#D55E00"  # told apart by colour-blind readers too

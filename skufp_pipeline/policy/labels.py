@@ -5,7 +5,7 @@ seven, with its rank. Only `train` and `development` queries of training SKUs ar
 fixed plan; each is kept when it is whole, and a killed run repeats no other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +25,8 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY, Photo
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.quality import FEATURES, quality_features
 from skufp_pipeline.policy.settings import ActionSettings
+from skufp_pipeline.progress import Progress
 
-Progress = Callable[[int, int], None]
 _DECIMALS = 6  # of a margin
 
 LABEL_SCHEMA: dict[str, pl.DataType] = {

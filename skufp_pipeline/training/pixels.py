@@ -3,7 +3,7 @@
 JPEG decoding costs more than a small tower's step; the array is read by batch and never held whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
+from skufp_pipeline.progress import Progress
 
 _BLOCK = 512
 
 
 def decode_squares(
-    paths: Sequence[Path], side: int, target: Path, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path], side: int, target: Path, progress: Progress | None = None
 ) -> NDArray[np.uint8]:
     """(N, side, side, 3) uint8 RGB, read-only and memory-mapped from `target` (made if absent).
 

@@ -5,7 +5,7 @@ fixed plan; a batch is kept when it is whole, and a killed run generates only th
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,11 +20,10 @@ from skufp_pipeline.encoders.embed import in_halves
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.photos import size_of
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import GenerationSettings
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What every diffusion training shares: latents of crops, noise at random times, the loss of its guess."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.pixels import decode_squares
 from skufp_pipeline.views.pipeline import Pipeline, encode_prompts
 
@@ -38,7 +39,7 @@ class Latents:
 
 
 def prompted_crops(
-    views: pl.DataFrame, side: int, target: Path, progress: Callable[[int, int], None] | None = None
+    views: pl.DataFrame, side: int, target: Path, progress: Progress | None = None
 ) -> PromptedCrops:
     """The crops of `views` (`path`, `prompt`) as squares, decoded once into the file `target`."""
     pixels = decode_squares([Path(path) for path in views["path"]], side, target, progress)

@@ -8,8 +8,9 @@ import polars as pl
 
 from skufp_pipeline.artifacts.kinds import ACCEPTED, GeneratedViews
 from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.views.filters import Thresholds
-from skufp_pipeline.views.generate import Progress, generate, plan_candidates
+from skufp_pipeline.views.generate import generate, plan_candidates
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.selection import budget, first_views
 from skufp_pipeline.views.settings import ViewsSettings

@@ -7,7 +7,7 @@ from typing import Literal
 import polars as pl
 import pytest
 
-from skufp_pipeline.datasets.reading import Progress, build_catalogue
+from skufp_pipeline.datasets.reading import build_catalogue
 from skufp_pipeline.datasets.sample import SampleSettings
 from skufp_pipeline.datasets.sample.writer import DEGRADATION_SCHEMA
 from skufp_pipeline.datasets.sources import DeepFashion2Dataset, ManifestDataset, SampleDataset, Source
@@ -18,6 +18,7 @@ from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.orchestration.staleness import catalog_diff
 from skufp_pipeline.photos import size_of
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
 from ..graphs import Graph, metadata, run_asset

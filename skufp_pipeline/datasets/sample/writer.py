@@ -23,7 +23,6 @@ import numpy as np
 import polars as pl
 
 from skufp_pipeline.compute import cores_available
-from skufp_pipeline.datasets.reading import Progress
 from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
@@ -31,6 +30,7 @@ from skufp_pipeline.datasets.sample.randomness import generator
 from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece, render_scene
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.progress import Progress
 
 IMAGES_PER_TASK = 200
 TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
