@@ -41,7 +41,7 @@ from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.measures.ranks import ranks_of
 from skufp_pipeline.orchestration.schedules import stages
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import ArtifactStore, shard_name
 from skufp_pipeline.training.device import pick_device
 from skufp_pipeline.training.history import best_epoch, speed
 
@@ -158,7 +158,7 @@ def prepare(preset: Preset) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         for stage in stages(graph_steps(preset)):
             if stage.name in PREPARED:
-                keys = [f"shard_{n:04d}" for n in range(preset.shards)] if stage.sharded else [None]
+                keys = [shard_name(n) for n in range(preset.shards)] if stage.sharded else [None]
                 for key in keys:
                     definitions.resolve_job_def(stage.name).execute_in_process(
                         instance=instance, partition_key=key, run_config={"loggers": {"plain": {}}}

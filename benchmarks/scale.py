@@ -87,6 +87,7 @@ def measure(skus: int) -> dict[str, dict[str, float]]:
     from skufp_pipeline.definitions import graph_steps
     from skufp_pipeline.orchestration.staleness import in_order, places
     from skufp_pipeline.presets import load_preset
+    from skufp_pipeline.store import shard_name
 
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -98,7 +99,7 @@ def measure(skus: int) -> dict[str, dict[str, float]]:
             if asset == "retrieval_report":
                 continue
             shards = [place.shard for place in places(steps[asset])]
-            partitions = [f"shard_{shard:04d}" for shard in shards if shard is not None]
+            partitions = [shard_name(shard) for shard in shards if shard is not None]
             done = subprocess.run(
                 [sys.executable, "-c", RUN_ONE, str(preset), asset, *partitions],
                 env=variables,

@@ -20,7 +20,7 @@ from skufp_pipeline.orchestration.schedules import WEEKLY, refreshed
 from skufp_pipeline.orchestration.staleness import in_order, places, stale
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.steps import Step
-from skufp_pipeline.store import FILES, MANIFEST, ArtifactStore, Manifest
+from skufp_pipeline.store import FILES, MANIFEST, ArtifactStore, Manifest, shard_key
 
 PHOTOS_OF_A_SKU = 10
 WITH_A_FILE_A_PHOTO = ("raw_dataset", "sku_crops", "generated_views")
@@ -37,7 +37,7 @@ def make_store(root: Path, steps: dict[str, Step], skus: int, shards: int) -> tu
             inputs = {}
             for dep in step.deps:
                 if dep.sharded and place.shard is None:
-                    keys = {s: f"{dep.key}/shard_{s:04d}" for s in range(shards)}
+                    keys = {s: shard_key(dep.key, s) for s in range(shards)}
                     inputs |= {key: made[dep.name, s].digest for s, key in keys.items()}
                 else:
                     source = made[dep.name, place.shard if dep.sharded else None]
@@ -50,7 +50,7 @@ def make_store(root: Path, steps: dict[str, Step], skus: int, shards: int) -> tu
             if step.stored.parts:
                 known = (step.stored.reader.part_for(shard) for shard in range(shards))
                 parts = {part: digest for part in known if part is not None}
-            key = step.stored.key if place.shard is None else f"{step.stored.key}/shard_{place.shard:04d}"
+            key = step.stored.key if place.shard is None else shard_key(step.stored.key, place.shard)
             if isinstance(step.stored, StoredVersions):
                 (root / key).mkdir(parents=True)
                 (root / key / "CURRENT").write_text("made-up\n")

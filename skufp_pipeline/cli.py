@@ -16,7 +16,7 @@ from skufp_pipeline.artifacts.places import IMAGE_TEXT, RAW_DATASET, RETRIEVAL_R
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import ArtifactStore, shard_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,7 +266,7 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
     found = catalog_diff(preset, steps, among)
     reasons: dict[str, dict[str, str]] = {}
     for place, reason in found.reasons.items():
-        shard = "whole" if place.shard is None else f"shard_{place.shard:04d}"
+        shard = "whole" if place.shard is None else shard_name(place.shard)
         reasons.setdefault(shard, {})[place.asset] = reason
     skipped = preset.shards - len([shard for shard in reasons if shard != "whole"])
     left = sorted({name for name, step in steps.items() if step.trained} - among)
@@ -275,7 +275,7 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
         click.echo(json.dumps(told, indent=1))
         return
     for row in found.changes.iter_rows(named=True):
-        click.echo(f"{row['change']:<8} {row['sku_id']:<24} shard_{row['shard']:04d}  {row['detail']}")
+        click.echo(f"{row['change']:<8} {row['sku_id']:<24} {shard_name(row['shard'])}  {row['detail']}")
     click.echo(f"{found.changes.height} SKUs are not as they were")
     for shard, assets in reasons.items():
         click.echo(f"{shard}: " + "; ".join(f"{asset} ({reason})" for asset, reason in assets.items()))

@@ -25,7 +25,7 @@ from skufp_pipeline.provenance import code_digest, library_versions
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.show import artifact_metadata, progress
-from skufp_pipeline.store import ArtifactStore, Recipe
+from skufp_pipeline.store import ArtifactStore, Recipe, shard_name
 
 OWNERS = ["team:skufp"]
 READ_CATALOG = "read_catalog"  # the stage that reads the catalogue from where it lies
@@ -266,11 +266,6 @@ def _threads_of(step: Step) -> AbstractContextManager[None]:
 def shard_partitions(shards: int) -> dg.StaticPartitionsDefinition:
     """One partition a SKU shard: `shard_0000`, `shard_0001`, ..."""
     return dg.StaticPartitionsDefinition([shard_name(shard) for shard in range(shards)])
-
-
-def shard_name(shard: int) -> str:
-    """`shard_0003` of 3."""
-    return f"shard_{shard:04d}"
 
 
 def shard_number(partition_key: str) -> int:

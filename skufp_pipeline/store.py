@@ -377,9 +377,14 @@ class ArtifactStore:
         shutil.rmtree(self._scratch_root(key), ignore_errors=True)
 
 
+def shard_name(shard: int) -> str:
+    """`shard_0003` of 3."""
+    return f"shard_{shard:04d}"
+
+
 def shard_key(table: str, shard: int) -> str:
     """Key of one shard of a sharded artifact."""
-    return f"{table}/shard_{shard:04d}"
+    return f"{table}/{shard_name(shard)}"
 
 
 def _describe(key: str, directory: Path, recipe: Recipe, summary: dict[str, Any], parts: str) -> Manifest:

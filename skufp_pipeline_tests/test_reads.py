@@ -11,8 +11,7 @@ import pytest
 from skufp_pipeline.definitions import build_defs
 from skufp_pipeline.orchestration.staleness import places
 from skufp_pipeline.search.versions import KEPT_ENCODERS
-from skufp_pipeline.steps import shard_name
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import ArtifactStore, shard_name
 
 from .graphs import Graph, copy_graph
 

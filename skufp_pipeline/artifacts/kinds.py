@@ -14,6 +14,7 @@ import polars as pl
 
 from skufp_pipeline.artifacts.stored import Reader, write_frames, write_json
 from skufp_pipeline.datasets.table import ITEM_SCHEMA
+from skufp_pipeline.store import shard_name
 
 SHEET = "sheet.jpg"
 ACCEPTED = "accepted"  # the verdict on a generated view that no filter rejects
@@ -350,4 +351,4 @@ class ReportFiles(Reader):
 
 def items_file(shard: int) -> str:
     """The annotations of one shard, below their folder."""
-    return f"items/shard_{shard:04d}.parquet"
+    return f"items/{shard_name(shard)}.parquet"

@@ -33,8 +33,8 @@ from skufp_pipeline.orchestration.schedules import (
 )
 from skufp_pipeline.orchestration.staleness import next_work, stale
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.steps import READ_CATALOG, Step, shard_name
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.steps import READ_CATALOG, Step
+from skufp_pipeline.store import ArtifactStore, shard_name
 
 INSTANCE_SETTINGS = Path(__file__).parent.parent / "resources" / "dagster.yaml"
 _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message

@@ -17,7 +17,7 @@ from skufp_pipeline.datasets.catalogue import shard_table
 from skufp_pipeline.datasets.difference import catalogue_changes
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.steps import Step
-from skufp_pipeline.store import ArtifactStore
+from skufp_pipeline.store import ArtifactStore, shard_name
 
 
 @dataclass(frozen=True, order=True)
@@ -41,7 +41,7 @@ class Work:
 
     @property
     def partition_key(self) -> str | None:
-        return None if self.shard is None else f"shard_{self.shard:04d}"
+        return None if self.shard is None else shard_name(self.shard)
 
     def __str__(self) -> str:
         return " ".join([*([self.partition_key] if self.partition_key else []), ", ".join(self.assets)])
