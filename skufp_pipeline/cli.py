@@ -304,7 +304,7 @@ def index_list(name: str | None, index: str) -> None:
     for version in sorted(versions.listed(), key=lambda version: -order.get(version, 0)):
         state = "withdrawn" if version in releases.withdrawn else "published"
         state = "in use" if version == current else state if version in order else "candidate"
-        summary = store.read(versions.key(version)).summary
+        summary = store.read_manifest(versions.key(version)).summary
         click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
 
 

@@ -168,10 +168,15 @@ class ArtifactStore:
 
     def read(self, key: str) -> Artifact:
         """The artifact at `key`; a `UserError` that names it where there is no complete one."""
-        artifact = self.find(key)
-        if artifact is None:
+        manifest = self.read_manifest(key)
+        return Artifact(self._local_copy(key, manifest), manifest)
+
+    def read_manifest(self, key: str) -> Manifest:
+        """The manifest at `key`, without its files. Raises as `read` does."""
+        manifest = self.manifest(key)
+        if manifest is None:
             raise UserError(f"no complete {key} under {self.root}; materialize it first")
-        return artifact
+        return manifest
 
     def produce(
         self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], parts: str = ""

@@ -7,8 +7,7 @@ from typing import Any
 
 from skufp_pipeline.artifacts.places import SKU_CROPS, crop_file
 from skufp_pipeline.artifacts.stored import R, Reader, Stored
-from skufp_pipeline.errors import UserError
-from skufp_pipeline.store import Artifact, ArtifactStore, Manifest
+from skufp_pipeline.store import Artifact, ArtifactStore
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,8 @@ class Inputs:
         """
         for shard in range(self.num_shards):
             key = SKU_CROPS.key_in(self.store, shard)
-            found = self.store.manifest(key)
-            if found is None:
-                raise UserError(f"no complete {key} under {self.store.root}; materialize it first")
-            self._note(key, SKU_CROPS, SKU_CROPS.open(_unopened(found), shard))
+            unopened = Artifact(Path(), self.store.read_manifest(key))  # no file is fetched
+            self._note(key, SKU_CROPS, SKU_CROPS.open(unopened, shard))
         return lambda row: crop_file(self.store, row, self.num_shards)
 
     def add(self, digests: Mapping[str, str]) -> None:
@@ -99,8 +96,3 @@ class Inputs:
     def _require_open(self, name: str) -> None:
         if self._is_complete:
             raise ValueError(f"{name} was read after the recipe was made from what had been read")
-
-
-def _unopened(manifest: Manifest) -> Artifact:
-    """An artifact whose files are not fetched."""
-    return Artifact(Path(), manifest)

@@ -120,7 +120,7 @@ class StoredVersions(Stored[R]):
     def key_in(self, store: ArtifactStore, shard: int | None = None) -> str:
         version = self._in_use(store)
         if version is None:
-            raise UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
+            raise no_index(store)
         return self.version_key(version)
 
     def version_key(self, version: str) -> str:
@@ -134,6 +134,11 @@ class StoredVersions(Stored[R]):
 
     def _in_use(self, store: ArtifactStore) -> str | None:
         return store.read_pointer(f"{self.key}/{CURRENT}")
+
+
+def no_index(store: ArtifactStore) -> UserError:
+    """What to tell where a store has no version of any index in use."""
+    return UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
 
 
 def write_frames(directory: Path, **frames: pl.DataFrame) -> None:

@@ -4,6 +4,7 @@ To add one, write a subclass of `Source` and add it to `Dataset`.
 """
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -66,9 +67,9 @@ class Source(Settings):
         """The folder that `orig_image_path` is relative to; `raw` is the one that `write_raw` filled."""
         return self.folder or raw
 
+    @abstractmethod
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
         """The kept and the skipped items, through the reader of this source."""
-        raise NotImplementedError
 
     def catalogue(
         self,

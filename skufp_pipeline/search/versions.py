@@ -16,11 +16,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from skufp_pipeline.artifacts.stored import CURRENT, no_index
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.store import Artifact, ArtifactStore
 
-INDEX, CURRENT, RELEASES = "index", "CURRENT", "releases.json"
+INDEX, RELEASES = "index", "releases.json"
 FINGERPRINTS = "fingerprints"  # the index that every graph makes: one row a SKU
 KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version of any index refers to them
 
@@ -94,7 +95,7 @@ class Versions:
         Raises:
             UserError: there is no such version, or it is incomplete.
         """
-        self.store.read(self.key(version))
+        self.store.read_manifest(self.key(version))
         if self.in_use != version:
             self.store.write_pointer(self.key(CURRENT), version)
         known = self.releases()
@@ -155,7 +156,7 @@ class Versions:
         others = [name for name in self.store.names(INDEX) if Versions(self.store, name).in_use]
         if others:
             return UserError(f"{self.store.root} has no index {self.name!r}; it has {', '.join(others)}")
-        return UserError(f"{self.store.root} has no search index; materialize the graph first (`skufp demo`)")
+        return no_index(self.store)
 
 
 def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
