@@ -1,4 +1,4 @@
-"""Every training of the package on a few numbers, in a second each, and how a process of one is killed."""
+"""Every training of the package on a few numbers, in a second each, on any device; and how one is killed."""
 
 import json
 import os
@@ -43,10 +43,12 @@ from ..views.examples import CONFIG, CPU, crops, write_config
 Log = Callable[[str], None]
 
 
-def clip(scratch: Path, out: Path, log: Log) -> History:
-    """With stochastic depth, which draws from torch's own random numbers, and a moving average."""
+def clip(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    """Stochastic depth draws from torch's own random numbers; with a moving average."""
     tower = write_model(scratch / "tiny-timm.json")
-    encoder = create_encoder(tower.model_copy(update={"image_tower_kwargs": {"drop_path_rate": 0.5}}), CPU, 1)
+    encoder = create_encoder(
+        tower.model_copy(update={"image_tower_kwargs": {"drop_path_rate": dropout}}), device, 1
+    )
     texts = LabelledTexts([f"garment {sku}" for sku in range(4)], np.arange(4))
     data = TrainingData(images(3, 0), images(2, 1), np.zeros(4, np.int64), lambda epoch: texts)
     settings = ClipTrainingSettings(epochs=3, batch_size=5, ema_decay=0.9)
@@ -55,8 +57,10 @@ def clip(scratch: Path, out: Path, log: Log) -> History:
     return history
 
 
-def reid(scratch: Path, out: Path, log: Log) -> History:
-    encoder = create_reid(ReidSettings(model="test_resnet", image_size=(32, 24), dimension=16), CPU, seed=1)
+def reid(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    encoder = create_reid(
+        ReidSettings(model="test_resnet", image_size=(32, 24), dimension=16), device, seed=1
+    )
     data = TrainingImages(images(3, 0), images(2, 1), np.zeros(4, np.int64))
     settings = ReidTrainingSettings(epochs=3, batch_size=6, images_per_sku=3, ema_decay=0.5)
     history = train_reid(encoder, data, settings, 5, scratch, log)
@@ -64,9 +68,9 @@ def reid(scratch: Path, out: Path, log: Log) -> History:
     return history
 
 
-def base(scratch: Path, out: Path, log: Log) -> History:
+def base(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
     """VAE, then UNet and text encoder: 6 steps each."""
-    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), CPU, 0)
+    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), device, 0)
     settings = SmallBaseSettings(
         vae_steps=6, unet_steps=6, vae_batch_size=4, unet_batch_size=4, checkpoint_every=2
     )
@@ -75,38 +79,39 @@ def base(scratch: Path, out: Path, log: Log) -> History:
     return [row for curve in curves.values() for row in curve]
 
 
-def lora(scratch: Path, out: Path, log: Log) -> History:
-    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), CPU, 0)
+def lora(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    pipeline = build_pipeline(str(write_config(scratch / "sd-nano.json", CONFIG)), device, 0)
     settings = LoraSettings(rank=2, alpha=2, steps=6, batch_size=2, learning_rate=0.05, checkpoint_every=2)
     history = train_lora(pipeline, crops(), settings, 5, scratch, log)
     save_lora(pipeline, out)
     return history
 
 
-def aggregator(scratch: Path, out: Path, log: Log) -> History:
-    """With dropout, from torch's own random numbers, beside the generator's."""
+def aggregator(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    """Dropout draws from torch's own random numbers, beside the generator's."""
     views = random_views([1 + sku % 4 for sku in range(12)], 8)
     photos = [photos_of(views, each) for each in (4, 1, 2)]
     teachers = best_shot(views, photos[0].embeddings, photos[0].truth).vectors
     data = FingerprintData(views, *photos, teachers, unit_rows((12, 8), 5))
-    model = AggregatorSettings(members=2, tokens=2, layers=1, heads=2, feedforward=16, dropout=0.1)
+    model = AggregatorSettings(members=2, tokens=2, layers=1, heads=2, feedforward=16, dropout=dropout)
     training = FingerprintTrainingSettings(
         epochs=4, skus_per_batch=8, queries_per_batch=16, learning_rate=0.05
     )
     settings = FingerprintSettings(aggregator=model, training=training)
-    trained, history = train_aggregator(data, settings, 3, CPU, scratch, log)
+    trained, history = train_aggregator(data, settings, 3, device, scratch, log)
     save_aggregator(trained, 8, model, out)
     return history
 
 
-def policy(scratch: Path, out: Path, log: Log) -> History:
-    settings = PolicyTrainingSettings(epochs=6, hidden=16, batch_size=64)
+def policy(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    """Trains on the CPU whatever `device` is, as everywhere."""
+    settings = PolicyTrainingSettings(epochs=6, hidden=16, batch_size=64, dropout=dropout)
     trained, history, _ = train_policy(labels(sharpen_helps), ActionSettings(), settings, 0, scratch, log)
     trained.save(out)
     return history
 
 
-TRAININGS: dict[str, Callable[[Path, Path, Log], History]] = {
+TRAININGS: dict[str, Callable[[Path, Path, Log, torch.device, float], History]] = {
     function.__name__: function for function in (clip, reid, base, lora, aggregator, policy)
 }
 
@@ -124,13 +129,23 @@ def photos_of(views: ViewSet, each: int) -> Queries:
     return Queries(unit(mean_sku(views)[truth] + 2.0 * unit_rows((len(truth), 8), each)), truth)
 
 
-def run(name: str, folder: Path, log: Log = lambda line: None) -> dict[str, bytes]:
-    """Trains below `folder`, or goes on there; what an artifact would keep of it, by file."""
+def run(
+    name: str,
+    folder: Path,
+    log: Log = lambda line: None,
+    device: torch.device = CPU,
+    dropout: float = 0.4,
+) -> dict[str, bytes]:
+    """Trains below `folder`, or goes on there; what an artifact would keep of it, by file.
+
+    Args:
+        dropout: rate of what draws on the device, whose random numbers are its own: 0 compares two devices.
+    """
     scratch, out = folder / "scratch", folder / "out"
     for made in (scratch, out):
         made.mkdir(parents=True, exist_ok=True)
     torch.rand(3)  # no two processes stand at the same place in torch's random numbers
-    history = TRAININGS[name](scratch, out, log)
+    history = TRAININGS[name](scratch, out, log, device, dropout)
     (out / "history.json").write_text(json.dumps(learning_curve(history)))
     return {
         str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()

@@ -128,20 +128,3 @@ def test_adapting_writes_weights_curve_drift_and_samples(saved: Path, tmp_path: 
     assert json.loads((tmp_path / "out" / "history.json").read_text())[-1]["step"] == 6
     with Image.open(tmp_path / "out" / "sheet.jpg") as sheet:
         assert sheet.width > sheet.height / 4
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the GPU path is not tested here")
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_on_a_gpu_the_adapter_trains_in_mixed_precision_and_generates(
-    precision: str, saved: Path, tmp_path: Path
-) -> None:
-    cuda = torch.device("cuda")
-    pipeline = load_pipeline(str(saved), cuda)
-    settings = LORA.model_copy(update={"mixed_precision": precision, "accumulation": 2})
-    history = train_lora(pipeline, crops(), settings, 5, tmp_path, quiet)
-    assert np.isfinite([row["loss"] for row in history]).all()
-    save_lora(pipeline, tmp_path / "lora")
-    assert {value.dtype for value in load_file(tmp_path / "lora" / LORA_FILE).values()} == {torch.float32}
-    half = load_pipeline(str(saved), cuda, precision, tmp_path / "lora")
-    assert half.unet.dtype in (torch.float16, torch.bfloat16)
-    assert np.isfinite(draw(half)).all()
