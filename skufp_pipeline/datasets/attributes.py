@@ -85,11 +85,7 @@ class ItemAttributes:
 
 
 def describe(image: np.ndarray) -> ItemAttributes:
-    """Describes a crop, (H, W, 3) uint8 RGB.
-
-    Raises:
-        ValueError: another shape or type, or no pixels.
-    """
+    """Describes a crop, (H, W, 3) uint8 RGB; raises `ValueError` for another shape or type, or no pixels."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"expected a (H, W, 3) uint8 image, found {image.shape} {image.dtype}")
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)

@@ -12,11 +12,7 @@ _KEY = ITEM_ORDER[1:]  # identifies an item within its SKU
 
 
 def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Returns one row per SKU that differs: `sku_id`, `shard`, `change`, `detail`.
-
-    Args:
-        before, after: items with `shard` and `image_digest`; an image's new bytes change its rows.
-    """
+    """Compares items with `shard` and `image_digest`; returns `CHANGES_SCHEMA`, one row per SKU that differs."""
     old, new = _by_sku(before), _by_sku(after)
     rows = []
     for sku_id in sorted({*old, *new}):

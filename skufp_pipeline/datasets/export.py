@@ -26,7 +26,7 @@ CROP_FIELDS = ("orig_image_path", "image_id", "item_idx", "bbox", "occlusion", "
 def export_df2_jsonl(
     shards: Iterable[tuple[pl.DataFrame, Path]], out_root: Path, df2_root: str
 ) -> dict[str, int]:
-    """Writes `<split>_sku_metadata.json`, `<split>_image_text.jsonl` and the crops of every split.
+    """Writes `<split>_sku_metadata.json`, `<split>_image_text.jsonl` and crops; returns samples per split.
 
     A split without items gets empty files, so that those of an earlier export are not mistaken for it.
 
@@ -34,9 +34,6 @@ def export_df2_jsonl(
         shards: one image-text table each, with the folder that its `image_path` is relative to.
         out_root: created if missing; crops are written to `out_root / image_path`.
         df2_root: where the original images are, for the metadata.
-
-    Returns:
-        The number of samples per split.
 
     Raises:
         UserError: there is no shard, a crop is missing, or the disk is full.

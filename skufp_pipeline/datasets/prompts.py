@@ -198,7 +198,7 @@ def sentences(title: str | None, description: str | None) -> list[str]:
 
 
 def _sentence_key(sentence: str) -> str:
-    """Sentences are equal if their words are, whatever the capitals and the final stop."""
+    """Returns the key by which sentences are compared, without capitals and final stop."""
     return sentence.casefold().strip(" .!?")
 
 
@@ -218,10 +218,9 @@ def build_image_text(
         caption: returns a line of text for each crop file, empty if it has none.
 
     Returns:
-        `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` is the prompt of `settings.kind`
-        (the metadata prompt if a caption is empty); on a catalog row of a described SKU, it is the
-        catalogue's text: the `train` sentences of a training SKU, all of another's. It never has supervision
-        tokens.
+        `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` never has supervision tokens. On
+        a catalog row of a described SKU it is the catalogue's text: the `train` sentences of a training SKU,
+        all of another's. Elsewhere it is the prompt of `settings.kind` (`metadata` if a caption is empty).
 
     Raises:
         UserError: a crop can't be read.
@@ -250,11 +249,9 @@ def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
 
 
 def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
-    """Returns the evaluation queries of SKUs that are not described, in the words of one of `TEXT_SOURCES`.
-
-    Every source covers the same photos, less those without a caption, so that results can be compared.
-    Columns: `TEXT_SCHEMA`.
-    """
+    """Returns evaluation queries, `TEXT_SCHEMA`, of SKUs that are not described, worded by one of
+    `TEXT_SOURCES`. All sources cover the same photos (less those without a caption), so that their results
+    can be compared."""
     asked = image_text.filter(
         _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
     ).with_columns(text=pl.col(f"text_{source}"))

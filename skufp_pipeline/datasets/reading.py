@@ -37,11 +37,8 @@ Result = TypeVar("Result")
 
 
 def clip_bbox(values: object, width: int, height: int) -> list[int]:
-    """Rounds x1, y1, x2, y2 and clips them to an image of `width` x `height` pixels.
-
-    Raises:
-        ItemError: bbox_malformed if they are not four finite numbers, bbox_empty if no pixel is left.
-    """
+    """Rounds x1, y1, x2, y2 and clips them to `width` x `height` pixels. Raises an `ItemError`:
+    bbox_malformed if they are not four finite numbers, bbox_empty if no pixel is left."""
     if not isinstance(values, Sequence) or len(values) != 4 or not all(map(_is_finite, values)):
         raise ItemError("bbox_malformed", f"the bounding box is not four numbers x1, y1, x2, y2: {values!r}")
     limits = (width, height, width, height)
@@ -97,8 +94,7 @@ def build_catalogue(
     """Finishes every reader's work: one split per SKU, pairs if `only_pairs`, roles, order.
 
     Args:
-        rows: kept items with the fields of `ITEM_SCHEMA`, except `role`.
-        skipped: fields of `SKIPPED_SCHEMA`.
+        rows, skipped: kept items with the fields of `ITEM_SCHEMA` except `role`; fields of `SKIPPED_SCHEMA`.
         source: what was read, for the message.
 
     Raises:
@@ -116,10 +112,8 @@ def build_catalogue(
 
 
 def keep_first_split(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keeps SKUs in their first split (train, validation, test) only; returns items and skip rows.
-
-    A SKU seen in training must not be counted as unseen in validation.
-    """
+    """Keeps items of SKUs in their first split (train, validation, test), because a SKU seen in training must
+    not be counted as unseen in validation; returns skip rows for the others."""
     rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.Int8)
     marked = items.with_columns(_rank=rank, _first=rank.min().over("sku_id"))
     leaked = marked.filter(pl.col("_rank") > pl.col("_first"))
@@ -129,7 +123,7 @@ def keep_first_split(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def keep_pairs(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Keeps SKUs that have both catalog and query items; returns items and skip rows."""
+    """Keeps items of SKUs that have both catalog and query items; returns skip rows for the others."""
     has = {domain: (pl.col("domain") == domain).any().over("sku_id") for domain in (CATALOG, QUERY)}
     missing = pl.when(~has[QUERY]).then(pl.lit(QUERY)).when(~has[CATALOG]).then(pl.lit(CATALOG))
     marked = items.with_columns(_missing=missing)
@@ -154,11 +148,7 @@ def skip_summary(skipped: pl.DataFrame) -> str:
 
 
 def whole_number(fields: Mapping[str, Any], name: str, limit: int) -> int:
-    """Returns the field `name`, an integer from `-limit` to `limit`.
-
-    Raises:
-        ItemError: missing_field, or bad_field if it is anything else.
-    """
+    """Returns an integer from -limit to limit; raises an `ItemError`, missing_field or bad_field, otherwise."""
     if name not in fields:
         raise ItemError("missing_field", f"the field {name!r} is missing")
     value = fields[name]

@@ -46,11 +46,8 @@ class Source(Settings):
         return self.model_dump(mode="json", exclude={"read"})
 
     def listing(self) -> dict[str, Any]:
-        """Summarises the user's folder, with a `digest`; empty if there is none.
-
-        Raises:
-            UserError: the folder is missing.
-        """
+        """Summarises the user's folder, with a `digest`; empty without one. Raises `UserError` if it is
+        missing."""
         if self.folder is None:
             return {}
         if not self.folder.is_dir():
