@@ -26,7 +26,7 @@ BUILD_SHARDS = "build_catalog_shards"
 
 
 def group(preset: Preset) -> Group:
-    """The four steps from files to crops and words."""
+    """The four steps from files to crops and texts."""
     light = Needs(cores=preset.compute.cores, memory_gib=2)
     captions = preset.prompts.captions
     steps = [
@@ -79,8 +79,7 @@ def group(preset: Preset) -> Group:
 
 
 def raw_dataset(run: Run) -> dg.MaterializeResult:
-    """The data set as it came: the rendered sample in DeepFashion2's layout, or a user's folder, checked and
-    inventoried."""
+    """The raw data set: the rendered sample in DeepFashion2's layout, or the inventory of a user's folder."""
     dataset = run.preset.dataset
     listing = dataset.listing()
     run.inputs.add({"folder": listing["digest"]} if listing else {})
@@ -91,8 +90,8 @@ def raw_dataset(run: Run) -> dg.MaterializeResult:
 
 
 def annotations(run: Run) -> dg.MaterializeResult:
-    """The internal table: one row per annotated item with its SKU, split, role and box; what was left out
-    stands in `skipped_items` with the reason."""
+    """The internal table: one row per annotated item, with SKU, split, role and box; skipped items with
+    reasons."""
     preset, raw, last = run.preset, run.read(RAW_DATASET), ANNOTATIONS.find(run.store)
     before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
 
@@ -114,7 +113,7 @@ def annotations(run: Run) -> dg.MaterializeResult:
 
 
 def sku_crops(run: Run) -> dg.MaterializeResult:
-    """Every item of the shard's SKUs cut out of its photo, one JPEG each."""
+    """One JPEG per item of the shard's SKUs, cut out of its photo."""
     preset, shard, table = run.preset, run.shard, run.read(ANNOTATIONS)
     root = preset.dataset.root(RAW_DATASET.read(run.store).path)
 
@@ -129,7 +128,7 @@ def sku_crops(run: Run) -> dg.MaterializeResult:
 
 
 def image_text(run: Run) -> dg.MaterializeResult:
-    """The image-text table: each crop with its metadata and attribute prompts, and its caption where a preset
+    """The image-text table: each crop with its metadata and attribute prompts, and its caption if a preset
     names a model; the text queries, and the texts of the catalog."""
     prompts, splits, crops = run.preset.prompts, run.preset.splits, run.read(SKU_CROPS)
     captions = prompts.captions

@@ -1,4 +1,4 @@
-"""Group `evaluation`: the report that says how good it is, and whether each part helped."""
+"""Group `evaluation`: the report on retrieval quality and on the effect of each part."""
 
 from pathlib import Path
 from typing import Any

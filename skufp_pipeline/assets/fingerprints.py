@@ -37,7 +37,7 @@ def group(preset: Preset) -> Group:
     compute, fingerprint = preset.compute, preset.fingerprint
     light = Needs(compute.cores, compute.memory_gib)
     settings = fingerprint.model_dump(mode="json")
-    # What is joined after training trains nothing again.
+    # Settings that apply after training must not cause retraining.
     trained = fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness"})
     if fingerprint.gaussian:
         trained["gaussian"].pop("aggregator_weight")
@@ -80,7 +80,7 @@ def group(preset: Preset) -> Group:
 
 
 def best_shot_teachers(run: Run) -> dg.MaterializeResult:
-    """For each SKU the one view, and the one text, that alone retrieves its training queries best."""
+    """The single view and the single text of each SKU that retrieve its training queries best."""
     run.read(CLIP_CHECKPOINT)
     tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS))
     max_views = run.preset.fingerprint.max_views
@@ -93,8 +93,8 @@ def best_shot_teachers(run: Run) -> dg.MaterializeResult:
 
 
 def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
-    """The Q-Former-style aggregator trained by regression, rank distillation and classification, and what
-    training SKUs tell about the noise of views and photos."""
+    """The Q-Former-style aggregator, trained by regression, rank distillation and classification, and the
+    noise of views and photos, estimated on training SKUs."""
     from skufp_pipeline.fingerprint.aggregator import save_aggregator
     from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
     from skufp_pipeline.fingerprint.gaussian import fit_gaussian, save_gaussian
@@ -122,8 +122,8 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
 
 
 def fingerprints(run: Run) -> dg.MaterializeResult:
-    """One unit vector and one bias per SKU, from its catalog views and texts, and from the training photos of
-    those that have some: a new SKU needs no training."""
+    """One unit vector and one bias per SKU, from its catalog views and texts, and from training photos if it
+    has some; a new SKU needs no training."""
     from skufp_pipeline.fingerprint.aggregator import load_aggregator
     from skufp_pipeline.fingerprint.gaussian import load_gaussian
     from skufp_pipeline.fingerprint.make import make_fingerprints
@@ -142,7 +142,7 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
 
 
 def _embeddings(run: Run) -> EmbeddingTables:
-    """The tables of all shards by one encoder, with the generated views where the preset has them."""
+    """The tables of all shards by one encoder, with the generated views if the preset has them."""
     run.read(CLIP_CHECKPOINT)
     generated = run.read_all(GENERATED_VIEW_EMBEDDINGS) if run.preset.views else None
     return EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), generated)

@@ -1,4 +1,4 @@
-"""Group `index`: the bundle that a search loads, and the encoder that its queries' photos go through."""
+"""Group `index`: the bundle that a search loads, and the exported encoder for query photos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ STAGE = "build_index"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group; the exported encoder has a place only where a preset asks for it."""
+    """The steps of this group; the exported encoder is included only if the preset uses ONNX."""
     needs = Needs(preset.compute.cores, preset.compute.memory_gib)
     exported = preset.query_encoder.engine == "onnx"
     index = Step(
@@ -80,8 +80,8 @@ def group(preset: Preset) -> Group:
 
 
 def search_index(run: Run) -> dg.MaterializeResult:
-    """The bundle a search loads: fingerprints, SKU table, references to encoders, aggregator and policy. A
-    candidate that passes its checks is put in use: `CURRENT` beside it names it."""
+    """The bundle that a search loads: fingerprints, SKU table, references to encoders, aggregator and policy.
+    A candidate that passes its checks is put in use: `CURRENT` beside it names it."""
     preset, versions = run.preset, Versions(run.store)
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
@@ -111,8 +111,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
-    """The encoder's image tower for ONNX Runtime, which encodes the photos of queries: int8 where that stays
-    near PyTorch, else float32. The gallery stays PyTorch's."""
+    """The encoder's image tower for ONNX Runtime, for query photos: int8 if that stays close to PyTorch, else
+    float32. The gallery is embedded by PyTorch."""
     preset, settings = run.preset, run.preset.query_encoder
     checkpoint, crop_of = run.read(CLIP_CHECKPOINT), run.inputs.crop_files()
     images = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images
@@ -134,7 +134,7 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
 
 
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
-    """What turns queries into vectors, beside which a version of the index is kept."""
+    """The results that turn queries into vectors; they are kept with each version of the index."""
     exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
     return (CLIP_CHECKPOINT, *exported, *((VLA_CHECKPOINT,) if preset.policy else ()))
 

@@ -1,4 +1,4 @@
-"""Group `policy`: what each action would do to training photos, the policy learnt from it, and its worth."""
+"""Group `policy`: the effect of each action on training photos, the policy learnt from it, and its report."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _SHOWN_COLUMNS = (
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group: none where the preset has no `policy`."""
+    """The steps of this group; none if the preset has no `policy`."""
     policy, compute = preset.policy, preset.compute
     if policy is None:
         return Group.of("policy", preset, [])
@@ -97,8 +97,8 @@ def group(preset: Preset) -> Group:
 
 
 def vla_labels(run: Run) -> dg.MaterializeResult:
-    """What each of the seven actions would do to the shard's training and development photos: margin and rank
-    of the right SKU, and the winner."""
+    """Effect of seven actions on the shard's training and development photos: right SKU's margin and rank,
+    winner."""
     from skufp_pipeline.policy.labels import label_queries, labelled_queries
 
     settings = _settings(run)
@@ -125,7 +125,7 @@ def vla_labels(run: Run) -> dg.MaterializeResult:
 
 
 def vla_checkpoint(run: Run) -> dg.MaterializeResult:
-    """The query policy: which action a photo needs, calibrated, with a gate that keeps it from harm."""
+    """The query policy: predicts the action that a photo needs, calibrated, with a gate against harm."""
     from skufp_pipeline.policy.policy_train import train_policy, used_by_policy
 
     settings, seed = _settings(run), run.preset.seed
@@ -147,8 +147,7 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
 
 
 def policy_report(run: Run) -> dg.MaterializeResult:
-    """The policy judged on evaluation photos beside doing nothing, each action, chance, the average and the
-    oracle."""
+    """The policy on evaluation photos beside no action, each action, chance, the average and the oracle."""
     preset, raw, crop_of = run.preset, run.read(RAW_DATASET), run.inputs.crop_files()
     checkpoint, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
     images, trained = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images, run.read(VLA_CHECKPOINT)
@@ -176,7 +175,7 @@ def policy_report(run: Run) -> dg.MaterializeResult:
 
 
 def policy_metadata(made: PolicyReport) -> dict[str, Any]:
-    """The tables and the sheet of a report."""
+    """Tables and pictures of a report."""
     arms = made.arms().filter(pl.col("setting") == "seen+zero")
     return {
         "arms": markdown_table(arms.select(_SHOWN_COLUMNS)),

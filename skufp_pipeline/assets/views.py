@@ -1,4 +1,4 @@
-"""Group `views`: a diffusion model, its adapter, filters, and the views they make of the catalogue's."""
+"""Group `views`: a diffusion model, its adapter, filters, and the views generated from the catalogue's."""
 
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,12 @@ CALIBRATE, GENERATE = "calibrate_filters", "generate_views"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group: none where the preset has no `views`, `sd_base` where it trains one."""
+    """The steps of this group; none if the preset has no `views`, `sd_base` only if it trains one."""
     views, compute = preset.views, preset.compute
     if views is None:
         return Group.of("views", preset, [])
     heavy = compute.network_needs
-    resumed = {"checkpoint_every"}  # decides where a killed run goes on from, not what it ends in
+    resumed = {"checkpoint_every"}  # affects where a killed run resumes, not its result
     common = {
         "image_size": views.image_size,
         "prompts": views.prompts.model_dump(mode="json"),
@@ -133,8 +133,7 @@ def group(preset: Preset) -> Group:
 
 
 def sd_base(run: Run) -> dg.MaterializeResult:
-    """A small Stable Diffusion trained on catalogue crops of training SKUs, saved as a stock diffusers
-    pipeline."""
+    """A small Stable Diffusion trained on catalogue crops of training SKUs, as a stock diffusers pipeline."""
     from skufp_pipeline.views.base import train_base
     from skufp_pipeline.views.noise import prompted_crops
     from skufp_pipeline.views.pipeline import save_pipeline
@@ -161,8 +160,7 @@ def sd_base(run: Run) -> dg.MaterializeResult:
 
 
 def view_filters(run: Run) -> dg.MaterializeResult:
-    """Thresholds of the filters, calibrated on real views of training SKUs, with the curve and what they make
-    of planted candidates."""
+    """Filter thresholds calibrated on real views of training SKUs, the curve, results on planted candidates."""
     from skufp_pipeline.views.calibration import calibrate_and_measure, each_figure
 
     settings, preset = _settings(run), run.preset
@@ -213,8 +211,7 @@ def sd_lora(run: Run) -> dg.MaterializeResult:
 
 
 def generated_views(run: Run) -> dg.MaterializeResult:
-    """Candidates of the shard's views by img2img at low noise, each with its scores and verdict; the accepted
-    images."""
+    """Candidates of the shard's views by low-noise img2img, with scores and verdicts; the accepted images."""
     from skufp_pipeline.views.shard import generate_shard
 
     settings, preset, models = _settings(run), run.preset, run.models
@@ -269,7 +266,7 @@ def _settings(run: Run) -> ViewsSettings:
 
 
 def _base_pipeline(run: Run, settings: ViewsSettings) -> str:
-    """Where the base is: the graph's own, or the one that the preset names."""
+    """The base model: the graph's own, or the one that the preset names."""
     if settings.base is not None:
         return str(run.read(SD_BASE).pipeline)
     assert settings.model is not None
