@@ -19,7 +19,7 @@ HELPS_DEGRADED = dg.AssetCheckSpec(
 
 
 def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
-    """Passes where, of all photos of a setting, no interval of the gated policy's gain lies below 0."""
+    """Passes if, over all photos of each setting, no interval of the gated policy's gain lies below 0."""
     from skufp_pipeline.evaluation.policy import GATED  # loading the definitions must not load torch
 
     gated = table.filter(pl.col("arm") == GATED)
@@ -41,7 +41,7 @@ def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
 
 
 def policy_helps_degraded(table: pl.DataFrame, thresholds: PolicyThresholds) -> dg.AssetCheckResult:
-    """Passes where the gain on degraded photos of seen+zero is what is asked for, or nothing is."""
+    """Passes if the gain on degraded photos of seen+zero meets the thresholds that are set."""
     from skufp_pipeline.evaluation.policy import DEGRADED, GATED, ORACLE
 
     rows = table.filter((pl.col("setting") == "seen+zero") & (pl.col("part") == DEGRADED))
