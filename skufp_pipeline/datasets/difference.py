@@ -12,7 +12,7 @@ _KEY = ITEM_ORDER[1:]  # identifies an item within its SKU
 
 
 def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Compares items with `shard` and `image_digest`; returns `CHANGES_SCHEMA`, one row per SKU that differs."""
+    """Returns a row (`CHANGES_SCHEMA`) per SKU that differs; items have `shard` and `image_digest`."""
     old, new = _by_sku(before), _by_sku(after)
     rows = []
     for sku_id in sorted({*old, *new}):

@@ -250,8 +250,7 @@ def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
 
 def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
     """Returns evaluation queries, `TEXT_SCHEMA`, of SKUs that are not described, worded by one of
-    `TEXT_SOURCES`. All sources cover the same photos (less those without a caption), so that their results
-    can be compared."""
+    `TEXT_SOURCES`; for comparison all sources cover the same photos (less those without a caption)."""
     asked = image_text.filter(
         _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
     ).with_columns(text=pl.col(f"text_{source}"))
@@ -279,9 +278,9 @@ def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
 def training_texts(image_text: pl.DataFrame, settings: PromptSettings, epoch: int = 0) -> pl.DataFrame:
     """Returns the (crop, text) pairs an encoder may train on in one epoch, in the order of `image_text`.
 
-    These are rows of training SKUs with role `gallery` or `train`. With `supervision_tokens`, a stable draw
-    per crop and epoch appends them to all but `token_dropout` of the texts. Columns: image_path, sku_id,
-    domain, image_id, item_idx and text.
+    These are rows of training SKUs with role `gallery` or `train`, with the columns image_path, sku_id,
+    domain, image_id, item_idx and text. With `supervision_tokens`, a stable draw per crop and epoch appends
+    them to all but `token_dropout` of the texts.
     """
     allowed = (pl.col("split") == "train") & pl.col("role").is_in([GALLERY, TRAIN])
     rows = image_text.filter(allowed)

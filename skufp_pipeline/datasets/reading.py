@@ -1,8 +1,7 @@
 """Shared by all data set readers: bounding boxes, skip rows, SKU filters, threads.
 
-Bounding boxes are always in pixels of the upright image, as a viewer shows it after applying EXIF
-orientation. DeepFashion2's files have no orientation, so their stored and upright coordinates are the same;
-phone photos in a manifest are where it matters.
+A bounding box is always in pixels of the upright image, as shown after applying EXIF orientation. This
+matters for phone photos in a manifest; DeepFashion2's files have no orientation.
 """
 
 import math
@@ -148,7 +147,7 @@ def skip_summary(skipped: pl.DataFrame) -> str:
 
 
 def whole_number(fields: Mapping[str, Any], name: str, limit: int) -> int:
-    """Returns an integer from -limit to limit; raises an `ItemError`, missing_field or bad_field, otherwise."""
+    """Returns the field `name`, from -limit to limit. Raises `ItemError`: missing_field, else bad_field."""
     if name not in fields:
         raise ItemError("missing_field", f"the field {name!r} is missing")
     value = fields[name]

@@ -46,8 +46,7 @@ class Source(Settings):
         return self.model_dump(mode="json", exclude={"read"})
 
     def listing(self) -> dict[str, Any]:
-        """Summarises the user's folder, with a `digest`; empty without one. Raises `UserError` if it is
-        missing."""
+        """Summarises `folder`, with a `digest`; empty if it is None. Raises `UserError` if it is missing."""
         if self.folder is None:
             return {}
         if not self.folder.is_dir():

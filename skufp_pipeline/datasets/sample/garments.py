@@ -236,7 +236,7 @@ def _draw_silhouette(rng: np.random.Generator, category_id: int) -> Silhouette:
 
 
 def _draw_length_and_hem(rng: np.random.Generator, category_id: int, width: float) -> tuple[float, float]:
-    """Returns the garment's length and half the width of its hem (of one leg, for shorts and trousers)."""
+    """Returns where the garment ends and half its hem's width there (of one leg, for shorts and trousers)."""
     if category_id == 7:
         return rng.uniform(1.5, 1.95), rng.uniform(0.17, 0.25)
     if category_id == 8:

@@ -6,11 +6,9 @@ from skufp_pipeline.settings import Settings
 
 
 class SampleSettings(Settings):
-    """Settings of the rendered sample; its distribution imitates DeepFashion2's.
-
-    The number of views has a heavy tail, some SKUs have no query, some images hold two items, and some items
-    have style 0 (a garment that is no SKU).
-    """
+    """Settings of the rendered sample, whose distribution imitates DeepFashion2's: the number of views has a
+    heavy tail, some SKUs have no query, some images hold two items, some items have style 0 (a garment that
+    is no SKU)."""
 
     num_skus: int = Field(default=1000, ge=50, le=1_000_000)
     image_size: int = Field(default=96, ge=32, le=1024)  # pixels; images are square

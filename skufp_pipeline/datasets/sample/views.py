@@ -80,8 +80,7 @@ def shop_projection(rng: np.random.Generator, pose: Pose, extent: np.ndarray, si
 def user_projection(
     rng: np.random.Generator, pose: Pose, extent: np.ndarray, landmarks: Points, size: int, severity: float
 ) -> Projection:
-    """Places the garment anywhere, at any size, tilted, mirrored, cut by the border; less so until enough
-    shows."""
+    """Places it anywhere, at any size, tilted, mirrored, cut by the border; less so until enough shows."""
     turn_spread = 0.07 + 0.22 * severity if pose.is_worn else 0.5
     for boldness in (1.0, 0.7, 0.4, 0.0):
         zoom = np.exp(rng.normal(-0.22, 0.12 + 0.25 * severity * boldness))
