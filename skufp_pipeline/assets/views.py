@@ -160,7 +160,8 @@ def sd_base(run: Run) -> dg.MaterializeResult:
 
 
 def view_filters(run: Run) -> dg.MaterializeResult:
-    """Filter thresholds calibrated on real views of training SKUs, the curve, results on planted candidates."""
+    """Filter thresholds calibrated on training SKUs' real views, the curve, and results on planted
+    candidates."""
     from skufp_pipeline.views.calibration import calibrate_and_measure, each_figure
 
     settings, preset = _settings(run), run.preset

@@ -213,7 +213,7 @@ def _items(fields: dict[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
-    """Returns the row of one item, without the fields that it shares with its image's other items."""
+    """Validates one item; returns its row without the fields that the caller adds."""
     if not isinstance(item, dict):
         raise ItemError("bad_field", f"the item is not a JSON object: {item!r}")
     style = whole_number(item, "style", 2**31 - 1)
