@@ -68,8 +68,8 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
         Encoder.write(directory, encoder, learning_curve(history), used)
         return training_summary(data, history, settings.weight_files())
 
-    made = run.produce(REID_CHECKPOINT, build)
-    return run.done(made, curve_metadata(made.history()))
+    result = run.produce(REID_CHECKPOINT, build)
+    return run.done(result, curve_metadata(result.history()))
 
 
 def reid_embeddings(run: Run) -> dg.MaterializeResult:
@@ -85,7 +85,7 @@ def reid_embeddings(run: Run) -> dg.MaterializeResult:
         images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, progress)
         return Embeddings.write(directory, images)
 
-    made = run.produce(REID_EMBEDDINGS, build)
+    result = run.produce(REID_EMBEDDINGS, build)
     return run.done(
-        made, frame_metadata(made.images()), embeddings_sound(REID_EMBEDDINGS.name, made.images())
+        result, frame_metadata(result.images()), embeddings_sound(REID_EMBEDDINGS.name, result.images())
     )

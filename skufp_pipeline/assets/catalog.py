@@ -83,10 +83,10 @@ def raw_dataset(run: Run) -> dg.MaterializeResult:
     dataset = run.preset.dataset
     listing = dataset.listing()
     run.inputs.add({"folder": listing["digest"]} if listing else {})
-    made = run.produce(
+    result = run.produce(
         RAW_DATASET, lambda directory: dataset.write_raw(directory, run.progress("sample images"))
     )
-    return run.done(made, {"inventory": dg.MetadataValue.json(made.summary)})
+    return run.done(result, {"inventory": dg.MetadataValue.json(result.summary)})
 
 
 def annotations(run: Run) -> dg.MaterializeResult:
@@ -101,15 +101,15 @@ def annotations(run: Run) -> dg.MaterializeResult:
         tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
         return Annotations.write(directory, tables, found.items, found.skipped)
 
-    made = run.produce(ANNOTATIONS, build)
-    items = made.items()
+    result = run.produce(ANNOTATIONS, build)
+    items = result.items()
     metadata = {
         **frame_metadata(items),
         **count_changes(before, items, preset.shards),
         "items_by_role": counts_table(items, ["split", "domain", "role"]),
-        "skipped_by_reason": counts_table(made.skipped(), ["reason"]),
+        "skipped_by_reason": counts_table(result.skipped(), ["reason"]),
     }
-    return run.done(made, metadata)
+    return run.done(result, metadata)
 
 
 def sku_crops(run: Run) -> dg.MaterializeResult:
@@ -121,10 +121,10 @@ def sku_crops(run: Run) -> dg.MaterializeResult:
         items, progress = table.items(shard), run.progress("crops")
         return Crops.write(directory, items, *write_crops(items, root, directory, preset.crops, progress))
 
-    made = run.produce(SKU_CROPS, build)
-    crops = made.table()
-    metadata = {**frame_metadata(crops), "contact_sheet": picture(sheet_of_skus(crops, made.path))}
-    return run.done(made, metadata, crops_complete(made, preset.evaluation.thresholds.skipped_fraction))
+    result = run.produce(SKU_CROPS, build)
+    crops = result.table()
+    metadata = {**frame_metadata(crops), "contact_sheet": picture(sheet_of_skus(crops, result.path))}
+    return run.done(result, metadata, crops_complete(result, preset.evaluation.thresholds.skipped_fraction))
 
 
 def image_text(run: Run) -> dg.MaterializeResult:
@@ -141,7 +141,7 @@ def image_text(run: Run) -> dg.MaterializeResult:
         table = build_image_text(crops.table(), crops.path, prompts, splits, caption)
         return ImageText.write(directory, table, build_text_queries(table), build_catalog_texts(table))
 
-    made = run.produce(IMAGE_TEXT, build)
-    table = made.images()
+    result = run.produce(IMAGE_TEXT, build)
+    table = result.images()
     examples = "\n".join(f"- {text}" for text in table["text"].head(8))
-    return run.done(made, {**frame_metadata(table), "examples": dg.MetadataValue.md(examples)})
+    return run.done(result, {**frame_metadata(table), "examples": dg.MetadataValue.md(examples)})

@@ -97,8 +97,8 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
         Encoder.write(directory, encoder, learning_curve(history), used)
         return training_summary(data, history, preset.encoder.weight_files())
 
-    made = run.produce(CLIP_CHECKPOINT, build)
-    return run.done(made, curve_metadata(made.history()))
+    result = run.produce(CLIP_CHECKPOINT, build)
+    return run.done(result, curve_metadata(result.history()))
 
 
 def clip_embeddings(run: Run) -> dg.MaterializeResult:
@@ -126,8 +126,8 @@ def _embed_shard(
         images = embed_images(encoder, texts.images(), crops.path, batch_size, progress)
         return Embeddings.write(directory, images, embed_text_table(encoder, texts.every_text(), batch_size))
 
-    made = run.produce(stored, build)
-    return run.done(made, frame_metadata(made.images()), embeddings_sound(stored.name, *made.tables()))
+    result = run.produce(stored, build)
+    return run.done(result, frame_metadata(result.images()), embeddings_sound(stored.name, *result.tables()))
 
 
 def training_summary(data: Any, history: Any, named: Mapping[str, str | None]) -> dict[str, Any]:

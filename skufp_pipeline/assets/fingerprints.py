@@ -84,12 +84,12 @@ def best_shot_teachers(run: Run) -> dg.MaterializeResult:
     run.read(CLIP_CHECKPOINT)
     tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS))
     max_views = run.preset.fingerprint.max_views
-    made = run.produce(
+    result = run.produce(
         BEST_SHOT_TEACHERS, lambda directory: Teachers.write(directory, *teacher_table(tables, max_views))
     )
-    teachers = made.table()
+    teachers = result.table()
     chosen = counts_table(teachers, ["split", "chosen_by"])
-    return run.done(made, {**frame_metadata(teachers), "chosen_by": chosen})
+    return run.done(result, {**frame_metadata(teachers), "chosen_by": chosen})
 
 
 def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -114,11 +114,11 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
         development = {name: best[name] for name in best if name.startswith("development")}
         return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **development}
 
-    made = run.produce(FINGERPRINT_CHECKPOINT, build)
-    history = made.history()
+    result = run.produce(FINGERPRINT_CHECKPOINT, build)
+    history = result.history()
     losses = tuple(name for name in history[0] if name not in ("epoch", "development_mrr"))
     curve = picture(training_curves(history, losses, "development_mrr"))
-    return run.done(made, {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))})
+    return run.done(result, {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))})
 
 
 def fingerprints(run: Run) -> dg.MaterializeResult:
@@ -132,13 +132,15 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
     tables, checkpoint = _embeddings(run), run.read(FINGERPRINT_CHECKPOINT).path
 
     def build(directory: Path) -> dict[str, Any]:
-        known = load_gaussian(checkpoint) if settings.gaussian else None
+        gaussian = load_gaussian(checkpoint) if settings.gaussian else None
         aggregator = load_aggregator(checkpoint, device)
-        return Fingerprints.write(directory, *make_fingerprints(aggregator, known, tables, settings, device))
+        return Fingerprints.write(
+            directory, *make_fingerprints(aggregator, gaussian, tables, settings, device)
+        )
 
-    made = run.produce(FINGERPRINTS, build)
-    table = made.table()
-    return run.done(made, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
+    result = run.produce(FINGERPRINTS, build)
+    table = result.table()
+    return run.done(result, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
 
 
 def _embeddings(run: Run) -> EmbeddingTables:

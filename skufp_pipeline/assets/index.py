@@ -75,7 +75,10 @@ def group(preset: Preset) -> Group:
     )
     steps = [index, encoder] if exported else [index]
     return Group.of(
-        "index", preset, steps, lambda mine: [*no_leaks(mine), *([parity_holds(preset)] if exported else [])]
+        "index",
+        preset,
+        steps,
+        lambda group_steps: [*no_leaks(group_steps), *([parity_holds(preset)] if exported else [])],
     )
 
 
@@ -104,10 +107,10 @@ def search_index(run: Run) -> dg.MaterializeResult:
     checks = judge(candidate.artifact, versions, wanted, preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
     pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
-    told = {"version": version, "published": int(passed), "pruned_versions": pruned}
+    release = {"version": version, "published": int(passed), "pruned_versions": pruned}
     skus = FingerprintIndex.load(candidate.path).skus
     by_category = counts_table(skus, ["split", "category_name"])
-    return run.done(candidate, {**frame_metadata(skus), **told, "skus_by_category": by_category}, *checks)
+    return run.done(candidate, {**frame_metadata(skus), **release, "skus_by_category": by_category}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -129,8 +132,8 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
         encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
         return build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
 
-    made = run.produce(IMAGE_ENCODER_ONNX, build)
-    return run.done(made, {"model_megabytes": round(made.model.stat().st_size / 1e6, 1)})
+    result = run.produce(IMAGE_ENCODER_ONNX, build)
+    return run.done(result, {"model_megabytes": round(result.model.stat().st_size / 1e6, 1)})
 
 
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
@@ -140,6 +143,6 @@ def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:
-    mine = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
-    queries = EmbeddingTables.images_of(shards).filter(mine)
+    is_development = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
+    queries = EmbeddingTables.images_of(shards).filter(is_development)
     return recall_at_1(index, embedding_rows(queries), queries["sku_id"])

@@ -119,9 +119,9 @@ def vla_labels(run: Run) -> dg.MaterializeResult:
         )
         return PolicyLabels.write(directory, labels)
 
-    made = run.produce(VLA_LABELS, build)
-    labels = made.table()
-    return run.done(made, {**frame_metadata(labels), "winners": counts_table(labels, ["role", "winner"])})
+    result = run.produce(VLA_LABELS, build)
+    labels = result.table()
+    return run.done(result, {**frame_metadata(labels), "winners": counts_table(labels, ["role", "winner"])})
 
 
 def vla_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -142,8 +142,10 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
         gate = "open" if policy.calibration.is_open else "closed"
         return {"queries": labels.height, "gate": gate, **figures}
 
-    made = run.produce(VLA_CHECKPOINT, build)
-    return run.done(made, {"curve": picture(training_curves(made.history(), ("loss",), "development_loss"))})
+    result = run.produce(VLA_CHECKPOINT, build)
+    return run.done(
+        result, {"curve": picture(training_curves(result.history(), ("loss",), "development_loss"))}
+    )
 
 
 def policy_report(run: Run) -> dg.MaterializeResult:
@@ -168,19 +170,19 @@ def policy_report(run: Run) -> dg.MaterializeResult:
             directory, *report_policy(photos, table, encoder, policy, degradations, draws, progress)
         )
 
-    made = run.produce(POLICY_REPORT, build)
-    arms, thresholds = made.arms(), _settings(run).thresholds
+    result = run.produce(POLICY_REPORT, build)
+    arms, thresholds = result.arms(), _settings(run).thresholds
     checks = policy_does_no_harm(arms), policy_helps_degraded(arms, thresholds)
-    return run.done(made, policy_metadata(made), *checks)
+    return run.done(result, policy_metadata(result), *checks)
 
 
-def policy_metadata(made: PolicyReport) -> dict[str, Any]:
+def policy_metadata(result: PolicyReport) -> dict[str, Any]:
     """Tables and pictures of a report."""
-    arms = made.arms().filter(pl.col("setting") == "seen+zero")
+    arms = result.arms().filter(pl.col("setting") == "seen+zero")
     return {
         "arms": markdown_table(arms.select(_SHOWN_COLUMNS)),
-        "confusion": markdown_table(made.confusion()),
-        "before_and_after": picture_file(made.sheet),
+        "confusion": markdown_table(result.confusion()),
+        "before_and_after": picture_file(result.sheet),
     }
 
 

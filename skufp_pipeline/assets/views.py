@@ -155,8 +155,8 @@ def sd_base(run: Run) -> dg.MaterializeResult:
         last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}
         return {"crops": training.height, **last}
 
-    made = run.produce(SD_BASE, build)
-    return run.done(made, {"curves": picture(loss_curves(made.history()))})
+    result = run.produce(SD_BASE, build)
+    return run.done(result, {"curves": picture(loss_curves(result.history()))})
 
 
 def view_filters(run: Run) -> dg.MaterializeResult:
@@ -176,15 +176,15 @@ def view_filters(run: Run) -> dg.MaterializeResult:
         ViewFilters.write(directory, found)
         return {f"{name}_{kind}_accepted": figure["accepted"] for name, kind, figure in each_figure(found)}
 
-    made = run.produce(VIEW_FILTERS, build)
-    found = made.found()
+    result = run.produce(VIEW_FILTERS, build)
+    found = result.found()
     rows = [{"skus": name, "planted": kind, **figure} for name, kind, figure in each_figure(found)]
     metadata = {
         "thresholds": dg.MetadataValue.json(found["thresholds"]),
         "calibration": markdown_table(pl.DataFrame(found["curve"])),
         "figures": markdown_table(pl.DataFrame(rows)),
     }
-    return run.done(made, metadata, filters_tell_views_apart(found["figures"], settings.thresholds))
+    return run.done(result, metadata, filters_tell_views_apart(found["figures"], settings.thresholds))
 
 
 def sd_lora(run: Run) -> dg.MaterializeResult:
@@ -201,14 +201,14 @@ def sd_lora(run: Run) -> dg.MaterializeResult:
         pipeline, encoder = models.diffusion(base), models.load_encoder(checkpoint.folder)
         return adapt(pipeline, views, encoder, settings, seed, run.scratch, directory, run.log)
 
-    made = run.produce(SD_LORA, build)
-    figures = drift_figures(made.drift())
+    result = run.produce(SD_LORA, build)
+    figures = drift_figures(result.drift())
     metadata = {
-        "curve": picture(loss_curves({"lora": made.history()})),
-        "samples": picture_file(made.sheet),
+        "curve": picture(loss_curves({"lora": result.history()})),
+        "samples": picture_file(result.sheet),
         "drift": markdown_table(pl.DataFrame([figures])),
     }
-    return run.done(made, metadata, identity_drift_is_lower(figures, settings.thresholds))
+    return run.done(result, metadata, identity_drift_is_lower(figures, settings.thresholds))
 
 
 def generated_views(run: Run) -> dg.MaterializeResult:
@@ -233,12 +233,12 @@ def generated_views(run: Run) -> dg.MaterializeResult:
             run.progress("candidates"),
         )
 
-    made = run.produce(GENERATED_VIEWS, build)
-    table, accepted = made.candidates(), made.accepted()
+    result = run.produce(GENERATED_VIEWS, build)
+    table, accepted = result.candidates(), result.accepted()
     verdicts = counts_table(table, ["strength", "verdict"])
-    metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(made.sheet)}
+    metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(result.sheet)}
     in_range = acceptance_in_range(accepted.height, table.height, settings.thresholds)
-    return run.done(made, metadata, views_decodable(made.artifact, accepted), in_range)
+    return run.done(result, metadata, views_decodable(result.artifact, accepted), in_range)
 
 
 def generated_view_embeddings(run: Run) -> dg.MaterializeResult:
@@ -255,9 +255,9 @@ def generated_view_embeddings(run: Run) -> dg.MaterializeResult:
             directory, embed_generated(candidates, words, views.images, encoder, batch_size)
         )
 
-    made = run.produce(GENERATED_VIEW_EMBEDDINGS, build)
-    images = made.images()
-    return run.done(made, frame_metadata(images), embeddings_sound(GENERATED_VIEW_EMBEDDINGS.name, images))
+    result = run.produce(GENERATED_VIEW_EMBEDDINGS, build)
+    images = result.images()
+    return run.done(result, frame_metadata(images), embeddings_sound(GENERATED_VIEW_EMBEDDINGS.name, images))
 
 
 def _settings(run: Run) -> ViewsSettings:

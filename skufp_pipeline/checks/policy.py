@@ -50,15 +50,15 @@ def policy_helps_degraded(table: pl.DataFrame, thresholds: PolicyThresholds) -> 
     if not by_arm:
         return _helps(low is None and share is None, {"degraded": "unknown for this data set"})
     gain, best = by_arm[GATED]["recall@1_gain"], by_arm[ORACLE]["recall@1_gain"]
-    found = gain / best if best > 0 else 0.0
-    passed = (low is None or by_arm[GATED]["recall@1_low"] > low) and (share is None or found >= share)
+    oracle_share = gain / best if best > 0 else 0.0
+    passed = (low is None or by_arm[GATED]["recall@1_low"] > low) and (share is None or oracle_share >= share)
     return _helps(
         bool(passed),
         {
             "gain": gain,
             "gain_low": by_arm[GATED]["recall@1_low"],
             "oracle_gain": best,
-            "share_of_oracle": found,
+            "share_of_oracle": oracle_share,
             "least_gain_low": str(low),
             "least_share": str(share),
         },

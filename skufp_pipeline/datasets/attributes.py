@@ -69,10 +69,10 @@ def cut_of(category_name: str) -> Cut:
     """Sleeve and length by the category's name; in the pixels they are too often hidden or cropped."""
     words = f" {category_name.lower()} "
 
-    def said(table: dict[str, str]) -> str | None:
+    def lookup(table: dict[str, str]) -> str | None:
         return next((value for name, value in table.items() if f" {name} " in words), None)
 
-    return Cut(said(SLEEVES), said(LENGTHS))
+    return Cut(lookup(SLEEVES), lookup(LENGTHS))
 
 
 @dataclass(frozen=True)

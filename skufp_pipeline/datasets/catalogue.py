@@ -22,11 +22,11 @@ def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | Non
     """Adds `image_digest`, so that a changed image changes its rows and re-runs only its shards."""
     paths = items["orig_image_path"].unique(maintain_order=True).to_list()
     digests = map_in_threads(lambda path: file_digest(root / path), paths, progress)
-    known = pl.DataFrame(
+    digest_table = pl.DataFrame(
         {"orig_image_path": paths, "image_digest": digests},
         schema={"orig_image_path": pl.String, "image_digest": pl.String},
     )
-    return items.join(known, on="orig_image_path", how="left", maintain_order="left")
+    return items.join(digest_table, on="orig_image_path", how="left", maintain_order="left")
 
 
 def shard_table(items: pl.DataFrame, shard: int) -> bytes:

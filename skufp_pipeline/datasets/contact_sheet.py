@@ -72,9 +72,9 @@ def sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int =
     """Draws the first SKUs of a table of crops, one row each: catalog views, then queries."""
     rows, labels = [], []
     for sku_id in crops["sku_id"].unique(maintain_order=True).head(skus):
-        mine = crops.filter(pl.col("sku_id") == sku_id)
+        sku_rows = crops.filter(pl.col("sku_id") == sku_id)
         picked = pl.concat(
-            [mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
+            [sku_rows.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
         )
         rows.append([folder / path for path in picked["crop_path"]])
         labels.append(sku_id)

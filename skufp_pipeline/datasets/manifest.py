@@ -298,5 +298,5 @@ def _clipped(item: _Item, size: tuple[int, int] | ItemError) -> list[int]:
 
 def _skipped(number: int, path: str | None, split: str | None, error: ItemError) -> Row:
     image_id = None if path is None else _image_id(posixpath.normpath(path))
-    told = ItemError(error.reason, f"row {number}: {error.detail}")
-    return skipped_row(split, image_id, None, path, told)
+    row_error = ItemError(error.reason, f"row {number}: {error.detail}")
+    return skipped_row(split, image_id, None, path, row_error)

@@ -231,11 +231,11 @@ def build_image_text(
         rows,
         threads=DECODE_THREADS,
     )
-    said = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
+    captions = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
     roles_of_sku = _sentence_roles(rows, splits)
     built = [
         _image_text_row(row, described, line, roles_of_sku[row["sku_id"]], settings)
-        for row, described, line in zip(rows, attributes, said, strict=True)
+        for row, described, line in zip(rows, attributes, captions, strict=True)
     ]
     return pl.DataFrame(built, schema=IMAGE_TEXT_SCHEMA)
 
@@ -251,11 +251,11 @@ def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
 def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
     """Returns evaluation queries, `TEXT_SCHEMA`, of SKUs that are not described, worded by one of
     `TEXT_SOURCES`; for comparison all sources cover the same photos (less those without a caption)."""
-    asked = image_text.filter(
+    queries = image_text.filter(
         _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
     ).with_columns(text=pl.col(f"text_{source}"))
-    told = asked.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
-    return _sorted_texts([told], TEXT_SCHEMA)
+    texts = queries.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
+    return _sorted_texts([texts], TEXT_SCHEMA)
 
 
 def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
@@ -270,8 +270,10 @@ def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
     first_view = (
         views.group_by("sku_id", maintain_order=True).first().select("sku_id", "image_id", "item_idx")
     )
-    told = _sku_sentences(image_text).filter(pl.col("role") == TRAIN).with_columns(role=pl.lit(GALLERY))
-    of_skus = told.join(first_view, on="sku_id")
+    training_sentences = (
+        _sku_sentences(image_text).filter(pl.col("role") == TRAIN).with_columns(role=pl.lit(GALLERY))
+    )
+    of_skus = training_sentences.join(first_view, on="sku_id")
     return _sorted_texts([templates, of_skus], CATALOG_TEXT_SCHEMA)
 
 
@@ -335,8 +337,8 @@ def _image_text_row(
         "captions": caption or None,
     }
     if roles and row["domain"] == CATALOG:
-        own_words = _own_words(row, roles)
-        texts = dict.fromkeys(texts, own_words)
+        catalogue_text = _catalogue_text(row, roles)
+        texts = dict.fromkeys(texts, catalogue_text)
     fields = {name: row[name] for name in IMAGE_TEXT_SCHEMA if name in row}
     cut = cut_of(row["category_name"])
     return fields | {
@@ -355,7 +357,7 @@ def _image_text_row(
     }
 
 
-def _own_words(row: Row, roles: dict[str, str]) -> str:
+def _catalogue_text(row: Row, roles: dict[str, str]) -> str:
     """Joins the sentences of the SKU that this row may show."""
     in_training = row["split"] == "train"
     shown = [sentence for sentence, role in roles.items() if role == TRAIN or not in_training]

@@ -30,7 +30,7 @@ def room(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
         horizon = int(size * rng.uniform(0.55, 0.95))
         cv2.rectangle(image, (0, horizon), (size, size), _any_colour(rng), -1)
     for _ in range(int(rng.integers(3, 7) + 10 * clutter)):
-        choose(rng, _THINGS)(rng, image)
+        choose(rng, _OBJECTS)(rng, image)
     return image
 
 
@@ -139,14 +139,14 @@ def _place(rng: np.random.Generator, size: int) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _box_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _rectangle(rng: np.random.Generator, image: np.ndarray) -> None:
     size = image.shape[0]
     x, y = _place(rng, size)
     width, height = rng.uniform(0.08, 0.45, 2) * size
     cv2.rectangle(image, (x, y), (int(x + width), int(y + height)), _any_colour(rng), -1)
 
 
-def _round_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _ellipse(rng: np.random.Generator, image: np.ndarray) -> None:
     width, height = rng.uniform(0.04, 0.2, 2) * image.shape[0]
     axes, angle = (int(width) + 1, int(height) + 1), rng.uniform(0, 180)
     cv2.ellipse(image, _place(rng, image.shape[0]), axes, angle, 0, 360, _any_colour(rng), -1, cv2.LINE_AA)
@@ -163,7 +163,7 @@ def _shelf(rng: np.random.Generator, image: np.ndarray) -> None:
         cv2.rectangle(image, (left, y), (left + width - 1, y + height), colours[k % 3], -1)
 
 
-def _line_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _line(rng: np.random.Generator, image: np.ndarray) -> None:
     size = image.shape[0]
     thickness = int(rng.integers(1, max(2, size // 16)))
     cv2.line(image, _place(rng, size), _place(rng, size), _any_colour(rng), thickness, cv2.LINE_AA)
@@ -175,7 +175,7 @@ def _heap(rng: np.random.Generator, image: np.ndarray) -> None:
     cv2.fillPoly(image, [cv2.convexHull(corners.astype(np.int32))], _any_colour(rng), cv2.LINE_AA)
 
 
-_THINGS = (_box_thing, _round_thing, _shelf, _line_thing, _heap)
+_OBJECTS = (_rectangle, _ellipse, _shelf, _line, _heap)
 
 
 def _spot(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
@@ -231,7 +231,7 @@ def _hair(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: 
         _fill(canvas, lock + np.array([x, box[1]]), paint)
 
 
-def _thing_before(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
+def _large_object(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
     """Draws a large object (chair, table, another person's shoulder) over a corner of the garment's box."""
     reach = float(np.hypot(*(box[2:] - box[:2])))
     outside = choose(rng, (box[[0, 1]], box[[2, 1]], box[[0, 3]], box[[2, 3]]))
@@ -241,4 +241,4 @@ def _thing_before(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarra
         _fill(canvas, hull, paint)
 
 
-_COVERS = (_arm_across, _phone, _bag, _hair, _thing_before)
+_COVERS = (_arm_across, _phone, _bag, _hair, _large_object)

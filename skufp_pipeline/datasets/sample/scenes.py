@@ -89,7 +89,7 @@ def _shop_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     if pose.is_worn:
         scenery.draw_body(rng, image, pose, projections[0], is_shop=True, has_shirt=_needs_shirt(pieces))
     image = scenery.cast_shadow(rng, image, warped[0][..., 3])
-    image = _lay(rng, image, warped, pieces, fold_depth=0.03)
+    image = _compose(rng, image, warped, pieces, fold_depth=0.03)
     seen = _seen(pieces, flats, projections, warped, np.zeros((size, size), np.uint8))
     return Scene(camera.studio_photo(rng, image), int(rng.integers(82, 96)), pose.viewpoint, seen)
 
@@ -105,7 +105,7 @@ def _user_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     image = scenery.room(rng, size, severity)
     if pose.is_worn:
         scenery.draw_body(rng, image, pose, main, is_shop=False, has_shirt=_needs_shirt(pieces))
-    image = _lay(rng, image, warped, pieces, fold_depth=0.05 + 0.16 * severity)
+    image = _compose(rng, image, warped, pieces, fold_depth=0.05 + 0.16 * severity)
     hidden = scenery.cover(rng, image, _box(warped[0][..., 3]), severity)
     seen = _seen(pieces, flats, projections, warped, hidden)
     quality = int(np.clip(80 - 50 * rng.uniform(0, 0.4 + 0.6 * severity), 30, 80))
@@ -155,7 +155,7 @@ def _draw_order(pieces: list[Piece]) -> list[int]:
     return sorted(range(len(pieces)), key=lambda k: pieces[k].garment.category_id not in LOWER)
 
 
-def _lay(
+def _compose(
     rng: np.random.Generator,
     image: np.ndarray,
     warped: list[np.ndarray],

@@ -206,8 +206,8 @@ def _degradation_row(split: str, number: int, scene: Scene, degradation: Degrada
 
 
 def _hidden_share(piece: SeenPiece) -> float:
-    there = piece.alpha > 127
-    return 1 - float((piece.visible[there] > 127).mean()) if there.any() else 1.0
+    in_frame = piece.alpha > 127
+    return 1 - float((piece.visible[in_frame] > 127).mean()) if in_frame.any() else 1.0
 
 
 def _write_image(
