@@ -1,7 +1,7 @@
 """Exports the shards in the reference pipeline's layout: crop tree, SKU metadata and image-text JSONL.
 
 Programs written for that layout read the export unchanged. Every file gets its name only when it is complete,
-so that an interrupted export leaves no truncated file.
+so that an interrupted export leaves no truncated file under that name.
 """
 
 import json

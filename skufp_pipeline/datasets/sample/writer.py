@@ -4,8 +4,8 @@
 <root>/<split>/annos/NNNNNN.json
 <root>/degradations/pair_NNNNNN.parquet
 
-The last, not part of that layout, says how each customer's photo was degraded, so that results can be broken
-down by it. No model reads it.
+The last file, not part of that layout, holds the degradations of customers' photos, so that results can be
+broken down by them. No model reads it.
 """
 
 import json
