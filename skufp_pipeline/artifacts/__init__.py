@@ -1,1 +1,1 @@
-"""Everything the store keeps: its name, its key, its files, and the typed form it is read and written in."""
+"""All results in the store: asset name, key, files, and the typed form in which they are read and written."""

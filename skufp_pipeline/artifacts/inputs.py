@@ -1,4 +1,4 @@
-"""What one piece of work reads from the store: noted for its recipe, and refused where it does not fit."""
+"""Reads a step's inputs from the store, records their digests for its recipe and checks their consistency."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 
 @dataclass(frozen=True)
-class _Noted:
-    """A result that was read: under which name a recipe has it, and what it says of itself."""
+class _ReadResult:
+    """A result that was read: its declaration and its reader."""
 
     stored: Stored[Any]
     reader: Reader
 
-    def require(self, others: Mapping[str, "_Noted"]) -> None:
-        """Refuses this result where it was made from another version of one of the others.
+    def require(self, others: Mapping[str, "_ReadResult"]) -> None:
+        """Raises `UserError` if this result was made from another version of one of the others.
 
-        What was trained may be older than the tables it was learnt from, but not than other trained results.
+        A trained result may be older than the tables it was trained on, but not than other trained results.
         """
         for name in self.reader.artifact.manifest.recipe.inputs:
             other = others.get(name) or others.get(f"{name}/{self.reader.shard}")
@@ -29,69 +29,55 @@ class _Noted:
 
 
 class Inputs:
-    """Reads results of the graph for one piece of work.
-
-    Args:
-        shard: the SKU shard that the work is about; None where it is about all.
-    """
+    """Reads results of the graph for one run of a step, on one SKU shard or (None) on the whole catalogue."""
 
     def __init__(self, store: ArtifactStore, num_shards: int, shard: int | None = None) -> None:
         self.store, self.num_shards, self.shard = store, num_shards, shard
         self._digests: dict[str, str] = {}
-        self._noted: dict[str, _Noted] = {}
+        self._results: dict[str, _ReadResult] = {}
         self._is_complete = False
 
     def read(self, stored: Stored[R]) -> R:
-        """Reads a result; of a sharded one, the shard at hand.
-
-        Raises:
-            UserError: there is no complete one.
-        """
+        """Reads a result, or this run's shard of a sharded one; raises `UserError` if it is not complete."""
         reader = stored.read(self.store, self.shard if stored.sharded else None)
-        self._note(stored.name, stored, reader)
+        self._record(stored.name, stored, reader)
         return reader
 
     def read_all(self, stored: Stored[R]) -> list[R]:
         """Reads every shard. Raises as `read` does."""
         readers = stored.read_all(self.store, self.num_shards)
         for reader in readers:
-            self._note(reader.artifact.manifest.artifact, stored, reader)
+            self._record(reader.artifact.manifest.artifact, stored, reader)
         return readers
 
     def crop_files(self) -> Callable[[Mapping[str, Any]], Path]:
-        """What finds the crop of an item (`sku_id`, `image_path`) on this machine, one file at a time.
-
-        Raises:
-            UserError: a shard of crops is missing.
-        """
+        """Returns a function that finds the crop of an item (`sku_id`, `image_path`) on this machine,
+        fetching only that file. Raises `UserError` if a shard of crops is missing."""
         for shard in range(self.num_shards):
             key = SKU_CROPS.key_in(self.store, shard)
             unopened = Artifact(Path(), self.store.read_manifest(key))  # no file is fetched
-            self._note(key, SKU_CROPS, SKU_CROPS.open(unopened, shard))
+            self._record(key, SKU_CROPS, SKU_CROPS.open(unopened, shard))
         return lambda row: crop_file(self.store, row, self.num_shards)
 
     def add(self, digests: Mapping[str, str]) -> None:
-        """Notes what was read outside the store, such as a model's file."""
+        """Records the digests of what was read outside the store, such as a model's file."""
         self._require_open("outside the store")
         self._digests |= digests
 
     def digests(self) -> dict[str, str]:
-        """By name, the digest of all that was read; nothing more can be read afterwards.
-
-        Raises:
-            UserError: a result was made from another version of one that was read, too.
-        """
+        """Returns the digests of all that was read, by name; nothing more can be read afterwards. Raises
+        `UserError` if a result was made from another version of one that was read, too."""
         self._is_complete = True
-        for noted in self._noted.values():
-            noted.require(self._noted)
+        for result in self._results.values():
+            result.require(self._results)
         return dict(self._digests)
 
-    def _note(self, name: str, stored: Stored[Any], reader: Reader) -> None:
+    def _record(self, name: str, stored: Stored[Any], reader: Reader) -> None:
         self._require_open(name)
         self._digests[name] = reader.digest_for(self.shard)
-        noted = _Noted(stored, reader)
+        result = _ReadResult(stored, reader)
         for alias in (name, reader.artifact.manifest.artifact, f"{stored.name}/{reader.shard}"):
-            self._noted[alias] = noted
+            self._results[alias] = result
 
     def _require_open(self, name: str) -> None:
         if self._is_complete:

@@ -1,8 +1,8 @@
-"""The typed form of every result: which files it is made of, how they are read and written.
+"""The typed form of every result: its files and how they are read and written.
 
-A `write` fills the directory it is given and returns the summary that the manifest keeps. What a model's own
-library writes (open_clip's, diffusers' and ONNX's folders, the aggregator's and the policy's weights) is
-written and read by that model; here stands where.
+A `write` fills the directory it is given; many return the summary that the manifest keeps. What a model's own
+library writes (folders of open_clip, diffusers and ONNX, weights of the aggregator and the policy) is written
+and read by that model; only its location is defined here.
 """
 
 import shutil
@@ -17,19 +17,19 @@ from skufp_pipeline.datasets.table import ITEM_SCHEMA
 from skufp_pipeline.store import shard_name
 
 SHEET = "sheet.jpg"
-ACCEPTED = "accepted"  # the verdict on a generated view that no filter rejects
+ACCEPTED = "accepted"  # verdict on a generated view that no filter rejects
 ANNOTATED_SCHEMA = {**ITEM_SCHEMA, "image_digest": pl.String(), "shard": pl.Int32()}
 
 
 class UsesQueries(Reader):
-    """A result that was learnt or chosen with queries, and lists them (`USED_SCHEMA`)."""
+    """A result that was trained or chosen with queries, and lists them (`USED_SCHEMA`)."""
 
     def used_queries(self) -> pl.DataFrame:
         return self.frame("used_queries")
 
 
 class WithHistory(Reader):
-    """A trained result with its curve: one row an epoch, or a list of rows a part."""
+    """A trained result with its learning curve: one row per epoch, or a list of rows per part."""
 
     def history(self) -> Any:
         return self.json("history")
@@ -40,10 +40,10 @@ class RawDataset(Reader):
 
 
 class Annotations(Reader):
-    """The internal table: one row an annotated item, a file a SKU shard, and what was left out."""
+    """The internal table, one row per annotated item in one file per SKU shard, and the skipped items."""
 
     def items(self, shard: int | None = None) -> pl.DataFrame:
-        """Rows of `ANNOTATED_SCHEMA`, of one shard or of all."""
+        """Reads rows of `ANNOTATED_SCHEMA`, of one shard or of all."""
         if shard is None:
             return pl.read_parquet(self.path / "items" / "*.parquet")
         return pl.read_parquet(self.path / items_file(shard))
@@ -57,7 +57,7 @@ class Annotations(Reader):
 
     @staticmethod
     def write(directory: Path, tables: Sequence[bytes], items: pl.DataFrame, skipped: pl.DataFrame) -> dict:
-        """`tables` are the Parquet files of the shards, in order; `items` all their rows."""
+        """Writes `tables`, the Parquet files of the shards in order; `items` are all their rows."""
         (directory / "items").mkdir()
         for shard, table in enumerate(tables):
             (directory / items_file(shard)).write_bytes(table)
@@ -84,7 +84,7 @@ class Crops(Reader):
 
 
 class ImageText(Reader):
-    """Each crop with its prompts; the text queries; the texts of the catalogue."""
+    """Each crop with its prompts, the text queries, and the texts of the catalogue."""
 
     def images(self) -> pl.DataFrame:
         return self.frame("image_text")
@@ -96,7 +96,7 @@ class ImageText(Reader):
         return self.frame("catalog_texts")
 
     def every_text(self) -> pl.DataFrame:
-        """Texts of the catalogue, then text queries: what an encoder embeds."""
+        """Returns the texts of the catalogue, then the text queries: all that an encoder embeds."""
         columns = ("text_id", "sku_id", "split", "role", "text")
         return pl.concat([table.select(columns) for table in (self.catalog_texts(), self.text_queries())])
 
@@ -107,7 +107,7 @@ class ImageText(Reader):
 
 
 class Encoder(UsesQueries, WithHistory):
-    """A fine-tuned encoder in its library's own format, with its curve and the queries it used."""
+    """A fine-tuned encoder in its library's own format, with its learning curve and the queries it used."""
 
     @property
     def folder(self) -> Path:
@@ -115,14 +115,14 @@ class Encoder(UsesQueries, WithHistory):
 
     @staticmethod
     def write(directory: Path, encoder: Any, history: Sequence[Any], used: pl.DataFrame) -> None:
-        """`encoder` saves itself."""
+        """Writes the encoder by its own `save`."""
         encoder.save(directory / "encoder")
         write_json(directory, "history", history)
         write_frames(directory, used_queries=used)
 
 
 class Embeddings(Reader):
-    """Unit rows of a shard's crops, and of its texts where the encoder knows words."""
+    """Unit rows of a shard's crops, and of its texts if the encoder embeds texts."""
 
     def images(self) -> pl.DataFrame:
         return self.frame("images")
@@ -131,7 +131,7 @@ class Embeddings(Reader):
         return self.frame("texts")
 
     def tables(self) -> list[pl.DataFrame]:
-        """Those that are there: images, and texts."""
+        """Reads the tables that exist: images, and texts if any."""
         return [pl.read_parquet(path) for path in sorted(self.path.glob("*.parquet"))]
 
     @staticmethod
@@ -142,10 +142,10 @@ class Embeddings(Reader):
 
 
 class ViewFilters(Reader):
-    """Thresholds of the filters, the curve behind them, and what they make of planted candidates."""
+    """Thresholds of the filters, the calibration curve, and how the filters judge planted candidates."""
 
     def found(self) -> dict[str, Any]:
-        """All of it; the thresholds under `thresholds`."""
+        """Returns everything, with the thresholds under `thresholds`."""
         return {**self.json("filters"), "thresholds": self.thresholds()}
 
     def thresholds(self) -> dict[str, float]:
@@ -154,7 +154,7 @@ class ViewFilters(Reader):
 
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
-        """Views are judged by the thresholds alone, whatever the figures beside them."""
+        """The thresholds alone: no other figure affects how views are judged."""
         return None if shard is None else "thresholds.json"
 
     @staticmethod
@@ -180,7 +180,7 @@ class SmallBase(WithHistory):
 
 
 class Lora(WithHistory):
-    """An adapter in diffusers' format, its drift on held-out SKUs, and samples of before and after."""
+    """An adapter in diffusers' format, its drift on held-out SKUs, and samples before and after."""
 
     def drift(self) -> pl.DataFrame:
         return self.frame("drift")
@@ -198,7 +198,7 @@ class Lora(WithHistory):
 
 
 class GeneratedViews(Reader):
-    """Every candidate with scores and verdict; the accepted images; a contact sheet."""
+    """Every candidate with scores and verdict, the accepted images, and a contact sheet."""
 
     def candidates(self) -> pl.DataFrame:
         return self.frame("candidates")
@@ -239,7 +239,7 @@ class Teachers(UsesQueries):
 
 
 class Aggregator(UsesQueries, WithHistory):
-    """The aggregator's weights and what is known of the noise, in one folder."""
+    """The aggregator's weights and the noise model, in one folder."""
 
     @staticmethod
     def write(directory: Path, history: Sequence[Any], used: pl.DataFrame) -> None:
@@ -248,7 +248,7 @@ class Aggregator(UsesQueries, WithHistory):
 
 
 class Fingerprints(UsesQueries):
-    """One unit vector and one bias a SKU."""
+    """One unit vector and one bias per SKU."""
 
     def table(self) -> pl.DataFrame:
         return self.frame("fingerprints")
@@ -263,7 +263,7 @@ class Fingerprints(UsesQueries):
 
 
 class PolicyLabels(Reader):
-    """What each action would do to the shard's training and development photos."""
+    """The effect of each action on the shard's training and development photos."""
 
     def table(self) -> pl.DataFrame:
         return self.frame("labels")
@@ -279,14 +279,14 @@ class PolicyCheckpoint(UsesQueries, WithHistory):
 
     @staticmethod
     def write(directory: Path, policy: Any, history: Sequence[Any], used: pl.DataFrame) -> None:
-        """`policy` saves itself."""
+        """Writes the policy by its own `save`."""
         policy.save(directory)
         write_json(directory, "history", history)
         write_frames(directory, used_queries=used)
 
 
 class PolicyReport(Reader):
-    """The policy judged beside other arms: by arm, by query, by action, and before and after."""
+    """The policy compared with other arms: by arm, by query and by action, with pictures before and after."""
 
     def arms(self) -> pl.DataFrame:
         return self.frame("policy")
@@ -324,7 +324,7 @@ class SearchIndex(Reader):
 
 
 class ReportFiles(Reader):
-    """The retrieval report as JSON, Parquet, a page and its pictures."""
+    """The retrieval report as JSON, Parquet, HTML and PNG."""
 
     @property
     def report(self) -> Path:
@@ -335,7 +335,7 @@ class ReportFiles(Reader):
         return self.path / "report.html"
 
     def figures(self) -> dict[str, bytes]:
-        """PNG bytes by name."""
+        """Returns PNG bytes by name."""
         return {name: (self.path / f"{name}.png").read_bytes() for name in ("recall", "latency", "grid")}
 
     @staticmethod
@@ -350,5 +350,5 @@ class ReportFiles(Reader):
 
 
 def items_file(shard: int) -> str:
-    """The annotations of one shard, below their folder."""
+    """The path of one shard's annotations, relative to their folder."""
     return f"items/{shard_name(shard)}.parquet"

@@ -1,4 +1,4 @@
-"""Every result of the graph: its asset's name, its key in the store, its typed form."""
+"""Every result of the graph: its asset's name, its key in the store and its typed form."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -50,7 +50,6 @@ RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportF
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:
-    """The crop of one item (`row`: `sku_id`, `image_path`) on this machine; of a remote store, it alone is
-    fetched."""
+    """Returns the local crop of an item (`row`: `sku_id`, `image_path`), fetching no other file."""
     shard = stable_shard(row["sku_id"], num_shards)
     return store.local_path(f"{SKU_CROPS.key_in(store, shard)}/{row['image_path']}")

@@ -1,4 +1,4 @@
-"""The typed door to the store: a `Stored` says where a result lies, its `Reader` what files it is made of."""
+"""Typed access to the store: a `Stored` declares where a result is kept, its `Reader` the files in it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,15 @@ import polars as pl
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.store import Artifact, ArtifactStore, Manifest, shard_key
 
-CURRENT = "CURRENT"  # beside the versions of an index: the name of the one in use
+CURRENT = "CURRENT"  # pointer file beside the versions of an index, names the one in use
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A complete artifact and the files in it.
-
-    Attributes:
-        shard: its SKU shard; None where it is one of the whole catalogue.
-    """
+    """A complete artifact and the files in it."""
 
     artifact: Artifact
-    shard: int | None = None
+    shard: int | None = None  # None if it covers the whole catalogue
 
     @property
     def path(self) -> Path:
@@ -39,25 +35,25 @@ class Reader:
 
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
-        """The file that is all that work on this shard takes from it; None where it takes all."""
+        """Returns the only file that work on this shard uses; None if it uses all."""
         return None
 
     @classmethod
     def digest_in(cls, manifest: Manifest, shard: int | None) -> str:
-        """Of what work on this shard takes from the artifact of a manifest."""
+        """Returns the digest of what work on this shard uses of a manifest's artifact."""
         part = cls.part_for(shard)
         return manifest.digest if part is None else manifest.parts[part]
 
     def digest_for(self, shard: int | None) -> str:
-        """Of what work on this shard takes from it."""
+        """Returns the digest of what work on this shard uses."""
         return self.digest_in(self.artifact.manifest, shard)
 
     def frame(self, name: str) -> pl.DataFrame:
-        """The table in `NAME.parquet`."""
+        """Reads the table in `NAME.parquet`."""
         return pl.read_parquet(self.path / f"{name}.parquet")
 
     def json(self, name: str) -> Any:
-        """The content of `NAME.json`."""
+        """Reads the content of `NAME.json`."""
         return json.loads((self.path / f"{name}.json").read_text())
 
 
@@ -66,33 +62,21 @@ R = TypeVar("R", bound=Reader)
 
 @dataclass(frozen=True)
 class Stored(Generic[R]):
-    """A result of the graph.
+    """The declaration of a result of the graph."""
 
-    Attributes:
-        name: of the asset that makes it.
-        key: where the store keeps it; each shard has a folder below.
-        reader: its typed form.
-        trained: learnt from the whole catalogue: it may be older than the tables that it was learnt from.
-        parts: which of its files have readers of their own.
-    """
-
-    name: str
-    key: str
+    name: str  # of the asset that makes it
+    key: str  # in the store; each shard has a folder below
     reader: type[R]
     sharded: bool = False
-    trained: bool = False
-    parts: str = ""
+    trained: bool = False  # on the whole catalogue: may be older than the tables it was trained on
+    parts: str = ""  # pattern of the files that have readers of their own
 
     def key_in(self, store: ArtifactStore, shard: int | None = None) -> str:
-        """Its key, or that of one shard."""
+        """Returns its key, or that of one shard."""
         return shard_key(self.key, shard) if self.sharded and shard is not None else self.key
 
     def read(self, store: ArtifactStore, shard: int | None = None) -> R:
-        """Reads the result, or one shard of it.
-
-        Raises:
-            UserError: there is no complete one.
-        """
+        """Reads the result, or one shard of it; raises `UserError` if it is not complete."""
         return self.open(store.read(self.key_in(store, shard)), shard)
 
     def read_all(self, store: ArtifactStore, num_shards: int) -> list[R]:
@@ -100,16 +84,16 @@ class Stored(Generic[R]):
         return [self.read(store, shard) for shard in range(num_shards)]
 
     def find(self, store: ArtifactStore) -> R | None:
-        """The result, None where there is no complete one."""
+        """Returns the result; None if it is not complete."""
         found = store.find(self.key_in(store))
         return None if found is None else self.open(found)
 
     def find_key(self, store: ArtifactStore, shard: int | None = None) -> str | None:
-        """Its key, None where there is none yet."""
+        """Returns its key; None if there is none yet."""
         return self.key_in(store, shard)
 
     def open(self, artifact: Artifact, shard: int | None = None) -> R:
-        """The typed form of an artifact of this kind."""
+        """Returns the typed form of an artifact of this kind."""
         return self.reader(artifact, shard if self.sharded else None)
 
 
@@ -137,7 +121,7 @@ class StoredVersions(Stored[R]):
 
 
 def no_index(store: ArtifactStore) -> UserError:
-    """What to tell where a store has no version of any index in use."""
+    """Returns the error for a store that has no index version in use."""
     return UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
 
 

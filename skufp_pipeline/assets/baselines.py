@@ -1,4 +1,4 @@
-"""Group `baselines`: the re-identification network (Baseline 1), and its row of every crop."""
+"""Group `baselines`: the re-identification network (Baseline 1) and its embeddings of every crop."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from skufp_pipeline.training.weights import weight_inputs
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group: none where the preset has no `baselines.reid`."""
+    """The steps of this group; none if the preset has no `baselines.reid`."""
     settings, needs = preset.baselines.reid, preset.compute.network_needs
     if settings is None:
         return Group.of("baselines", preset, [])
@@ -68,12 +68,12 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
         Encoder.write(directory, encoder, learning_curve(history), used)
         return training_summary(data, history, settings.weight_files())
 
-    made = run.produce(REID_CHECKPOINT, build)
-    return run.done(made, curve_metadata(made.history()))
+    result = run.produce(REID_CHECKPOINT, build)
+    return run.done(result, curve_metadata(result.history()))
 
 
 def reid_embeddings(run: Run) -> dg.MaterializeResult:
-    """Unit embeddings of the shard's crops by Baseline 1: its catalogue rows are the image-level gallery."""
+    """Baseline 1's unit embeddings of the shard's crops; its catalogue rows are the image-level gallery."""
     settings = run.preset.baselines.reid
     assert settings is not None
     checkpoint, crops, texts = run.read(REID_CHECKPOINT), run.read(SKU_CROPS), run.read(IMAGE_TEXT)
@@ -85,7 +85,7 @@ def reid_embeddings(run: Run) -> dg.MaterializeResult:
         images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, progress)
         return Embeddings.write(directory, images)
 
-    made = run.produce(REID_EMBEDDINGS, build)
+    result = run.produce(REID_EMBEDDINGS, build)
     return run.done(
-        made, frame_metadata(made.images()), embeddings_sound(REID_EMBEDDINGS.name, made.images())
+        result, frame_metadata(result.images()), embeddings_sound(REID_EMBEDDINGS.name, result.images())
     )

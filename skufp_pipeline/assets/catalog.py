@@ -26,7 +26,7 @@ BUILD_SHARDS = "build_catalog_shards"
 
 
 def group(preset: Preset) -> Group:
-    """The four steps from files to crops and words."""
+    """The four steps from files to crops and texts."""
     light = Needs(cores=preset.compute.cores, memory_gib=2)
     captions = preset.prompts.captions
     steps = [
@@ -79,20 +79,19 @@ def group(preset: Preset) -> Group:
 
 
 def raw_dataset(run: Run) -> dg.MaterializeResult:
-    """The data set as it came: the rendered sample in DeepFashion2's layout, or a user's folder, checked and
-    inventoried."""
+    """The raw data set: the rendered sample in DeepFashion2's layout, or the inventory of a user's folder."""
     dataset = run.preset.dataset
     listing = dataset.listing()
     run.inputs.add({"folder": listing["digest"]} if listing else {})
-    made = run.produce(
+    result = run.produce(
         RAW_DATASET, lambda directory: dataset.write_raw(directory, run.progress("sample images"))
     )
-    return run.done(made, {"inventory": dg.MetadataValue.json(made.summary)})
+    return run.done(result, {"inventory": dg.MetadataValue.json(result.summary)})
 
 
 def annotations(run: Run) -> dg.MaterializeResult:
-    """The internal table: one row per annotated item with its SKU, split, role and box; what was left out
-    stands in `skipped_items` with the reason."""
+    """The internal table: one row per annotated item, with SKU, split, role and box; skipped items with
+    reasons."""
     preset, raw, last = run.preset, run.read(RAW_DATASET), ANNOTATIONS.find(run.store)
     before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
 
@@ -102,19 +101,19 @@ def annotations(run: Run) -> dg.MaterializeResult:
         tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
         return Annotations.write(directory, tables, found.items, found.skipped)
 
-    made = run.produce(ANNOTATIONS, build)
-    items = made.items()
+    result = run.produce(ANNOTATIONS, build)
+    items = result.items()
     metadata = {
         **frame_metadata(items),
         **count_changes(before, items, preset.shards),
         "items_by_role": counts_table(items, ["split", "domain", "role"]),
-        "skipped_by_reason": counts_table(made.skipped(), ["reason"]),
+        "skipped_by_reason": counts_table(result.skipped(), ["reason"]),
     }
-    return run.done(made, metadata)
+    return run.done(result, metadata)
 
 
 def sku_crops(run: Run) -> dg.MaterializeResult:
-    """Every item of the shard's SKUs cut out of its photo, one JPEG each."""
+    """One JPEG per item of the shard's SKUs, cut out of its photo."""
     preset, shard, table = run.preset, run.shard, run.read(ANNOTATIONS)
     root = preset.dataset.root(RAW_DATASET.read(run.store).path)
 
@@ -122,14 +121,14 @@ def sku_crops(run: Run) -> dg.MaterializeResult:
         items, progress = table.items(shard), run.progress("crops")
         return Crops.write(directory, items, *write_crops(items, root, directory, preset.crops, progress))
 
-    made = run.produce(SKU_CROPS, build)
-    crops = made.table()
-    metadata = {**frame_metadata(crops), "contact_sheet": picture(sheet_of_skus(crops, made.path))}
-    return run.done(made, metadata, crops_complete(made, preset.evaluation.thresholds.skipped_fraction))
+    result = run.produce(SKU_CROPS, build)
+    crops = result.table()
+    metadata = {**frame_metadata(crops), "contact_sheet": picture(sheet_of_skus(crops, result.path))}
+    return run.done(result, metadata, crops_complete(result, preset.evaluation.thresholds.skipped_fraction))
 
 
 def image_text(run: Run) -> dg.MaterializeResult:
-    """The image-text table: each crop with its metadata and attribute prompts, and its caption where a preset
+    """The image-text table: each crop with its metadata and attribute prompts, and its caption if a preset
     names a model; the text queries, and the texts of the catalog."""
     prompts, splits, crops = run.preset.prompts, run.preset.splits, run.read(SKU_CROPS)
     captions = prompts.captions
@@ -142,7 +141,7 @@ def image_text(run: Run) -> dg.MaterializeResult:
         table = build_image_text(crops.table(), crops.path, prompts, splits, caption)
         return ImageText.write(directory, table, build_text_queries(table), build_catalog_texts(table))
 
-    made = run.produce(IMAGE_TEXT, build)
-    table = made.images()
+    result = run.produce(IMAGE_TEXT, build)
+    table = result.images()
     examples = "\n".join(f"- {text}" for text in table["text"].head(8))
-    return run.done(made, {**frame_metadata(table), "examples": dg.MetadataValue.md(examples)})
+    return run.done(result, {**frame_metadata(table), "examples": dg.MetadataValue.md(examples)})

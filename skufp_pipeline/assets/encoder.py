@@ -29,7 +29,7 @@ TRAIN, EMBED = "train_models", "embed_shards"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group; the frozen encoder has a place only where it is pretrained."""
+    """The steps of this group; the frozen encoder is included only if it is pretrained."""
     needs = preset.compute.network_needs
     encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
     steps = [
@@ -97,8 +97,8 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
         Encoder.write(directory, encoder, learning_curve(history), used)
         return training_summary(data, history, preset.encoder.weight_files())
 
-    made = run.produce(CLIP_CHECKPOINT, build)
-    return run.done(made, curve_metadata(made.history()))
+    result = run.produce(CLIP_CHECKPOINT, build)
+    return run.done(result, curve_metadata(result.history()))
 
 
 def clip_embeddings(run: Run) -> dg.MaterializeResult:
@@ -108,7 +108,7 @@ def clip_embeddings(run: Run) -> dg.MaterializeResult:
 
 
 def frozen_clip_embeddings(run: Run) -> dg.MaterializeResult:
-    """The same embeddings by the encoder before fine-tuning: what training has to beat."""
+    """Unit embeddings of the shard by the encoder before fine-tuning, which training has to improve on."""
     settings, seed = run.preset.encoder, run.preset.seed
     run.inputs.add(weight_inputs(settings.weight_files()))
     return _embed_shard(run, FROZEN_CLIP_EMBEDDINGS, lambda: run.models.new_encoder(settings, seed))
@@ -126,13 +126,12 @@ def _embed_shard(
         images = embed_images(encoder, texts.images(), crops.path, batch_size, progress)
         return Embeddings.write(directory, images, embed_text_table(encoder, texts.every_text(), batch_size))
 
-    made = run.produce(stored, build)
-    return run.done(made, frame_metadata(made.images()), embeddings_sound(stored.name, *made.tables()))
+    result = run.produce(stored, build)
+    return run.done(result, frame_metadata(result.images()), embeddings_sound(stored.name, *result.tables()))
 
 
 def training_summary(data: Any, history: Any, named: Mapping[str, str | None]) -> dict[str, Any]:
-    """What the manifest keeps of a training of an image tower: weights it began with (`named` by setting),
-    counts, the best epoch, and its speed."""
+    """Summarises the training of an image tower: weights (`named` by setting), counts, best epoch, speed."""
     from skufp_pipeline.training.history import best_epoch, speed
 
     best = best_epoch(history)
@@ -148,7 +147,7 @@ def training_summary(data: Any, history: Any, named: Mapping[str, str | None]) -
 
 
 def curve_metadata(history: list[dict[str, float]]) -> dict[str, Any]:
-    """Curve and table of the history of a training of an image tower."""
+    """Plots and tabulates the training history of an image tower."""
     losses = tuple(name for name in history[0] if name.endswith("loss"))
     return {
         "curve": picture(training_curves(history, losses, "development_accuracy")),

@@ -1,4 +1,4 @@
-"""Group `evaluation`: the report that says how good it is, and whether each part helped."""
+"""Group `evaluation`: the report on retrieval quality and on the effect of each part."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from skufp_pipeline.steps import Group, Run, Step
 
 def group(preset: Preset) -> Group:
     """The one step of this group."""
-    found = {
+    optional = {
         (GENERATED_VIEW_EMBEDDINGS,): preset.views is not None,
         (FROZEN_CLIP_EMBEDDINGS,): preset.encoder.is_pretrained,
         (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
@@ -54,7 +54,7 @@ def group(preset: Preset) -> Group:
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_CHECKPOINT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS,
             FINGERPRINT_CHECKPOINT, FINGERPRINTS, SEARCH_INDEX,
-            *(stored for present, is_there in found.items() if is_there for stored in present),
+            *(stored for results, enabled in optional.items() if enabled for stored in results),
         ),
     )  # fmt: skip
     return Group.of("evaluation", preset, [report], lambda steps: report_checks(preset))
@@ -86,7 +86,7 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
         report = make_report(parts, plan, engine, crop_of, device, directory, run.log)
         return {"headline": headline(report)}
 
-    made = run.produce(RETRIEVAL_REPORT, build)
-    tables = dg.MetadataValue.md(markdown_tables(Report.read(made.report)))
-    figures = {name: picture(png) for name, png in made.figures().items()}
-    return run.done(made, {"tables": tables, "page": dg.MetadataValue.path(str(made.page)), **figures})
+    result = run.produce(RETRIEVAL_REPORT, build)
+    tables = dg.MetadataValue.md(markdown_tables(Report.read(result.report)))
+    figures = {name: picture(png) for name, png in result.figures().items()}
+    return run.done(result, {"tables": tables, "page": dg.MetadataValue.path(str(result.page)), **figures})

@@ -37,7 +37,7 @@ def group(preset: Preset) -> Group:
     compute, fingerprint = preset.compute, preset.fingerprint
     light = Needs(compute.cores, compute.memory_gib)
     settings = fingerprint.model_dump(mode="json")
-    # What is joined after training trains nothing again.
+    # Settings that apply after training must not cause retraining.
     trained = fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness"})
     if fingerprint.gaussian:
         trained["gaussian"].pop("aggregator_weight")
@@ -80,21 +80,21 @@ def group(preset: Preset) -> Group:
 
 
 def best_shot_teachers(run: Run) -> dg.MaterializeResult:
-    """For each SKU the one view, and the one text, that alone retrieves its training queries best."""
+    """The single view and the single text of each SKU that retrieve its training queries best."""
     run.read(CLIP_CHECKPOINT)
     tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS))
     max_views = run.preset.fingerprint.max_views
-    made = run.produce(
+    result = run.produce(
         BEST_SHOT_TEACHERS, lambda directory: Teachers.write(directory, *teacher_table(tables, max_views))
     )
-    teachers = made.table()
+    teachers = result.table()
     chosen = counts_table(teachers, ["split", "chosen_by"])
-    return run.done(made, {**frame_metadata(teachers), "chosen_by": chosen})
+    return run.done(result, {**frame_metadata(teachers), "chosen_by": chosen})
 
 
 def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
-    """The Q-Former-style aggregator trained by regression, rank distillation and classification, and what
-    training SKUs tell about the noise of views and photos."""
+    """The Q-Former-style aggregator, trained by regression, rank distillation and classification, and the
+    noise of views and photos, estimated on training SKUs."""
     from skufp_pipeline.fingerprint.aggregator import save_aggregator
     from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
     from skufp_pipeline.fingerprint.gaussian import fit_gaussian, save_gaussian
@@ -114,16 +114,16 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
         development = {name: best[name] for name in best if name.startswith("development")}
         return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **development}
 
-    made = run.produce(FINGERPRINT_CHECKPOINT, build)
-    history = made.history()
+    result = run.produce(FINGERPRINT_CHECKPOINT, build)
+    history = result.history()
     losses = tuple(name for name in history[0] if name not in ("epoch", "development_mrr"))
     curve = picture(training_curves(history, losses, "development_mrr"))
-    return run.done(made, {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))})
+    return run.done(result, {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))})
 
 
 def fingerprints(run: Run) -> dg.MaterializeResult:
-    """One unit vector and one bias per SKU, from its catalog views and texts, and from the training photos of
-    those that have some: a new SKU needs no training."""
+    """One unit vector and one bias per SKU, from its catalog views and texts, and from training photos if it
+    has some; a new SKU needs no training."""
     from skufp_pipeline.fingerprint.aggregator import load_aggregator
     from skufp_pipeline.fingerprint.gaussian import load_gaussian
     from skufp_pipeline.fingerprint.make import make_fingerprints
@@ -132,17 +132,19 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
     tables, checkpoint = _embeddings(run), run.read(FINGERPRINT_CHECKPOINT).path
 
     def build(directory: Path) -> dict[str, Any]:
-        known = load_gaussian(checkpoint) if settings.gaussian else None
+        gaussian = load_gaussian(checkpoint) if settings.gaussian else None
         aggregator = load_aggregator(checkpoint, device)
-        return Fingerprints.write(directory, *make_fingerprints(aggregator, known, tables, settings, device))
+        return Fingerprints.write(
+            directory, *make_fingerprints(aggregator, gaussian, tables, settings, device)
+        )
 
-    made = run.produce(FINGERPRINTS, build)
-    table = made.table()
-    return run.done(made, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
+    result = run.produce(FINGERPRINTS, build)
+    table = result.table()
+    return run.done(result, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
 
 
 def _embeddings(run: Run) -> EmbeddingTables:
-    """The tables of all shards by one encoder, with the generated views where the preset has them."""
+    """The tables of all shards by one encoder, with the generated views if the preset has them."""
     run.read(CLIP_CHECKPOINT)
     generated = run.read_all(GENERATED_VIEW_EMBEDDINGS) if run.preset.views else None
     return EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), generated)

@@ -1,4 +1,4 @@
-"""Group `index`: the bundle that a search loads, and the encoder that its queries' photos go through."""
+"""Group `index`: the bundle that a search loads, and the exported encoder for query photos."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ STAGE = "build_index"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group; the exported encoder has a place only where a preset asks for it."""
+    """The steps of this group; the exported encoder is included only if the preset uses ONNX."""
     needs = Needs(preset.compute.cores, preset.compute.memory_gib)
     exported = preset.query_encoder.engine == "onnx"
     index = Step(
@@ -75,13 +75,16 @@ def group(preset: Preset) -> Group:
     )
     steps = [index, encoder] if exported else [index]
     return Group.of(
-        "index", preset, steps, lambda mine: [*no_leaks(mine), *([parity_holds(preset)] if exported else [])]
+        "index",
+        preset,
+        steps,
+        lambda group_steps: [*no_leaks(group_steps), *([parity_holds(preset)] if exported else [])],
     )
 
 
 def search_index(run: Run) -> dg.MaterializeResult:
-    """The bundle a search loads: fingerprints, SKU table, references to encoders, aggregator and policy. A
-    candidate that passes its checks is put in use: `CURRENT` beside it names it."""
+    """The bundle that a search loads: fingerprints, SKU table, references to encoders, aggregator and policy.
+    A candidate that passes its checks is put in use: `CURRENT` beside it names it."""
     preset, versions = run.preset, Versions(run.store)
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
@@ -104,15 +107,15 @@ def search_index(run: Run) -> dg.MaterializeResult:
     checks = judge(candidate.artifact, versions, wanted, preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
     pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
-    told = {"version": version, "published": int(passed), "pruned_versions": pruned}
+    release = {"version": version, "published": int(passed), "pruned_versions": pruned}
     skus = FingerprintIndex.load(candidate.path).skus
     by_category = counts_table(skus, ["split", "category_name"])
-    return run.done(candidate, {**frame_metadata(skus), **told, "skus_by_category": by_category}, *checks)
+    return run.done(candidate, {**frame_metadata(skus), **release, "skus_by_category": by_category}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
-    """The encoder's image tower for ONNX Runtime, which encodes the photos of queries: int8 where that stays
-    near PyTorch, else float32. The gallery stays PyTorch's."""
+    """The encoder's image tower for ONNX Runtime, for query photos: int8 if that stays close to PyTorch, else
+    float32. The gallery is embedded by PyTorch."""
     preset, settings = run.preset, run.preset.query_encoder
     checkpoint, crop_of = run.read(CLIP_CHECKPOINT), run.inputs.crop_files()
     images = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images
@@ -129,17 +132,17 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
         encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
         return build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
 
-    made = run.produce(IMAGE_ENCODER_ONNX, build)
-    return run.done(made, {"model_megabytes": round(made.model.stat().st_size / 1e6, 1)})
+    result = run.produce(IMAGE_ENCODER_ONNX, build)
+    return run.done(result, {"model_megabytes": round(result.model.stat().st_size / 1e6, 1)})
 
 
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
-    """What turns queries into vectors, beside which a version of the index is kept."""
+    """The results that turn queries into vectors; they are kept with each version of the index."""
     exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
     return (CLIP_CHECKPOINT, *exported, *((VLA_CHECKPOINT,) if preset.policy else ()))
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:
-    mine = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
-    queries = EmbeddingTables.images_of(shards).filter(mine)
+    is_development = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
+    queries = EmbeddingTables.images_of(shards).filter(is_development)
     return recall_at_1(index, embedding_rows(queries), queries["sku_id"])

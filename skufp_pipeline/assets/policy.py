@@ -1,4 +1,4 @@
-"""Group `policy`: what each action would do to training photos, the policy learnt from it, and its worth."""
+"""Group `policy`: the effect of each action on training photos, the policy learnt from it, and its report."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _SHOWN_COLUMNS = (
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group: none where the preset has no `policy`."""
+    """The steps of this group; none if the preset has no `policy`."""
     policy, compute = preset.policy, preset.compute
     if policy is None:
         return Group.of("policy", preset, [])
@@ -97,8 +97,8 @@ def group(preset: Preset) -> Group:
 
 
 def vla_labels(run: Run) -> dg.MaterializeResult:
-    """What each of the seven actions would do to the shard's training and development photos: margin and rank
-    of the right SKU, and the winner."""
+    """Effect of seven actions on the shard's training and development photos: right SKU's margin and rank,
+    winner."""
     from skufp_pipeline.policy.labels import label_queries, labelled_queries
 
     settings = _settings(run)
@@ -119,13 +119,13 @@ def vla_labels(run: Run) -> dg.MaterializeResult:
         )
         return PolicyLabels.write(directory, labels)
 
-    made = run.produce(VLA_LABELS, build)
-    labels = made.table()
-    return run.done(made, {**frame_metadata(labels), "winners": counts_table(labels, ["role", "winner"])})
+    result = run.produce(VLA_LABELS, build)
+    labels = result.table()
+    return run.done(result, {**frame_metadata(labels), "winners": counts_table(labels, ["role", "winner"])})
 
 
 def vla_checkpoint(run: Run) -> dg.MaterializeResult:
-    """The query policy: which action a photo needs, calibrated, with a gate that keeps it from harm."""
+    """The query policy: predicts the action that a photo needs, calibrated, with a gate against harm."""
     from skufp_pipeline.policy.policy_train import train_policy, used_by_policy
 
     settings, seed = _settings(run), run.preset.seed
@@ -142,13 +142,14 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
         gate = "open" if policy.calibration.is_open else "closed"
         return {"queries": labels.height, "gate": gate, **figures}
 
-    made = run.produce(VLA_CHECKPOINT, build)
-    return run.done(made, {"curve": picture(training_curves(made.history(), ("loss",), "development_loss"))})
+    result = run.produce(VLA_CHECKPOINT, build)
+    return run.done(
+        result, {"curve": picture(training_curves(result.history(), ("loss",), "development_loss"))}
+    )
 
 
 def policy_report(run: Run) -> dg.MaterializeResult:
-    """The policy judged on evaluation photos beside doing nothing, each action, chance, the average and the
-    oracle."""
+    """The policy on evaluation photos beside no action, each action, chance, the average and the oracle."""
     preset, raw, crop_of = run.preset, run.read(RAW_DATASET), run.inputs.crop_files()
     checkpoint, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
     images, trained = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images, run.read(VLA_CHECKPOINT)
@@ -169,19 +170,19 @@ def policy_report(run: Run) -> dg.MaterializeResult:
             directory, *report_policy(photos, table, encoder, policy, degradations, draws, progress)
         )
 
-    made = run.produce(POLICY_REPORT, build)
-    arms, thresholds = made.arms(), _settings(run).thresholds
+    result = run.produce(POLICY_REPORT, build)
+    arms, thresholds = result.arms(), _settings(run).thresholds
     checks = policy_does_no_harm(arms), policy_helps_degraded(arms, thresholds)
-    return run.done(made, policy_metadata(made), *checks)
+    return run.done(result, policy_metadata(result), *checks)
 
 
-def policy_metadata(made: PolicyReport) -> dict[str, Any]:
-    """The tables and the sheet of a report."""
-    arms = made.arms().filter(pl.col("setting") == "seen+zero")
+def policy_metadata(result: PolicyReport) -> dict[str, Any]:
+    """Tables and pictures of a report."""
+    arms = result.arms().filter(pl.col("setting") == "seen+zero")
     return {
         "arms": markdown_table(arms.select(_SHOWN_COLUMNS)),
-        "confusion": markdown_table(made.confusion()),
-        "before_and_after": picture_file(made.sheet),
+        "confusion": markdown_table(result.confusion()),
+        "before_and_after": picture_file(result.sheet),
     }
 
 

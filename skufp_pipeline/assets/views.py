@@ -1,4 +1,4 @@
-"""Group `views`: a diffusion model, its adapter, filters, and the views they make of the catalogue's."""
+"""Group `views`: a diffusion model, its adapter, filters, and the views generated from the catalogue's."""
 
 from pathlib import Path
 from typing import Any
@@ -45,12 +45,12 @@ CALIBRATE, GENERATE = "calibrate_filters", "generate_views"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group: none where the preset has no `views`, `sd_base` where it trains one."""
+    """The steps of this group; none if the preset has no `views`, `sd_base` only if it trains one."""
     views, compute = preset.views, preset.compute
     if views is None:
         return Group.of("views", preset, [])
     heavy = compute.network_needs
-    resumed = {"checkpoint_every"}  # decides where a killed run goes on from, not what it ends in
+    resumed = {"checkpoint_every"}  # affects where a killed run resumes, not its result
     common = {
         "image_size": views.image_size,
         "prompts": views.prompts.model_dump(mode="json"),
@@ -133,8 +133,7 @@ def group(preset: Preset) -> Group:
 
 
 def sd_base(run: Run) -> dg.MaterializeResult:
-    """A small Stable Diffusion trained on catalogue crops of training SKUs, saved as a stock diffusers
-    pipeline."""
+    """A small Stable Diffusion trained on catalogue crops of training SKUs, as a stock diffusers pipeline."""
     from skufp_pipeline.views.base import train_base
     from skufp_pipeline.views.noise import prompted_crops
     from skufp_pipeline.views.pipeline import save_pipeline
@@ -156,13 +155,13 @@ def sd_base(run: Run) -> dg.MaterializeResult:
         last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}
         return {"crops": training.height, **last}
 
-    made = run.produce(SD_BASE, build)
-    return run.done(made, {"curves": picture(loss_curves(made.history()))})
+    result = run.produce(SD_BASE, build)
+    return run.done(result, {"curves": picture(loss_curves(result.history()))})
 
 
 def view_filters(run: Run) -> dg.MaterializeResult:
-    """Thresholds of the filters, calibrated on real views of training SKUs, with the curve and what they make
-    of planted candidates."""
+    """Filter thresholds calibrated on training SKUs' real views, the curve, and results on planted
+    candidates."""
     from skufp_pipeline.views.calibration import calibrate_and_measure, each_figure
 
     settings, preset = _settings(run), run.preset
@@ -177,15 +176,15 @@ def view_filters(run: Run) -> dg.MaterializeResult:
         ViewFilters.write(directory, found)
         return {f"{name}_{kind}_accepted": figure["accepted"] for name, kind, figure in each_figure(found)}
 
-    made = run.produce(VIEW_FILTERS, build)
-    found = made.found()
+    result = run.produce(VIEW_FILTERS, build)
+    found = result.found()
     rows = [{"skus": name, "planted": kind, **figure} for name, kind, figure in each_figure(found)]
     metadata = {
         "thresholds": dg.MetadataValue.json(found["thresholds"]),
         "calibration": markdown_table(pl.DataFrame(found["curve"])),
         "figures": markdown_table(pl.DataFrame(rows)),
     }
-    return run.done(made, metadata, filters_tell_views_apart(found["figures"], settings.thresholds))
+    return run.done(result, metadata, filters_tell_views_apart(found["figures"], settings.thresholds))
 
 
 def sd_lora(run: Run) -> dg.MaterializeResult:
@@ -202,19 +201,18 @@ def sd_lora(run: Run) -> dg.MaterializeResult:
         pipeline, encoder = models.diffusion(base), models.load_encoder(checkpoint.folder)
         return adapt(pipeline, views, encoder, settings, seed, run.scratch, directory, run.log)
 
-    made = run.produce(SD_LORA, build)
-    figures = drift_figures(made.drift())
+    result = run.produce(SD_LORA, build)
+    figures = drift_figures(result.drift())
     metadata = {
-        "curve": picture(loss_curves({"lora": made.history()})),
-        "samples": picture_file(made.sheet),
+        "curve": picture(loss_curves({"lora": result.history()})),
+        "samples": picture_file(result.sheet),
         "drift": markdown_table(pl.DataFrame([figures])),
     }
-    return run.done(made, metadata, identity_drift_is_lower(figures, settings.thresholds))
+    return run.done(result, metadata, identity_drift_is_lower(figures, settings.thresholds))
 
 
 def generated_views(run: Run) -> dg.MaterializeResult:
-    """Candidates of the shard's views by img2img at low noise, each with its scores and verdict; the accepted
-    images."""
+    """Candidates of the shard's views by low-noise img2img, with scores and verdicts; the accepted images."""
     from skufp_pipeline.views.shard import generate_shard
 
     settings, preset, models = _settings(run), run.preset, run.models
@@ -235,12 +233,12 @@ def generated_views(run: Run) -> dg.MaterializeResult:
             run.progress("candidates"),
         )
 
-    made = run.produce(GENERATED_VIEWS, build)
-    table, accepted = made.candidates(), made.accepted()
+    result = run.produce(GENERATED_VIEWS, build)
+    table, accepted = result.candidates(), result.accepted()
     verdicts = counts_table(table, ["strength", "verdict"])
-    metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(made.sheet)}
+    metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(result.sheet)}
     in_range = acceptance_in_range(accepted.height, table.height, settings.thresholds)
-    return run.done(made, metadata, views_decodable(made.artifact, accepted), in_range)
+    return run.done(result, metadata, views_decodable(result.artifact, accepted), in_range)
 
 
 def generated_view_embeddings(run: Run) -> dg.MaterializeResult:
@@ -257,9 +255,9 @@ def generated_view_embeddings(run: Run) -> dg.MaterializeResult:
             directory, embed_generated(candidates, words, views.images, encoder, batch_size)
         )
 
-    made = run.produce(GENERATED_VIEW_EMBEDDINGS, build)
-    images = made.images()
-    return run.done(made, frame_metadata(images), embeddings_sound(GENERATED_VIEW_EMBEDDINGS.name, images))
+    result = run.produce(GENERATED_VIEW_EMBEDDINGS, build)
+    images = result.images()
+    return run.done(result, frame_metadata(images), embeddings_sound(GENERATED_VIEW_EMBEDDINGS.name, images))
 
 
 def _settings(run: Run) -> ViewsSettings:
@@ -269,7 +267,7 @@ def _settings(run: Run) -> ViewsSettings:
 
 
 def _base_pipeline(run: Run, settings: ViewsSettings) -> str:
-    """Where the base is: the graph's own, or the one that the preset names."""
+    """The base model: the graph's own, or the one that the preset names."""
     if settings.base is not None:
         return str(run.read(SD_BASE).pipeline)
     assert settings.model is not None

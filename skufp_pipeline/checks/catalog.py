@@ -1,4 +1,4 @@
-"""Checks of the catalogue: crops complete and decodable, splits without a common SKU."""
+"""Checks of the catalogue: crops complete and decodable, no SKU in two splits."""
 
 import dagster as dg
 import polars as pl
@@ -18,7 +18,7 @@ CROPS_COMPLETE = dg.AssetCheckSpec(
 
 
 def crops_complete(shard: Crops, tolerated: float) -> dg.AssetCheckResult:
-    """Passes where all crops of the table are there and decode, and few items were skipped."""
+    """Passes if all crops of the table exist and decode, and few items were skipped."""
     broken = [path for path in shard.table()["crop_path"] if not decodes(shard.path / path)]
     items, skipped = shard.summary["items"], shard.summary["skipped_items"]
     share = skipped / items if items else 0.0

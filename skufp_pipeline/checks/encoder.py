@@ -8,7 +8,7 @@ _TOLERANCE = 1e-5
 
 
 def embeddings_sound_spec(asset: str) -> dg.AssetCheckSpec:
-    """The declaration of the check on an asset of embeddings."""
+    """Declares the check on an asset of embeddings."""
     return dg.AssetCheckSpec(
         "embeddings_sound",
         asset=asset,
@@ -20,7 +20,7 @@ def embeddings_sound_spec(asset: str) -> dg.AssetCheckSpec:
 def embeddings_sound(
     asset: str, images: pl.DataFrame, texts: pl.DataFrame | None = None
 ) -> dg.AssetCheckResult:
-    """Passes where the tables hold finite unit rows under unique ids; not every encoder knows texts."""
+    """Passes if all rows are finite and of unit norm and no crop occurs twice; `texts` are optional."""
     worst = max(_norm_error(table) for table in (images, texts) if table is not None)
     repeated = int(images["item_id"].is_duplicated().sum())
     return dg.AssetCheckResult(
@@ -32,7 +32,7 @@ def embeddings_sound(
 
 
 def _norm_error(table: pl.DataFrame) -> float:
-    """Largest distance of a norm from 1; infinite where a value is not finite."""
+    """Returns the largest distance of a norm from 1; infinite if a value is not finite."""
     if table.is_empty():
         return 0.0
     norms = np.linalg.norm(table["embedding"].to_numpy().astype(np.float64), axis=1)

@@ -1,4 +1,4 @@
-"""Checks of the report: the data set is hard, the fingerprint helps, a search is quick."""
+"""Checks of the report: hard data set, fingerprints help, generated views do no harm, search is fast."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from skufp_pipeline.resources.store import ArtifactStoreResource
 
 
 def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
-    """All checks of the report, by the thresholds of the preset."""
+    """Returns all checks of the report, with the thresholds of the preset."""
     thresholds = preset.evaluation.thresholds
     resources = declare(Needs())
 

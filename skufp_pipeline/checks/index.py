@@ -1,4 +1,4 @@
-"""The check of the exported image encoder: published whole, and near PyTorch on real photos."""
+"""The check of the exported image encoder: published complete, and close to PyTorch on real photos."""
 
 import dagster as dg
 
@@ -13,7 +13,7 @@ from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.parity import parity_photos
 
-PHOTOS = 32  # embedded again; the asset's own figures come from many more
+PHOTOS = 32  # embedded again here; the asset's own figures use many more
 
 
 def parity_holds(preset: Preset) -> dg.AssetChecksDefinition:
@@ -46,7 +46,7 @@ def parity_holds(preset: Preset) -> dg.AssetChecksDefinition:
 
 
 def _least_cosine(exported: ImageEncoder, inputs: Inputs, max_views: int) -> float:
-    """Of photos embedded by the published model here and now, with what PyTorch made of them."""
+    """Embeds photos with the published model; returns the least cosine with PyTorch's embeddings."""
     import torch
 
     from skufp_pipeline.encoders.clip import load_encoder
@@ -55,7 +55,7 @@ def _least_cosine(exported: ImageEncoder, inputs: Inputs, max_views: int) -> flo
 
     checkpoint, crop_of = inputs.read(CLIP_CHECKPOINT), inputs.crop_files()
     images = EmbeddingTables.of(inputs.read_all(CLIP_EMBEDDINGS)).images
-    inputs.digests()  # refuses what does not belong together
+    inputs.digests()  # raises if the inputs are inconsistent
     photos = parity_photos(images, PHOTOS, max_views)
     files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
     encoder = load_encoder(checkpoint.folder, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The check that no evaluation query was used: of every result that lists the queries it was made with."""
+"""The check that no evaluation query was used, for every result that lists the queries it used."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from skufp_pipeline.store import ArtifactStore
 
 
 def no_leaks(steps: Sequence[Step]) -> list[dg.AssetChecksDefinition]:
-    """One check for each step whose result lists the queries it used."""
+    """Returns one check for each step whose result lists the queries it used."""
     listing = [step for step in steps if issubclass(step.stored.reader, UsesQueries)]
     return [_no_leak(step.stored, step.num_shards) for step in listing]
 
@@ -43,7 +43,7 @@ def _no_leak(stored: Stored[UsesQueries], num_shards: int) -> dg.AssetChecksDefi
 
 
 def _evaluation_ids(store: ArtifactStore, num_shards: int) -> set[str]:
-    """Ids of all evaluation queries, images and texts, from the tables that assign the roles."""
+    """Returns ids of all evaluation queries, images and texts, from the tables that assign the roles."""
     ids: set[str] = set()
     for shard in IMAGE_TEXT.read_all(store, num_shards):
         images = shard.images().filter(pl.col("role") == EVALUATION)

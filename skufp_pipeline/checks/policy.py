@@ -19,7 +19,7 @@ HELPS_DEGRADED = dg.AssetCheckSpec(
 
 
 def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
-    """Passes where, of all photos of a setting, no interval of the gated policy's gain lies below 0."""
+    """Passes if, over all photos of each setting, no interval of the gated policy's gain lies below 0."""
     from skufp_pipeline.evaluation.policy import GATED  # loading the definitions must not load torch
 
     gated = table.filter(pl.col("arm") == GATED)
@@ -41,7 +41,7 @@ def policy_does_no_harm(table: pl.DataFrame) -> dg.AssetCheckResult:
 
 
 def policy_helps_degraded(table: pl.DataFrame, thresholds: PolicyThresholds) -> dg.AssetCheckResult:
-    """Passes where the gain on degraded photos of seen+zero is what is asked for, or nothing is."""
+    """Passes if the gain on degraded photos of seen+zero meets the thresholds that are set."""
     from skufp_pipeline.evaluation.policy import DEGRADED, GATED, ORACLE
 
     rows = table.filter((pl.col("setting") == "seen+zero") & (pl.col("part") == DEGRADED))
@@ -50,15 +50,15 @@ def policy_helps_degraded(table: pl.DataFrame, thresholds: PolicyThresholds) -> 
     if not by_arm:
         return _helps(low is None and share is None, {"degraded": "unknown for this data set"})
     gain, best = by_arm[GATED]["recall@1_gain"], by_arm[ORACLE]["recall@1_gain"]
-    found = gain / best if best > 0 else 0.0
-    passed = (low is None or by_arm[GATED]["recall@1_low"] > low) and (share is None or found >= share)
+    oracle_share = gain / best if best > 0 else 0.0
+    passed = (low is None or by_arm[GATED]["recall@1_low"] > low) and (share is None or oracle_share >= share)
     return _helps(
         bool(passed),
         {
             "gain": gain,
             "gain_low": by_arm[GATED]["recall@1_low"],
             "oracle_gain": best,
-            "share_of_oracle": found,
+            "share_of_oracle": oracle_share,
             "least_gain_low": str(low),
             "least_share": str(share),
         },

@@ -12,7 +12,7 @@ from skufp_pipeline.search.judging import QUERIES, coverage, wrong_answers
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import Artifact
 
-RECALL = "development_recall@1"  # in the summary of a version: measured while it was built
+RECALL = "development_recall@1"  # key in the summary of a version, measured while it is built
 
 _DESCRIPTIONS = {
     "index_is_exact": "The candidate answers as float64 brute force does; its files are whole.",
@@ -28,7 +28,7 @@ RELEASE_CHECKS = [
 
 
 def index_is_exact(candidate: Artifact, index: FingerprintIndex, seed: int) -> dg.AssetCheckResult:
-    """Passes where every file has its checksum and every answer is brute force's."""
+    """Passes if every file has its checksum and every answer equals brute force's."""
     damaged = candidate.damaged_files()
     wrong = wrong_answers(index, seed)
     return dg.AssetCheckResult(
@@ -41,7 +41,7 @@ def index_is_exact(candidate: Artifact, index: FingerprintIndex, seed: int) -> d
 def skus_are_covered(
     index: FingerprintIndex, catalogue: Iterable[str], thresholds: Thresholds
 ) -> dg.AssetCheckResult:
-    """Passes where enough of the SKUs with catalog views can be found."""
+    """Passes if enough of the SKUs with catalog views can be found."""
     found = coverage(index, catalogue)
     return dg.AssetCheckResult(
         check_name="skus_are_covered",
@@ -58,7 +58,7 @@ def skus_are_covered(
 def recall_holds(
     candidate: Artifact, current: Artifact | None, thresholds: Thresholds
 ) -> dg.AssetCheckResult:
-    """Passes where there is nothing to compare with, or the fall is within what the preset allows."""
+    """Passes if there is nothing to compare with, or the drop is within what the preset allows."""
     now = candidate.summary.get(RECALL)
     before = None if current is None else current.summary.get(RECALL)
     allowed = thresholds.index_recall_drop
@@ -71,7 +71,7 @@ def recall_holds(
 
 
 def not_rolled_back(version: str, withdrawn: Iterable[str]) -> dg.AssetCheckResult:
-    """Passes unless a person rolled this very version back."""
+    """Passes unless this very version was rolled back."""
     return dg.AssetCheckResult(
         check_name="not_rolled_back",
         passed=version not in withdrawn,
@@ -82,7 +82,7 @@ def not_rolled_back(version: str, withdrawn: Iterable[str]) -> dg.AssetCheckResu
 def judge(
     candidate: Artifact, versions: Versions, catalogue: Iterable[str], preset: Preset
 ) -> list[dg.AssetCheckResult]:
-    """What each check says of a candidate; it is put in use where all of them pass."""
+    """Runs all checks on a candidate, which is put in use if all of them pass."""
     thresholds = preset.evaluation.thresholds
     index = FingerprintIndex.load(candidate.path)
     return [

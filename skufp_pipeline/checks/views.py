@@ -1,4 +1,4 @@
-"""Checks of generated views: filters that tell, less identity drift, enough accepted, all images whole."""
+"""Checks of generated views: effective filters, less identity drift, enough accepted, all images whole."""
 
 from collections.abc import Mapping
 
@@ -36,7 +36,7 @@ ACCEPTANCE_IN_RANGE = dg.AssetCheckSpec(
 def filters_tell_views_apart(
     figures: Mapping[str, Mapping[str, Mapping[str, float]]], thresholds: ViewsThresholds
 ) -> dg.AssetCheckResult:
-    """Passes where both bounds hold on every set of SKUs that was measured."""
+    """Passes if both bounds hold on every set of SKUs that was measured."""
     rejected = min(1 - measured["bad"]["accepted"] for measured in figures.values())
     passed = min(measured["second_view"]["accepted"] for measured in figures.values())
     return dg.AssetCheckResult(
@@ -55,7 +55,7 @@ def filters_tell_views_apart(
 
 
 def identity_drift_is_lower(figures: Mapping[str, float], thresholds: ViewsThresholds) -> dg.AssetCheckResult:
-    """Passes where both changes go the right way, or where the preset does not ask."""
+    """Passes if both changes have the right sign, or if the preset does not require it."""
     lower = figures["clip_cosine_gain"] > 0 and figures["hsv_distance_gain"] < 0
     return dg.AssetCheckResult(
         check_name="identity_drift_is_lower",
@@ -65,7 +65,7 @@ def identity_drift_is_lower(figures: Mapping[str, float], thresholds: ViewsThres
 
 
 def acceptance_in_range(accepted: int, candidates: int, thresholds: ViewsThresholds) -> dg.AssetCheckResult:
-    """Passes where the share is within the bounds; a shard without candidates has none to judge."""
+    """Passes if the share is within the bounds, or if the shard has no candidates."""
     share = accepted / candidates if candidates else float("nan")
     low, high = thresholds.acceptance_low, thresholds.acceptance_high
     return dg.AssetCheckResult(
@@ -77,7 +77,7 @@ def acceptance_in_range(accepted: int, candidates: int, thresholds: ViewsThresho
 
 
 def views_decodable(shard: Artifact, accepted: pl.DataFrame) -> dg.AssetCheckResult:
-    """Passes where the images on disk are those of the accepted rows, and all decode."""
+    """Passes if the images on disk are those of the accepted rows, and all decode."""
     expected = {f"images/{path}" for path in accepted["image_path"]}
     found = {name for name in shard.files() if name.startswith("images/")}
     broken = sorted(name for name in expected & found if not decodes(shard.path / name))

@@ -1,8 +1,8 @@
-"""What the pixels of a crop tell: colour names, pattern and lightness, for attribute prompts.
+"""Colour names, pattern and lightness of a crop, computed from its pixels for attribute prompts.
 
-A category alone cannot name a SKU ("a dress"); "a dark navy and white striped dress" comes nearer.
-Everything is read off a 48 x 48 copy of the crop, in CIE Lab, weighted to the centre, which the item
-fills while the corners show background.
+A category alone ("a dress") does not identify a SKU; "a dark navy and white striped dress" comes nearer.
+All are computed on a 48 x 48 copy, in CIE Lab. Colours and lightness are weighted towards the centre and the
+pattern leaves out the border, because the item fills the centre while the corners show background.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from functools import cache
 import cv2
 import numpy as np
 
-SIDE = 48  # pixels of the copy that is looked at
-BORDER = 9  # pixels around the copy where only silhouette and background are expected
-CENTRE_SIGMA = 0.22  # of the side: the weight of a pixel falls off as a Gaussian from the centre
+SIDE = 48  # side of the analysed copy, in pixels
+BORDER = 9  # pixels along the edges with mostly silhouette and background, left out of the pattern
+CENTRE_SIGMA = 0.22  # of the Gaussian by which pixels are weighted, as a share of the side
 
 # sRGB samples of each name; a pixel takes the name of the nearest sample.
 COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
@@ -42,7 +42,7 @@ COLOURS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "lilac": ((190, 160, 225), (165, 130, 195)),
 }
 NAMES = tuple(COLOURS)
-SECOND_COLOUR_SHARE = 0.22  # of the centre-weighted pixels, for a second colour to be named
+SECOND_COLOUR_SHARE = 0.22  # of the centre-weighted pixels, needed to name a second colour
 
 DARK, LIGHT = 38.0, 70.0  # Lab lightness, 0 to 100
 
@@ -52,53 +52,40 @@ ONE_DIRECTION = 0.7  # concentration of edge directions, 0 to 1: stripes
 TWO_DIRECTIONS = 0.45  # the same for directions modulo 90 degrees: checks
 
 
-# What a category's name says of sleeves and length; the words of one row are all in the name.
+# Sleeve and length by a phrase in the category's name.
 SLEEVES = {"short sleeve": "short", "long sleeve": "long", "vest": "sleeveless", "sling": "sleeveless"}
 LENGTHS = {"shorts": "short", "trousers": "long"}
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a category says: sleeves short, long or sleeveless, length short or long; None where nothing."""
+    """Sleeve (short, long or sleeveless) and length (short or long); None if the category does not say."""
 
     sleeve: str | None
     length: str | None
 
 
 def cut_of(category_name: str) -> Cut:
-    """Sleeve and length of a category; pixels are not asked, they are too easily hidden or cropped."""
+    """Sleeve and length by the category's name; in the pixels they are too often hidden or cropped."""
     words = f" {category_name.lower()} "
 
-    def said(table: dict[str, str]) -> str | None:
+    def lookup(table: dict[str, str]) -> str | None:
         return next((value for name, value in table.items() if f" {name} " in words), None)
 
-    return Cut(said(SLEEVES), said(LENGTHS))
+    return Cut(lookup(SLEEVES), lookup(LENGTHS))
 
 
 @dataclass(frozen=True)
 class ItemAttributes:
-    """Words for a crop.
+    """Attribute words of a crop."""
 
-    Attributes:
-        colours: one or two colour names, the more common first.
-        pattern: plain, striped, checked or patterned.
-        lightness: dark, medium or light; of the first colour's pixels.
-    """
-
-    colours: tuple[str, ...]
-    pattern: str
-    lightness: str
+    colours: tuple[str, ...]  # one or two names, the more common first
+    pattern: str  # plain, striped, checked or patterned
+    lightness: str  # dark, medium or light; of the first colour's pixels
 
 
 def describe(image: np.ndarray) -> ItemAttributes:
-    """Colours, pattern and lightness of a crop.
-
-    Args:
-        image: (H, W, 3) uint8, RGB.
-
-    Raises:
-        ValueError: another shape or type, or no pixels.
-    """
+    """Describes a crop, (H, W, 3) uint8 RGB; raises `ValueError` for another shape or type, or no pixels."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(f"expected a (H, W, 3) uint8 image, found {image.shape} {image.dtype}")
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
@@ -114,7 +101,7 @@ def describe(image: np.ndarray) -> ItemAttributes:
 
 
 def _to_lab(rgb: np.ndarray) -> np.ndarray:
-    """(..., 3) uint8 RGB to float32 CIE Lab: L 0 to 100, a and b around 0."""
+    """Converts (..., 3) uint8 RGB to float32 CIE Lab: L 0 to 100, a and b around 0."""
     return cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
 
 
@@ -129,7 +116,7 @@ def _centre_weights() -> np.ndarray:
 
 @cache
 def _colour_table() -> np.ndarray:
-    """(32, 32, 32) index into NAMES of every RGB colour, in steps of 8."""
+    """(32, 32, 32) index into NAMES for every RGB colour in steps of 8, by the nearest sample."""
     levels = (np.arange(32) * 8 + 4).astype(np.uint8)
     rgb = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 1, 3)
     colours = _to_lab(rgb)[:, 0]
@@ -140,7 +127,7 @@ def _colour_table() -> np.ndarray:
 
 
 def _delta_e(reference: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """(R, C) colour differences by CIE94, Lab rows against Lab rows; `reference` sets the scale."""
+    """(R, C) CIE94 differences between R reference and C other Lab colours; `reference` sets the scale."""
     step = colours[None] - reference[:, None]
     reference_chroma = np.hypot(reference[:, 1], reference[:, 2])[:, None]
     chroma_step = np.hypot(colours[:, 1], colours[:, 2])[None] - reference_chroma
@@ -157,10 +144,10 @@ def _lightness_word(lightness: float) -> str:
 
 
 def _pattern(lab: np.ndarray) -> str:
-    """From the edges of the centre: how many there are, and how few directions they have.
+    """Classifies the pattern by the share of edge pixels in the centre and how much their directions agree.
 
-    Directions come from the structure tensor summed over L, a and b (Di Zenzo, 1986), so that stripes
-    of equal lightness count too. Their doubled angles cluster for stripes, quadrupled ones for checks.
+    Directions come from the structure tensor summed over L, a and b (Di Zenzo, 1986), so that stripes of
+    equal lightness count too. Their doubled angles cluster for stripes, quadrupled ones for checks.
     """
     centre = lab[BORDER:-BORDER, BORDER:-BORDER]
     dx = cv2.Scharr(centre, cv2.CV_32F, 1, 0) / 32

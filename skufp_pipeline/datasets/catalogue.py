@@ -1,4 +1,4 @@
-"""Adds to the internal table the shard of each SKU and the digest of each image, and parts it by shard."""
+"""Adds the shard of each SKU and the digest of each image to the internal table, and splits it by shard."""
 
 import hashlib
 import io
@@ -13,31 +13,31 @@ from skufp_pipeline.progress import Progress
 
 
 def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:
-    """`items` with the `shard` (Int32) of each row's SKU."""
+    """Adds the column `shard` (Int32) of each row's SKU."""
     shard = pl.col("sku_id").map_elements(lambda sku_id: stable_shard(sku_id, shards), return_dtype=pl.Int32)
     return items.with_columns(shard.alias("shard"))
 
 
 def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | None = None) -> pl.DataFrame:
-    """`items` with `image_digest`: a changed image changes its rows, and so re-runs its shards alone."""
+    """Adds `image_digest`, so that a changed image changes its rows and re-runs only its shards."""
     paths = items["orig_image_path"].unique(maintain_order=True).to_list()
     digests = map_in_threads(lambda path: file_digest(root / path), paths, progress)
-    known = pl.DataFrame(
+    digest_table = pl.DataFrame(
         {"orig_image_path": paths, "image_digest": digests},
         schema={"orig_image_path": pl.String, "image_digest": pl.String},
     )
-    return items.join(known, on="orig_image_path", how="left", maintain_order="left")
+    return items.join(digest_table, on="orig_image_path", how="left", maintain_order="left")
 
 
 def shard_table(items: pl.DataFrame, shard: int) -> bytes:
-    """The Parquet file of one shard's items."""
+    """Serialises one shard's items as a Parquet file."""
     buffer = io.BytesIO()
     items.filter(pl.col("shard") == shard).write_parquet(buffer, compression="zstd")
     return buffer.getvalue()
 
 
 def folder_listing(root: Path) -> dict[str, Any]:
-    """A user's folder at a glance: files, bytes, and a digest of names, sizes and times of change."""
+    """Summarises a folder: files, bytes, and a digest of names, sizes and modification times."""
     digest, count, size = hashlib.sha256(), 0, 0
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         stat = path.stat()

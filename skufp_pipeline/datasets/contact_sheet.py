@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, so that a person can look at a data set or a result."""
+"""Contact sheets: pictures side by side, for looking at a data set or a result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,10 +23,10 @@ def contact_sheet(
     labels: Sequence[str] | None = None,
     frames: Sequence[Sequence[str | None]] | None = None,
 ) -> Image.Image:
-    """One sheet with a row of square tiles per entry of `rows`; rows may differ in length.
+    """Draws one row of square tiles per entry of `rows`; rows may differ in length.
 
     Args:
-        rows: pictures as (H, W, 3) or (H, W) uint8 arrays, or paths; one that can't be read is a grey tile.
+        rows: (H, W, 3) or (H, W) uint8 arrays, paths or file contents; an unreadable one becomes a grey tile.
         tile: side of a tile in pixels; pictures keep their proportions.
         labels: one text per row, written at its left.
         frames: a colour name (or None) for every tile, drawn around it.
@@ -57,7 +57,7 @@ def contact_sheet(
 
 
 def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Image.Image:
-    """The picture inside a square, on white; a plain square where it can't be read."""
+    """Pads the picture with white to a square; returns a plain square if it can't be read."""
     try:
         if isinstance(picture, np.ndarray):
             image = Image.fromarray(picture).convert("RGB")
@@ -69,12 +69,12 @@ def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Imag
 
 
 def sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int = 4) -> Image.Image:
-    """Some SKUs of a table of crops, a row each: catalog views, then queries."""
+    """Draws the first SKUs of a table of crops, one row each: catalog views, then queries."""
     rows, labels = [], []
     for sku_id in crops["sku_id"].unique(maintain_order=True).head(skus):
-        mine = crops.filter(pl.col("sku_id") == sku_id)
+        sku_rows = crops.filter(pl.col("sku_id") == sku_id)
         picked = pl.concat(
-            [mine.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
+            [sku_rows.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
         )
         rows.append([folder / path for path in picked["crop_path"]])
         labels.append(sku_id)

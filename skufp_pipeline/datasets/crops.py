@@ -1,7 +1,7 @@
-"""Cuts every item out of its image: the crop files that all later assets look at.
+"""Cuts every item out of its image and writes the crop files that all later assets read.
 
-Boxes are in pixels of the upright image (see reading.py). A box that is the whole image is read as a photo
-that is searched for (see photos.py), any other is cut at full resolution.
+Boxes are in pixels of the upright image (see reading.py). A box that covers the whole image is read as a
+query photo is (see photos.py); any other is cut at full resolution.
 """
 
 import errno
@@ -52,16 +52,16 @@ def write_crops(
     settings: CropSettings,
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Writes one JPEG per item; the same bytes for the same image and settings.
+    """Writes one JPEG per item; the same image and settings give the same bytes.
 
     Args:
         items: rows of `ITEM_SCHEMA`; their `orig_image_path` is relative to `source_root`.
         out_dir: crops are written to `out_dir / crop_path`.
-        progress: told (source images cut, of how many).
+        progress: called with (source images cut, total).
 
     Returns:
         The items that have a crop, in their order, with the columns of `CROP_SCHEMA`; and a table of
-        `SKIPPED_SCHEMA` of those that have none.
+        `SKIPPED_SCHEMA` of the others.
 
     Raises:
         UserError: the disk is full.
@@ -86,7 +86,7 @@ def write_crops(
 
 @contextmanager
 def told_when_disk_is_full(path: Path) -> Iterator[None]:
-    """Turns a full disk while writing `path` into a `UserError`."""
+    """Raises a `UserError` if the disk is full, or the quota used up, while `path` is written."""
     try:
         yield
     except OSError as error:
@@ -100,7 +100,7 @@ def told_when_disk_is_full(path: Path) -> Iterator[None]:
 def _cut_image(
     rows: list[Row], source_root: Path, out_dir: Path, settings: CropSettings
 ) -> tuple[list[Row], list[Row]]:
-    """Crop rows and skip rows of the items of one image, decoded once for whole and once for other boxes."""
+    """Returns crop rows and skip rows of one image, decoded once for whole and once for other boxes."""
     source = source_root / rows[0]["orig_image_path"]
     try:
         whole = [0, 0, *size_of(source, settings.max_pixels)]
@@ -144,7 +144,7 @@ def _cut(image: Image.Image, bbox: list[int], max_side: int) -> Image.Image:
 
 
 def _save(crop: Image.Image, path: Path, quality: int) -> None:
-    crop.info = {}  # a source file's comment would be copied
+    crop.info = {}  # otherwise a source file's comment would be copied
     with told_when_disk_is_full(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         crop.save(path, format="JPEG", quality=quality)

@@ -1,7 +1,7 @@
 """Reads DeepFashion2's original folders into the internal table.
 
-A visual SKU is (pair_id, style > 0, category_id): items of shop images are its catalog views, items
-of user images its queries (report, section 3). Every item that is not kept is counted with a reason.
+A visual SKU is (pair_id, style > 0, category_id): items of shop images are its catalog views, items of user
+images its queries (report, section 3). Every item that is left out is listed with a reason.
 """
 
 import json
@@ -58,7 +58,7 @@ class DeepFashion2Settings(Settings):
 
 @dataclass(frozen=True)
 class _Annotation:
-    """One annotation file and its image's file name, null where there is no such image."""
+    """One annotation file and the file name of its image, None if there is no such image."""
 
     split: str
     image_id: str
@@ -76,12 +76,12 @@ class _Annotation:
 def read_deepfashion2(
     root: Path, settings: DeepFashion2Settings, splits: SplitSettings, progress: Progress | None = None
 ) -> Catalogue:
-    """The items of a DeepFashion2 folder, in the same order on every run.
+    """Returns the items of a DeepFashion2 folder, in the same order on every run.
 
     Args:
-        root: the folder that holds `train/image`, `train/annos` and so on. A missing `validation` or
-            `test` folder (DeepFashion2's own test split has no annotations) is noted in `skipped`.
-        progress: told (annotation files read, of how many).
+        root: the folder that holds `train/image`, `train/annos` and so on. If `validation` or `test` has no
+            annotations (as DeepFashion2's own test split), this is noted in `skipped`.
+        progress: called with (annotation files read, total).
 
     Raises:
         UserError: the folder or its train split is missing, empty, or has no usable item.
@@ -105,7 +105,7 @@ def read_deepfashion2(
 
 
 def inventory(root: Path) -> dict[str, dict[str, int]]:
-    """Files per split: {"train": {"images": 12, "annotations": 12}, ...}; 0 where a folder is missing."""
+    """Counts files per split: {"train": {"images": 12, "annotations": 12}, ...}; 0 if a folder is missing."""
     return {
         split: {
             "images": len(_files_by_stem(root / split / "image", IMAGE_SUFFIXES)),
@@ -149,7 +149,7 @@ def _no_annotation(orphan: _Annotation) -> ItemError:
 
 
 def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """File names by stem; hidden files, such as macOS leaves in archives, are no part of a data set."""
+    """Returns file names by stem, without hidden files, which macOS adds to archives."""
     if not folder.is_dir():
         return {}
     names = sorted(name for name in os.listdir(folder) if name.isprintable() and not name.startswith("."))
@@ -160,7 +160,7 @@ def _files_by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
 def _read_annotation(
     root: Path, annotation: _Annotation, settings: DeepFashion2Settings
 ) -> tuple[list[Row], list[Row]]:
-    """Kept items and skip rows of one annotated image."""
+    """Returns kept rows and skip rows of one annotated image."""
     split, image_id = annotation.split, annotation.image_id
     try:
         fields = _load_json(root / annotation.json_path)
@@ -204,7 +204,7 @@ def _domain(fields: dict[str, Any]) -> str:
 
 
 def _items(fields: dict[str, Any]) -> list[tuple[int, Any]]:
-    """(item_idx, fields) of item1, item2, ... by number: item10 comes after item2."""
+    """Returns (item_idx, fields) of item1, item2, ... in numeric order: item10 comes after item2."""
     matches = ((ITEM_KEY.fullmatch(key), value) for key, value in fields.items())
     items = sorted(((int(match[1]), value) for match, value in matches if match), key=lambda item: item[0])
     if not items:
@@ -213,7 +213,7 @@ def _items(fields: dict[str, Any]) -> list[tuple[int, Any]]:
 
 
 def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
-    """The fields of one item that its image does not decide."""
+    """Validates one item; returns its row without the fields that the caller adds."""
     if not isinstance(item, dict):
         raise ItemError("bad_field", f"the item is not a JSON object: {item!r}")
     style = whole_number(item, "style", 2**31 - 1)
@@ -237,5 +237,5 @@ def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
 
 
 def _grade(value: object) -> int | None:
-    """Occlusion or viewpoint, 1 to 3; anything else is unknown."""
+    """Returns an occlusion or viewpoint of 1 to 3; anything else is unknown (None)."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 3 else None

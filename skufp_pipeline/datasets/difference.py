@@ -1,4 +1,4 @@
-"""What changed in a catalogue: SKUs that are new, changed or gone, found by the content of their rows."""
+"""Compares two catalogues by the content of their rows: which SKUs are new, changed or removed."""
 
 from typing import Any
 
@@ -8,15 +8,11 @@ from skufp_pipeline.datasets.table import ITEM_ORDER
 
 NEW, CHANGED, REMOVED = "new", "changed", "removed"
 CHANGES_SCHEMA = {"sku_id": pl.String(), "shard": pl.Int32(), "change": pl.String(), "detail": pl.String()}
-_KEY = ITEM_ORDER[1:]  # an item within its SKU
+_KEY = ITEM_ORDER[1:]  # identifies an item within its SKU
 
 
 def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """One row a SKU that is not as it was: `sku_id`, `shard`, `change`, `detail`.
-
-    Args:
-        before, after: items with `shard` and `image_digest`; an image's new bytes change its rows.
-    """
+    """Returns a row (`CHANGES_SCHEMA`) per SKU that differs; items have `shard` and `image_digest`."""
     old, new = _by_sku(before), _by_sku(after)
     rows = []
     for sku_id in sorted({*old, *new}):
@@ -33,7 +29,7 @@ def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame
 
 
 def _by_sku(items: pl.DataFrame) -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
-    """Rows by SKU, and within it by item."""
+    """Groups rows by SKU, and within it by item."""
     found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
     for row in items.iter_rows(named=True):
         found.setdefault(row["sku_id"], {})[tuple(row[name] for name in _KEY)] = row
@@ -56,7 +52,7 @@ def _count(number: int, what: str) -> str:
 
 
 def count_changes(before: pl.DataFrame, after: pl.DataFrame, shards: int) -> dict[str, int]:
-    """SKUs that are new, changed or removed, and the shards that something or nothing happened in."""
+    """Counts new, changed and removed SKUs, and shards with and without changes."""
     changes = catalogue_changes(before, after)
     counts = dict(changes.group_by("change").len().iter_rows())
     touched = changes["shard"].n_unique()

@@ -1,7 +1,7 @@
-"""Writes the shards as the reference pipeline's folder: crop tree, SKU metadata and image-text JSONL.
+"""Exports the shards in the reference pipeline's layout: crop tree, SKU metadata and image-text JSONL.
 
-Programs written for that folder read this one unchanged. Every file gets its name only when it is
-complete, so that an interrupted export leaves no half-written one.
+Programs written for that layout read the export unchanged. Every file gets its name only when it is complete,
+so that an interrupted export leaves no truncated file under that name.
 """
 
 import json
@@ -26,20 +26,17 @@ CROP_FIELDS = ("orig_image_path", "image_id", "item_idx", "bbox", "occlusion", "
 def export_df2_jsonl(
     shards: Iterable[tuple[pl.DataFrame, Path]], out_root: Path, df2_root: str
 ) -> dict[str, int]:
-    """Writes `<split>_sku_metadata.json`, `<split>_image_text.jsonl` and the crops for every split.
+    """Writes `<split>_sku_metadata.json`, `<split>_image_text.jsonl` and crops; returns samples per split.
 
-    A split without items gets files that say so, lest those of an earlier export be taken for it.
+    A split without items gets empty files, so that those of an earlier export are not mistaken for it.
 
     Args:
-        shards: an image-text table each, with the folder its `image_path` is relative to.
-        out_root: made if need be; crops land in `out_root / image_path`.
+        shards: one image-text table each, with the folder that its `image_path` is relative to.
+        out_root: created if missing; crops are written to `out_root / image_path`.
         df2_root: where the original images are, for the metadata.
 
-    Returns:
-        The number of samples per split.
-
     Raises:
-        UserError: a crop is missing, or the disk is full.
+        UserError: there is no shard, a crop is missing, or the disk is full.
     """
     tables = []
     for image_text, crop_dir in shards:

@@ -1,7 +1,7 @@
-"""Reads a user's own catalogue, a CSV or Parquet file of SKUs and image paths, into the internal table.
+"""Reads a user's catalogue, a CSV or Parquet file of SKUs and image paths, into the internal table.
 
-One row is one item of one image. Rows that cannot be used are left out one by one, each with its row
-number and a sentence; only a file that cannot be understood as a whole is an error.
+Each row is one item of one image. An unusable row is skipped and listed with its number and the reason; only
+a file that is invalid as a whole is an error.
 """
 
 import csv
@@ -37,7 +37,7 @@ CORNERS = ("x1", "y1", "x2", "y2")
 OPTIONAL = ("split", "category", "title", "description", "attributes", "bbox", *CORNERS)
 UNNAMED_CATEGORY = "product"
 MAX_SKU_ID = 128
-MAX_FILE_NAME = 255  # of a SKU's folder, once quoted
+MAX_FILE_NAME = 255  # of a SKU's URL-quoted folder name
 
 
 class ManifestSettings(Settings):
@@ -45,13 +45,13 @@ class ManifestSettings(Settings):
 
     path: str  # a .csv or .parquet file; image paths in it are relative to its folder
     only_pairs: bool = False  # keep only SKUs that have both catalog and query items
-    validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, where there is no split column
+    validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, if there is no split column
     max_pixels: MaxPixels = MAX_PIXELS
 
 
 @dataclass(frozen=True)
 class _Record:
-    """One row of the file; `cells` is null where the row has not one cell per column."""
+    """One row of the file; `cells` is None if their number differs from the header's."""
 
     number: int  # 1 for the first row under the header
     cells: dict[str, Any] | None
@@ -59,11 +59,11 @@ class _Record:
 
 @dataclass(frozen=True)
 class _Item:
-    """A row whose own words make sense; its image has not been looked at yet."""
+    """A valid row whose image has not been read yet."""
 
     number: int
     path: str
-    bbox: list[float] | None  # null: the whole image
+    bbox: list[float] | None  # None: the whole image
     fields: Row
 
     @property
@@ -74,16 +74,16 @@ class _Item:
 def read_manifest(
     path: Path, settings: ManifestSettings, splits: SplitSettings, progress: Progress | None = None
 ) -> Catalogue:
-    """The items of a manifest, in the same order on every run.
+    """Returns the items of a manifest, in the same order on every run.
 
-    Columns: sku_id, image_path, domain (catalog or query); optional split (train, validation, test; for
-    want of the column a stable hash of the SKU decides), category, title, description, attributes (text
-    that is appended to the description), and a bounding box as bbox ("x1,y1,x2,y2" or a list) or as
-    columns x1, y1, x2, y2, in pixels of the upright image. `image_id` is a hash of the image path.
+    Columns: sku_id, image_path, domain (catalog or query); optional are split (train, validation, test;
+    without the column a stable hash of the SKU decides), category, title, description, attributes (text
+    appended to the description), and a bounding box in pixels of the upright image, as bbox ("x1,y1,x2,y2" or
+    a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the image path.
 
     Args:
-        path: the file; `settings.path` as the caller resolved it.
-        progress: told (image headers read, of how many).
+        path: `settings.path` as the caller resolved it.
+        progress: called with (image headers read, total).
 
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
@@ -164,7 +164,7 @@ def _check_columns(path: Path, columns: list[str]) -> None:
 
 
 def _parse(record: _Record, columns: list[str], settings: ManifestSettings) -> _Item:
-    """What a row says, checked without looking at its image."""
+    """Parses and validates a row without reading its image."""
     if record.cells is None:
         raise ItemError("malformed_row", f"the row has not {len(columns)} cells as the header has")
     sku_id = _sku_id(record)
@@ -192,7 +192,7 @@ def _sku_id(record: _Record) -> str:
 
 
 def _image_path(record: _Record) -> str:
-    """The normal form of a path that stays in the manifest's folder."""
+    """Normalises a path, which must stay in the manifest's folder."""
     path = _text(record, "image_path")
     if path is None:
         raise ItemError("bad_image_path", "image_path is empty")
@@ -203,7 +203,7 @@ def _image_path(record: _Record) -> str:
 
 
 def _image_id(path: str) -> str:
-    """16 hex digits that depend on the relative path alone, and are safe in a file name."""
+    """Returns 16 hex digits that depend only on the relative path and are safe in a file name."""
     return f"{stable_hash(path, 'image-path'):016x}"
 
 
@@ -221,7 +221,7 @@ def _one_of(record: _Record, name: str, allowed: tuple[str, ...]) -> str:
 
 
 def _description(record: _Record) -> str | None:
-    """The description with the attributes as one more sentence."""
+    """Returns the description with the attributes appended as one more sentence."""
     description, attributes = _text(record, "description"), _text(record, "attributes")
     if description is None or attributes is None:
         return description or attributes
@@ -250,7 +250,7 @@ def _numbers(values: Iterable[Any]) -> list[float]:
 
 
 def _text(record: _Record, name: str) -> str | None:
-    """A cell as text without white space around it; null where it is empty or absent."""
+    """Returns a cell as stripped text; None if it is empty or absent."""
     value = (record.cells or {}).get(name)
     return None if value is None else str(value).strip() or None
 
@@ -258,7 +258,7 @@ def _text(record: _Record, name: str) -> str | None:
 def _read_sizes(
     folder: Path, items: list[_Item], max_pixels: int, progress: Progress | None
 ) -> dict[str, tuple[int, int] | ItemError]:
-    """Every image's upright size, or why it has none, by path; each header is read once."""
+    """Reads each image's header once; returns its upright size, or the error, by path."""
     paths = list(dict.fromkeys(item.path for item in items))
 
     def size(path: str) -> tuple[int, int] | ItemError:
@@ -271,7 +271,7 @@ def _read_sizes(
 
 
 def _place(items: list[_Item], sizes: dict[str, tuple[int, int] | ItemError]) -> tuple[list[Row], list[Row]]:
-    """Kept rows with their boxes and numbers within the image, and skip rows."""
+    """Returns kept rows with box and item number within the image, and skip rows."""
     rows: list[Row] = []
     skipped: list[Row] = []
     first_use: dict[tuple[str, tuple[int, ...]], int] = {}
@@ -298,5 +298,5 @@ def _clipped(item: _Item, size: tuple[int, int] | ItemError) -> list[int]:
 
 def _skipped(number: int, path: str | None, split: str | None, error: ItemError) -> Row:
     image_id = None if path is None else _image_id(posixpath.normpath(path))
-    told = ItemError(error.reason, f"row {number}: {error.detail}")
-    return skipped_row(split, image_id, None, path, told)
+    row_error = ItemError(error.reason, f"row {number}: {error.detail}")
+    return skipped_row(split, image_id, None, path, row_error)

@@ -1,14 +1,14 @@
-"""Words for images: DeepFashion2 has none, so prompts are made (report, appendix D).
+"""Texts for images. DeepFashion2 has none, so prompts are generated (report, appendix D).
 
-Two kinds of template: `metadata` is the report's (category, domain, occlusion, viewpoint);
-`attributes` adds what the pixels tell (colours, pattern, lightness), so that a text can name more than
-a category. `captions` are what an image-to-text model says of the crop, where a preset names one. A SKU
-that has a title or description is *described*: its catalogue's own words are used.
+Of the two templates, `metadata` is the report's (category, domain, occlusion, viewpoint) and `attributes`
+adds colours, pattern and lightness from the pixels, to say more than the category. `captions` are generated
+by an image-to-text model, if a preset names one. A SKU with a title or description is *described*: the
+catalogue's text is used.
 
-What keeps text queries honest: for every described SKU, `build_image_text` gives each of its sentences
-a role once, and everything else only reads `sentences` and `sentence_roles`. A SKU of the training split
-shows its catalog views nothing but `train` sentences; what is held out appears in `build_text_queries`
-alone. The sentences of other splits' SKUs are all held out.
+To keep text queries out of training, `build_image_text` assigns a role to each sentence of a described SKU
+once; everything else only reads `sentences` and `sentence_roles`. Catalog views of a training SKU carry only
+its `train` sentences; the held-out ones appear only in `build_text_queries`. All sentences of SKUs of other
+splits are held out.
 """
 
 import re
@@ -59,20 +59,20 @@ IMAGE_TEXT_SCHEMA: dict[str, pl.DataType] = {
     **{name: ITEM_SCHEMA.get(name, pl.String()) for name in CONTRACT_FIELDS},
     "role": pl.String(),
     "title": pl.String(),
-    "description": pl.String(),  # whole, held-out sentences included: never a text to train on
+    "description": pl.String(),  # includes held-out sentences: never train on it
     "colours": pl.List(pl.String()),
     "pattern": pl.String(),
     "lightness": pl.String(),
-    "sleeve": pl.String(),  # short, long or sleeveless; null where the category says nothing of it
+    "sleeve": pl.String(),  # short, long or sleeveless; null if the category does not say
     "length": pl.String(),  # short or long; null likewise
     "text_metadata": pl.String(),
     "text_attributes": pl.String(),
-    "text_captions": pl.String(),  # null without an image-to-text model, or where it says nothing
-    "sentences": pl.List(pl.String()),  # of the SKU, over all its rows; empty where it is not described
+    "text_captions": pl.String(),  # null without an image-to-text model or if its caption is empty
+    "sentences": pl.List(pl.String()),  # of all the SKU's rows; empty if it is not described
     "sentence_roles": pl.List(pl.String()),  # train | development | evaluation, one per sentence
 }
 TEXT_SCHEMA: dict[str, pl.DataType] = {
-    "text_id": pl.String(),  # stable: a text keeps its id whatever else the shard holds
+    "text_id": pl.String(),  # stable: independent of the rest of the shard
     "sku_id": pl.String(),
     "split": pl.String(),
     "role": pl.String(),
@@ -80,33 +80,33 @@ TEXT_SCHEMA: dict[str, pl.DataType] = {
 }
 CATALOG_TEXT_SCHEMA: dict[str, pl.DataType] = {
     **TEXT_SCHEMA,
-    "image_id": pl.String(),  # of the catalog view the text goes with
+    "image_id": pl.String(),  # of the catalog view that the text belongs to
     "item_idx": pl.Int32(),
 }
 
-TEXT_SOURCES = ("metadata", "attributes", "captions")  # each has its column `text_<source>`
+TEXT_SOURCES = ("metadata", "attributes", "captions")  # each has a column `text_<source>`
 PHOTO = {CATALOG: "catalog photo", QUERY: "user photo"}
 NOT_WORN = 1
 VIEWPOINT = {2: "from the front", 3: "from the side or back"}
 OCCLUSION = {2: "partially occluded", 3: "heavily occluded"}
-# Vowels that are read as consonants, and the reverse.
+# Words whose first vowel is pronounced as a consonant, and the reverse.
 SOUNDS_LIKE_CONSONANT = re.compile(r"(uni|use|usu|eu|one\b|once\b)", re.IGNORECASE)
 SOUNDS_LIKE_VOWEL = re.compile(r"(hour|honest|heir)", re.IGNORECASE)
-# After a full stop, unless a small letter or digit goes on ("approx. 5 cm"); after a new line.
+# After . ! or ?, unless a lower-case letter or digit follows ("approx. 5 cm"); at a new line.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![a-z0-9])|[\r\n]+")
-ATTRIBUTE_SIDE = 96  # pixels: twice what describe() looks at; JPEG decodes to it directly
+ATTRIBUTE_SIDE = 96  # pixels: twice what describe() uses; JPEG decodes to it directly
 
 
 class CaptionSettings(Settings):
     """An image-to-text model of transformers that captions every crop."""
 
     model: str  # a hub id, or a folder that save_pretrained wrote, here or in a package
-    prompt: str | None = None  # what the model is asked with; Florence-2 wants "<CAPTION>", BLIP nothing
+    prompt: str | None = None  # text input; Florence-2 needs "<CAPTION>", BLIP nothing
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(30, ge=1)
 
     def weight_files(self) -> dict[str, str | None]:
-        """What each setting that names weights names."""
+        """Returns the weights by the setting that names them."""
         return {"prompts.captions.model": self.model}
 
 
@@ -114,12 +114,12 @@ class PromptSettings(Settings):
     """Which prompts are used, and how often training texts carry supervision tokens."""
 
     kind: Literal["metadata", "attributes", "captions"] = "attributes"
-    captions: CaptionSettings | None = None  # a third source of prompts; null leaves it out
+    captions: CaptionSettings | None = None  # a third source of prompts; null disables it
     supervision_tokens: bool = False  # append "(style X, SKU Y)" to training texts
     token_dropout: float = Field(0.5, ge=0, le=1)  # share of training texts without the tokens
 
     def decisive(self) -> dict[str, Any]:
-        """What decides the prompts, JSON-able; how many crops are captioned at once does not."""
+        """Returns what affects the prompts, JSON-able; the batch size of captions does not."""
         return self.model_dump(exclude={"captions": {"batch_size"}})
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ class PromptSettings(Settings):
 
 
 def metadata_prompt(row: Mapping[str, Any]) -> str:
-    """The report's sentence for one item, from the columns of the internal table.
+    """Fills the report's template for one item, from the columns of the internal table.
 
     "A user photo of a person wearing a heavily occluded short sleeve top from the side or back."
     """
@@ -138,8 +138,7 @@ def metadata_prompt(row: Mapping[str, Any]) -> str:
 
 
 def attribute_prompt(row: Mapping[str, Any], attributes: ItemAttributes) -> str:
-    """The same sentence with lightness, colours and pattern before the category, and "sleeveless" where that
-    is meant but not said.
+    """Adds lightness, colours, pattern and an implied "sleeveless" before the category.
 
     "A user photo of a person wearing a dark navy and white striped short sleeve top from the front."
     """
@@ -162,7 +161,7 @@ def _prompt(row: Mapping[str, Any], adjectives: list[str]) -> str:
 
 
 def _noun_phrase(row: Mapping[str, Any], adjectives: list[str]) -> str:
-    """A title is a name and takes no article; nor does a plural such as "shorts"."""
+    """Adds an article, except to a title, which is a name, and to a plural such as "shorts"."""
     title = row.get("title")
     name = " ".join((title or row["category_name"]).split()).rstrip(" .!?")
     phrase = " ".join([*adjectives, name])
@@ -178,13 +177,13 @@ def _article(phrase: str) -> str:
 
 
 def with_supervision_tokens(prompt: str, row: Mapping[str, Any]) -> str:
-    """The prompt with the SKU's identity behind it: for training only, never for a query."""
+    """Appends the SKU's identity to the prompt: for training only, never for a query."""
     style = "" if row["style"] is None else f"style {row['style']}, "
     return f"{prompt} ({style}SKU {row['sku_id']})"
 
 
 def sentences(title: str | None, description: str | None) -> list[str]:
-    """The title, where there is one, and then the sentences of the description, each once.
+    """Returns the title, if any, and the sentences of the description, each once.
 
     >>> sentences("Linen shirt", "Cut wide. Cut wide. Washes well.")
     ['Linen shirt', 'Cut wide.', 'Washes well.']
@@ -199,7 +198,7 @@ def sentences(title: str | None, description: str | None) -> list[str]:
 
 
 def _sentence_key(sentence: str) -> str:
-    """What makes two sentences the same: their words, not their capitals or final stop."""
+    """Returns the key by which sentences are compared, without capitals and final stop."""
     return sentence.casefold().strip(" .!?")
 
 
@@ -210,19 +209,18 @@ def build_image_text(
     splits: SplitSettings,
     caption: Callable[[list[Path]], list[str]] | None = None,
 ) -> pl.DataFrame:
-    """The image-text table of a shard.
+    """Builds the image-text table of a shard.
 
     Args:
         crops: items with a `crop_path` relative to `crop_dir`. All items of a SKU must be in it,
-            because a sentence's role holds for the whole SKU.
-        splits: the fractions that parted the query images part the sentences too.
-        caption: a line of text for each crop file, empty where there is none to say.
+            because the role of a sentence holds for the whole SKU.
+        splits: its fractions apply to sentences as they do to query images.
+        caption: returns a line of text for each crop file, empty if it has none.
 
     Returns:
-        `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` is the prompt of
-        `settings.kind` (the metadata prompt where a caption is empty), or the catalogue's own words on a
-        catalog row of a described SKU: the `train` sentences of a training SKU, all of another's. It never
-        carries supervision tokens.
+        `IMAGE_TEXT_SCHEMA`, one row per crop, sorted by `ITEM_ORDER`. `text` never has supervision tokens. On
+        a catalog row of a described SKU it is the catalogue's text: the `train` sentences of a training SKU,
+        all of another's. Elsewhere it is the prompt of `settings.kind` (`metadata` if a caption is empty).
 
     Raises:
         UserError: a crop can't be read.
@@ -233,66 +231,58 @@ def build_image_text(
         rows,
         threads=DECODE_THREADS,
     )
-    said = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
+    captions = caption([crop_dir / row["crop_path"] for row in rows]) if caption else [""] * len(rows)
     roles_of_sku = _sentence_roles(rows, splits)
     built = [
         _image_text_row(row, described, line, roles_of_sku[row["sku_id"]], settings)
-        for row, described, line in zip(rows, attributes, said, strict=True)
+        for row, described, line in zip(rows, attributes, captions, strict=True)
     ]
     return pl.DataFrame(built, schema=IMAGE_TEXT_SCHEMA)
 
 
 def build_text_queries(image_text: pl.DataFrame) -> pl.DataFrame:
-    """The texts that are searched for, `TEXT_SCHEMA`.
-
-    A described SKU gives one per sentence, with the sentence's role. Another gives one per query row,
-    with the row's text and role.
-    """
+    """Returns the text queries, `TEXT_SCHEMA`: one per sentence of a described SKU, with the sentence's role,
+    and one per query row of any other SKU, with the row's text and role."""
     templates = image_text.filter(_is_template() & (pl.col("domain") == QUERY))
     of_rows = templates.select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
     return _sorted_texts([of_rows, _sku_sentences(image_text)], TEXT_SCHEMA)
 
 
 def source_queries(image_text: pl.DataFrame, source: str) -> pl.DataFrame:
-    """The evaluation queries of SKUs that are not described, as one source words them, `TEXT_SCHEMA`.
-
-    Every source asks for the same photos, so that what they find can be compared.
-
-    Args:
-        source: one of `TEXT_SOURCES`.
-    """
-    asked = image_text.filter(
+    """Returns evaluation queries, `TEXT_SCHEMA`, of SKUs that are not described, worded by one of
+    `TEXT_SOURCES`; for comparison all sources cover the same photos (less those without a caption)."""
+    queries = image_text.filter(
         _is_template() & (pl.col("domain") == QUERY) & (pl.col("role") == EVALUATION)
     ).with_columns(text=pl.col(f"text_{source}"))
-    told = asked.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
-    return _sorted_texts([told], TEXT_SCHEMA)
+    texts = queries.drop_nulls("text").select(item_id().alias("text_id"), "sku_id", "split", "role", "text")
+    return _sorted_texts([texts], TEXT_SCHEMA)
 
 
 def build_catalog_texts(image_text: pl.DataFrame) -> pl.DataFrame:
-    """The gallery's side of the texts, `CATALOG_TEXT_SCHEMA`, role `gallery`.
+    """Returns the gallery's texts, `CATALOG_TEXT_SCHEMA`, with role `gallery`.
 
-    The encoder may train on those of training SKUs, and text teachers are chosen among them. A described
-    SKU gives its `train` sentences, beside its first catalog view: none outside the training split, where
-    every sentence is a query. Another gives the text of each of its catalog rows.
+    The encoder may train on those of training SKUs, and text teachers are chosen from them. A described SKU
+    has its `train` sentences, with its first catalog view (none outside the training split, where every
+    sentence is a query); any other has the text of each of its catalog rows.
     """
     views = image_text.filter(pl.col("domain") == CATALOG).with_columns(role=pl.lit(GALLERY))
     templates = views.filter(_is_template()).with_columns(text_id=item_id())
     first_view = (
         views.group_by("sku_id", maintain_order=True).first().select("sku_id", "image_id", "item_idx")
     )
-    told = _sku_sentences(image_text).filter(pl.col("role") == TRAIN).with_columns(role=pl.lit(GALLERY))
-    of_skus = told.join(first_view, on="sku_id")
+    training_sentences = (
+        _sku_sentences(image_text).filter(pl.col("role") == TRAIN).with_columns(role=pl.lit(GALLERY))
+    )
+    of_skus = training_sentences.join(first_view, on="sku_id")
     return _sorted_texts([templates, of_skus], CATALOG_TEXT_SCHEMA)
 
 
 def training_texts(image_text: pl.DataFrame, settings: PromptSettings, epoch: int = 0) -> pl.DataFrame:
-    """The (crop, text) pairs an encoder may train on in one epoch.
+    """Returns the (crop, text) pairs an encoder may train on in one epoch, in the order of `image_text`.
 
-    Rows of training SKUs whose role is `gallery` or `train`. With `supervision_tokens`, a stable draw per
-    crop and epoch appends them to all but `token_dropout` of the texts.
-
-    Returns:
-        Columns image_path, sku_id, domain, image_id, item_idx and text, in the order of `image_text`.
+    These are rows of training SKUs with role `gallery` or `train`, with the columns image_path, sku_id,
+    domain, image_id, item_idx and text. With `supervision_tokens`, a stable draw per crop and epoch appends
+    them to all but `token_dropout` of the texts.
     """
     allowed = (pl.col("split") == "train") & pl.col("role").is_in([GALLERY, TRAIN])
     rows = image_text.filter(allowed)
@@ -309,7 +299,7 @@ def _training_text(row: Row, settings: PromptSettings, epoch: int) -> str:
 
 
 def _sentence_roles(rows: Sequence[Row], splits: SplitSettings) -> dict[str, dict[str, str]]:
-    """Role by sentence of every SKU; empty for one that is not described."""
+    """Returns every SKU's roles by sentence; empty for one that is not described."""
     rows_of_sku: dict[str, list[Row]] = {}
     for row in rows:
         rows_of_sku.setdefault(row["sku_id"], []).append(row)
@@ -317,12 +307,12 @@ def _sentence_roles(rows: Sequence[Row], splits: SplitSettings) -> dict[str, dic
 
 
 def _roles_of_sku(sku_id: str, rows: Sequence[Row], splits: SplitSettings) -> dict[str, str]:
-    """Role by sentence over all rows of a SKU.
+    """Returns the role of each sentence over all rows of a SKU.
 
-    In a training SKU the first sentence of a row, its title where it has one, is always `train`: it is
-    what the views are called. So is a sentence that a `train` sentence contains.
+    In a training SKU the first sentence of each row (its title, if any) is always `train`, because it names
+    the views; so is a sentence that is part of a `train` sentence.
     """
-    texts = dict.fromkeys((row["title"], row["description"]) for row in rows)  # each once, in order
+    texts = dict.fromkeys((row["title"], row["description"]) for row in rows)  # without duplicates, in order
     of_rows = [sentences(title, description) for title, description in texts]
     by_key: dict[str, str] = {}
     for sentence in (sentence for own in of_rows for sentence in own):
@@ -347,8 +337,8 @@ def _image_text_row(
         "captions": caption or None,
     }
     if roles and row["domain"] == CATALOG:
-        own_words = _own_words(row, roles)
-        texts = dict.fromkeys(texts, own_words)
+        catalogue_text = _catalogue_text(row, roles)
+        texts = dict.fromkeys(texts, catalogue_text)
     fields = {name: row[name] for name in IMAGE_TEXT_SCHEMA if name in row}
     cut = cut_of(row["category_name"])
     return fields | {
@@ -367,8 +357,8 @@ def _image_text_row(
     }
 
 
-def _own_words(row: Row, roles: dict[str, str]) -> str:
-    """The SKU's sentences that this row may show, as one text."""
+def _catalogue_text(row: Row, roles: dict[str, str]) -> str:
+    """Joins the sentences of the SKU that this row may show."""
     in_training = row["split"] == "train"
     shown = [sentence for sentence, role in roles.items() if role == TRAIN or not in_training]
     return " ".join(part if part[-1] in ".!?" else f"{part}." for part in shown)
@@ -379,7 +369,7 @@ def _is_template() -> pl.Expr:
 
 
 def _sku_sentences(image_text: pl.DataFrame) -> pl.DataFrame:
-    """One row per sentence of each described SKU: `TEXT_SCHEMA`."""
+    """Returns one row of `TEXT_SCHEMA` per sentence of each described SKU."""
     of_sku = image_text.filter(~_is_template()).unique("sku_id", keep="first", maintain_order=True)
     long = of_sku.select("sku_id", "split", text="sentences", role="sentence_roles").explode("text", "role")
     ids = [

@@ -1,8 +1,7 @@
-"""What every reader of a data set shares: bounding boxes, skip rows, SKU filters, threads.
+"""Shared by all data set readers: bounding boxes, skip rows, SKU filters, threads.
 
-One rule for coordinates holds everywhere: a bounding box is in pixels of the upright image, the one
-a viewer shows after applying EXIF orientation. DeepFashion2's files carry no orientation, so for them
-stored and upright coordinates are the same; phone photographs in a manifest are where it matters.
+A bounding box is always in pixels of the upright image, as shown after applying EXIF orientation. This
+matters for phone photos in a manifest; DeepFashion2's files have no orientation.
 """
 
 import math
@@ -27,7 +26,7 @@ from skufp_pipeline.datasets.table import (
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.progress import Progress
 
-READ_THREADS = 16  # small files: the disk or network is waited for
+READ_THREADS = 16  # small files: most time is spent waiting for the disk or network
 DECODE_THREADS = min(cores_available(), 8)  # each holds one whole decoded image
 CHUNK = 64
 
@@ -37,12 +36,8 @@ Result = TypeVar("Result")
 
 
 def clip_bbox(values: object, width: int, height: int) -> list[int]:
-    """Four numbers x1, y1, x2, y2, rounded and clipped to an image of `width` x `height` pixels.
-
-    Raises:
-        ItemError: bbox_malformed where they are not four finite numbers, bbox_empty where no pixel
-            is left.
-    """
+    """Rounds x1, y1, x2, y2 and clips them to `width` x `height` pixels. Raises an `ItemError`:
+    bbox_malformed if they are not four finite numbers, bbox_empty if no pixel is left."""
     if not isinstance(values, Sequence) or len(values) != 4 or not all(map(_is_finite, values)):
         raise ItemError("bbox_malformed", f"the bounding box is not four numbers x1, y1, x2, y2: {values!r}")
     limits = (width, height, width, height)
@@ -60,7 +55,7 @@ def _is_finite(value: object) -> bool:
 def skipped_row(
     split: str | None, image_id: str | None, item_idx: int | None, path: str | None, error: ItemError
 ) -> Row:
-    """One row of the skipped table."""
+    """Returns one row of `SKIPPED_SCHEMA`."""
     return {
         "split": split,
         "image_id": image_id,
@@ -77,7 +72,7 @@ def map_in_threads(
     progress: Progress | None = None,
     threads: int = READ_THREADS,
 ) -> list[Result]:
-    """`function` of every task, in the order of the tasks; `progress` is told after each chunk."""
+    """Applies `function` to every task; returns results in task order, reporting `progress` per chunk."""
     chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
     results: list[Result] = []
     with ThreadPoolExecutor(threads) as pool:
@@ -95,11 +90,10 @@ def map_in_threads(
 def build_catalogue(
     rows: Sequence[Row], skipped: Sequence[Row], only_pairs: bool, splits: SplitSettings, source: Path
 ) -> Catalogue:
-    """The tail every reader ends with: one split per SKU, pairs if asked for, roles, order.
+    """Finishes every reader's work: one split per SKU, pairs if `only_pairs`, roles, order.
 
     Args:
-        rows: kept items with the fields of `ITEM_SCHEMA`, less `role`.
-        skipped: fields of `SKIPPED_SCHEMA`.
+        rows, skipped: kept items with the fields of `ITEM_SCHEMA` except `role`; fields of `SKIPPED_SCHEMA`.
         source: what was read, for the message.
 
     Raises:
@@ -117,10 +111,8 @@ def build_catalogue(
 
 
 def keep_first_split(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Items of SKUs in their first split (train, validation, test), and skip rows for the others.
-
-    A SKU seen in training must not be counted as unseen in validation.
-    """
+    """Keeps items of SKUs in their first split (train, validation, test), because a SKU seen in training must
+    not be counted as unseen in validation; returns skip rows for the others."""
     rank = pl.col("split").replace_strict(SPLITS, range(len(SPLITS)), return_dtype=pl.Int8)
     marked = items.with_columns(_rank=rank, _first=rank.min().over("sku_id"))
     leaked = marked.filter(pl.col("_rank") > pl.col("_first"))
@@ -130,7 +122,7 @@ def keep_first_split(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def keep_pairs(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Items of SKUs that have both catalog and query items, and skip rows for the others."""
+    """Keeps items of SKUs that have both catalog and query items; returns skip rows for the others."""
     has = {domain: (pl.col("domain") == domain).any().over("sku_id") for domain in (CATALOG, QUERY)}
     missing = pl.when(~has[QUERY]).then(pl.lit(QUERY)).when(~has[CATALOG]).then(pl.lit(CATALOG))
     marked = items.with_columns(_missing=missing)
@@ -149,17 +141,13 @@ def _as_skipped(items: pl.DataFrame, reason: pl.Expr, detail: pl.Expr) -> pl.Dat
 
 
 def skip_summary(skipped: pl.DataFrame) -> str:
-    """Counts by reason for a message, most frequent first: "missing_image 12, style_zero 3"."""
+    """Returns counts by reason, most frequent first: "missing_image 12, style_zero 3"."""
     counts = skipped.group_by("reason").len().sort(["len", "reason"], descending=[True, False])
     return ", ".join(f"{reason} {count}" for reason, count in counts.iter_rows()) or "nothing"
 
 
 def whole_number(fields: Mapping[str, Any], name: str, limit: int) -> int:
-    """The field `name`, a whole number of at most `limit` either side of zero.
-
-    Raises:
-        ItemError: missing_field, or bad_field where it is something else.
-    """
+    """Returns the field `name`, from -limit to limit. Raises `ItemError`: missing_field, else bad_field."""
     if name not in fields:
         raise ItemError("missing_field", f"the field {name!r} is missing")
     value = fields[name]

@@ -28,7 +28,7 @@ DATASETS = "skufp_pipeline.datasets."
 
 
 class Source(Settings):
-    """What the graph calls on any data set. By default it is a folder that the user gives."""
+    """The interface of a data set to the graph; the defaults suit a folder given by the user."""
 
     source: str
     read: Settings  # how the files are read
@@ -38,19 +38,15 @@ class Source(Settings):
 
     @property
     def folder(self) -> Path | None:
-        """The user's folder; None where the data set writes its own files."""
+        """The user's folder; None if the data set writes its own files."""
         return None
 
     def config(self) -> dict[str, Any]:
-        """The settings that decide the raw data set, JSON-able."""
+        """Returns the settings that determine the raw data set, JSON-able."""
         return self.model_dump(mode="json", exclude={"read"})
 
     def listing(self) -> dict[str, Any]:
-        """What the user's folder holds, with a `digest`; empty where there is none.
-
-        Raises:
-            UserError: the folder is missing.
-        """
+        """Summarises `folder`, with a `digest`; empty if it is None. Raises `UserError` if it is missing."""
         if self.folder is None:
             return {}
         if not self.folder.is_dir():
@@ -58,18 +54,18 @@ class Source(Settings):
         return folder_listing(self.folder)
 
     def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:
-        """Writes the raw data set into an empty directory, by default the listing; returns its summary."""
+        """Writes the raw data set, by default the listing, into an empty directory; returns its summary."""
         listing = self.listing()
         (directory / "inventory.json").write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
         return listing
 
     def root(self, raw: Path) -> Path:
-        """The folder that `orig_image_path` is relative to; `raw` is the one that `write_raw` filled."""
+        """Returns the folder that `orig_image_path` is relative to; `raw` was filled by `write_raw`."""
         return self.folder or raw
 
     @abstractmethod
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
-        """The kept and the skipped items, through the reader of this source."""
+        """Returns the kept and the skipped items, from this source's reader."""
 
     def catalogue(
         self,
@@ -79,17 +75,17 @@ class Source(Settings):
         items_progress: Progress | None = None,
         images_progress: Progress | None = None,
     ) -> Catalogue:
-        """`items` with the shard of each SKU and the digest of each image."""
+        """Returns `items` with the shard of each SKU and the digest of each image."""
         found = self.items(raw, splits, items_progress)
         items = with_image_digests(found.items, self.root(raw), images_progress)
         return replace(found, items=with_shards(items, shards))
 
     def degradations(self, raw: Path) -> pl.DataFrame | None:
-        """What degraded each photo, by `split` and `image_id`; None where the data set does not say."""
+        """Returns each photo's degradations, by `split` and `image_id`; None if they are unknown."""
         return None
 
     def another_rendering(self, seed: int, num_skus: int | None = None) -> Self | None:
-        """The data set rendered with another seed; None where it is not rendered."""
+        """Returns the data set rendered with another seed; None if it is not rendered."""
         return None
 
 
@@ -104,7 +100,7 @@ class SampleDataset(Source):
     reader_code = (DATASETS + "deepfashion2",)
 
     def config(self) -> dict[str, Any]:
-        """Without the number of processes, which does not change a byte."""
+        """Leaves out the number of processes, which does not affect the files."""
         return self.model_dump(mode="json", exclude={"read": True, "render": {"workers"}})
 
     def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:

@@ -1,9 +1,8 @@
-"""Which queries may be used for what: a stable hash of the image id decides.
+"""Assigns a role to each query by a stable hash of its image id.
 
-SKUs keep their data set's own split. Within training SKUs a fraction of the query images is held
-out for the final score (`evaluation`), a further slice serves every choice (`development`:
-early stopping, thresholds), the rest trains. Two items of one image share its role. Queries of
-validation and test SKUs are all `evaluation`.
+SKUs keep their data set's own split. Within training SKUs a fraction of the query images is held out for the
+final score (`evaluation`), another is used to choose (`development`: early stopping, thresholds), and the
+rest trains. Items of one image share its role. Queries of validation and test SKUs are all `evaluation`.
 """
 
 import polars as pl
@@ -21,7 +20,7 @@ class SplitSettings(Settings):
 
 
 def query_role(image_id: str, settings: SplitSettings) -> str:
-    """The role of a query image of a training SKU, from its id alone."""
+    """Returns the role of a query image of a training SKU, by its id alone."""
     fraction = stable_fraction(image_id, "query-role")
     if fraction < settings.evaluation_fraction:
         return EVALUATION
@@ -31,7 +30,7 @@ def query_role(image_id: str, settings: SplitSettings) -> str:
 
 
 def assign_roles(items: pl.DataFrame, settings: SplitSettings) -> pl.DataFrame:
-    """`items` with its `role` column filled from `domain`, `split` and `image_id`."""
+    """Fills the column `role` by `domain`, `split` and `image_id`."""
     by_image = pl.col("image_id").map_elements(
         lambda image_id: query_role(image_id, settings), return_dtype=pl.String
     )

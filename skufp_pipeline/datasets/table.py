@@ -1,7 +1,7 @@
 """The internal table: one row per annotated item, the same for every data set.
 
-Readers (`deepfashion2`, `manifest`) return a `Catalogue`: the kept items and the skipped ones.
-Everything downstream reads these columns and knows nothing of where they came from.
+Readers (`deepfashion2`, `manifest`) return a `Catalogue` of kept and skipped items. Everything downstream
+reads these columns and does not depend on their source.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import polars as pl
 SPLITS = ("train", "validation", "test")
 CATALOG, QUERY = "catalog", "query"
 
-# What a row may be used for. `gallery`: a catalog view. `train`, `development` and `evaluation`
-# part the queries (see splits.py): an evaluation query is used for the final score and nothing else.
+# Roles. `gallery`: a catalog view; `train`, `development`, `evaluation`: a query (see splits.py).
+# An evaluation query is used only for the final score.
 GALLERY, TRAIN, DEVELOPMENT, EVALUATION = "gallery", "train", "development", "evaluation"
 
 ITEM_SCHEMA: dict[str, pl.DataType] = {
@@ -30,7 +30,7 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
     "bbox": pl.Array(pl.Int32(), 4),  # x1, y1, x2, y2 in pixels, clipped to the image, not empty
     "occlusion": pl.Int8(),  # 1 slight or none, 2 medium, 3 heavy; null where unknown
     "viewpoint": pl.Int8(),  # 1 no wear, 2 frontal, 3 side or back; null where unknown
-    "title": pl.String(),  # the catalogue's own words; null where it has none
+    "title": pl.String(),  # the catalogue's own text; null if it has none
     "description": pl.String(),
 }
 
@@ -40,7 +40,7 @@ SKIPPED_SCHEMA: dict[str, pl.DataType] = {
     "item_idx": pl.Int32(),  # null where the whole image or row was skipped
     "path": pl.String(),  # relative to the data set's root
     "reason": pl.String(),  # short and countable: style_zero, missing_image, bbox_empty, ...
-    "detail": pl.String(),  # a sentence for a person
+    "detail": pl.String(),  # an explanation for the user
 }
 
 # The order of rows everywhere: by SKU, catalog before query, then image and item.
@@ -48,18 +48,13 @@ ITEM_ORDER = ["sku_id", "domain", "image_id", "item_idx"]
 
 
 def item_id() -> pl.Expr:
-    """The name of an item across splits, `<split>/<image_id>_item<idx>`: a query's id."""
+    """The id of an item or query across splits, `<split>/<image_id>_item<idx>`."""
     return pl.format("{}/{}_item{}", "split", "image_id", "item_idx").alias("item_id")
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a reader makes of a data set.
+    """A data set as a reader returns it."""
 
-    Attributes:
-        items: one row per kept item, columns of `ITEM_SCHEMA`, sorted by `ITEM_ORDER`.
-        skipped: one row per item, image or manifest row left out, columns of `SKIPPED_SCHEMA`.
-    """
-
-    items: pl.DataFrame
-    skipped: pl.DataFrame
+    items: pl.DataFrame  # one row per kept item, columns of `ITEM_SCHEMA`, sorted by `ITEM_ORDER`
+    skipped: pl.DataFrame  # one row per item, image or manifest row left out, columns of `SKIPPED_SCHEMA`

@@ -1,4 +1,4 @@
-"""A rendered stand-in for DeepFashion2, in its layout: every SKU a garment, seen in shop and user photos."""
+"""A rendered substitute for DeepFashion2, in its layout: every SKU is a garment in shop and user photos."""
 
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.datasets.sample.writer import SampleSummary, render_sample

@@ -1,4 +1,4 @@
-"""What light and camera do to a picture: folds, colour cast, exposure, blur, resolution, noise, JPEG."""
+"""Effects of light and camera on a picture: folds, colour cast, exposure, blur, resolution, noise, JPEG."""
 
 from dataclasses import dataclass
 
@@ -10,32 +10,21 @@ from skufp_pipeline.datasets.sample.randomness import chance
 
 @dataclass(frozen=True)
 class Degradation:
-    """What degraded a customer's photo.
+    """How a customer's photo was degraded."""
 
-    Attributes:
-        severity: what all else is drawn in proportion to; 0 fair, 1 nearly hopeless.
-        cast: standard deviation over the channels of the logarithm of their gains.
-        exposure: logarithm of the gain of all channels together.
-        haze: share of a grey veil.
-        tone: exponent of the tone curve; above 1 it darkens.
-        blur, shake: standard deviation of the Gaussian blur, length of the motion blur; shares of the side.
-        resolution: share of the side's pixels that were left before it was enlarged again.
-        noise: standard deviation in grey levels.
-    """
-
-    severity: float
-    cast: float
-    exposure: float
-    haze: float
-    tone: float
-    blur: float
-    shake: float
-    resolution: float
-    noise: float
+    severity: float  # scales the spread of all others; 0 fair, 1 nearly unusable
+    cast: float  # standard deviation over the channels of the logarithm of their gains
+    exposure: float  # logarithm of the gain of all channels together
+    haze: float  # share of a grey veil
+    tone: float  # exponent of the tone curve; above 1 it darkens
+    blur: float  # standard deviation of the Gaussian blur, as a share of the side
+    shake: float  # length of the motion blur, as a share of the side
+    resolution: float  # share of the side's pixels that were left before it was enlarged again
+    noise: float  # standard deviation in grey levels
 
 
 def fold(rng: np.random.Generator, rgb: np.ndarray, depth: float) -> np.ndarray:
-    """Cloth (S, S, 3) with folds: smooth waves of brightness, `depth` about their spread."""
+    """Adds folds to cloth (S, S, 3): smooth waves of brightness with a spread of about `depth`."""
     size = rgb.shape[0]
     rows, columns = (int(n) for n in rng.integers(3, 12, 2))
     waves = rng.normal(0, depth, (rows, columns)).astype(np.float32)
@@ -44,7 +33,7 @@ def fold(rng: np.random.Generator, rgb: np.ndarray, depth: float) -> np.ndarray:
 
 
 def studio_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A shop's photo: a little warmer or colder, lighter or darker."""
+    """Makes a shop's photo: a little warmer or colder, lighter or darker."""
     gain = np.exp(rng.normal(0, 0.02, 3) + rng.normal(0, 0.06)).astype(np.float32)
     return np.clip(image * gain, 0, 255).astype(np.uint8)
 
@@ -52,7 +41,7 @@ def studio_photo(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
 def phone_photo(
     rng: np.random.Generator, image: np.ndarray, severity: float
 ) -> tuple[np.ndarray, Degradation]:
-    """A customer's photo, degraded in proportion to `severity` (0 fair, 1 nearly hopeless)."""
+    """Makes a customer's photo, degraded in proportion to `severity` (0 fair, 1 nearly unusable)."""
     lit, light = _light(rng, image, severity)
     soft, softness = _blurred(rng, lit, severity)
     small, resolution = _small(rng, soft, severity)
@@ -61,7 +50,7 @@ def phone_photo(
 
 
 def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
-    """The picture (H, W, 3) uint8 as a JPEG file."""
+    """Encodes a picture, (H, W, 3) uint8 RGB, as a JPEG file."""
     done, data = cv2.imencode(
         ".jpg", cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
@@ -73,7 +62,7 @@ def encode_jpeg(rgb: np.ndarray, quality: int) -> bytes:
 def _light(
     rng: np.random.Generator, image: np.ndarray, severity: float
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Colour cast, exposure, uneven light, haze and contrast, at once."""
+    """Applies colour cast, exposure, uneven light, haze and the tone curve."""
     size = image.shape[0]
     cast = rng.normal(0, 0.04 + 0.16 * severity, 3)
     exposure = rng.normal(-0.05, 0.08 + 0.32 * severity)
@@ -112,7 +101,7 @@ def _blurred(
 
 
 def _shaken(rng: np.random.Generator, image: np.ndarray, length: float) -> np.ndarray:
-    """Motion blur along a straight line."""
+    """Applies motion blur along a straight line."""
     reach = max(1, round(length / 2))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     angle = rng.uniform(0, np.pi)
@@ -122,7 +111,7 @@ def _shaken(rng: np.random.Generator, image: np.ndarray, length: float) -> np.nd
 
 
 def _small(rng: np.random.Generator, image: np.ndarray, severity: float) -> tuple[np.ndarray, float]:
-    """Fewer pixels, enlarged again; and the share of the side that was left."""
+    """Reduces the image and enlarges it again; also returns the share of the side that was left."""
     size = image.shape[0]
     share = rng.uniform(max(0.3, 0.85 - 0.55 * severity), 1.0)
     if share > 0.92:

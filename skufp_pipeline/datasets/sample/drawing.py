@@ -1,4 +1,4 @@
-"""A garment as a flat RGBA picture, drawn once per pose and warped into every view."""
+"""Draws a garment as a flat RGBA picture, once per pose; every view is warped from one."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from skufp_pipeline.datasets.sample.garments import CATEGORIES, LOWER, Colour, G
 from skufp_pipeline.datasets.sample.outlines import ARMPIT_Y, Outline, Points, outline_of
 from skufp_pipeline.datasets.sample.textures import paint_texture
 
-CANVAS_SCALE = 1.25  # the flat picture's side, in sides of the final image
+CANVAS_SCALE = 1.25  # side of the flat picture, in sides of the final image
 MARGIN = 0.04  # of the canvas, on each side
 SUBPIXEL_BITS = 4  # cv2 takes coordinates in sixteenths of pixels
 
@@ -18,23 +18,16 @@ Paint = Colour | np.ndarray  # RGB, 0..255
 
 @dataclass(frozen=True)
 class Flat:
-    """A drawn garment.
+    """A drawn garment."""
 
-    Attributes:
-        rgba: (C, C, 4) uint8; colours are defined everywhere, alpha is the garment.
-        canvas_from_body: (3, 3) similarity from body units to canvas pixels.
-        landmarks: (N, 2) in body units, N as DeepFashion2 has for the category.
-        extent: (4,) left, top, right, bottom in body units.
-    """
-
-    rgba: np.ndarray
-    canvas_from_body: np.ndarray
-    landmarks: Points
-    extent: np.ndarray
+    rgba: np.ndarray  # (C, C, 4) uint8; colours are defined everywhere, alpha is the garment
+    canvas_from_body: np.ndarray  # (3, 3) similarity from body units to canvas pixels
+    landmarks: Points  # (N, 2) in body units, N as in DeepFashion2 for the category
+    extent: np.ndarray  # (4,) left, top, right, bottom in body units
 
 
 def draw_flat(garment: Garment, arm_angle: float, is_back: bool, image_size: int) -> Flat:
-    """The garment seen from the front or the back, its sleeves at `arm_angle` radians."""
+    """Draws the garment from the front or the back, with its sleeves at `arm_angle` radians."""
     size = round(image_size * CANVAS_SCALE)
     outline = outline_of(garment, arm_angle, is_back)
     extent = np.concatenate([outline.path.min(axis=0), outline.path.max(axis=0)])
@@ -50,7 +43,7 @@ def draw_flat(garment: Garment, arm_angle: float, is_back: bool, image_size: int
 
 
 def landmarks_on(path: Points, count: int) -> Points:
-    """`count` points at equal distances along a closed path, from its first point on: (count, 2)."""
+    """Returns `count` equidistant points along a closed path, from its first point on: (count, 2)."""
     corners = np.concatenate([path, path[:1]])
     walked = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))])
     stops = np.arange(count) * walked[-1] / count
@@ -87,12 +80,12 @@ class _Brush:
 
 
 def _scalar(colour: Paint) -> tuple[float, ...]:
-    """The colour as cv2 wants it; pictures stay RGB until they are encoded."""
+    """Converts a colour for cv2; pictures stay RGB until they are encoded."""
     return tuple(float(channel) for channel in np.asarray(colour))
 
 
 def _fit(extent: np.ndarray, size: int) -> np.ndarray:
-    """The similarity that centres `extent` on a canvas of `size` pixels."""
+    """Returns the similarity that centres `extent` on a canvas of `size` pixels."""
     scale = size * (1 - 2 * MARGIN) / max(extent[2] - extent[0], extent[3] - extent[1])
     middle = (extent[:2] + extent[2:]) / 2
     shift = size / 2 - middle * scale
@@ -117,13 +110,13 @@ def _mask(brush: _Brush, outline: Outline) -> np.ndarray:
 
 
 def _shade_volume(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Darker towards the edges, as cloth round a body is."""
+    """Darkens the cloth towards its edges, as if it were round a body."""
     depth = cv2.blur(mask, (9, 9)).astype(np.float32)[..., None]
     return (rgb * (0.72 + 0.28 / 255 * depth)).astype(np.uint8)
 
 
 def _draw_panels(brush: _Brush, garment: Garment, outline: Outline) -> None:
-    """Contrast sleeves and trims, seen from both sides."""
+    """Draws contrast sleeves, trims and belt, which both sides show."""
     accent, details = garment.texture.colours[2], garment.details
     seam = np.array(garment.texture.colours[0]) * 0.6
     for limb in outline.limbs:
@@ -175,7 +168,7 @@ def _draw_print(brush: _Brush, garment: Garment, motif: Print) -> None:
     shape = garment.silhouette
     length = shape.length - shape.top
     start = shape.top + 0.2 if garment.category_id in LOWER else ARMPIT_Y
-    # A dress is long; its print is no larger than a top's.
+    # Limited, so that a long dress has no larger print than a top.
     unit = min(length, 1.5)
     centre = np.array([motif.place[0] * unit, start + 0.06 + motif.place[1] * unit])
     _draw_motif(brush, motif, centre, motif.size * unit / 2, motif.colour)

@@ -1,8 +1,7 @@
-"""From a SKU to its garment: category, silhouette, texture, colours, print and details.
+"""Derives the garment of a SKU: category, silhouette, texture, colours, print and details.
 
-A design fixes the category, the silhouette, the kind of texture and the range of colours; its
-variants, the SKUs, differ in shade or colourway, in the scale of the texture, in the print and in small
-lengths, as the articles of a real catalogue do.
+A design fixes the category, the silhouette, the kind of texture and the range of colours. Its variants, the
+SKUs, differ in shade or colourway, texture scale, print and small lengths, as in a real catalogue.
 """
 
 import colorsys
@@ -23,8 +22,8 @@ class Category:
     """One of DeepFashion2's 13 categories."""
 
     name: str
-    landmarks: int  # how many DeepFashion2 marks on it
-    weight: float  # how common it is, roughly as in DeepFashion2
+    landmarks: int  # number in DeepFashion2
+    weight: float  # relative frequency, roughly as in DeepFashion2
 
 
 CATEGORIES: dict[int, Category] = {
@@ -70,9 +69,9 @@ PRINTS = ("disc", "ring", "square", "triangle", "star", "heart", "cross", "bars"
 
 @dataclass(frozen=True)
 class Silhouette:
-    """The garment's outline, in body units (see outlines.py): half widths, lengths down from the neck."""
+    """The garment's outline in body units (see outlines.py): half widths, lengths down from the neck."""
 
-    top: float  # where a lower garment begins; 0 for those that hang from the shoulders
+    top: float  # where a lower garment begins; 0 for others
     length: float  # where it ends
     shoulder: float
     chest: float
@@ -89,13 +88,13 @@ class Silhouette:
 
 @dataclass(frozen=True)
 class Texture:
-    """What the cloth looks like; lengths are fractions of the garment's length."""
+    """The look of the cloth; lengths are fractions of the garment's length."""
 
     kind: str
     colours: tuple[Colour, Colour, Colour]  # ground, figure, accent
     period: float
     duty: float  # the figure's share of a period
-    seed: int  # of the parts that are strewn at random
+    seed: int  # of the randomly placed parts
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class Details:
 
 @dataclass(frozen=True)
 class Garment:
-    """All that a garment's pictures have in common."""
+    """What all pictures of a garment have in common."""
 
     category_id: int
     silhouette: Silhouette
@@ -135,7 +134,7 @@ class Garment:
 
 @dataclass(frozen=True)
 class Design:
-    """What the variants of a design have in common."""
+    """What all variants of a design have in common."""
 
     base: Garment
     palette: tuple[Hsv, Hsv, Hsv]
@@ -143,7 +142,7 @@ class Design:
 
 
 def sku_garment(settings: SampleSettings, index: int) -> Garment:
-    """The garment of the SKU with this index."""
+    """Returns the garment of the SKU with this index."""
     block, side, _ = design_of(index, settings.variants)
     rng = generator(settings.seed, "design", block, side)
     design = _draw_design(rng, _design_category(rng, is_coordinated(settings.seed, block), side))
@@ -151,12 +150,12 @@ def sku_garment(settings: SampleSettings, index: int) -> Garment:
 
 
 def stray_garment(rng: np.random.Generator, categories: tuple[int, ...]) -> Garment:
-    """A garment that is no SKU, of one of the given categories."""
+    """Returns a garment of one of the given categories that belongs to no SKU."""
     return _draw_variant(rng, _draw_design(rng, _category(rng, categories)))
 
 
 def companions(category_id: int) -> tuple[int, ...]:
-    """The categories that can be worn with, or hang beside, one of `category_id`."""
+    """Returns the categories that can be worn with `category_id`, or hang beside it."""
     if category_id in UPPER:
         return LOWER
     return (1, 2, 5) if category_id in LOWER else OUTWEAR
@@ -237,7 +236,7 @@ def _draw_silhouette(rng: np.random.Generator, category_id: int) -> Silhouette:
 
 
 def _draw_length_and_hem(rng: np.random.Generator, category_id: int, width: float) -> tuple[float, float]:
-    """Where the garment ends, and how wide half its hem (of one leg, for shorts and trousers) is there."""
+    """Returns where the garment ends and half its hem's width there (of one leg, for shorts and trousers)."""
     if category_id == 7:
         return rng.uniform(1.5, 1.95), rng.uniform(0.17, 0.25)
     if category_id == 8:
@@ -319,7 +318,7 @@ def _draw_palette(rng: np.random.Generator) -> tuple[Hsv, Hsv, Hsv]:
 
 
 def _vary_palette(rng: np.random.Generator, palette: tuple[Hsv, Hsv, Hsv]) -> tuple[Hsv, Hsv, Hsv]:
-    """The palette of a variant: another shade, or another colourway."""
+    """Returns the palette of a variant: another shade, or another colourway."""
     if chance(rng, 0.4):
         return _draw_palette(rng)
     ground, figure, accent = (_shade(rng, colour) for colour in palette)
@@ -336,7 +335,7 @@ def _shade(rng: np.random.Generator, colour: Hsv) -> Hsv:
 
 
 def _neutral(rng: np.random.Generator) -> Hsv:
-    """Black, white, grey, navy or beige, as most clothes are."""
+    """Returns black, white, grey, navy or beige, the colours of most clothes."""
     black, white, grey = (0.6, 0.1, 0.1), (0.1, 0.03, 0.96), (0.6, 0.04, rng.uniform(0.3, 0.75))
     navy, beige = (0.62, 0.6, 0.25), (0.1, 0.25, 0.85)
     return choose(rng, (black, white, grey, navy, beige), (3, 3, 2, 2, 2))

@@ -1,4 +1,4 @@
-"""DeepFashion2's annotation of a photo, measured from what was drawn."""
+"""Annotates a photo in DeepFashion2's format, measured from what was drawn."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from skufp_pipeline.datasets.sample.randomness import chance
 from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece
 
 SEEN = 127  # alpha above which a pixel belongs to a garment
-SMALLEST_ITEM = 30  # pixels; a second item of which less is seen is not annotated
-OVERHANG_SHARE = 0.04  # of the boxes run over the border of the image, as some of DeepFashion2's do
+SMALLEST_ITEM = 30  # pixels; a second item with fewer visible ones is not annotated
+OVERHANG_SHARE = 0.04  # of the boxes at the image border exceed it, as some of DeepFashion2's do
 OUTSIDE, HIDDEN, VISIBLE = 0, 1, 2  # a landmark's third number
 
-Annotation = dict[str, Any]  # as JSON has it
+Annotation = dict[str, Any]  # JSON-able
 
 
 def annotate(rng: np.random.Generator, scene: Scene, shot: Shot, pair: Pair) -> Annotation:
-    """The content of the annotation file: `source`, `pair_id`, `item1`, ..."""
+    """Returns the content of the annotation file: `source`, `pair_id`, `item1`, ..."""
     styles = {sku.index: sku.style for sku in pair.skus}
     first, *others = scene.pieces
     shown = [first, *(piece for piece in others if np.count_nonzero(piece.visible > SEEN) >= SMALLEST_ITEM)]
@@ -67,7 +67,7 @@ def _item(rng: np.random.Generator, seen: SeenPiece, style: int, viewpoint: int)
 
 
 def _bounding_box(rng: np.random.Generator, alpha: np.ndarray) -> list[int]:
-    """Left, top, right, bottom in pixels, a pixel of slack at most, drawn as by hand."""
+    """Returns left, top, right, bottom in pixels, with up to a pixel of slack, as if drawn by hand."""
     size = alpha.shape[0]
     rows, columns = np.flatnonzero(alpha.max(axis=1) > SEEN), np.flatnonzero(alpha.max(axis=0) > SEEN)
     slack = rng.integers(0, 2, 4)
@@ -79,19 +79,19 @@ def _bounding_box(rng: np.random.Generator, alpha: np.ndarray) -> list[int]:
 
 
 def _landmarks(seen: SeenPiece) -> tuple[list[int], float]:
-    """DeepFashion2's flat list x, y, v, ... and the share of the landmarks outside the image."""
+    """Returns DeepFashion2's flat list x, y, v, ... and the share of the landmarks outside the image."""
     size = seen.alpha.shape[0]
     pixels = np.floor(seen.landmarks)
     inside = np.all((pixels >= 0) & (pixels < size), axis=1)
     x, y = np.where(inside[:, None], pixels, 0).astype(int).T
-    # Landmarks lie on the edge, where the garment itself is half transparent: look around them.
+    # Landmarks lie on the half-transparent edge of the garment, so their neighbourhood is tested.
     hidden = cv2.dilate((seen.visible > SEEN).astype(np.uint8), np.ones((5, 5), np.uint8)) == 0
     state = np.where(inside, np.where(hidden[y, x], HIDDEN, VISIBLE), OUTSIDE)
     return np.stack([x, y, state], axis=1).ravel().tolist(), float(1 - inside.mean())
 
 
 def _segmentation(visible: np.ndarray) -> list[list[int]]:
-    """Polygons x, y, x, y, ... round every part that is seen."""
+    """Returns a polygon x, y, x, y, ... round every visible part."""
     mask = (visible > SEEN).astype(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_TC89_L1)
     return [contour.ravel().astype(int).tolist() for contour in contours if len(contour) >= 3]

@@ -19,25 +19,17 @@ Points = np.ndarray  # (N, 2) float64
 
 @dataclass(frozen=True)
 class Outline:
-    """A garment's shape.
+    """A garment's shape."""
 
-    Attributes:
-        torso: polygon (N, 2) of the trunk, or of the whole of a lower garment.
-        limbs: sleeves or straps, polygons of their own since they may overlap the trunk.
-        path: closed walk around everything, starting at the top centre; landmarks lie on it.
-        neck: the open line of the neckline or waistband, left to right.
-        hems: open lines of the hem and cuffs.
-    """
-
-    torso: Points
-    limbs: tuple[Points, ...]
-    path: Points
-    neck: Points
-    hems: tuple[Points, ...]
+    torso: Points  # polygon of the trunk, or of the whole of a lower garment
+    limbs: tuple[Points, ...]  # polygons of sleeves or straps, separate since they may overlap the trunk
+    path: Points  # closed line around everything, starting at the top centre; landmarks lie on it
+    neck: Points  # open line of the neckline or waistband, left to right
+    hems: tuple[Points, ...]  # open lines of the hem and cuffs
 
 
 def outline_of(garment: Garment, arm_angle: float, is_back: bool) -> Outline:
-    """The outline of a garment whose sleeves hang at `arm_angle` radians from the vertical."""
+    """Returns the outline of a garment whose sleeves hang at `arm_angle` radians from the vertical."""
     shape = garment.silhouette
     if garment.category_id == 9:
         return _skirt(shape)
@@ -68,7 +60,7 @@ def _top(shape: Silhouette, is_dress: bool, arm_angle: float, is_back: bool) -> 
 
 
 def _sleeve(shape: Silhouette, tip: Points, armpit: Points, angle: float) -> Points | None:
-    """Inside the shoulder, its tip, outer cuff, inner cuff, inside the armpit."""
+    """Returns the corners: inside the shoulder, its tip, outer cuff, inner cuff, inside the armpit."""
     if shape.sleeve_length == 0:
         return None
     along, across = np.array([np.sin(angle), np.cos(angle)]), np.array([-np.cos(angle), np.sin(angle)])
@@ -119,7 +111,7 @@ def _lower_outline(waistband: Points, rest: Points, hem: Points) -> Outline:
 
 
 def _neckline(shape: Silhouette, is_back: bool) -> Points:
-    """From the centre to the right end of the neckline."""
+    """Returns the neckline from its centre to its right end."""
     width, depth = shape.neck_width, 0.05 if is_back else shape.neck_depth
     end = [width, 0.0]
     if shape.neckline == "high":
@@ -134,7 +126,7 @@ def _neckline(shape: Silhouette, is_back: bool) -> Points:
 
 
 def _side(shape: Silhouette, armpit: Points, is_dress: bool) -> Points:
-    """From the armpit down to the hem."""
+    """Returns the side from the armpit down to the hem."""
     hem = [shape.hem, shape.length]
     if not is_dress:
         return _curve(armpit, [shape.waist, WAIST_Y], hem)
@@ -144,13 +136,13 @@ def _side(shape: Silhouette, armpit: Points, is_dress: bool) -> Points:
 
 
 def _hem(shape: Silhouette) -> Points:
-    """From the right end of the hem to its centre."""
+    """Returns the hem from its right end to its centre."""
     bottom = shape.length + shape.hem_curve
     return _curve([shape.hem, shape.length], [shape.hem * 0.5, bottom], [0.0, bottom])
 
 
 def _curve(start: ArrayLike, control: ArrayLike, end: ArrayLike, steps: int = 6) -> Points:
-    """Points of a quadratic Bezier curve, both ends included: (steps, 2)."""
+    """Returns points of a quadratic Bezier curve, both ends included: (steps, 2)."""
     t = np.linspace(0, 1, steps)[:, None]
     return (1 - t) ** 2 * np.asarray(start) + 2 * t * (1 - t) * np.asarray(control) + t**2 * np.asarray(end)
 
@@ -160,5 +152,5 @@ def _mirror(points: Points) -> Points:
 
 
 def _closed(right_half: Points) -> Points:
-    """The whole polygon from its right half, which runs from the top centre to the bottom centre."""
+    """Completes a polygon from its right half, which runs from the top centre to the bottom centre."""
     return np.concatenate([right_half, _mirror(right_half)[::-1]])

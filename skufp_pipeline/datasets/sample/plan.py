@@ -1,9 +1,9 @@
-"""Which SKUs, pairs and images there are, before anything is drawn.
+"""Plans the SKUs, pairs and images before anything is drawn.
 
-SKUs come in blocks of two designs with `variants` SKUs each. A pair (DeepFashion2's `pair_id`) holds
-one or more neighbouring variants of a design, told apart by `style`; in half the blocks, the
-coordinated ones, it also holds the matching variants of the block's other design, worn together. A
-block lies in one split, so that a design of `validation` has not been seen in `train`.
+SKUs come in blocks of two designs with `variants` SKUs each. A pair (DeepFashion2's `pair_id`) holds one or
+more neighbouring variants of a design, distinguished by `style`; in half the blocks, the coordinated ones,
+it also holds the matching variants of the block's other design, worn together. A block lies in one split, so
+that a design of `validation` never occurs in `train`.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from skufp_pipeline.datasets.sample.randomness import chance, generator
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 
 COORDINATED_SHARE = 0.5
-SAME_PAIR_CHANCE = 0.25  # that a variant joins the pair of the variant before it
-VIEW_COUNT_SPREAD = 0.67  # of the logarithm; gives DeepFashion2's mean 5.0 for a median of 4
+SAME_PAIR_CHANCE = 0.25  # that a variant joins the previous variant's pair
+VIEW_COUNT_SPREAD = 0.67  # of the logarithm; a median of 4 gives DeepFashion2's mean 5.0
 GOLDEN_RATIO = 0.6180339887498949
 
 
 @dataclass(frozen=True)
 class Sku:
-    """A SKU's place in the plan; `index` counts from 0 over the whole data set."""
+    """A SKU in the plan; `index` counts from 0 over the whole data set."""
 
     index: int
     style: int
@@ -40,17 +40,17 @@ class Pair:
 
 @dataclass(frozen=True)
 class Shot:
-    """One image to be drawn: the `number`-th of its kind of that SKU."""
+    """One image to be drawn; `number` counts the SKU's images of one source, strays separately."""
 
     source: str  # shop | user
     sku: Sku
     number: int
-    is_stray: bool  # shows another garment, of style 0, in place of the SKU
+    is_stray: bool  # shows another garment, of style 0, instead of the SKU
     has_second_item: bool
 
 
 def design_of(index: int, variants: int) -> tuple[int, int, int]:
-    """The block, the side (0 or 1: which of the block's designs) and the member of a SKU."""
+    """Returns the block, the side (0 or 1: which of the block's designs) and the member of a SKU."""
     block, rest = divmod(index, 2 * variants)
     member, side = divmod(rest, 2)
     return block, side, member
@@ -62,7 +62,7 @@ def is_coordinated(seed: int, block: int) -> bool:
 
 
 def split_of(block: int, settings: SampleSettings) -> str:
-    """The split of a block; the golden ratio spreads the blocks, so that fractions hold at any size."""
+    """Returns a block's split; the golden ratio spreads the blocks, so that fractions hold at any size."""
     position = (block * GOLDEN_RATIO) % 1.0
     if position < settings.train_fraction:
         return "train"
@@ -70,7 +70,7 @@ def split_of(block: int, settings: SampleSettings) -> str:
 
 
 def plan_pairs(settings: SampleSettings) -> Iterator[Pair]:
-    """Every pair of the data set, in the order of their SKUs."""
+    """Yields every pair of the data set, in the order of their SKUs."""
     size = 2 * settings.variants
     for block in range(-(-settings.num_skus // size)):
         members = _runs_of_members(settings, block)
@@ -83,7 +83,7 @@ def plan_pairs(settings: SampleSettings) -> Iterator[Pair]:
 
 
 def plan_shots(settings: SampleSettings, pair: Pair) -> list[Shot]:
-    """The images of a pair; image k of a SKU is the same whatever the size of the data set."""
+    """Returns the images of a pair; image k of a SKU does not depend on the size of the data set."""
     shots = []
     for sku in pair.skus:
         rng = generator(settings.seed, "views", sku.index)
@@ -122,7 +122,7 @@ def _pair(settings: SampleSettings, block: int, run: list[int], sides: tuple[int
         other = index(member, 1 - side)
         return other if len(sides) == 2 and other < settings.num_skus else None
 
-    # Styles number the SKUs of a pair, all those of one side before the other's.
+    # Styles number the SKUs of a pair, one side after the other.
     places = [(member, side) for side in sides for member in run]
     skus = tuple(
         Sku(index(member, side), style, partner(member, side))

@@ -1,6 +1,6 @@
-"""Random numbers that belong to a name: every SKU and every image has its own stream.
+"""Named streams of random numbers: every SKU and every image has its own.
 
-Nothing depends on the order in which images are drawn, or on who draws them.
+Results do not depend on the order in which images are drawn, or on the process that draws them.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ T = TypeVar("T")
 
 
 def generator(seed: int, *name: object) -> np.random.Generator:
-    """The stream of random numbers called `name` under `seed`."""
+    """Returns the stream of random numbers called `name` under `seed`."""
     return np.random.Generator(np.random.PCG64(stable_hash("/".join(map(str, name)), str(seed))))
 
 
 def choose(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-    """One of `options`, equally likely or with chances proportional to `weights`."""
+    """Picks one of `options`, uniformly or with chances proportional to `weights`."""
     if weights is None:
         return options[int(rng.integers(len(options)))]
     limits = np.cumsum(weights)
@@ -27,5 +27,5 @@ def choose(rng: np.random.Generator, options: Sequence[T], weights: Sequence[flo
 
 
 def chance(rng: np.random.Generator, probability: float) -> bool:
-    """True with the given probability."""
+    """Returns True with the given probability."""
     return bool(rng.random() < probability)

@@ -1,4 +1,4 @@
-"""What surrounds a garment: studio or room behind it, the body that wears it, things before it."""
+"""Surroundings of a garment: studio or room behind it, the body that wears it, objects in front."""
 
 import cv2
 import numpy as np
@@ -14,14 +14,14 @@ MANNEQUINS = ((225, 220, 214), (196, 190, 184), (240, 236, 230), (60, 60, 62))
 
 
 def studio(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A light, nearly even background: (S, S, 3) uint8."""
+    """Draws a light, nearly even background: (S, S, 3) uint8."""
     shade = rng.uniform(205, 252) + rng.uniform(-7, 7, 3)
     falloff = np.linspace(0, rng.uniform(-22, 8), size)[:, None, None]
     return np.clip(np.broadcast_to(shade + falloff, (size, size, 3)), 0, 255).astype(np.uint8)
 
 
 def room(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
-    """Wall, floor and a heap of things, the more the higher `clutter`: (S, S, 3) uint8."""
+    """Draws wall, floor and objects, more of them with higher `clutter`: (S, S, 3) uint8."""
     blotches = rng.uniform(-25, 25, (4, 4, 3)).astype(np.float32) + _any_colour(rng)
     image = np.clip(cv2.resize(blotches, (size, size), interpolation=cv2.INTER_CUBIC), 0, 255).astype(
         np.uint8
@@ -30,7 +30,7 @@ def room(rng: np.random.Generator, size: int, clutter: float) -> np.ndarray:
         horizon = int(size * rng.uniform(0.55, 0.95))
         cv2.rectangle(image, (0, horizon), (size, size), _any_colour(rng), -1)
     for _ in range(int(rng.integers(3, 7) + 10 * clutter)):
-        choose(rng, _THINGS)(rng, image)
+        choose(rng, _OBJECTS)(rng, image)
     return image
 
 
@@ -42,7 +42,7 @@ def draw_body(
     is_shop: bool,
     has_shirt: bool,
 ) -> None:
-    """A mannequin or a person that the garment is then drawn on."""
+    """Draws a mannequin or a person, on which the garment is then drawn."""
     if is_shop and chance(rng, 0.6):
         skin = shirt = trousers = np.array(choose(rng, MANNEQUINS))
         hair = None
@@ -59,14 +59,11 @@ def draw_body(
 
 
 def cover(rng: np.random.Generator, image: np.ndarray, box: np.ndarray, severity: float) -> np.ndarray:
-    """Draws things that hide parts of the garment.
+    """Draws objects that hide parts of the garment; returns (S, S) uint8, 255 where something was drawn.
 
     Args:
         box: left, top, right, bottom of the garment in pixels.
         severity: 0 hides hardly anything, 1 much.
-
-    Returns:
-        (S, S) uint8: 255 where something was drawn.
     """
     hidden = np.zeros(image.shape[:2], np.uint8)
     for _ in range(int(rng.binomial(3, min(0.9, 0.12 + 0.4 * severity)))):
@@ -75,7 +72,7 @@ def cover(rng: np.random.Generator, image: np.ndarray, box: np.ndarray, severity
 
 
 def cast_shadow(rng: np.random.Generator, image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """The background with a soft shadow of the garment (alpha: (S, S) uint8) on it."""
+    """Draws a soft shadow of the garment (alpha: (S, S) uint8) on the background."""
     shift = np.array([[1, 0, rng.uniform(-3, 3)], [0, 1, rng.uniform(0.5, 4)]])
     soft = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, alpha.shape[::-1]), (0, 0), rng.uniform(1.5, 4))
     return (image * (1 - soft[..., None] * np.float32(rng.uniform(0.05, 0.3) / 255))).astype(np.uint8)
@@ -117,7 +114,7 @@ def _draw_head(
 
 
 def _fill(image: np.ndarray, points: Points, colour: np.ndarray | tuple[float, ...]) -> None:
-    # Far outside the frame cv2's fixed-point coordinates would overflow.
+    # cv2's fixed-point coordinates overflow far outside the frame.
     near = np.clip(points, -4000, 4000)
     cv2.fillPoly(
         image,
@@ -142,21 +139,21 @@ def _place(rng: np.random.Generator, size: int) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def _box_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _rectangle(rng: np.random.Generator, image: np.ndarray) -> None:
     size = image.shape[0]
     x, y = _place(rng, size)
     width, height = rng.uniform(0.08, 0.45, 2) * size
     cv2.rectangle(image, (x, y), (int(x + width), int(y + height)), _any_colour(rng), -1)
 
 
-def _round_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _ellipse(rng: np.random.Generator, image: np.ndarray) -> None:
     width, height = rng.uniform(0.04, 0.2, 2) * image.shape[0]
     axes, angle = (int(width) + 1, int(height) + 1), rng.uniform(0, 180)
     cv2.ellipse(image, _place(rng, image.shape[0]), axes, angle, 0, 360, _any_colour(rng), -1, cv2.LINE_AA)
 
 
 def _shelf(rng: np.random.Generator, image: np.ndarray) -> None:
-    """A row of upright boards, books or bars; as striped as cloth can be."""
+    """Draws a row of upright boards, books or bars, which looks like striped cloth."""
     size = image.shape[0]
     x, y = _place(rng, size)
     width, height = int(rng.integers(2, 7)), int(rng.uniform(0.1, 0.4) * size)
@@ -166,7 +163,7 @@ def _shelf(rng: np.random.Generator, image: np.ndarray) -> None:
         cv2.rectangle(image, (left, y), (left + width - 1, y + height), colours[k % 3], -1)
 
 
-def _line_thing(rng: np.random.Generator, image: np.ndarray) -> None:
+def _line(rng: np.random.Generator, image: np.ndarray) -> None:
     size = image.shape[0]
     thickness = int(rng.integers(1, max(2, size // 16)))
     cv2.line(image, _place(rng, size), _place(rng, size), _any_colour(rng), thickness, cv2.LINE_AA)
@@ -178,11 +175,11 @@ def _heap(rng: np.random.Generator, image: np.ndarray) -> None:
     cv2.fillPoly(image, [cv2.convexHull(corners.astype(np.int32))], _any_colour(rng), cv2.LINE_AA)
 
 
-_THINGS = (_box_thing, _round_thing, _shelf, _line_thing, _heap)
+_OBJECTS = (_rectangle, _ellipse, _shelf, _line, _heap)
 
 
 def _spot(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
-    """A random point of the garment's box."""
+    """Returns a random point of the garment's box."""
     return box[:2] + rng.uniform(0.1, 0.9, 2) * (box[2:] - box[:2])
 
 
@@ -195,7 +192,7 @@ def _arm_across(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray,
 
 
 def _phone(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
-    """A mirror selfie's phone in a hand."""
+    """Draws a hand that holds a phone, as in a mirror selfie."""
     height = float(np.hypot(*(box[2:] - box[:2]))) * rng.uniform(0.14, 0.24)
     centre = _spot(rng, box)
     corners = np.array([[-0.26, -0.5], [0.26, -0.5], [0.26, 0.5], [-0.26, 0.5]]) * height
@@ -209,7 +206,7 @@ def _phone(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box:
 
 
 def _bag(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
-    """A bag at the hip on a strap across the chest."""
+    """Draws a bag at the hip on a strap across the chest."""
     width, height = box[2:] - box[:2]
     side = choose(rng, (-1, 1))
     middle = np.array(
@@ -226,7 +223,7 @@ def _bag(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: n
 
 
 def _hair(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
-    """Long hair over a shoulder."""
+    """Draws long hair over a shoulder."""
     width, height = box[2:] - box[:2]
     x = (box[0] + box[2]) / 2 + choose(rng, (-1, 1)) * width * rng.uniform(0.08, 0.25)
     lock = np.array([[-0.1, -0.1], [0.1, -0.1], [0.13, 0.25], [0.0, 0.45], [-0.12, 0.25]]) * [width, height]
@@ -234,8 +231,8 @@ def _hair(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: 
         _fill(canvas, lock + np.array([x, box[1]]), paint)
 
 
-def _thing_before(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
-    """A chair, a table, another person's shoulder: something large that enters from the border."""
+def _large_object(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarray, box: np.ndarray) -> None:
+    """Draws a large object (chair, table, another person's shoulder) over a corner of the garment's box."""
     reach = float(np.hypot(*(box[2:] - box[:2])))
     outside = choose(rng, (box[[0, 1]], box[[2, 1]], box[[0, 3]], box[[2, 3]]))
     corners = outside + rng.uniform(-0.42, 0.42, (6, 2)) * reach
@@ -244,4 +241,4 @@ def _thing_before(rng: np.random.Generator, image: np.ndarray, hidden: np.ndarra
         _fill(canvas, hull, paint)
 
 
-_COVERS = (_arm_across, _phone, _bag, _hair, _thing_before)
+_COVERS = (_arm_across, _phone, _bag, _hair, _large_object)

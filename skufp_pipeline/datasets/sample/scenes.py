@@ -1,4 +1,4 @@
-"""One photo: the garments of a shot, the world around them, and what of each garment is seen."""
+"""Renders one photo: the garments of a shot, their surroundings, and the visible part of each garment."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +32,7 @@ FLATS_KEPT = 64  # per process; a pair's SKUs need no more than a few dozen
 
 @dataclass(frozen=True)
 class Piece:
-    """A garment that a photo shows; `sku` is its index, or None where it is no SKU."""
+    """A garment in a photo; `sku` is its index, None if it belongs to no SKU."""
 
     garment: Garment
     sku: int | None
@@ -40,34 +40,27 @@ class Piece:
 
 @dataclass(frozen=True)
 class SeenPiece:
-    """A garment as the photo shows it.
-
-    Attributes:
-        piece: what it is.
-        alpha: (S, S) uint8, all of it that lies in the frame.
-        visible: (S, S) uint8, what nothing hides.
-        landmarks: (N, 2) pixels, which may lie outside the frame.
-    """
+    """A garment as the photo shows it."""
 
     piece: Piece
-    alpha: np.ndarray
-    visible: np.ndarray
-    landmarks: Points
+    alpha: np.ndarray  # (S, S) uint8, all of it that lies in the frame
+    visible: np.ndarray  # (S, S) uint8, the part that nothing hides
+    landmarks: Points  # (N, 2) pixels, which may lie outside the frame
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A finished photo, (S, S, 3) uint8 RGB, and what is known of it."""
+    """A finished photo, (S, S, 3) uint8 RGB, with its ground truth."""
 
     image: np.ndarray
     jpeg_quality: int
     viewpoint: int
     pieces: list[SeenPiece]  # the first is the shot's own
-    degradation: camera.Degradation | None = None  # of a customer's photo
+    degradation: camera.Degradation | None = None  # None for a shop's photo
 
 
 def render_scene(settings: SampleSettings, shot: Shot) -> Scene:
-    """Draws a shot; the same settings and shot give the same scene, whatever was drawn before."""
+    """Draws a shot; the result depends only on settings and shot, not on what was drawn before."""
     rng = generator(settings.seed, "shot", shot.source, shot.sku.index, shot.number, shot.is_stray)
     pieces = _pieces(settings, shot, rng)
     return (_shop_scene if shot.source == "shop" else _user_scene)(settings, rng, shot, pieces)
@@ -96,7 +89,7 @@ def _shop_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     if pose.is_worn:
         scenery.draw_body(rng, image, pose, projections[0], is_shop=True, has_shirt=_needs_shirt(pieces))
     image = scenery.cast_shadow(rng, image, warped[0][..., 3])
-    image = _lay(rng, image, warped, pieces, fold_depth=0.03)
+    image = _compose(rng, image, warped, pieces, fold_depth=0.03)
     seen = _seen(pieces, flats, projections, warped, np.zeros((size, size), np.uint8))
     return Scene(camera.studio_photo(rng, image), int(rng.integers(82, 96)), pose.viewpoint, seen)
 
@@ -112,7 +105,7 @@ def _user_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     image = scenery.room(rng, size, severity)
     if pose.is_worn:
         scenery.draw_body(rng, image, pose, main, is_shop=False, has_shirt=_needs_shirt(pieces))
-    image = _lay(rng, image, warped, pieces, fold_depth=0.05 + 0.16 * severity)
+    image = _compose(rng, image, warped, pieces, fold_depth=0.05 + 0.16 * severity)
     hidden = scenery.cover(rng, image, _box(warped[0][..., 3]), severity)
     seen = _seen(pieces, flats, projections, warped, hidden)
     quality = int(np.clip(80 - 50 * rng.uniform(0, 0.4 + 0.6 * severity), 30, 80))
@@ -130,7 +123,7 @@ def _needs_shirt(pieces: list[Piece]) -> bool:
 
 
 def _hangs_beside(pieces: list[Piece]) -> bool:
-    """A dress leaves no room on the body for a second garment; it hangs to the right."""
+    """Whether the second garment hangs to the right: a dress leaves no room for it on the body."""
     return len(pieces) == 2 and pieces[0].garment.category_id in DRESSES
 
 
@@ -139,7 +132,7 @@ def _shift_beside(flats: list[Flat]) -> float:
 
 
 def _extent(pieces: list[Piece], flats: list[Flat]) -> np.ndarray:
-    """What must fit in the frame, in body units: left, top, right, bottom."""
+    """Returns what must fit in the frame, in body units: left, top, right, bottom."""
     boxes = np.stack([flat.extent for flat in flats])
     if _hangs_beside(pieces):
         boxes[1, [0, 2]] += _shift_beside(flats)
@@ -158,11 +151,11 @@ def _warp(flat: Flat, projection: Projection) -> np.ndarray:
 
 
 def _draw_order(pieces: list[Piece]) -> list[int]:
-    """Positions in `pieces` from the innermost out: lower garments, then what hangs over them."""
+    """Returns positions in `pieces` from the innermost out: lower garments, then what hangs over them."""
     return sorted(range(len(pieces)), key=lambda k: pieces[k].garment.category_id not in LOWER)
 
 
-def _lay(
+def _compose(
     rng: np.random.Generator,
     image: np.ndarray,
     warped: list[np.ndarray],
@@ -194,7 +187,7 @@ def _seen(
 
 
 def _box(alpha: np.ndarray) -> np.ndarray:
-    """Left, top, right, bottom of a mask that is not empty."""
+    """Returns left, top, right, bottom of a mask; the whole frame if it is empty."""
     rows, columns = np.flatnonzero(alpha.max(axis=1) > 127), np.flatnonzero(alpha.max(axis=0) > 127)
     if len(rows) == 0:
         return np.array([0.0, 0.0, *alpha.shape[::-1]])

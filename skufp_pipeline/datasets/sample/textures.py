@@ -1,7 +1,7 @@
-"""Cloth: stripes, checks, dots, flowers, denim, ... as a function of the place on the garment.
+"""Cloth textures (stripes, checks, dots, flowers, denim, ...) as functions of the place on the garment.
 
-Coordinates `u` (right of the centre) and `v` (down from the top) are fractions of the garment's length,
-so that a texture is the same on every view of a garment.
+Coordinates `u` (right of the centre) and `v` (down from the top) are fractions of the garment's length, so
+that a texture is the same on every view of a garment.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,15 @@ from skufp_pipeline.datasets.sample.randomness import generator
 
 Field = np.ndarray  # (H, W) float32
 
-NOISE_REACH = 1.3  # |u| and v covered by the random parts
+NOISE_REACH = 1.3  # |u| and v that noise covers
 
 
 def paint_texture(texture: Texture, u: Field, v: Field, pixel: float) -> np.ndarray:
-    """The cloth's colours at (u, v).
+    """Returns the cloth's colours at (u, v): (H, W, 3) float32 RGB, 0..255.
 
     Args:
         u, v: (H, W) float32 coordinates.
         pixel: the side of one pixel in the same units; edges are softened over about one pixel.
-
-    Returns:
-        (H, W, 3) float32 RGB, 0..255.
     """
     figure, accent = _LAYERS[texture.kind](texture, u, v, pixel)
     ground_rgb, figure_rgb, accent_rgb = (np.array(c, np.float32) for c in texture.colours)
@@ -36,18 +33,18 @@ def paint_texture(texture: Texture, u: Field, v: Field, pixel: float) -> np.ndar
 
 
 def _wave(position: Field, texture: Texture, pixel: float) -> Field:
-    """1 on the figure's share of each period, 0 elsewhere, soft at the edges."""
+    """Returns 1 on the figure's share of each period and 0 elsewhere, soft at the edges."""
     distance = np.abs(np.mod(position / texture.period, 1.0) - 0.5) * 2  # 1 at the start of a period
     return _soft_step((texture.duty - distance) * texture.period / 2, pixel)
 
 
 def _soft_step(depth: Field, pixel: float) -> Field:
-    """1 where `depth` is positive, 0 where negative, a ramp one pixel wide between."""
+    """Returns 1 where `depth` is positive, 0 where negative, a ramp one pixel wide between."""
     return np.clip(depth / pixel + 0.5, 0, 1)
 
 
 def _noise(seed: int, cells: int, u: Field, v: Field) -> Field:
-    """Smooth noise about 0 with unit spread, fixed to the garment."""
+    """Returns smooth noise about 0 with unit spread, fixed to the garment."""
     grid = generator(seed, "noise", cells).standard_normal((cells, cells), np.float32)
     scale = (cells - 1) / (2 * NOISE_REACH)
     return cv2.remap(
@@ -113,7 +110,7 @@ def _denim(texture: Texture, u: Field, v: Field, pixel: float) -> Layers:
 
 
 def _floral(texture: Texture, u: Field, v: Field, pixel: float) -> Layers:
-    """Flowers of five petals at random places; the accent is their middle."""
+    """Draws flowers of five petals at random places; the accent is their centre."""
     rng = generator(texture.seed, "flowers")
     canvas, middle = np.zeros(u.shape, np.uint8), np.zeros(u.shape, np.uint8)
     size = texture.period * (0.5 + texture.duty) / pixel
@@ -127,7 +124,7 @@ def _floral(texture: Texture, u: Field, v: Field, pixel: float) -> Layers:
 
 
 def _disc(canvas: np.ndarray, centre: np.ndarray, radius: float) -> None:
-    """A filled circle; cv2 takes sixteenths of pixels with shift 4."""
+    """Draws a filled circle; cv2 takes sixteenths of pixels with shift 4."""
     place = (round(centre[0] * 16), round(centre[1] * 16))
     cv2.circle(canvas, place, max(8, round(radius * 16)), 255, -1, cv2.LINE_AA, 4)
 

@@ -1,4 +1,4 @@
-"""How a garment is seen in one photo: worn or not, from which side, where in the frame, how bent."""
+"""How a garment appears in one photo: worn or not, from which side, where in the frame, how bent."""
 
 from dataclasses import dataclass
 
@@ -10,17 +10,17 @@ from skufp_pipeline.datasets.sample.randomness import chance, choose
 
 NO_WEAR, FRONTAL, SIDE_OR_BACK = 1, 2, 3  # DeepFashion2's viewpoints
 LAID_OUT, ARMS_DOWN, ARMS_OUT = 0.85, 0.25, 0.5  # sleeve angles from the vertical, radians
-MINIMUM_IN_FRAME = 0.35  # of a garment's landmarks
+MINIMUM_IN_FRAME = 0.35  # share of a garment's landmarks
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Which flat picture of the garment is shown, and what DeepFashion2 calls it."""
+    """The flat picture of the garment that is shown, with DeepFashion2's viewpoint."""
 
     viewpoint: int
     arm_angle: float
     is_back: bool
-    squeeze: float  # of the width; below 1 the body is turned away
+    squeeze: float  # factor of the width; below 1 the body is turned away
 
     @property
     def is_worn(self) -> bool:
@@ -29,25 +29,20 @@ class Pose:
 
 @dataclass(frozen=True)
 class Projection:
-    """Where body units lie in the photo.
+    """Maps body units to pixels of the photo."""
 
-    Attributes:
-        matrix: (3, 3) homography from body units to pixels.
-        bend: (S, S, 2) float32, how far from a pixel, in pixels, lies what is seen there.
-    """
-
-    matrix: np.ndarray
-    bend: np.ndarray
+    matrix: np.ndarray  # (3, 3) homography from body units to pixels
+    bend: np.ndarray  # (S, S, 2) float32, offset in pixels from each pixel to what is seen there
 
     def pixels(self, points: Points) -> Points:
-        """Body points (N, 2) as pixels (N, 2), which may lie outside the photo."""
+        """Converts body points (N, 2) to pixels (N, 2), which may lie outside the photo."""
         straight = _project(self.matrix, points)
         size = self.bend.shape[0]
         nearest = np.clip(np.round(straight), 0, size - 1).astype(int)
         return straight - self.bend[nearest[:, 1], nearest[:, 0]]
 
     def warp(self, canvas: np.ndarray, canvas_from_body: np.ndarray) -> np.ndarray:
-        """A drawing in body units, (C, C, channels), as it looks in the photo: (S, S, channels)."""
+        """Warps a canvas, (C, C, channels), into the photo: (S, S, channels)."""
         size = self.bend.shape[0]
         places = np.arange(size, dtype=np.float32)
         x, y = self.bend[..., 0] + places[None, :], self.bend[..., 1] + places[:, None]
@@ -59,18 +54,18 @@ class Projection:
 
 
 def shop_pose(rng: np.random.Generator, number: int) -> Pose:
-    """A shop's pose; its first view is never from the side or back, as in catalogues."""
+    """Returns a shop's pose; its first view is never from the side or back, as in catalogues."""
     viewpoint = choose(rng, (NO_WEAR, FRONTAL, SIDE_OR_BACK), (4, 4, 0 if number == 0 else 2.5))
     return _pose(rng, viewpoint)
 
 
 def user_pose(rng: np.random.Generator) -> Pose:
-    """A customer's pose: mostly worn and from the front."""
+    """Returns a customer's pose: mostly worn and from the front."""
     return _pose(rng, choose(rng, (NO_WEAR, FRONTAL, SIDE_OR_BACK), (1.5, 6.5, 2)))
 
 
 def shop_projection(rng: np.random.Generator, pose: Pose, extent: np.ndarray, size: int) -> Projection:
-    """Nearly centred, whole, upright."""
+    """Places the garment nearly centred, whole and upright."""
     matrix = _placement(
         extent,
         centre=size * (0.5 + rng.uniform(-0.03, 0.03, 2)),
@@ -85,7 +80,7 @@ def shop_projection(rng: np.random.Generator, pose: Pose, extent: np.ndarray, si
 def user_projection(
     rng: np.random.Generator, pose: Pose, extent: np.ndarray, landmarks: Points, size: int, severity: float
 ) -> Projection:
-    """Anywhere, at any size, tilted, mirrored, cut by the border; less so until enough of it is seen."""
+    """Places it anywhere, at any size, tilted, mirrored, cut by the border; less so until enough shows."""
     turn_spread = 0.07 + 0.22 * severity if pose.is_worn else 0.5
     for boldness in (1.0, 0.7, 0.4, 0.0):
         zoom = np.exp(rng.normal(-0.22, 0.12 + 0.25 * severity * boldness))
@@ -119,7 +114,7 @@ def _longest(extent: np.ndarray) -> float:
 def _placement(
     extent: np.ndarray, centre: np.ndarray, scale: float, squeeze: float, turn: float, tilt: np.ndarray
 ) -> np.ndarray:
-    """The homography that puts the middle of `extent` at `centre`; a negative squeeze mirrors."""
+    """Returns the homography that maps the middle of `extent` to `centre`; a negative squeeze mirrors."""
     middle = (extent[:2] + extent[2:]) / 2
     to_origin = np.array([[1, 0, -middle[0]], [0, 1, -middle[1]], [0, 0, 1.0]])
     cosine, sine = np.cos(turn) * scale, np.sin(turn) * scale
@@ -136,7 +131,7 @@ def _bend(rng: np.random.Generator, size: int, spread: float) -> np.ndarray:
 
 def _project(matrix: np.ndarray, points: Points) -> Points:
     flat = points @ matrix[:, :2].T + matrix[:, 2]
-    # What lies behind the camera is pushed far outside the frame.
+    # Points behind the camera are moved far outside the frame.
     return flat[:, :2] / np.maximum(flat[:, 2:], 0.05)
 
 

@@ -1,11 +1,11 @@
-"""Renders the sample and writes it in DeepFashion2's layout, on as many processes as wanted.
+"""Renders the sample in several processes and writes it in DeepFashion2's layout.
 
 <root>/<split>/image/NNNNNN.jpg
 <root>/<split>/annos/NNNNNN.json
 <root>/degradations/pair_NNNNNN.parquet
 
-The last is no part of DeepFashion2's layout: what degraded each customer's photo, so that a result can be
-told by it. No model reads it.
+The last file, not part of that layout, holds the degradations of customers' photos, so that results can be
+broken down by them. No model reads it.
 """
 
 import json
@@ -36,7 +36,7 @@ IMAGES_PER_TASK = 200
 TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
 
 DEGRADATIONS = "degradations"
-# One customer's photo, in the names and units of `camera.Degradation`, and what its own garment lacks.
+# One customer's photo: `camera.Degradation`, and the shares of its own garment that are missing.
 DEGRADATION_SCHEMA: dict[str, pl.DataType] = {
     "split": pl.String(),
     "image_id": pl.String(),
@@ -49,7 +49,7 @@ DEGRADATION_SCHEMA: dict[str, pl.DataType] = {
 
 @dataclass(frozen=True)
 class SampleSummary:
-    """What was written."""
+    """Counts of what was written."""
 
     skus: int
     skus_with_query: int
@@ -71,15 +71,10 @@ class _Job:
 
 
 def render_sample(settings: SampleSettings, root: Path, progress: Progress | None = None) -> SampleSummary:
-    """Writes the sample under `root`, an empty or new directory.
+    """Writes the sample under `root`, an empty or new directory; raises `UserError` if it holds something.
 
     The same settings give the same bytes, for any number of workers (with the same OpenCV and NumPy).
-
-    Args:
-        progress: called with (images written, images in all) as the work goes on.
-
-    Raises:
-        UserError: `root` holds something already.
+    `progress` is called with (images written, total).
     """
     _refuse_used(root)
     totals = _count_images(settings)
@@ -121,7 +116,7 @@ def _count_images(settings: SampleSettings) -> dict[str, int]:
 
 
 def _jobs(settings: SampleSettings, totals: dict[str, int]) -> Iterator[_Job]:
-    """Numbers the images of each split in a shuffled order, so that a number tells nothing of the SKU."""
+    """Numbers the images of each split in a shuffled order, so that a number reveals nothing of the SKU."""
     shuffled = {
         split: generator(settings.seed, "image-numbers", split).permutation(total) + 1
         for split, total in totals.items()
@@ -147,7 +142,7 @@ def _tasks(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
 def _run(
     settings: SampleSettings, work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
 ) -> Iterator[Counter[str]]:
-    """The results of all tasks, in the order in which they are done."""
+    """Yields the results of all tasks, in the order in which they finish."""
     workers = settings.workers or cores_available()
     if workers == 1:
         yield from _run_here(work, tasks)
@@ -166,7 +161,7 @@ def _run(
 def _run_here(
     work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
 ) -> Iterator[Counter[str]]:
-    """The same in this process; on pictures this small, OpenCV's threads only cost time."""
+    """Runs the tasks in this process; on pictures this small, OpenCV's threads only cost time."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -197,7 +192,7 @@ def _render_jobs(settings: SampleSettings, root: Path, jobs: list[_Job]) -> Coun
 
 
 def _degradation_row(split: str, number: int, scene: Scene, degradation: Degradation) -> dict[str, object]:
-    """`DEGRADATION_SCHEMA`."""
+    """Returns one row of `DEGRADATION_SCHEMA`."""
     own, size = scene.pieces[0], scene.image.shape[0]
     inside = np.all((own.landmarks >= 0) & (own.landmarks < size), axis=1)
     return {
@@ -211,8 +206,8 @@ def _degradation_row(split: str, number: int, scene: Scene, degradation: Degrada
 
 
 def _hidden_share(piece: SeenPiece) -> float:
-    there = piece.alpha > 127
-    return 1 - float((piece.visible[there] > 127).mean()) if there.any() else 1.0
+    in_frame = piece.alpha > 127
+    return 1 - float((piece.visible[in_frame] > 127).mean()) if in_frame.any() else 1.0
 
 
 def _write_image(
