@@ -1,7 +1,7 @@
-"""What fine-tuning reads, gathered from the image-text shards: and the list of what it used.
+"""Collects fine-tuning data from the image-text shards, and lists the queries that it uses.
 
-Only training SKUs, and of their queries only the roles `train` (to learn from) and `development` (to
-choose the epoch) get in; `UsedQueries` says which, so that a check can hold them against the protocol.
+The data has training SKUs only, and only their queries of the roles `train` (for training) and
+`development` (for selecting the epoch). A check compares the list, `UsedQueries`, with the protocol.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from skufp_pipeline.training.pixels import decode_squares
 
 @dataclass(frozen=True)
 class TextShard:
-    """One shard's image-text table, its text queries, and the folder its `image_path` is relative to."""
+    """The image-text table of a shard, its text queries, and the base folder of its `image_path`."""
 
     image_text: pl.DataFrame
     text_queries: pl.DataFrame
@@ -31,7 +31,7 @@ class TextShard:
 
 
 def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[TextShard]:
-    """What the trainers read, from the shards of `image_text` and `sku_crops`."""
+    """Pairs the shards of `image_text` and `sku_crops`."""
     return [
         TextShard(text.images(), text.text_queries(), crop.path)
         for text, crop in zip(texts, crops, strict=True)
@@ -41,11 +41,11 @@ def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[Text
 def gather_training_images(
     shards: Sequence[TextShard], side: int, scratch: Path, progress: Progress | None = None
 ) -> tuple[TrainingImages, pl.DataFrame]:
-    """The training images of all shards, and the queries among them (`USED_SCHEMA`).
+    """Returns the training images of all shards, and the queries among them (`USED_SCHEMA`).
 
     Args:
-        side: pixels of the decoded squares.
-        scratch: where the decoded squares are kept while training may be resumed.
+        side: side in pixels of the decoded squares.
+        scratch: folder that keeps the decoded squares for a resumed training.
     """
     fit, held = _training_rows(shards)
     used = [used_queries(fit, TRAIN), used_queries(held, DEVELOPMENT)]
@@ -59,7 +59,7 @@ def gather_training_data(
     scratch: Path,
     progress: Progress | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
-    """`gather_training_images`, with the texts; the queries in either are listed."""
+    """Does the same as `gather_training_images`, with texts; lists the queries of both kinds."""
     fit, held = _training_rows(shards)
     label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
@@ -80,7 +80,7 @@ def gather_training_data(
 
 
 def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Images to learn from, and those of the same SKUs to choose the epoch by."""
+    """Returns the training rows, and the development rows of the same SKUs."""
     rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
     fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
     held = rows.filter((pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode()))
