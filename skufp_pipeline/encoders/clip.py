@@ -38,7 +38,7 @@ class Encoder:
 
     model: Any  # open_clip's (`encode_image`, `encode_text`), in evaluation mode; open_clip has no type hints
     model_config: dict[str, Any]  # the open_clip model config it was built from
-    preprocess_config: dict[str, Any]  # open_clip's preprocessing options
+    preprocess_config: dict[str, Any]
     device: torch.device
     image_tower_kwargs: dict[str, Any] = field(default_factory=dict)  # more arguments of `timm.create_model`
 

@@ -43,9 +43,7 @@ def gather_training_images(
 ) -> tuple[TrainingImages, pl.DataFrame]:
     """Returns the training images of all shards, and the queries among them (`USED_SCHEMA`).
 
-    Args:
-        side: side in pixels of the decoded squares.
-        scratch: folder that keeps the decoded squares for a resumed training.
+    The crops are decoded to squares of `side` pixels; `scratch` keeps them for a resumed training.
     """
     fit, held = _training_rows(shards)
     used = [used_queries(fit, TRAIN), used_queries(held, DEVELOPMENT)]

@@ -1,8 +1,7 @@
 """Losses of the image encoders over SKU labels (App. B of the report).
 
-CLIP: cross-entropy against one unit prototype per SKU, with optional ArcFace margin (Deng et al., 2019,
-https://arxiv.org/abs/1801.07698) and optional CTL centroid loss (Wieczorek et al., 2021,
-https://arxiv.org/abs/2104.13643).
+CLIP: cross-entropy against one unit prototype per SKU, optionally with an ArcFace margin (Deng et al., 2019,
+https://arxiv.org/abs/1801.07698) and the CTL centroid loss (Wieczorek et al., 2021, https://arxiv.org/abs/2104.13643).
 Re-identification: batch-hard triplets (Hermans et al., 2017, https://arxiv.org/abs/1703.07737).
 """
 
@@ -16,10 +15,8 @@ def sku_logits(
 ) -> Tensor:
     """Returns (B, S) float32 scaled cosine logits; `margin` radians are added to the true SKU's angle.
 
-    Args:
-        embeddings: (B, D), any norm.
-        prototypes: (S, D), any norm; shared by the image and the text tower.
-        labels: (B,) true SKUs; without them no margin is applied.
+    `embeddings` (B, D) and `prototypes` (S, D) have any norm; the towers share the prototypes. Without
+    `labels` (B,), the true SKUs, no margin is applied.
     """
     with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 cosines are too coarse to scale
         cosine = F.normalize(embeddings.float(), dim=-1) @ F.normalize(prototypes.float(), dim=-1).T
@@ -49,10 +46,7 @@ def centroid_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tenso
     """Compares each image with its SKU's centroid, without the image, and the nearest other centroid.
 
     Distances are squared Euclidean, between unit rows; centroids are normalised like a gallery's means.
-
-    Args:
-        embeddings: (B, D), any norm.
-        labels: (B,) SKUs; a SKU's only image counts in its centroid only.
+    `embeddings` (B, D) have any norm; `labels` (B,) are SKUs. A SKU's only image counts in its centroid only.
 
     Returns:
         Mean of max(0, own - nearest other + margin), a scalar; 0 if every SKU has one image, or only one SKU.

@@ -17,7 +17,7 @@ LARGEST_RECALL_LOSS = 0.005  # largest loss of R@1 by int8
 class Parity:
     """Comparison of two encoders' embeddings of the same photos."""
 
-    photos: int  # number of photos
+    photos: int
     cosine_least: float  # smallest cosine of a photo's two embeddings
     cosine_mean: float
     reference_recall: float  # R@1 of the reference encoder
@@ -42,12 +42,9 @@ def compare(
     answers: NDArray[np.int64],
     gallery: NDArray[np.float32],
 ) -> Parity:
-    """Computes the parity of two sets of embeddings of the same photos.
+    """Computes the parity of two sets of embeddings, (N, D) each, of the same photos.
 
-    Args:
-        reference, found: (N, D) rows.
-        answers: (N,) correct row of the gallery.
-        gallery: (S, D) unit rows by the reference encoder.
+    `gallery` has (S, D) unit rows by the reference encoder; `answers` (N,) are the correct rows in it.
     """
     cosines = unit_cosines(reference, found)
     recalls = [float(recall_at_k(ranks(rows @ gallery.T, answers), 1).mean()) for rows in (reference, found)]

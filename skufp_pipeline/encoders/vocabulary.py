@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 
 class OccurringTokens(nn.Module):
-    """Replaces a (V, W) token embedding during training.
+    """Replaces the (V, W) token embedding `whole` during training; `restored` writes to `whole`.
 
-    Args:
-        whole: the embedding, which is not changed before `restored`.
-        tokens: (T,) unique ids that occur, sorted.
+    `tokens` (T,) are the sorted unique ids that occur.
     """
 
     def __init__(self, whole: nn.Embedding, tokens: Tensor) -> None:

@@ -26,7 +26,7 @@ _CURVE_POINTS = 40
 class Schedule:
     """Training schedule of one part: warm-up and cosine decay to zero."""
 
-    steps: int  # optimizer steps
+    steps: int
     learning_rate: float
     warmup_fraction: float = 0.05
     weight_decay: float = 0.01
@@ -49,7 +49,8 @@ def train(
 
     Args:
         loss_of: draws a batch with the given generator and returns its loss.
-        scratch: folder of the checkpoint `NAME.pt`, which is also kept after the training.
+        scratch: folder of the checkpoint `NAME.pt`, which is kept after the training so that it is not
+            repeated if a later part is killed.
 
     Returns:
         The curve: `step` and the mean `loss` since the previous point.

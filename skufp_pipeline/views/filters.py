@@ -57,10 +57,7 @@ def score(
 ) -> Scores:
     """Scores N candidates against their sources.
 
-    Args:
-        embeddings, source_embeddings: (N, D) unit rows.
-        squares, source_squares: (N, S, S, 3) uint8.
-        nsfw: (N,) from `nsfw_scores`; None where unknown.
+    Embeddings are (N, D) unit rows, squares (N, S, S, 3) uint8; `nsfw` (N,) is from `nsfw_scores`.
     """
     distance = hellinger(colour_histograms(squares), colour_histograms(source_squares))
     return Scores(

@@ -25,7 +25,7 @@ from skufp_pipeline.views.settings import BUNDLED_MODELS
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # diffusers' default name
 _PARTS = ("vae", "unet", "text_encoder", "scheduler")
-_MERGES = 49152 - 256 - 2  # of the bundled vocabulary that CLIP uses
+_MERGES = 49152 - 256 - 2  # number of BPE merges that CLIP uses of the bundled vocabulary
 _TEXT_CONFIG: dict[str, Any] = {
     "vocab_size": _MERGES + 514,
     "bos_token_id": _MERGES + 512,

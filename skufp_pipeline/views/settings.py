@@ -39,7 +39,7 @@ class LoraSettings(Settings):
     alpha: int = Field(8, ge=1)
     text_encoder: bool = False  # also adapts the text encoder's attention
     max_skus: int = Field(500, ge=1)  # training SKUs, selected by hash
-    steps: int = Field(1000, ge=1)  # optimizer steps
+    steps: int = Field(1000, ge=1)
     batch_size: int = Field(4, ge=1)
     accumulation: int = Field(1, ge=1)  # batches per optimizer step
     learning_rate: float = Field(1e-4, gt=0)
@@ -100,7 +100,7 @@ class ViewsThresholds(Settings):
     acceptance_high: float | None = Field(None, ge=0, le=1)
     planted_rejected: float | None = Field(None, ge=0, le=1)  # share of planted bad candidates
     real_accepted: float | None = Field(None, ge=0, le=1)  # share of second real views of the same SKU
-    drift_is_lower: bool = False  # than with the frozen base, on held-out SKUs
+    drift_is_lower: bool = False  # drift with LoRA is below that of the frozen base, on held-out SKUs
 
 
 class ViewsSettings(Settings):
