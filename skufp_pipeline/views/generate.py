@@ -1,7 +1,7 @@
 """Generates N candidates of each catalogue view by img2img at low noise (sec. 4.4).
 
-Each candidate has its own generator, seeded by (sku_id, view, candidate), not by their order. Batches
-follow a fixed plan; complete batches are kept, so that a resumed run generates only the missing ones.
+Each candidate has its own generator, seeded by (sku_id, view, candidate): the shard's order has no effect.
+Batches follow a fixed plan; complete ones are kept, so that a resumed run generates only the missing ones.
 """
 
 import json

@@ -87,7 +87,7 @@ def adapt(
     directory: Path,
     log: Log,
 ) -> dict[str, Any]:
-    """Trains the adapter and returns a summary: counts and drift figures.
+    """Trains and writes the adapter; returns a summary: counts and drift figures.
 
     Args:
         views: every catalogue view (`VIEW_SCHEMA`) with the `path` of its crop.

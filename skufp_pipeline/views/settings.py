@@ -38,7 +38,7 @@ class LoraSettings(Settings):
     rank: int = Field(8, ge=1)
     alpha: int = Field(8, ge=1)
     text_encoder: bool = False  # also adapts the text encoder's attention
-    max_skus: int = Field(500, ge=1)  # training SKUs, selected by hash
+    max_skus: int = Field(500, ge=1)  # largest number of training SKUs, selected by hash
     steps: int = Field(1000, ge=1)
     batch_size: int = Field(4, ge=1)
     accumulation: int = Field(1, ge=1)  # batches per optimizer step
@@ -63,7 +63,7 @@ class PromptTemplates(Settings):
 class GenerationSettings(Settings):
     """Number of candidates and SKUs, noise strengths, and the sampler."""
 
-    max_skus: int | None = Field(None, ge=1)  # SKU budget, selected by hash; null: all
+    max_skus: int | None = Field(None, ge=1)  # largest number of SKUs, selected by hash; null: all
     views_per_sku: int = Field(2, ge=1)  # the first catalog views by name
     strengths: tuple[float, ...] = Field((0.3, 0.4), min_length=1)  # one candidate per view and strength
     steps: int = Field(30, ge=1)  # scheduler steps at strength 1
@@ -98,8 +98,8 @@ class ViewsThresholds(Settings):
 
     acceptance_low: float | None = Field(None, ge=0, le=1)
     acceptance_high: float | None = Field(None, ge=0, le=1)
-    planted_rejected: float | None = Field(None, ge=0, le=1)  # share of planted bad candidates
-    real_accepted: float | None = Field(None, ge=0, le=1)  # share of second real views of the same SKU
+    planted_rejected: float | None = Field(None, ge=0, le=1)  # least share of planted bad candidates
+    real_accepted: float | None = Field(None, ge=0, le=1)  # least share of second real views of a SKU
     drift_is_lower: bool = False  # drift with LoRA is below that of the frozen base, on held-out SKUs
 
 
