@@ -40,15 +40,15 @@ class Captioner:
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(paths), batch_size):
                 images = list(pool.map(read_crop, paths[start : start + batch_size]))
-                found += [line for part in in_halves(self._of_images, images) for line in part]
+                found += [line for part in in_halves(self._caption_batch, images) for line in part]
                 if progress is not None:
                     progress(len(found), len(paths))
         return found
 
     @torch.inference_mode()
-    def _of_images(self, images: list[Image.Image]) -> list[str]:
-        asked = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}
-        inputs = self.processor(images=images, **asked, return_tensors="pt").to(self.device)
+    def _caption_batch(self, images: list[Image.Image]) -> list[str]:
+        text_input = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}
+        inputs = self.processor(images=images, **text_input, return_tensors="pt").to(self.device)
         limit = self.settings.max_new_tokens
         tokens = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
         lines = self.processor.batch_decode(tokens, skip_special_tokens=True)

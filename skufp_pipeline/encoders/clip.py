@@ -105,7 +105,7 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         checkpoint = str(weights.file(_CHECKPOINTS) or weights.name)
     try:
         # pretrained_image is off: a timm tower's own weights are loaded from image_tower_weights only.
-        with _meant_to_be_random() if checkpoint is None else nullcontext():
+        with _without_random_weights_warning() if checkpoint is None else nullcontext():
             model = open_clip.create_model(name, checkpoint, device="cpu", pretrained_image=False)
     except Exception as error:  # open_clip raises RuntimeError, the hub and torch many other kinds
         raise UserError(_model_error(settings, name, weights, error)) from error
@@ -164,7 +164,7 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _meant_to_be_random() -> Iterator[None]:
+def _without_random_weights_warning() -> Iterator[None]:
     """Silences only open_clip's warning that no pretrained weights were loaded."""
 
     def keep(record: logging.LogRecord) -> bool:
@@ -225,13 +225,13 @@ def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
         raise UserError(f"{path} is no weight file (safetensors or .pth): {in_a_line(error)}") from error
     # num_batches_tracked is a counter that many exports omit; it does not affect the result.
     wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
-    unfit = [
+    wrong = [
         name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape
     ]
-    if unfit:
+    if wrong:
         raise UserError(
-            f"{path} does not fit the image tower: {len(unfit)} of {len(wanted)} tensors are missing or have "
-            f"another shape, first {unfit[0]!r}; is the tower's timm model the one that the file is of?"
+            f"{path} does not fit the image tower: {len(wrong)} of {len(wanted)} tensors are missing or have "
+            f"another shape, first {wrong[0]!r}; is the tower's timm model the one that the file is of?"
         )
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
 
@@ -247,10 +247,10 @@ def timm_model(model: str, tag: str | None, setting: str) -> Any:
         return timm.create_model(name, pretrained=tag is not None, num_classes=0)
     except Exception as error:  # timm raises RuntimeError, the hub many other kinds
         known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
-        told = f"; known tags: {', '.join(known)}" if known else ""
+        hint = f"; known tags: {', '.join(known)}" if known else ""
         raise UserError(
             f"{setting}: timm's model {model!r} with pretrained {tag!r}, which is no local file, could not "
-            f"be made ({in_a_line(error)}){told}"
+            f"be made ({in_a_line(error)}){hint}"
         ) from error
 
 

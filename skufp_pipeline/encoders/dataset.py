@@ -45,9 +45,9 @@ def gather_training_images(
 
     The crops are decoded to squares of `side` pixels; `scratch` keeps them for a resumed training.
     """
-    fit, held = _training_rows(shards)
-    used = [used_queries(fit, TRAIN), used_queries(held, DEVELOPMENT)]
-    return _training_images(fit, held, side, scratch, progress), pl.concat(used)
+    fit, development = _training_rows(shards)
+    used = [used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)]
+    return _training_images(fit, development, side, scratch, progress), pl.concat(used)
 
 
 def gather_training_data(
@@ -58,22 +58,22 @@ def gather_training_data(
     progress: Progress | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
     """Does the same as `gather_training_images`, with texts; lists the queries of both kinds."""
-    fit, held = _training_rows(shards)
+    fit, development = _training_rows(shards)
     label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
     sentences = sentences.filter((pl.col("role") == TRAIN) & pl.col("sku_id").is_in(list(label)))
 
     def texts(epoch: int) -> LabelledTexts:
-        drawn = [training_texts(shard.image_text, prompts, epoch) for shard in shards]
-        every = pl.concat([frame.select("sku_id", "text") for frame in [*drawn, sentences]])
+        prompt_frames = [training_texts(shard.image_text, prompts, epoch) for shard in shards]
+        every = pl.concat([frame.select("sku_id", "text") for frame in [*prompt_frames, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    images = _training_images(fit, held, side, scratch, progress)
+    images = _training_images(fit, development, side, scratch, progress)
     data = TrainingData(images.images, images.development, images.categories, texts)
-    told = sentences.rename({"text_id": "query_id"}).filter(
+    text_only = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
     )
-    used = [used_queries(fit, TRAIN), used_queries(told, TRAIN), used_queries(held, DEVELOPMENT)]
+    used = [used_queries(fit, TRAIN), used_queries(text_only, TRAIN), used_queries(development, DEVELOPMENT)]
     return data, pl.concat(used)
 
 
@@ -81,12 +81,14 @@ def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFr
     """Returns the training rows, and the development rows of the same SKUs."""
     rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
     fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
-    held = rows.filter((pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode()))
-    return fit, held
+    development = rows.filter(
+        (pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode())
+    )
+    return fit, development
 
 
 def _training_images(
-    fit: pl.DataFrame, held: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
+    fit: pl.DataFrame, development: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
 ) -> TrainingImages:
     label = _labels_by_sku(fit)
 
@@ -97,7 +99,7 @@ def _training_images(
 
     of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
     categories = of_sku.rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    return TrainingImages(images(fit, "fit"), images(held, "development"), categories)
+    return TrainingImages(images(fit, "fit"), images(development, "development"), categories)
 
 
 def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:

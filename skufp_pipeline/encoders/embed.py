@@ -47,10 +47,10 @@ def embed_images(
     """Returns one row per crop: its identity columns and `embedding`, D float32 of unit norm."""
     paths = [crop_dir / path for path in image_text["image_path"]]
     rows = embed_crops(encoder, paths, batch_size, progress)
-    who = image_text.select(
+    identity = image_text.select(
         item_id(), "sku_id", "split", "domain", "role", "category_name", "image_id", "item_idx", "image_path"
     )
-    return who.with_columns(embedding_column(rows))
+    return identity.with_columns(embedding_column(rows))
 
 
 def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> pl.DataFrame:
@@ -85,8 +85,8 @@ def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDAr
     for start in range(0, len(unique), batch_size):
         batch = unique[start : start + batch_size]
         rows[start : start + len(batch)] = encoder.embed_texts(batch)
-    place = {text: row for row, text in enumerate(unique)}
-    return rows[[place[text] for text in texts]]
+    row_of_text = {text: row for row, text in enumerate(unique)}
+    return rows[[row_of_text[text] for text in texts]]
 
 
 def in_halves(run: Callable[[Any], Result], batch: Any) -> list[Result]:

@@ -39,7 +39,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
 
 OPSET = 20  # the first with Gelu
-_PRODUCTS = ("MatMul", "Gemm")
+_MATMUL_OPS = ("MatMul", "Gemm")
 _LARGEST_BATCH = 4096
 _LARGEST_FILE = 2**31  # bytes: protobuf's limit
 
@@ -134,19 +134,19 @@ def export_image_tower(encoder: Encoder, target: Path) -> None:
             ) from error
     assert program is not None
     proto = program.model_proto
-    _drop_notes(proto)
+    _strip_metadata(proto)
     onnx.save(proto, target)
 
 
 def quantize_image_tower(source: Path, target: Path) -> bool:
     """Quantizes an exported tower to int8; returns False, and writes nothing, if convolutions dominate it."""
-    if not _is_of_products(onnx.load(source)):
+    if not _is_mostly_matmul(onnx.load(source)):
         return False
     with _quiet():
         quantize_dynamic(
             source,
             target,
-            op_types_to_quantize=list(_PRODUCTS),
+            op_types_to_quantize=list(_MATMUL_OPS),
             weight_type=QuantType.QInt8,
             per_channel=True,
             reduce_range=True,  # 7 bits: CPUs without VNNI add pairs of 8-bit products in 16 bits
@@ -155,7 +155,7 @@ def quantize_image_tower(source: Path, target: Path) -> bool:
     return True
 
 
-def _choose(found: dict[str, Parity], asked: str) -> tuple[str, str]:
+def _choose(found: dict[str, Parity], requested: str) -> tuple[str, str]:
     """Returns the precision to publish and the reason."""
     if INT8 not in found:
         why = "the tower's weights are those of convolutions, which stay float32"
@@ -163,7 +163,7 @@ def _choose(found: dict[str, Parity], asked: str) -> tuple[str, str]:
         return INT8, "near enough to PyTorch"
     else:
         why = f"int8 is too far from PyTorch ({found[INT8]})"
-    if asked == INT8:
+    if requested == INT8:
         raise UserError(f"query_encoder.precision is int8, but {why}; set it to auto or float32")
     return FLOAT32, why
 
@@ -181,19 +181,19 @@ def _write_probe(directory: Path, encoder: Encoder, photo: Path, row: NDArray[np
     np.save(directory / PROBE_ROW_FILE, row[None])
 
 
-def _is_of_products(model: onnx.ModelProto) -> bool:
+def _is_mostly_matmul(model: onnx.ModelProto) -> bool:
     """Returns whether most of the weights belong to matrix products."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     products, others = 0, 0
     for node in model.graph.node:
         size = sum(sizes.get(name, 0) for name in node.input)
         products, others = (
-            (products + size, others) if node.op_type in _PRODUCTS else (products, others + size)
+            (products + size, others) if node.op_type in _MATMUL_OPS else (products, others + size)
         )
     return products > others
 
 
-def _drop_notes(model: onnx.ModelProto) -> None:
+def _strip_metadata(model: onnx.ModelProto) -> None:
     """Removes source lines and stack traces, which contain local paths."""
     del model.metadata_props[:]
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):

@@ -25,9 +25,9 @@ class Parity:
 
     def holds(self, precision: str) -> bool:
         """Returns whether a model of this precision may replace the reference."""
-        near = self.cosine_least >= LEAST_COSINE[precision]
-        lost = self.reference_recall - self.recall
-        return near and (precision == FLOAT32 or lost <= LARGEST_RECALL_LOSS + 1e-12)
+        is_close = self.cosine_least >= LEAST_COSINE[precision]
+        recall_loss = self.reference_recall - self.recall
+        return is_close and (precision == FLOAT32 or recall_loss <= LARGEST_RECALL_LOSS + 1e-12)
 
     def __str__(self) -> str:
         return (

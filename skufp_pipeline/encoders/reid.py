@@ -138,12 +138,12 @@ def load_reid(directory: Path, device: torch.device) -> ReidEncoder:
 
 def _encoder(trunk: Any, config: dict[str, Any], device: torch.device) -> ReidEncoder:
     if config["last_stride"] == 1:
-        _keep_last_map_large(trunk, config["model"])
+        _set_last_stride_to_one(trunk, config["model"])
     network = ReidNetwork(trunk, config["features"], config["dimension"]).to(device)
     return ReidEncoder(network.to(memory_format=torch.channels_last).eval(), config, device)
 
 
-def _keep_last_map_large(trunk: Any, model: str) -> None:
+def _set_last_stride_to_one(trunk: Any, model: str) -> None:
     """Sets the stride of a ResNet's last stage to 1; its weights do not change."""
     if not hasattr(trunk, "layer4"):
         raise UserError(f"baselines.reid.last_stride 1 is for ResNets; set it to 2 for {model!r}")

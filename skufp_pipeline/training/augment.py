@@ -83,9 +83,9 @@ def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
     return torch.where(hole[:, None], images.mean(dim=(2, 3), keepdim=True), images)
 
 
-def _span(length: int, share: Tensor, place: Tensor) -> Tensor:
-    """Returns (B, length) masks of one interval each: `share` of the length, at relative position `place`."""
+def _span(length: int, share: Tensor, position: Tensor) -> Tensor:
+    """Returns (B, length) masks of one interval each: `share` of the length, at relative `position`."""
     size = share * length
-    first = place * (length - size)
-    ticks = torch.arange(length)
-    return (ticks >= first[:, None]) & (ticks < (first + size)[:, None])
+    first = position * (length - size)
+    positions = torch.arange(length)
+    return (positions >= first[:, None]) & (positions < (first + size)[:, None])

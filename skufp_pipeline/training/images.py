@@ -109,7 +109,7 @@ def train_images(
         UserError: fewer than two SKUs or images to train on.
     """
     _require_two_skus(data)
-    feed = _Feed(encoder, image_size, data, settings)
+    loader = _BatchLoader(encoder, image_size, data, settings)
     groups = _parameter_groups(learner, trunk)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
@@ -118,8 +118,8 @@ def train_images(
     state: dict[str, Part] = {"learner": learner, "optimizer": optimizer}
     training = Training(name, scratch, state | ({"average": average} if average else {}), log)
     mixed_precision = multiplies_bfloat16(encoder.device)
-    steps = len(feed.batches(Generator()))
-    with feed.prefetcher as prefetcher:
+    steps = len(loader.batches(Generator()))
+    with loader.prefetcher as prefetcher:
         extras = prefetcher.each(of_epoch, range(training.done, settings.epochs), ahead=1)
         for epoch in training.rounds(settings.epochs):
             started, prefetcher.waited = time.perf_counter(), 0.0
@@ -127,13 +127,13 @@ def train_images(
             torch.manual_seed(seed * 100_003 + epoch)  # dropout inside the towers
             _set_train_mode(learner, trunk, settings.freeze_batch_norm)
             _, extra = next(extras)
-            batches = feed.batches(generator)
-            told: list[dict[str, Tensor]] = []
-            for rows, pixels in prefetcher.each(feed.load, batches):
-                set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(told), steps, settings))
+            batches = loader.batches(generator)
+            results: list[dict[str, Tensor]] = []
+            for rows, pixels in prefetcher.each(loader.load, batches):
+                set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(results), steps, settings))
                 # bfloat16 has float32's range: no gradient scaling is needed.
                 with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-                    total, parts = loss(feed.batch(rows, pixels, generator, extra))
+                    total, parts = loss(loader.batch(rows, pixels, generator, extra))
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
@@ -142,11 +142,11 @@ def train_images(
                     average.update_parameters(learner)
                 # Kept on the device: reading a value would synchronise with the GPU at every step.
                 parts["gradient_norm"] = norm
-                told.append({part: value.detach() for part, value in parts.items()})
-            means = {part: sum(float(step[part]) / len(told) for step in told) for part in told[0]}
+                results.append({part: value.detach() for part, value in parts.items()})
+            means = {part: sum(float(step[part]) / len(results) for step in results) for part in results[0]}
             seconds = time.perf_counter() - started
             with torch.inference_mode():
-                score = development_score(kept.eval(), feed.development())
+                score = development_score(kept.eval(), loader.development())
             row = {
                 "epoch": epoch + 1,
                 **means,
@@ -158,7 +158,7 @@ def train_images(
             }
             training.history.append(row)
             training.keep_best(score, kept)
-            log(f"{name}: {_line(row, settings.epochs, quality)}")
+            log(f"{name}: {_epoch_summary(row, settings.epochs, quality)}")
     training.load_best(learner)
     return training.history
 
@@ -171,7 +171,7 @@ def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
 
     def score(learner: nn.Module, batches: Iterable[Batch]) -> float:
         found = [logits(learner, batch.pixels).argmax(dim=1) == batch.labels for batch in batches]
-        return sum(int(right.sum()) for right in found) / sum(map(len, found)) if found else math.nan
+        return sum(int(correct.sum()) for correct in found) / sum(map(len, found)) if found else math.nan
 
     return score
 
@@ -183,7 +183,7 @@ def moving_average(learner: nn.Module, decay: float | None) -> AveragedModel | N
     return AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-class _Feed:
+class _BatchLoader:
     """Loads images from the decoded arrays and prepares them as network input."""
 
     def __init__(
@@ -260,9 +260,9 @@ def _require_two_skus(data: TrainingImages) -> None:
         )
 
 
-def _line(row: dict[str, float], epochs: int, quality: str) -> str:
-    told = [name for name in row if name.endswith("loss") and name != quality]
-    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*told, quality])
+def _epoch_summary(row: dict[str, float], epochs: int, quality: str) -> str:
+    losses = [name for name in row if name.endswith("loss") and name != quality]
+    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*losses, quality])
     return (
         f"epoch {row['epoch']}/{epochs}: {figures}, learning rate {row['learning_rate']:.2g}, "
         f"gradient norm {row['gradient_norm']:.2f}, {row['images_per_second']:.0f} images/s, "

@@ -24,7 +24,7 @@ from skufp_pipeline.training.history import History
 
 Log = Callable[[str], None]
 
-_TELL_EVERY = 5.0  # seconds
+_LOG_INTERVAL = 5.0  # seconds
 
 
 class Part(Protocol):
@@ -56,8 +56,8 @@ class Training:
         self.history: History = []
         if self.path.exists():
             self._load(torch.load(self.path, map_location="cpu", weights_only=True))
-        self._begun = self._told = time.monotonic()
-        self._first = self.done
+        self._started = self._last_log = time.monotonic()
+        self._first_round = self.done
 
     def rounds(
         self, count: int, unit: str = "epoch", save_every: int = 1, patience: int | None = None
@@ -84,8 +84,8 @@ class Training:
             score: higher is better; nan where no score is available: such a round is always saved.
             later: keeps the last of several rounds with equal scores, instead of the first.
         """
-        beaten = score < self.best_score if later else score <= self.best_score
-        if math.isnan(score) or not beaten:
+        is_worse = score < self.best_score if later else score <= self.best_score
+        if math.isnan(score) or not is_worse:
             write_whole(weights.state_dict(), self.best_path)
             self.best, self.best_score = self.done + 1, score
 
@@ -97,15 +97,15 @@ class Training:
     def tell(self, text: str) -> None:
         """Logs this round and the speed of this process, at most every few seconds and in the last round."""
         now, number = time.monotonic(), self.done + 1
-        if number == self._count or now - self._told >= _TELL_EVERY:
-            self._told = now
-            rate = (number - self._first) / max(now - self._begun, 1e-9)
+        if number == self._count or now - self._last_log >= _LOG_INTERVAL:
+            self._last_log = now
+            rate = (number - self._first_round) / max(now - self._started, 1e-9)
             self.log(f"{self.name}: {self._unit} {number}/{self._count}, {text}, {rate:.1f} {self._unit}s/s")
 
     def _save(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        place = {"done": self.done, "best": self.best, "best_score": self.best_score}
-        write_whole({"parts": state, "history": self.history, **place}, self.path)
+        position = {"done": self.done, "best": self.best, "best_score": self.best_score}
+        write_whole({"parts": state, "history": self.history, **position}, self.path)
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, part in self.parts.items():

@@ -42,7 +42,7 @@ def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Ten
         rows = order[groups[order] == name]
         if len(rows) > 1:  # batch normalisation needs two images; equal parts avoid a small rest
             batches += rows.tensor_split(math.ceil(len(rows) / batch_size))
-    return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
 
 
 def _balanced(

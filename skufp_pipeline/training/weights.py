@@ -147,9 +147,9 @@ def _folders(package: str) -> list[Path]:
 def _licence(package: str) -> str | None:
     owners = metadata.packages_distributions().get(package, [package])
     try:
-        told = metadata.metadata(owners[0]).json
+        fields = metadata.metadata(owners[0]).json
     except metadata.PackageNotFoundError:
         return None
-    classes = [line for line in told.get("classifier", ()) if line.startswith("License ::")]
-    licence = told.get("license_expression") or told.get("license") or "".join(classes[:1])
+    classes = [line for line in fields.get("classifier", ()) if line.startswith("License ::")]
+    licence = fields.get("license_expression") or fields.get("license") or "".join(classes[:1])
     return shorten(str(licence).partition("\n")[0].rpartition(" :: ")[2], 80, placeholder=" ...") or None

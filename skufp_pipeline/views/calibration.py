@@ -130,7 +130,7 @@ def same_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[
     frame = pl.DataFrame({"sku": sku_ids}).with_row_index("row")
     pairs = frame.join(frame, on="sku").filter(pl.col("row") != pl.col("row_right"))
     found = pairs.select("row", "row_right").sort("row", "row_right").to_numpy().astype(np.int64)
-    return _some(found, limit, seed)
+    return _subsample(found, limit, seed)
 
 
 def other_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[np.int64]:
@@ -140,7 +140,7 @@ def other_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray
     return np.asarray(drawn[sku_ids[drawn[:, 0]] != sku_ids[drawn[:, 1]]][:limit], dtype=np.int64)
 
 
-def _some(pairs: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
+def _subsample(pairs: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
     if len(pairs) <= limit:
         return pairs
     return pairs[np.sort(np.random.default_rng(seed).choice(len(pairs), limit, replace=False))]
@@ -155,7 +155,7 @@ def planted_figures(
     together. Only coloured crops are used for `hue_turned`, since others do not change.
     `embed` returns unit rows of squares (N, S, S, 3).
     """
-    chosen = _some(np.arange(len(views.sku_ids))[:, None].repeat(2, 1), limit, seed)[:, 0]
+    chosen = _subsample(np.arange(len(views.sku_ids))[:, None].repeat(2, 1), limit, seed)[:, 0]
     bad = {"other_sku": views.scores(other_sku_pairs(views.sku_ids, limit, seed))}
     for name, plant in (("hue_turned", turn_hue), ("blank", _blank), ("noise", _noise)):
         rows = chosen[[is_coloured(views.squares[row]) for row in chosen]] if plant is turn_hue else chosen

@@ -120,14 +120,14 @@ def _joint_rate(same: Scores, settings: FilterSettings) -> float:
     low, high = settings.pass_rate, 1.0
     for _ in range(20):
         middle = (low + high) / 2
-        if accepted_share(same, _of_quantile(same, middle, settings)) < settings.pass_rate:
+        if accepted_share(same, _quantile_thresholds(same, middle, settings)) < settings.pass_rate:
             low = middle
         else:
             high = middle
     return high
 
 
-def _of_quantile(same: Scores, rate: float, settings: FilterSettings) -> Thresholds:
+def _quantile_thresholds(same: Scores, rate: float, settings: FilterSettings) -> Thresholds:
     tail = (1 - rate) / 2  # sharpness has a lower and an upper limit
     return Thresholds(
         clip_cosine=float(np.quantile(same.clip_cosine, 1 - rate)),
@@ -139,13 +139,13 @@ def _of_quantile(same: Scores, rate: float, settings: FilterSettings) -> Thresho
 
 
 def _thresholds(same: Scores, other: Scores, rate: float, settings: FilterSettings) -> Thresholds:
-    tight = _of_quantile(same, rate, settings)
+    strict = _quantile_thresholds(same, rate, settings)
     return Thresholds(
-        clip_cosine=min(tight.clip_cosine, float(np.quantile(other.clip_cosine, 1 - OTHERS_TOLERATED))),
-        hsv_distance=max(tight.hsv_distance, float(np.quantile(other.hsv_distance, OTHERS_TOLERATED))),
-        sharpness_low=tight.sharpness_low,
-        sharpness_high=tight.sharpness_high,
-        nsfw=tight.nsfw,
+        clip_cosine=min(strict.clip_cosine, float(np.quantile(other.clip_cosine, 1 - OTHERS_TOLERATED))),
+        hsv_distance=max(strict.hsv_distance, float(np.quantile(other.hsv_distance, OTHERS_TOLERATED))),
+        sharpness_low=strict.sharpness_low,
+        sharpness_high=strict.sharpness_high,
+        nsfw=strict.nsfw,
     )
 
 
@@ -169,15 +169,17 @@ def _histogram(square: NDArray[np.uint8], weight: NDArray[np.float32]) -> NDArra
         plane.ravel() for plane in cv2.split(cv2.cvtColor(square, cv2.COLOR_RGB2HSV).astype(np.float32))
     )
     coloured = np.clip((chroma(square).ravel() - _GREY) / (_COLOURED - _GREY), 0, 1)
-    place = hue / 180 * _HUES  # OpenCV's hue is in [0, 180)
-    left = np.floor(place).astype(int)
-    share = place - left
-    rung = value / 255 * (_VALUES - 1)
-    below = np.minimum(rung.astype(int), _VALUES - 2)
-    rise = rung - below
-    bins = np.concatenate([left % _HUES, (left + 1) % _HUES, _HUES + below, _HUES + below + 1])
+    hue_position = hue / 180 * _HUES  # OpenCV's hue is in [0, 180)
+    hue_bin = np.floor(hue_position).astype(int)
+    hue_share = hue_position - hue_bin
+    value_position = value / 255 * (_VALUES - 1)
+    value_bin = np.minimum(value_position.astype(int), _VALUES - 2)
+    value_share = value_position - value_bin
+    bins = np.concatenate([hue_bin % _HUES, (hue_bin + 1) % _HUES, _HUES + value_bin, _HUES + value_bin + 1])
     grey = 1 - coloured
-    mass = np.concatenate([coloured * (1 - share), coloured * share, grey * (1 - rise), grey * rise])
+    mass = np.concatenate(
+        [coloured * (1 - hue_share), coloured * hue_share, grey * (1 - value_share), grey * value_share]
+    )
     counts = np.bincount(bins, mass * np.tile(weight, 4), _HUES + _VALUES)
     return (counts / counts.sum()).astype(np.float32)
 

@@ -94,7 +94,7 @@ def generate(
     Raises:
         UserError: a crop can't be read, or `out_dir` has batches of other candidates.
     """
-    made: dict[str, Generated] = {}
+    results: dict[str, Generated] = {}
     for number, batch in enumerate(batches(candidates, settings.batch_size)):
         record = out_dir / f"batch_{number:05d}.json"
         unsafe = _finished(record, batch, out_dir)
@@ -106,10 +106,10 @@ def generate(
             _write_record(record, batch, unsafe)
         for candidate, flag in zip(batch, unsafe, strict=True):
             path = out_dir / candidate.image_path
-            made[candidate.candidate_id] = Generated(candidate, path, flag)
+            results[candidate.candidate_id] = Generated(candidate, path, flag)
         if progress is not None:
-            progress(len(made), len(candidates))
-    return [made[candidate.candidate_id] for candidate in candidates]
+            progress(len(results), len(candidates))
+    return [results[candidate.candidate_id] for candidate in candidates]
 
 
 def batches(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]:
@@ -148,8 +148,8 @@ def _run_batch(
         flags = output.nsfw_content_detected or [None] * len(part)
         return list(zip(images, (None if flag is None else bool(flag) for flag in flags), strict=True))
 
-    made = [pair for part in in_halves(run, list(zip(batch, crops, strict=True))) for pair in part]
-    return [image for image, _ in made], [flag for _, flag in made]
+    results = [pair for part in in_halves(run, list(zip(batch, crops, strict=True))) for pair in part]
+    return [image for image, _ in results], [flag for _, flag in results]
 
 
 def _save(square: NDArray[np.uint8], source: Path, target: Path, quality: int) -> None:

@@ -102,8 +102,8 @@ def adapt(
         out, size = scratch / name, settings.image_size
         pipeline.unet.eval()
         negative = settings.prompts.negative_prompt
-        made = generate(pipeline, candidates, sources, out, size, settings.generation, negative)
-        return made, score_generated(made, sources, encoder, settings.filters.side, _EMBED_BATCH, False)
+        images = generate(pipeline, candidates, sources, out, size, settings.generation, negative)
+        return images, score_generated(images, sources, encoder, settings.filters.side, _EMBED_BATCH, False)
 
     frozen, frozen_scores = draw("frozen")
     log(f"lora: {len(frozen)} samples of the frozen base on {sample['sku_id'].n_unique()} held-out SKUs")

@@ -64,7 +64,7 @@ def load_pipeline(
         ) from error
     if lora is not None:
         add_lora(pipeline, lora)
-    return _ready(pipeline, device)
+    return _prepare(pipeline, device)
 
 
 def add_lora(pipeline: Pipeline, directory: Path) -> None:
@@ -105,7 +105,7 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
     except (TypeError, ValueError, KeyError, NotImplementedError, AttributeError) as error:
         raise UserError(f"views.base.config {config_name!r} can't be built: {in_a_line(error)}") from error
     for part in (vae, unet):
-        _start_as_identity(part)
+        _zero_residual_branches(part)
     pipeline = StableDiffusionImg2ImgPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -116,7 +116,7 @@ def build_pipeline(config_name: str, device: torch.device, seed: int) -> Pipelin
         feature_extractor=extractor,
         requires_safety_checker=checker is not None,
     )
-    return _ready(pipeline, device)
+    return _prepare(pipeline, device)
 
 
 def save_pipeline(pipeline: Pipeline, directory: Path) -> None:
@@ -140,8 +140,8 @@ def clip_tokenizer(length: int = 77) -> CLIPTokenizer:
         lines = stream.read().decode().split("\n")[1 : _MERGES + 1]
     merges: Any = [tuple(line.split()) for line in lines]
     letters = list(bytes_to_unicode().values())
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
-    vocabulary = {word: index for index, word in enumerate([*words, _START, _END])}
+    symbols = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    vocabulary = {symbol: index for index, symbol in enumerate([*symbols, _START, _END])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
@@ -168,7 +168,7 @@ def _quiet() -> Iterator[None]:
         diffusers_logging.set_verbosity(before)
 
 
-def _ready(pipeline: Pipeline, device: torch.device) -> Pipeline:
+def _prepare(pipeline: Pipeline, device: torch.device) -> Pipeline:
     """Moves a pipeline to its device, sets evaluation mode, and disables its progress bar."""
     pipeline = pipeline.to(device)
     pipeline.set_progress_bar_config(disable=True)
@@ -179,7 +179,7 @@ def _ready(pipeline: Pipeline, device: torch.device) -> Pipeline:
     return pipeline
 
 
-def _start_as_identity(part: torch.nn.Module) -> None:
+def _zero_residual_branches(part: torch.nn.Module) -> None:
     """Sets residual branches to zero, as in Ho et al.'s code (2020), which helps short training."""
     for module in part.modules():
         if isinstance(module, ResnetBlock2D):

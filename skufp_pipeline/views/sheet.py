@@ -22,8 +22,8 @@ def drift_sheet(
         for before, after in zip(frozen, lora, strict=True)
     ]
     labels = [
-        f"{made.candidate.sku_id}\nstrength {made.candidate.strength}\nsource, frozen, LoRA"
-        for made in frozen
+        f"{item.candidate.sku_id}\nstrength {item.candidate.strength}\nsource, frozen, LoRA"
+        for item in frozen
     ]
     return contact_sheet(rows, tile, labels)
 
@@ -36,17 +36,17 @@ def candidates_sheet(
     `candidates` has `item_id`, `image_path` (in `image_dir`) and `verdict`; `sources` maps `item_id` to crop.
     """
     rows, labels, frames = [], [], []
-    for item_id in _mixed(candidates, views):
-        mine = candidates.filter(pl.col("item_id") == item_id)
-        verdicts = mine["verdict"].to_list()
-        rows.append([sources[item_id], *(image_dir / path for path in mine["image_path"])])
+    for item_id in _select_views(candidates, views):
+        view_candidates = candidates.filter(pl.col("item_id") == item_id)
+        verdicts = view_candidates["verdict"].to_list()
+        rows.append([sources[item_id], *(image_dir / path for path in view_candidates["image_path"])])
         labels.append("\n".join([item_id.rpartition("/")[2], *verdicts]))
         colours = [ACCEPTED_FRAME if verdict == ACCEPTED else REJECTED_FRAME for verdict in verdicts]
         frames.append([None, *colours])
     return contact_sheet(rows, tile, labels, frames)
 
 
-def _mixed(candidates: pl.DataFrame, count: int) -> list[str]:
+def _select_views(candidates: pl.DataFrame, count: int) -> list[str]:
     """Selects views: up to half of them with a rejected candidate, then others."""
     rejected = candidates.filter(pl.col("verdict") != ACCEPTED)["item_id"].unique(maintain_order=True)
     every = candidates["item_id"].unique(maintain_order=True)

@@ -52,17 +52,17 @@ def score_generated(
         side: side in pixels of the squares for measuring colours and sharpness.
         zero_shot: whether the encoder is pretrained, so that it can detect unsafe images.
     """
-    paths = [made.path for made in generated]
-    crops = sorted({sources[made.candidate.item_id] for made in generated})
-    place = {path: row for row, path in enumerate(crops)}
-    rows = [place[sources[made.candidate.item_id]] for made in generated]
+    paths = [item.path for item in generated]
+    crops = sorted({sources[item.candidate.item_id] for item in generated})
+    row_of_crop = {path: row for row, path in enumerate(crops)}
+    rows = [row_of_crop[sources[item.candidate.item_id]] for item in generated]
     embeddings = embed_crops(encoder, paths, batch_size)
     return score(
         embeddings,
         squares(paths, side),
         embed_crops(encoder, crops, batch_size)[rows],
         squares(crops, side)[rows],
-        nsfw_scores(encoder, embeddings, [made.unsafe for made in generated], zero_shot),
+        nsfw_scores(encoder, embeddings, [item.unsafe for item in generated], zero_shot),
     )
 
 
@@ -76,7 +76,7 @@ def squares(paths: Sequence[Path], side: int) -> NDArray[np.uint8]:
 
 def candidate_table(generated: Sequence[Generated], scores: Scores, thresholds: Thresholds) -> pl.DataFrame:
     """Returns `CANDIDATE_SCHEMA`, one row per candidate."""
-    columns = [asdict(made.candidate) for made in generated]
+    columns = [asdict(item.candidate) for item in generated]
     known = {name: kind for name, kind in CANDIDATE_SCHEMA.items() if name in (columns or [{}])[0]}
     table = pl.DataFrame(columns, schema=known) if columns else pl.DataFrame(schema=CANDIDATE_SCHEMA)
     return table.with_columns(
