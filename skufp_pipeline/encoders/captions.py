@@ -1,4 +1,4 @@
-"""Captions of crops by an image-to-text model of transformers (BLIP, Florence-2), a third kind of prompt."""
+"""Captions crops with an image-to-text model of transformers (BLIP, Florence-2): a third kind of prompt."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from skufp_pipeline.training.weights import resolve
 
 @dataclass(frozen=True)
 class Captioner:
-    """A model that writes sentences on images, and what prepares images for it and reads its tokens."""
+    """An image-to-text model with its processor."""
 
     model: Any
     processor: Any
@@ -30,8 +30,7 @@ class Captioner:
     settings: CaptionSettings
 
     def caption(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
-        """One line of text for each crop, the most likely words one after the other; empty where the
-        model says nothing. The same model and crops give the same words.
+        """Returns one line of text per crop, by greedy decoding, so repeatable; it may be empty.
 
         Raises:
             UserError: a crop can't be read.
@@ -41,15 +40,15 @@ class Captioner:
         with ThreadPoolExecutor() as pool:
             for start in range(0, len(paths), batch_size):
                 images = list(pool.map(read_crop, paths[start : start + batch_size]))
-                found += [line for part in in_halves(self._of_images, images) for line in part]
+                found += [line for part in in_halves(self._caption_batch, images) for line in part]
                 if progress is not None:
                     progress(len(found), len(paths))
         return found
 
     @torch.inference_mode()
-    def _of_images(self, images: list[Image.Image]) -> list[str]:
-        asked = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}
-        inputs = self.processor(images=images, **asked, return_tensors="pt").to(self.device)
+    def _caption_batch(self, images: list[Image.Image]) -> list[str]:
+        text_input = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}
+        inputs = self.processor(images=images, **text_input, return_tensors="pt").to(self.device)
         limit = self.settings.max_new_tokens
         tokens = self.model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
         lines = self.processor.batch_decode(tokens, skip_special_tokens=True)
@@ -57,10 +56,10 @@ class Captioner:
 
 
 def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner:
-    """The model of a hub id, or of a folder that save_pretrained wrote.
+    """Loads a model from a hub id, or from a folder that save_pretrained wrote.
 
     Raises:
-        UserError: there is no such model, no network for a hub id, or it is of another kind.
+        UserError: unknown model, no network for a hub id, or a model of another kind.
     """
     name = settings.model
     weights = resolve(name, "prompts.captions.model")
@@ -69,7 +68,7 @@ def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner
         with _quiet():
             processor = AutoProcessor.from_pretrained(source, local_files_only=local)
             model = AutoModelForImageTextToText.from_pretrained(source, local_files_only=local)
-    except Exception as error:  # the hub and transformers raise a dozen kinds
+    except Exception as error:  # the hub and transformers raise many kinds
         raise UserError(
             f"prompts.captions.model {name!r} could not be loaded ({in_a_line(error)}); "
             "expected the hub id of an image-to-text model such as Salesforce/blip-image-captioning-base, or "
@@ -80,7 +79,7 @@ def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Loading without a progress bar."""
+    """Disables the progress bar of transformers."""
     transformers_logging.disable_progress_bar()
     try:
         yield

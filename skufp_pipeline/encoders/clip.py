@@ -1,8 +1,4 @@
-"""The CLIP encoder: built by open_clip, saved in open_clip's own local-directory format.
-
-An `Encoder` is the model together with its preprocessing and tokenizer; images and texts come out as
-unit rows in one space of D dimensions.
-"""
+"""The CLIP encoder: built by open_clip and saved in open_clip's local-directory format."""
 
 import json
 import logging
@@ -38,20 +34,13 @@ _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass
 class Encoder:
-    """A CLIP model ready to embed.
+    """A CLIP model, preprocessing and tokenizer; embeds images and texts in one space of D dimensions."""
 
-    Attributes:
-        model: open_clip's model (`encode_image`, `encode_text`), in evaluation mode.
-        model_config: the open_clip model config it was built from.
-        preprocess_config: open_clip's preprocessing options.
-        image_tower_kwargs: what `timm.create_model` was given beside the model's name.
-    """
-
-    model: Any  # open_clip declares no types
-    model_config: dict[str, Any]
+    model: Any  # open_clip's (`encode_image`, `encode_text`), in evaluation mode; open_clip has no type hints
+    model_config: dict[str, Any]  # the open_clip model config it was built from
     preprocess_config: dict[str, Any]
     device: torch.device
-    image_tower_kwargs: dict[str, Any] = field(default_factory=dict)
+    image_tower_kwargs: dict[str, Any] = field(default_factory=dict)  # more arguments of `timm.create_model`
 
     def __post_init__(self) -> None:
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
@@ -72,28 +61,28 @@ class Encoder:
         return tuple(self.preprocess_config["mean"]), tuple(self.preprocess_config["std"])
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """(B, context_length) token ids."""
+        """Returns (B, context_length) token ids."""
         tokens: Tensor = self._tokenizer(list(texts))
         return tokens
 
     def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows."""
+        """Returns (B, D) float32 unit rows."""
         pixels = torch.stack([self.preprocess(image) for image in images])
         return self.embed_pixels(pixels)
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
+        """Returns (B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
         return unit_rows(self.model.encode_image(pixels))
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows."""
+        """Returns (B, D) float32 unit rows."""
         return unit_rows(self.model.encode_text(self.tokenize(texts).to(self.device)))
 
     def save(self, directory: Path) -> None:
-        """Writes what `open_clip.create_model("local-dir:DIRECTORY")` and `load_encoder` read."""
+        """Writes a directory for `load_encoder` and `open_clip.create_model("local-dir:DIRECTORY")`."""
         directory.mkdir(parents=True, exist_ok=True)
         config = {"model_cfg": self.model_config, "preprocess_cfg": self.preprocess_config}
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
@@ -103,10 +92,10 @@ class Encoder:
 
 
 def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -> Encoder:
-    """The encoder before fine-tuning: random where nothing pretrained is named.
+    """Creates the encoder before fine-tuning, with random weights where none are configured.
 
     Raises:
-        UserError: unknown model name or tag, missing or unfitting weight file, no network for a tag.
+        UserError: unknown model name or tag, missing or incompatible weight file, no network for a tag.
     """
     torch.manual_seed(seed)
     name, config = _model_config(settings.model)
@@ -115,10 +104,10 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         weights = resolve(settings.pretrained, "encoder.pretrained")
         checkpoint = str(weights.file(_CHECKPOINTS) or weights.name)
     try:
-        # pretrained_image: a timm tower's own weights come from image_tower_weights alone.
-        with _meant_to_be_random() if checkpoint is None else nullcontext():
+        # pretrained_image is off: a timm tower's own weights are loaded from image_tower_weights only.
+        with _without_random_weights_warning() if checkpoint is None else nullcontext():
             model = open_clip.create_model(name, checkpoint, device="cpu", pretrained_image=False)
-    except Exception as error:  # open_clip raises RuntimeError, the hub and torch a dozen other kinds
+    except Exception as error:  # open_clip raises RuntimeError, the hub and torch many other kinds
         raise UserError(_model_error(settings, name, weights, error)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
     if settings.image_tower_weights is not None:
@@ -130,7 +119,7 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
 
 
 def load_encoder(directory: Path, device: torch.device) -> Encoder:
-    """The encoder that `Encoder.save` wrote.
+    """Loads an encoder that `Encoder.save` wrote.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -150,16 +139,16 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
 
 
 def image_trunk(model: Any) -> nn.Module:
-    """The image tower without its projection into the shared space: the pretrained part."""
+    """Returns the pretrained part of the image tower, without its projection into the shared space."""
     trunk: nn.Module = getattr(model.visual, "trunk", model.visual)
     return trunk
 
 
 def _model_config(name: str) -> tuple[str, dict[str, Any]]:
-    """The name open_clip knows the model by, and its config; a JSON file is made known to it first."""
+    """Returns open_clip's name of the model and its config; registers a JSON config with open_clip first."""
     source = config_source(name, BUNDLED_MODELS)
     if source is not None:
-        # Checked first: open_clip fails on every model once it knows a broken file.
+        # Validated first: once an invalid file is registered, open_clip fails on every model.
         path, _ = read_config(source, "encoder.model", ("embed_dim", "vision_cfg", "text_cfg"))
         open_clip.add_model_config(path)
         name = path.stem
@@ -175,13 +164,13 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _meant_to_be_random() -> Iterator[None]:
-    """Silences open_clip's one warning that a model has no pretrained weights; others are shown."""
+def _without_random_weights_warning() -> Iterator[None]:
+    """Silences only open_clip's warning that no pretrained weights were loaded."""
 
     def keep(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith("No pretrained weights loaded")
 
-    logger = logging.getLogger()  # open_clip logs to the root
+    logger = logging.getLogger()  # open_clip logs to the root logger
     logger.addFilter(keep)
     try:
         yield
@@ -190,7 +179,7 @@ def _meant_to_be_random() -> Iterator[None]:
 
 
 def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[str, Any]) -> None:
-    """Rebuilds timm's trunk with options that an open_clip config has no words for; weights stay."""
+    """Rebuilds the timm trunk with options that an open_clip config can't express; keeps its weights."""
     if not options:
         return
     vision = config["vision_cfg"]
@@ -201,7 +190,7 @@ def _set_image_tower_options(model: Any, config: dict[str, Any], options: dict[s
             vision["timm_model_name"], num_classes=0, global_pool=vision.get("timm_pool", "avg"), **options
         )
         trunk.load_state_dict(model.visual.trunk.state_dict())
-    except Exception as error:  # whatever timm's constructors raise for an option they don't take
+    except Exception as error:  # timm's constructors raise many kinds for an unsupported option
         raise UserError(f"encoder.image_tower_kwargs {options}: {in_a_line(error)}") from error
     model.visual.trunk = trunk
 
@@ -215,13 +204,13 @@ def _tokenizer(text_config: dict[str, Any]) -> Any:
 
 
 def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
-    """timm weights into a trunk; a classifier head in the file is left aside.
+    """Loads timm weights into a trunk; ignores a classifier head in the file.
 
     Args:
-        model: timm's name of the trunk, whose tags a hub knows.
+        model: timm's name of the trunk, for looking up a tag.
 
     Raises:
-        UserError: there is no such file or tag, it is no weight file, or fits another model.
+        UserError: the file or tag does not exist, is not a weight file, or does not fit the trunk.
     """
     path = source.file(_TIMM_FILES)
     try:
@@ -234,34 +223,34 @@ def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
         raise
     except Exception as error:
         raise UserError(f"{path} is no weight file (safetensors or .pth): {in_a_line(error)}") from error
-    # num_batches_tracked is a counter that many exports leave out; it plays no part in the result.
+    # num_batches_tracked is a counter that many exports omit; it does not affect the result.
     wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
-    unfit = [
+    wrong = [
         name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape
     ]
-    if unfit:
+    if wrong:
         raise UserError(
-            f"{path} does not fit the image tower: {len(unfit)} of {len(wanted)} tensors are missing or have "
-            f"another shape, first {unfit[0]!r}; is the tower's timm model the one that the file is of?"
+            f"{path} does not fit the image tower: {len(wrong)} of {len(wanted)} tensors are missing or have "
+            f"another shape, first {wrong[0]!r}; is the tower's timm model the one that the file is of?"
         )
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
 
 
 def timm_model(model: str, tag: str | None, setting: str) -> Any:
-    """timm's model without its classifier; random without a tag.
+    """Creates a timm model without its classifier; its weights are random without a tag.
 
     Raises:
-        UserError: timm knows no such model or tag, or there is no network for the tag.
+        UserError: unknown model or tag, or no network for the tag.
     """
     name = model if tag is None else f"{model}.{tag}"
     try:
         return timm.create_model(name, pretrained=tag is not None, num_classes=0)
-    except Exception as error:  # timm raises RuntimeError, the hub a dozen other kinds
+    except Exception as error:  # timm raises RuntimeError, the hub many other kinds
         known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
-        told = f"; known tags: {', '.join(known)}" if known else ""
+        hint = f"; known tags: {', '.join(known)}" if known else ""
         raise UserError(
             f"{setting}: timm's model {model!r} with pretrained {tag!r}, which is no local file, could not "
-            f"be made ({in_a_line(error)}){told}"
+            f"be made ({in_a_line(error)}){hint}"
         ) from error
 
 
@@ -294,8 +283,8 @@ def _model_error(settings: EncoderSettings, name: str, weights: Weights | None, 
 
 
 def unit_rows(features: Tensor) -> NDArray[np.float32]:
-    """(B, D) features as float32 rows of norm 1."""
-    # Normalised in float64, so that the norm is 1 to float32's last bit whatever the tower's scale.
+    """Normalises (B, D) features to float32 rows of norm 1."""
+    # Computed in float64, so that the norm is 1 to float32 precision at any scale of the tower.
     rows = features.double()
     rows = rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     return rows.float().cpu().numpy()

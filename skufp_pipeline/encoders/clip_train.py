@@ -1,4 +1,4 @@
-"""Baseline 3: CLIP fine-tuned on SKU labels, both towers against shared SKU prototypes (App. B)."""
+"""Baseline 3: fine-tunes both CLIP towers on SKU labels, against shared SKU prototypes (App. B)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from skufp_pipeline.training.loop import Log
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Prompts and the index of each one's SKU (N,) int64."""
+    """Prompts and the SKU index of each (N,) int64."""
 
     texts: Sequence[str]
     labels: NDArray[np.int64]
@@ -29,7 +29,7 @@ class LabelledTexts:
 
 @dataclass(frozen=True)
 class TrainingData(TrainingImages):
-    """Images, and their prompts, drawn anew each epoch (supervision tokens are dropped at random)."""
+    """Training images and a function from an epoch to its prompts (with random supervision-token dropout)."""
 
     texts: Callable[[int], LabelledTexts]
 
@@ -37,16 +37,13 @@ class TrainingData(TrainingImages):
 def fine_tune(
     encoder: Encoder, data: TrainingData, settings: ClipTrainingSettings, seed: int, scratch: Path, log: Log
 ) -> History:
-    """Fine-tunes `encoder` in place and leaves it with the weights of the best epoch.
+    """Fine-tunes `encoder` in place, keeps the weights of the best epoch, and returns the history.
 
     The best epoch has the highest accuracy on the development queries against the SKU prototypes;
     without development queries it is the last one.
 
-    Returns:
-        The history: one dict an epoch (losses, accuracy, learning rate, gradient norm, speed).
-
     Raises:
-        UserError: fewer than two SKUs or no images to train on.
+        UserError: fewer than two SKUs or images to train on.
     """
     torch.manual_seed(seed)
     model, side, device = encoder.model, encoder.image_size, encoder.device
@@ -55,7 +52,7 @@ def fine_tune(
     learner = nn.ModuleDict({"model": model, "prototypes": nn.ParameterList([prototypes])})
 
     def texts(epoch: int) -> tuple[Tensor, Tensor]:
-        """Tokens (N, context_length) and SKU (N,) of an epoch's prompts."""
+        """Returns the tokens (N, context_length) and SKU indices (N,) of an epoch's prompts."""
         drawn = data.texts(epoch)
         tokens = encoder.tokenize(drawn.texts) if drawn.texts else torch.empty(0, 0, dtype=torch.long)
         return tokens, torch.from_numpy(drawn.labels)
@@ -84,7 +81,7 @@ def fine_tune(
             return torch.zeros((), device=device)
         chosen = torch.randint(len(tokens), (settings.text_batch_size,), generator=batch.generator)
         embeddings = model.encode_text(tokens[chosen].to(device)).float()
-        # No margin: prompts of several SKUs may be the same words.
+        # No margin: several SKUs may share a prompt.
         return sku_cross_entropy(embeddings, prototypes, labels[chosen].to(device), scale=settings.scale)
 
     def logits(learner: nn.Module, pixels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What fine-tuning reads, gathered from the image-text shards: and the list of what it used.
+"""Collects fine-tuning data from the image-text shards, and lists the queries that it uses.
 
-Only training SKUs, and of their queries only the roles `train` (to learn from) and `development` (to
-choose the epoch) get in; `UsedQueries` says which, so that a check can hold them against the protocol.
+The data has training SKUs only, and only their queries of the roles `train` (for training) and
+`development` (for selecting the epoch). A check compares the list, `UsedQueries`, with the protocol.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from skufp_pipeline.training.pixels import decode_squares
 
 @dataclass(frozen=True)
 class TextShard:
-    """One shard's image-text table, its text queries, and the folder its `image_path` is relative to."""
+    """The image-text table of a shard, its text queries, and the base folder of its `image_path`."""
 
     image_text: pl.DataFrame
     text_queries: pl.DataFrame
@@ -31,7 +31,7 @@ class TextShard:
 
 
 def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[TextShard]:
-    """What the trainers read, from the shards of `image_text` and `sku_crops`."""
+    """Pairs the shards of `image_text` and `sku_crops`."""
     return [
         TextShard(text.images(), text.text_queries(), crop.path)
         for text, crop in zip(texts, crops, strict=True)
@@ -41,15 +41,13 @@ def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[Text
 def gather_training_images(
     shards: Sequence[TextShard], side: int, scratch: Path, progress: Progress | None = None
 ) -> tuple[TrainingImages, pl.DataFrame]:
-    """The training images of all shards, and the queries among them (`USED_SCHEMA`).
+    """Returns the training images of all shards, and the queries among them (`USED_SCHEMA`).
 
-    Args:
-        side: pixels of the decoded squares.
-        scratch: where the decoded squares are kept while training may be resumed.
+    The crops are decoded to squares of `side` pixels; `scratch` keeps them for a resumed training.
     """
-    fit, held = _training_rows(shards)
-    used = [used_queries(fit, TRAIN), used_queries(held, DEVELOPMENT)]
-    return _training_images(fit, held, side, scratch, progress), pl.concat(used)
+    fit, development = _training_rows(shards)
+    used = [used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)]
+    return _training_images(fit, development, side, scratch, progress), pl.concat(used)
 
 
 def gather_training_data(
@@ -59,36 +57,38 @@ def gather_training_data(
     scratch: Path,
     progress: Progress | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
-    """`gather_training_images`, with the texts; the queries in either are listed."""
-    fit, held = _training_rows(shards)
+    """Does the same as `gather_training_images`, with texts; lists the queries of both kinds."""
+    fit, development = _training_rows(shards)
     label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
     sentences = sentences.filter((pl.col("role") == TRAIN) & pl.col("sku_id").is_in(list(label)))
 
     def texts(epoch: int) -> LabelledTexts:
-        drawn = [training_texts(shard.image_text, prompts, epoch) for shard in shards]
-        every = pl.concat([frame.select("sku_id", "text") for frame in [*drawn, sentences]])
+        prompt_frames = [training_texts(shard.image_text, prompts, epoch) for shard in shards]
+        every = pl.concat([frame.select("sku_id", "text") for frame in [*prompt_frames, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    images = _training_images(fit, held, side, scratch, progress)
+    images = _training_images(fit, development, side, scratch, progress)
     data = TrainingData(images.images, images.development, images.categories, texts)
-    told = sentences.rename({"text_id": "query_id"}).filter(
+    text_only = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
     )
-    used = [used_queries(fit, TRAIN), used_queries(told, TRAIN), used_queries(held, DEVELOPMENT)]
+    used = [used_queries(fit, TRAIN), used_queries(text_only, TRAIN), used_queries(development, DEVELOPMENT)]
     return data, pl.concat(used)
 
 
 def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Images to learn from, and those of the same SKUs to choose the epoch by."""
+    """Returns the training rows, and the development rows of the same SKUs."""
     rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
     fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
-    held = rows.filter((pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode()))
-    return fit, held
+    development = rows.filter(
+        (pl.col("role") == DEVELOPMENT) & pl.col("sku_id").is_in(fit["sku_id"].implode())
+    )
+    return fit, development
 
 
 def _training_images(
-    fit: pl.DataFrame, held: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
+    fit: pl.DataFrame, development: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
 ) -> TrainingImages:
     label = _labels_by_sku(fit)
 
@@ -99,7 +99,7 @@ def _training_images(
 
     of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
     categories = of_sku.rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    return TrainingImages(images(fit, "fit"), images(held, "development"), categories)
+    return TrainingImages(images(fit, "fit"), images(development, "development"), categories)
 
 
 def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:

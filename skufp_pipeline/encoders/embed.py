@@ -1,4 +1,4 @@
-"""Embeds a shard: every crop and every text as a unit row, in the order of the table."""
+"""Embeds the crops and texts of a shard as unit rows, in table order."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +22,18 @@ Result = TypeVar("Result")
 
 
 class ImageEncoder(Protocol):
-    """What turns a photo into a unit row: an `Encoder`, its exported image tower, or Baseline 1."""
+    """Embeds photos as unit rows: an `Encoder`, its exported image tower, or Baseline 1."""
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
-        """A photo to (3, side, side)."""
+        """Converts a photo to (3, side, side)."""
         ...
 
     @property
     def dimension(self) -> int: ...
 
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
+        """Returns (B, D) float32 unit rows of preprocessed images (B, 3, side, side)."""
         ...
 
 
@@ -44,17 +44,17 @@ def embed_images(
     batch_size: int,
     progress: Progress | None = None,
 ) -> pl.DataFrame:
-    """One row per crop: who it is, and `embedding`, a fixed-size list of D float32, of unit norm."""
+    """Returns one row per crop: its identity columns and `embedding`, D float32 of unit norm."""
     paths = [crop_dir / path for path in image_text["image_path"]]
     rows = embed_crops(encoder, paths, batch_size, progress)
-    who = image_text.select(
+    identity = image_text.select(
         item_id(), "sku_id", "split", "domain", "role", "category_name", "image_id", "item_idx", "image_path"
     )
-    return who.with_columns(embedding_column(rows))
+    return identity.with_columns(embedding_column(rows))
 
 
 def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> pl.DataFrame:
-    """One row per text (`text_id`, `sku_id`, `split`, `role`, `text`), with its `embedding`."""
+    """Returns one row per text (`text_id`, `sku_id`, `split`, `role`, `text`) with its `embedding`."""
     rows = embed_texts(encoder, texts["text"].to_list(), batch_size)
     return texts.select("text_id", "sku_id", "split", "role", "text").with_columns(embedding_column(rows))
 
@@ -62,7 +62,7 @@ def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> 
 def embed_crops(
     encoder: ImageEncoder, paths: Sequence[Path], batch_size: int, progress: Progress | None = None
 ) -> NDArray[np.float32]:
-    """(N, D) unit rows of crop files; decoding runs on threads.
+    """Returns (N, D) unit rows of crop files; decodes them on threads.
 
     Raises:
         UserError: a crop can't be read.
@@ -79,24 +79,21 @@ def embed_crops(
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> NDArray[np.float32]:
-    """(N, D) unit rows; a sentence that occurs many times is encoded once."""
+    """Returns (N, D) unit rows; encodes repeated texts once."""
     unique = sorted(set(texts))
     rows = np.empty((len(unique), encoder.dimension), dtype=np.float32)
     for start in range(0, len(unique), batch_size):
         batch = unique[start : start + batch_size]
         rows[start : start + len(batch)] = encoder.embed_texts(batch)
-    place = {text: row for row, text in enumerate(unique)}
-    return rows[[place[text] for text in texts]]
+    row_of_text = {text: row for row, text in enumerate(unique)}
+    return rows[[row_of_text[text] for text in texts]]
 
 
 def in_halves(run: Callable[[Any], Result], batch: Any) -> list[Result]:
-    """`run(batch)` as the one part of a list, or more parts when the GPU has no memory for the whole.
-
-    Args:
-        batch: a sequence or a tensor; its halves are slices.
+    """Runs `run` on a sequence or tensor, in halves where GPU memory is short; returns each part's result.
 
     Raises:
-        torch.cuda.OutOfMemoryError: there is no memory for one alone.
+        torch.cuda.OutOfMemoryError: memory is insufficient for a single item.
     """
     try:
         return [run(batch)]

@@ -1,7 +1,7 @@
-"""Writes an encoder's image tower as ONNX: float32, and int8 where that stays near enough.
+"""Exports an encoder's image tower to ONNX in float32, or in int8 where the parity with PyTorch allows it.
 
-int8 is ONNX Runtime's dynamic quantization: weights by output channel, activations when they are seen,
-so that nothing has to be calibrated. It covers matrix products; a tower of convolutions stays float32.
+int8 is ONNX Runtime's dynamic quantization (weights per output channel, activations at run time), which
+needs no calibration. It covers matrix products; a tower of convolutions stays float32.
 """
 
 import copy
@@ -39,13 +39,13 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
 
 OPSET = 20  # the first with Gelu
-_PRODUCTS = ("MatMul", "Gemm")
+_MATMUL_OPS = ("MatMul", "Gemm")
 _LARGEST_BATCH = 4096
 _LARGEST_FILE = 2**31  # bytes: protobuf's limit
 
 
 class _UnitImageTower(nn.Module):
-    """Tower and projection, its rows divided by their norm."""
+    """Image tower and projection with unit rows as output."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -63,19 +63,18 @@ def build_image_encoder(
     settings: QueryEncoderSettings,
     directory: Path,
 ) -> dict[str, Any]:
-    """Writes into `directory` what `onnx.load_image_encoder` reads, in the best precision that parity allows.
+    """Writes the files of `onnx.load_image_encoder`, in the lowest precision that settings and parity allow.
 
     Args:
-        photos: files to judge the parity on, at least one.
-        reference: (N, D) their rows by `encoder`.
-        judge: parity of other rows of the same photos.
+        photos: files to measure the parity on, at least one.
+        reference: (N, D) embeddings of the photos by `encoder`.
+        judge: computes the parity of other embeddings of the same photos.
 
     Returns:
-        The precision, why it was taken, and the figures of every precision that was tried.
+        The precision, the reason for it, and the figures of every precision that was tried.
 
     Raises:
-        UserError: the tower can't be exported, not even float32 is near enough, or int8 was asked for and
-            is not.
+        UserError: the tower can't be exported, or the parity fails for float32 or for a required int8.
     """
     candidate = directory / MODEL_FILE
     export_image_tower(encoder, candidate)
@@ -103,11 +102,12 @@ def build_image_encoder(
 
 
 def export_image_tower(encoder: Encoder, target: Path) -> None:
-    """`encoder`'s image tower with its projection as ONNX: `pixels` (B, 3, side, side) to `embedding`
-    (B, D), unit rows, any B. The same weights give the same bytes.
+    """Exports the image tower with its projection: `pixels` (B, 3, side, side) to `embedding` (B, D).
+
+    The output rows have unit norm, B is variable, and equal weights give equal bytes.
 
     Raises:
-        UserError: PyTorch can't express the tower in ONNX, or it is larger than 2 GB.
+        UserError: PyTorch can't express the tower in ONNX, or it is 2 GiB or larger.
     """
     model = copy.deepcopy(encoder.model).to("cpu", memory_format=torch.contiguous_format).eval()
     if sum(weights.nbytes for weights in model.visual.parameters()) >= _LARGEST_FILE:
@@ -126,7 +126,7 @@ def export_image_tower(encoder: Encoder, target: Path) -> None:
                 output_names=[OUTPUT],
                 dynamic_shapes=({0: batch},),
             )
-        except Exception as error:  # torch.export and onnxscript raise kinds of their own
+        except Exception as error:  # torch.export and onnxscript raise their own kinds
             first = str(error).strip().splitlines()[0]
             raise UserError(
                 f"the image tower can't be exported to ONNX ({type(error).__name__}: {first}); "
@@ -134,36 +134,36 @@ def export_image_tower(encoder: Encoder, target: Path) -> None:
             ) from error
     assert program is not None
     proto = program.model_proto
-    _drop_notes(proto)
+    _strip_metadata(proto)
     onnx.save(proto, target)
 
 
 def quantize_image_tower(source: Path, target: Path) -> bool:
-    """Writes the int8 form of an exported tower; False, and nothing, where convolutions hold its weights."""
-    if not _is_of_products(onnx.load(source)):
+    """Quantizes an exported tower to int8; returns False, and writes nothing, if convolutions dominate it."""
+    if not _is_mostly_matmul(onnx.load(source)):
         return False
     with _quiet():
         quantize_dynamic(
             source,
             target,
-            op_types_to_quantize=list(_PRODUCTS),
+            op_types_to_quantize=list(_MATMUL_OPS),
             weight_type=QuantType.QInt8,
             per_channel=True,
-            reduce_range=True,  # 7 bits: processors without VNNI add pairs of 8-bit products in 16 bits
+            reduce_range=True,  # 7 bits: CPUs without VNNI add pairs of 8-bit products in 16 bits
             extra_options={"MatMulConstBOnly": True},
         )
     return True
 
 
-def _choose(found: dict[str, Parity], asked: str) -> tuple[str, str]:
-    """The precision to publish, and why."""
+def _choose(found: dict[str, Parity], requested: str) -> tuple[str, str]:
+    """Returns the precision to publish and the reason."""
     if INT8 not in found:
         why = "the tower's weights are those of convolutions, which stay float32"
     elif found[INT8].holds(INT8):
         return INT8, "near enough to PyTorch"
     else:
         why = f"int8 is too far from PyTorch ({found[INT8]})"
-    if asked == INT8:
+    if requested == INT8:
         raise UserError(f"query_encoder.precision is int8, but {why}; set it to auto or float32")
     return FLOAT32, why
 
@@ -171,7 +171,7 @@ def _choose(found: dict[str, Parity], asked: str) -> tuple[str, str]:
 def _parity(
     model: Path, encoder: Encoder, photos: Sequence[Path], judge: Callable[[NDArray[np.float32]], Parity]
 ) -> Parity:
-    """One photo at a time, as queries come."""
+    """Measures the parity of a model, one photo per batch as for queries."""
     exported = OnnxImageEncoder(model, encoder.preprocess, torch.get_num_threads())
     return judge(embed_crops(exported, photos, batch_size=1))
 
@@ -181,20 +181,20 @@ def _write_probe(directory: Path, encoder: Encoder, photo: Path, row: NDArray[np
     np.save(directory / PROBE_ROW_FILE, row[None])
 
 
-def _is_of_products(model: onnx.ModelProto) -> bool:
-    """Whether matrix products hold most of the weights."""
+def _is_mostly_matmul(model: onnx.ModelProto) -> bool:
+    """Returns whether most of the weights belong to matrix products."""
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
     products, others = 0, 0
     for node in model.graph.node:
         size = sum(sizes.get(name, 0) for name in node.input)
         products, others = (
-            (products + size, others) if node.op_type in _PRODUCTS else (products, others + size)
+            (products + size, others) if node.op_type in _MATMUL_OPS else (products, others + size)
         )
     return products > others
 
 
-def _drop_notes(model: onnx.ModelProto) -> None:
-    """Removes source lines and stack traces, which name this machine's folders."""
+def _strip_metadata(model: onnx.ModelProto) -> None:
+    """Removes source lines and stack traces, which contain local paths."""
     del model.metadata_props[:]
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer):
         part.ClearField("doc_string")
@@ -205,9 +205,9 @@ def _drop_notes(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' progress, advice and deprecations from the user's screen."""
+    """Suppresses log messages and warnings of the exporters."""
     root, silent = logging.getLogger(), logging.NullHandler()
-    root.addHandler(silent)  # without any handler, logging.info() would set up one that stays
+    root.addHandler(silent)  # without a handler, logging.info() would install a permanent one
     before = root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,9 +1,8 @@
 """Losses of the image encoders over SKU labels (App. B of the report).
 
-CLIP's two towers: cross-entropy against one unit prototype per SKU, its optional margin ArcFace's (Deng et
-al., 2019, https://arxiv.org/abs/1801.07698), with the optional centroid loss of CTL (Wieczorek et al., 2021,
-https://arxiv.org/abs/2104.13643). Re-identification: batch-hard triplets (Hermans et al., 2017,
-https://arxiv.org/abs/1703.07737).
+CLIP: cross-entropy against one unit prototype per SKU, optionally with an ArcFace margin (Deng et al., 2019,
+https://arxiv.org/abs/1801.07698) and the CTL centroid loss (Wieczorek et al., 2021, https://arxiv.org/abs/2104.13643).
+Re-identification: batch-hard triplets (Hermans et al., 2017, https://arxiv.org/abs/1703.07737).
 """
 
 import torch
@@ -14,22 +13,17 @@ from torch import Tensor
 def sku_logits(
     embeddings: Tensor, prototypes: Tensor, scale: float, labels: Tensor | None = None, margin: float = 0.0
 ) -> Tensor:
-    """Scaled cosine logits; with `margin` the true SKU's angle counts as `margin` radians wider.
+    """Returns (B, S) float32 scaled cosine logits; `margin` radians are added to the true SKU's angle.
 
-    Args:
-        embeddings: (B, D), any norm.
-        prototypes: (S, D), any norm; shared by the image and the text tower.
-        labels: (B,) true SKUs, needed where `margin` is not 0.
-
-    Returns:
-        (B, S) float32 logits.
+    `embeddings` (B, D) and `prototypes` (S, D) have any norm; the towers share the prototypes. Without
+    `labels` (B,), the true SKUs, no margin is applied.
     """
     with torch.autocast(embeddings.device.type, enabled=False):  # bfloat16 cosines are too coarse to scale
         cosine = F.normalize(embeddings.float(), dim=-1) @ F.normalize(prototypes.float(), dim=-1).T
     if margin == 0.0 or labels is None:
         return scale * cosine
     true = cosine.gather(1, labels[:, None]).clamp(-1 + 1e-6, 1 - 1e-6)
-    # Past pi - margin the shifted cosine would rise again: hold it there.
+    # Beyond pi the cosine would increase again, so the shifted angle is clamped to pi.
     shifted = torch.cos((torch.acos(true) + margin).clamp(max=torch.pi))
     return scale * cosine.scatter(1, labels[:, None], shifted)
 
@@ -43,22 +37,19 @@ def sku_cross_entropy(
     margin: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Mean cross-entropy of `labels` (B,) under `sku_logits`; a scalar."""
+    """Returns the mean cross-entropy of `labels` (B,) under `sku_logits`, a scalar."""
     logits = sku_logits(embeddings, prototypes, scale, labels, margin)
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def centroid_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Each image against its SKU's centroid without itself, and the nearest centroid of another SKU.
+    """Compares each image with its SKU's centroid, without the image, and the nearest other centroid.
 
-    Distances are squared Euclidean ones of unit rows; centroids are unit rows too, as a gallery's means.
-
-    Args:
-        embeddings: (B, D), any norm.
-        labels: (B,) SKUs; an image that is alone of its SKU takes no part but in its SKU's centroid.
+    Distances are squared Euclidean, between unit rows; centroids are normalised like a gallery's means.
+    `embeddings` (B, D) have any norm; `labels` (B,) are SKUs. A SKU's only image counts in its centroid only.
 
     Returns:
-        Mean of max(0, own - nearest other + margin), a scalar; 0 where no two images are of one SKU.
+        Mean of max(0, own - nearest other + margin), a scalar; 0 if every SKU has one image, or only one SKU.
     """
     with torch.autocast(embeddings.device.type, enabled=False):
         rows = F.normalize(embeddings.float(), dim=-1)
@@ -68,21 +59,18 @@ def centroid_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tenso
         cosines = rows @ F.normalize(sums, dim=-1).T
         other_cosine = cosines.masked_fill(member.bool(), -torch.inf).amax(dim=1)
         paired = (member @ counts > 1) & other_cosine.isfinite()
-        # |a - b|^2 = 2 - 2 cos of unit rows
+        # |a - b|^2 = 2 - 2 cos for unit rows
         gaps = F.relu(2 * (other_cosine - own_cosine) + margin)
     return torch.where(paired, gaps, 0.0).sum() / paired.sum().clamp_min(1)
 
 
 def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Each image against the farthest of its own SKU and the nearest of another, in Euclidean distance.
+    """Compares each image with the farthest of its own SKU and the nearest of another SKU.
 
-    Args:
-        features: (B, D), as they are: nothing is normalised.
-        labels: (B,) SKUs.
+    Distances are Euclidean, between `features` (B, D) without normalisation; `labels` (B,) are SKUs.
 
     Returns:
-        Mean of max(0, farthest own - nearest other + margin), a scalar; an image whose batch holds no
-        other SKU counts 0.
+        Mean of max(0, farthest own - nearest other + margin), a scalar; 0 for a batch of one SKU.
     """
     with torch.autocast(features.device.type, enabled=False):
         rows = features.float()

@@ -1,6 +1,6 @@
-"""The image tower in ONNX Runtime on the CPU: what a query's photo is encoded with.
+"""Encodes query photos with an image tower exported by `encoders.export`, in ONNX Runtime on the CPU.
 
-The model file is written by `encoders.export`. Preprocessing is the PyTorch encoder's own.
+The preprocessing is that of the PyTorch encoder.
 """
 
 import json
@@ -28,11 +28,11 @@ class OnnxImageEncoder:
 
     Args:
         model: the ONNX file.
-        preprocess: the preprocessing of the encoder it was exported from.
-        threads: of ONNX Runtime's pool.
+        preprocess: the preprocessing of the exported encoder.
+        threads: size of ONNX Runtime's thread pool.
 
     Raises:
-        UserError: the file is missing or no ONNX model.
+        UserError: the file is missing or not an ONNX model.
     """
 
     def __init__(self, model: Path, preprocess: Callable[[Image.Image], Tensor], threads: int) -> None:
@@ -44,9 +44,9 @@ class OnnxImageEncoder:
         return int(self._session.get_outputs()[0].shape[1])
 
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows of preprocessed images (B, 3, side, side).
+        """Returns (B, D) float32 unit rows of preprocessed images (B, 3, side, side).
 
-        In int8, activations are scaled by the largest of the batch: a row depends on the others a little.
+        int8 scales activations by the batch maximum, so a row depends slightly on the other rows.
         """
         rows: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels.numpy()})[0]
         return rows
@@ -55,11 +55,10 @@ class OnnxImageEncoder:
 def load_image_encoder(
     directory: Path, preprocess: Callable[[Image.Image], Tensor], threads: int
 ) -> OnnxImageEncoder:
-    """The exported tower in `directory`, warmed up, and right on this processor.
+    """Loads the exported tower in `directory` and runs it on the stored probe, as warm-up and check.
 
     Raises:
-        UserError: a file is missing or damaged, or this machine computes other embeddings from the
-            photo kept with the model than PyTorch did.
+        UserError: a file is missing or damaged, or the probe's embedding differs from PyTorch's.
     """
     encoder = OnnxImageEncoder(directory / MODEL_FILE, preprocess, threads)
     try:
@@ -67,7 +66,7 @@ def load_image_encoder(
         pixels = np.load(directory / PROBE_FILE, allow_pickle=False)
         expected = np.load(directory / PROBE_ROW_FILE, allow_pickle=False)
         cosine = float(unit_cosines(encoder.embed_pixels(torch.from_numpy(pixels)), expected).min())
-    except Exception as error:  # numpy, json and onnxruntime raise a dozen kinds
+    except Exception as error:  # numpy, json and onnxruntime raise many kinds
         raise UserError(
             f"the image encoder in {directory} can't be read: {error}; materialize image_encoder_onnx"
         ) from error
@@ -85,10 +84,10 @@ def _session(model: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads wait actively within a run, where it pays, but not after it: the search is next.
+    # Threads spin during a run, where it is faster, but not after it, when the search needs the CPU.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises a kind for each of its status codes
+    except Exception as error:  # onnxruntime raises one kind per status code
         first = str(error).splitlines()[0]
         raise UserError(f"{model} can't be loaded: {first}; materialize image_encoder_onnx") from error

@@ -1,4 +1,4 @@
-"""How near an exported encoder is to the one it was made from: cosines, and the top-1 of real queries."""
+"""Compares an exported encoder with its original: cosines, and R@1 of real queries."""
 
 from dataclasses import dataclass
 
@@ -9,31 +9,25 @@ from skufp_pipeline.measures.metrics import recall_at_k
 from skufp_pipeline.measures.ranks import ranks
 
 FLOAT32, INT8 = "float32", "int8"
-LEAST_COSINE = {FLOAT32: 0.999, INT8: 0.99}  # of any single photo
-LARGEST_RECALL_LOSS = 0.005  # R@1 that int8 may cost
+LEAST_COSINE = {FLOAT32: 0.999, INT8: 0.99}  # for each photo
+LARGEST_RECALL_LOSS = 0.005  # largest loss of R@1 by int8
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Embeddings of the same photos by two encoders, compared.
-
-    Attributes:
-        photos: how many.
-        cosine_least, cosine_mean: of a photo's two embeddings.
-        reference_recall, recall: R@1 of the photos by the first and by the second.
-    """
+    """Comparison of two encoders' embeddings of the same photos."""
 
     photos: int
-    cosine_least: float
+    cosine_least: float  # smallest cosine of a photo's two embeddings
     cosine_mean: float
-    reference_recall: float
-    recall: float
+    reference_recall: float  # R@1 of the reference encoder
+    recall: float  # R@1 of the other encoder
 
     def holds(self, precision: str) -> bool:
-        """Whether a model of this precision may stand in for the reference."""
-        near = self.cosine_least >= LEAST_COSINE[precision]
-        lost = self.reference_recall - self.recall
-        return near and (precision == FLOAT32 or lost <= LARGEST_RECALL_LOSS + 1e-12)
+        """Returns whether a model of this precision may replace the reference."""
+        is_close = self.cosine_least >= LEAST_COSINE[precision]
+        recall_loss = self.reference_recall - self.recall
+        return is_close and (precision == FLOAT32 or recall_loss <= LARGEST_RECALL_LOSS + 1e-12)
 
     def __str__(self) -> str:
         return (
@@ -48,12 +42,9 @@ def compare(
     answers: NDArray[np.int64],
     gallery: NDArray[np.float32],
 ) -> Parity:
-    """Parity of two embeddings of the same photos.
+    """Computes the parity of two sets of embeddings, (N, D) each, of the same photos.
 
-    Args:
-        reference, found: (N, D) rows.
-        answers: (N,) the right row of the gallery.
-        gallery: (S, D) unit rows, made by the reference.
+    `gallery` has (S, D) unit rows by the reference encoder; `answers` (N,) are the correct rows in it.
     """
     cosines = unit_cosines(reference, found)
     recalls = [float(recall_at_k(ranks(rows @ gallery.T, answers), 1).mean()) for rows in (reference, found)]
@@ -61,7 +52,7 @@ def compare(
 
 
 def unit_cosines(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(N,) cosine of each pair of rows."""
+    """Returns the (N,) cosines of the pairs of rows."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return (a * b).sum(axis=1) / norms

@@ -1,8 +1,8 @@
-"""Baseline 1: an image-only network trained to tell SKUs apart, with a BNNeck (App. B).
+"""Baseline 1: an image-only re-identification network with a BNNeck (App. B).
 
-After Luo et al., 2019 (https://arxiv.org/abs/1903.07071): triplets compare the embedding before the batch
-normalisation of the neck, the classifier and the search the one after it. The gallery is image-level: every
-catalogue crop is a row, and a SKU scores the maximum over its rows.
+It follows Luo et al., 2019 (https://arxiv.org/abs/1903.07071): triplets use the embedding before the batch
+normalisation of the neck, the classifier and the search use the one after it. The gallery has a row per
+catalogue crop; the score of a SKU is the maximum over its rows.
 """
 
 import json
@@ -27,32 +27,27 @@ SETTING = "baselines.reid.pretrained"
 
 
 class ReidNetwork(nn.Module):
-    """Trunk, projection to the embedding, neck."""
+    """Trunk, projection to the embedding, and neck."""
 
     def __init__(self, trunk: nn.Module, features: int, dimension: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.projection = nn.Linear(features, dimension, bias=False)
         self.neck = nn.BatchNorm1d(dimension)
-        self.neck.bias.requires_grad_(False)  # the classifier's planes go through the origin
+        self.neck.bias.requires_grad_(False)  # the classifier's hyperplanes pass through the origin
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The embedding before and after the neck, (B, D) each, of images (B, 3, H, W)."""
+        """Returns the embeddings before and after the neck, (B, D) each, of images (B, 3, H, W)."""
         before = self.projection(self.trunk(pixels))
         return before, self.neck(before)
 
 
 @dataclass
 class ReidEncoder:
-    """The network ready to embed.
-
-    Attributes:
-        config: what it is built from again: `model`, `features`, `dimension`, `last_stride`, `image_size`,
-            `mean`, `std`.
-    """
+    """A network with its preprocessing."""
 
     network: ReidNetwork
-    config: dict[str, Any]
+    config: dict[str, Any]  # model, features, dimension, last_stride, image_size, mean, std
     device: torch.device
 
     def __post_init__(self) -> None:
@@ -81,12 +76,12 @@ class ReidEncoder:
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
-        """(B, D) float32 unit rows, after the neck, of preprocessed images (B, 3, H, W)."""
+        """Returns (B, D) float32 unit rows, after the neck, of preprocessed images (B, 3, H, W)."""
         pixels = pixels.to(self.device).contiguous(memory_format=torch.channels_last)
         return unit_rows(self.network(pixels)[1])
 
     def save(self, directory: Path) -> None:
-        """Writes what `load_reid` reads."""
+        """Writes a directory for `load_reid`."""
         directory.mkdir(parents=True, exist_ok=True)
         (directory / CONFIG_FILE).write_text(json.dumps(self.config, indent=1) + "\n")
         weights = self.network.state_dict().items()
@@ -96,11 +91,11 @@ class ReidEncoder:
 
 
 def create_reid(settings: ReidSettings, device: torch.device, seed: int) -> ReidEncoder:
-    """The network before training, its trunk pretrained where that is asked for.
+    """Creates the network before training; its trunk is pretrained where the settings name weights.
 
     Raises:
-        UserError: unknown model or tag, missing or unfitting weight file, no network for a tag, or a trunk
-            that `last_stride` does not fit.
+        UserError: unknown model or tag, missing or incompatible weight file, no network for a tag, or a
+            trunk that does not support `last_stride`.
     """
     torch.manual_seed(seed)
     weights = None if settings.pretrained is None else resolve(settings.pretrained, SETTING)
@@ -122,7 +117,7 @@ def create_reid(settings: ReidSettings, device: torch.device, seed: int) -> Reid
 
 
 def load_reid(directory: Path, device: torch.device) -> ReidEncoder:
-    """The network that `ReidEncoder.save` wrote.
+    """Loads a network that `ReidEncoder.save` wrote.
 
     Raises:
         UserError: a file is missing or damaged.
@@ -136,20 +131,20 @@ def load_reid(directory: Path, device: torch.device) -> ReidEncoder:
         encoder.network.load_state_dict(load_file(directory / WEIGHTS_FILE, device=str(device)))
     except UserError:
         raise
-    except Exception as error:  # safetensors, torch and json each raise their own
+    except Exception as error:  # safetensors, torch and json each raise their own kinds
         raise UserError(f"the network in {directory} can't be read: {in_a_line(error)}") from error
     return encoder
 
 
 def _encoder(trunk: Any, config: dict[str, Any], device: torch.device) -> ReidEncoder:
     if config["last_stride"] == 1:
-        _keep_last_map_large(trunk, config["model"])
+        _set_last_stride_to_one(trunk, config["model"])
     network = ReidNetwork(trunk, config["features"], config["dimension"]).to(device)
     return ReidEncoder(network.to(memory_format=torch.channels_last).eval(), config, device)
 
 
-def _keep_last_map_large(trunk: Any, model: str) -> None:
-    """Sets the stride of a ResNet's last stage to 1; its weights stay as they are."""
+def _set_last_stride_to_one(trunk: Any, model: str) -> None:
+    """Sets the stride of a ResNet's last stage to 1; its weights do not change."""
     if not hasattr(trunk, "layer4"):
         raise UserError(f"baselines.reid.last_stride 1 is for ResNets; set it to 2 for {model!r}")
     for module in trunk.layer4[0].modules():

@@ -1,4 +1,4 @@
-"""Baseline 1's training: cross-entropy over SKUs after the neck, batch-hard triplets before it (App. B)."""
+"""Trains Baseline 1: cross-entropy over SKUs after the neck, batch-hard triplets before it (App. B)."""
 
 from pathlib import Path
 from typing import Any
@@ -23,21 +23,18 @@ def train_reid(
     scratch: Path,
     log: Log,
 ) -> History:
-    """Trains `encoder` in place and leaves it with the weights of the best epoch.
+    """Trains `encoder` in place, keeps the weights of the best epoch, and returns the history.
 
     The best epoch has the highest accuracy of the classifier on the development queries.
 
-    Returns:
-        The history: one dict an epoch (losses, accuracy, learning rate, gradient norm, speed).
-
     Raises:
-        UserError: fewer than two SKUs or no images to train on.
+        UserError: fewer than two SKUs or images to train on.
     """
     torch.manual_seed(seed)
     network = encoder.network
     classifier = nn.Linear(encoder.dimension, data.num_skus, bias=False)
     nn.init.normal_(classifier.weight, std=0.001)
-    classifier = classifier.to(encoder.device)  # it is thrown away afterwards
+    classifier = classifier.to(encoder.device)  # used in training only
     learner = nn.ModuleDict({"network": network, "classifier": classifier})
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Columns that every embedding table shares, and the list of queries that a trained result used."""
+"""The embedding column of all embedding tables, and the table of queries used in training."""
 
 import numpy as np
 import polars as pl
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.table import GALLERY
 
-# Ids of the queries that a result was made with: `use` is train or development.
+# Queries that a trained result used; `use` is train or development.
 USED_SCHEMA: dict[str, pl.DataType] = {
     "query_id": pl.String(),
     "sku_id": pl.String(),
@@ -16,18 +16,18 @@ USED_SCHEMA: dict[str, pl.DataType] = {
 
 
 def used_queries(frame: pl.DataFrame, use: str) -> pl.DataFrame:
-    """`USED_SCHEMA` of the query rows (`query_id`, `sku_id`, `role`) that were used as `use`."""
+    """Returns `USED_SCHEMA` for the query rows (`query_id`, `sku_id`, `role`), used as `use`."""
     chosen = frame.filter(pl.col("role") != GALLERY).select("query_id", "sku_id", "role")
     return chosen.with_columns(use=pl.lit(use)).select(*USED_SCHEMA)
 
 
 def embedding_column(rows: NDArray[np.float32]) -> pl.Series:
-    """(N, D) as the column `embedding`, a fixed-size list of D float32."""
+    """Converts (N, D) to the column `embedding`, a fixed-size list of D float32."""
     return pl.Series("embedding", rows, dtype=pl.Array(pl.Float32, rows.shape[1]))
 
 
 def embedding_rows(table: pl.DataFrame, column: str = "embedding") -> NDArray[np.float32]:
-    """The column as (N, D) float32, writable; N may be 0."""
+    """Returns the column as writable (N, D) float32; N may be 0."""
     kind = table.schema[column]
     if not isinstance(kind, pl.Array):
         raise ValueError(f"{column} must be a fixed-size list (pl.Array) column, found {kind}")

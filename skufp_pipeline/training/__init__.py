@@ -1,1 +1,1 @@
-"""What every training shares: batches, augmentation, schedules, checkpoints and the loop."""
+"""Code shared by all trainers: batches, augmentation, schedules, checkpoints and the training loop."""

@@ -1,7 +1,6 @@
-"""Training augmentations (App. B) on whole batches of tensors, on whatever device holds them.
+"""Training augmentations (App. B) on batches of tensors, on the device that holds them.
 
-Random resized crop, flip and rotation are one affine sampling a batch; colour jitter is arithmetic.
-Every random number comes from the generator, so an epoch can be repeated exactly.
+Every random number comes from the given generator, so an epoch can be repeated exactly.
 """
 
 import math
@@ -18,14 +17,9 @@ _LUMA = (0.299, 0.587, 0.114)
 def augment(
     pixels: Tensor, size: tuple[int, int], settings: AugmentationSettings, generator: Generator
 ) -> Tensor:
-    """A randomly changed copy of each image.
+    """Augments images (B, 3, S, S) in [0, 1] to (B, 3, *size) in [0, 1]; `size` is height, width in pixels.
 
-    Args:
-        pixels: (B, 3, S, S) in [0, 1].
-        size: height and width of the output, in pixels; the whole input is squashed into them.
-
-    Returns:
-        (B, 3, *size) in [0, 1].
+    Crop, flip, rotation and resizing are one affine sampling; the aspect ratio is not kept.
     """
     theta = _affine(len(pixels), settings, generator).to(pixels.device)
     grid = F.affine_grid(theta, [len(pixels), 3, *size], align_corners=False)
@@ -43,7 +37,7 @@ def _uniform(low: float, high: float, count: int, generator: Generator) -> Tenso
 
 
 def _affine(count: int, settings: AugmentationSettings, generator: Generator) -> Tensor:
-    """(B, 2, 3) maps from output to input coordinates in [-1, 1]."""
+    """Returns (B, 2, 3) affine maps from output to input coordinates in [-1, 1]."""
     area = _uniform(*settings.crop_scale, count, generator)
     log_ratio = _uniform(math.log(settings.crop_ratio[0]), math.log(settings.crop_ratio[1]), count, generator)
     width = (area * log_ratio.exp()).sqrt().clamp(max=1)
@@ -79,7 +73,7 @@ def _blur(images: Tensor, probability: float, generator: Generator) -> Tensor:
 
 
 def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
-    """Random erasing (Zhong et al., 2017) with the image's own mean colour."""
+    """Random erasing (Zhong et al., 2017): fills a random rectangle with the image's mean colour."""
     count, (height, width) = len(images), images.shape[-2:]
     chosen = torch.rand(count, generator=generator) < probability
     share = _uniform(0.15, 0.45, count, generator)
@@ -89,9 +83,9 @@ def _erase(images: Tensor, probability: float, generator: Generator) -> Tensor:
     return torch.where(hole[:, None], images.mean(dim=(2, 3), keepdim=True), images)
 
 
-def _span(length: int, share: Tensor, place: Tensor) -> Tensor:
-    """(B, length) True where a stretch of `share` of the length lies, `place` of the way along."""
+def _span(length: int, share: Tensor, position: Tensor) -> Tensor:
+    """Returns (B, length) masks of one interval each: `share` of the length, at relative `position`."""
     size = share * length
-    first = place * (length - size)
-    ticks = torch.arange(length)
-    return (ticks >= first[:, None]) & (ticks < (first + size)[:, None])
+    first = position * (length - size)
+    positions = torch.arange(length)
+    return (positions >= first[:, None]) & (positions < (first + size)[:, None])

@@ -1,4 +1,4 @@
-"""Which device a model runs on, and how much memory it took."""
+"""Selects the device that a model runs on and measures its peak memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,10 +10,10 @@ from skufp_pipeline.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device.
+    """Returns the device for `auto`, `cpu` or `cuda`.
 
     Raises:
-        UserError: `cuda` was asked for and there is none.
+        UserError: `cuda` was requested and is not available.
     """
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Lets torch compute with `count` threads, and with as many as before afterwards."""
+    """Sets the number of torch threads to `count` and restores the previous number on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -33,7 +33,7 @@ def limited_threads(count: int) -> Iterator[None]:
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether training in bfloat16 is faster there than in float32: a GPU, or a processor made for it."""
+    """Returns whether bfloat16 training is faster than float32: on a GPU, or a CPU with bfloat16 support."""
     if device.type == "cuda":
         return True
     found = torch.cpu.get_capabilities()
@@ -41,7 +41,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Most memory that was held so far: on the GPU by tensors, else by this process."""
+    """Returns the peak memory so far: of tensors on a GPU, otherwise of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return peak_memory_mib() / 2**10

@@ -1,4 +1,4 @@
-"""A training's history, one row a round: its curve, its best row, its speed."""
+"""Evaluates a training history (one row per round): learning curve, best row and speed."""
 
 import math
 from collections.abc import Sequence
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 import numpy as np
 
 History = list[dict[str, float]]
-MEASURED = ("images_per_second", "waiting_for_data", "peak_memory_gib")  # of the run, not of the result
+MEASURED = ("images_per_second", "waiting_for_data", "peak_memory_gib")  # these vary between equal runs
 
 
 def best_epoch(history: History, quality: str = "development_accuracy") -> dict[str, float]:
-    """The row whose weights were kept: the last of the highest quality, nan being the lowest."""
+    """Returns the row whose weights were kept: the last one of the highest quality; nan ranks lowest."""
     last_first = history[::-1]
     return max(last_first, key=lambda row: -math.inf if math.isnan(row[quality]) else row[quality])
 
 
 def learning_curve(history: History) -> History:
-    """What the seed decides of a history: the losses, not the speed."""
+    """Returns the history without the `MEASURED` columns, which the seed does not determine."""
     return [{name: value for name, value in row.items() if name not in MEASURED} for row in history]
 
 
 def speed(history: History) -> dict[str, float]:
-    """What the run measured of itself: mean rate and share of waiting, highest memory."""
+    """Returns the mean rate, the mean share of time spent waiting, and the peak memory."""
     rate, waiting, memory = ([row[name] for row in history] for name in MEASURED)
     return {
         "images_per_second": round(float(np.mean(rate)), 1),
@@ -31,7 +31,7 @@ def speed(history: History) -> dict[str, float]:
 
 
 def mean_losses(losses: Sequence[float], points: int) -> History:
-    """A curve of about `points` rows: `step`, and the mean `loss` of the steps since the row before."""
+    """Returns about `points` rows: `step`, and the mean `loss` of the steps since the previous row."""
     every = math.ceil(len(losses) / points)
     starts = range(0, len(losses), max(1, every))
     parts = [losses[start : start + every] for start in starts]

@@ -1,6 +1,6 @@
-"""How every image tower is trained: epochs over decoded crops; a trainer says what its loss and score are.
+"""Trains image towers in epochs over decoded crops; the caller supplies the loss and the score.
 
-Every epoch's randomness comes from (seed, epoch) alone. What is read next is made on threads meanwhile.
+The random numbers of an epoch depend on (seed, epoch) only. Threads prefetch the next batches.
 """
 
 import math
@@ -31,7 +31,7 @@ _DEVELOPMENT_BATCH = 256
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded crops (N, S, S, 3) uint8 and the index of each one's SKU (N,) int64."""
+    """Decoded crops (N, S, S, 3) uint8 and the SKU index of each (N,) int64."""
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
@@ -39,17 +39,11 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """The images that training sees: never a row of an evaluation query.
+    """The images used in training; evaluation queries are never among them."""
 
-    Attributes:
-        images: catalog crops and `train` queries of training SKUs.
-        development: `development` queries, for choosing the epoch.
-        categories: (S,) category of each of the S SKUs, which are the classes.
-    """
-
-    images: LabelledImages
-    development: LabelledImages
-    categories: NDArray[np.int64]
+    images: LabelledImages  # catalog crops and `train` queries of training SKUs
+    development: LabelledImages  # `development` queries, used to select the epoch
+    categories: NDArray[np.int64]  # (S,) category of each SKU; the SKUs are the classes
 
     @property
     def num_skus(self) -> int:
@@ -57,7 +51,7 @@ class TrainingImages:
 
 
 class ImageTower(Protocol):
-    """What training must know of an encoder: where it runs and how its pixels are scaled."""
+    """The properties of an encoder that training needs: its device and pixel normalisation."""
 
     device: torch.device
 
@@ -67,21 +61,13 @@ class ImageTower(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one step as the network wants them.
+    """Network input of one step."""
 
-    Attributes:
-        pixels: (B, 3, *image_size), normalised; augmented in training.
-        labels: (B,) index of each one's SKU.
-        rows: (B,) where the images stand among those of training, on the CPU.
-        generator: of every random number that the loss draws.
-        of_epoch: what the trainer made for this epoch.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    rows: Tensor
-    generator: Generator
-    of_epoch: Any = None
+    pixels: Tensor  # (B, 3, *image_size), normalised; augmented in training
+    labels: Tensor  # (B,) SKU index of each image
+    rows: Tensor  # (B,) row of each image in its `LabelledImages`, on the CPU
+    generator: Generator  # source of the random numbers that the loss draws
+    of_epoch: Any = None  # result of the trainer's `of_epoch` for this epoch
 
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
@@ -107,23 +93,23 @@ def train_images(
     """Trains `learner` in place and leaves it with the weights of the epoch with the highest score.
 
     Args:
-        learner: every module that learns.
-        trunk: the part of it with a learning rate of its own, the pretrained one.
+        learner: contains every module that is trained.
+        trunk: the pretrained part of `learner`, which has its own learning rate.
         image_size: height and width of the input in pixels.
-        loss: what is minimised, and its parts by name for the history.
-        development_score: of a learner in evaluation mode (the moving average where there is one) on the
-            development images: the higher the better, nan where there are none.
-        quality: the score's name in the history.
-        of_epoch: makes what else an epoch's batches need; it runs on a thread during the epoch before.
+        loss: returns the value to minimise, and its parts by name for the history.
+        development_score: scores a learner in evaluation mode (the moving average, if enabled) on the
+            development images; higher is better, nan where there are none.
+        quality: name of the score in the history.
+        of_epoch: computes additional data for an epoch's batches, on a thread during the previous epoch.
 
     Returns:
-        The history: one dict an epoch (losses, score, learning rate, gradient norm, speed).
+        One dict per epoch: losses, score, learning rate, gradient norm, speed.
 
     Raises:
         UserError: fewer than two SKUs or images to train on.
     """
     _require_two_skus(data)
-    feed = _Feed(encoder, image_size, data, settings)
+    loader = _BatchLoader(encoder, image_size, data, settings)
     groups = _parameter_groups(learner, trunk)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
@@ -132,8 +118,8 @@ def train_images(
     state: dict[str, Part] = {"learner": learner, "optimizer": optimizer}
     training = Training(name, scratch, state | ({"average": average} if average else {}), log)
     mixed_precision = multiplies_bfloat16(encoder.device)
-    steps = len(feed.batches(Generator()))
-    with feed.prefetcher as prefetcher:
+    steps = len(loader.batches(Generator()))
+    with loader.prefetcher as prefetcher:
         extras = prefetcher.each(of_epoch, range(training.done, settings.epochs), ahead=1)
         for epoch in training.rounds(settings.epochs):
             started, prefetcher.waited = time.perf_counter(), 0.0
@@ -141,26 +127,26 @@ def train_images(
             torch.manual_seed(seed * 100_003 + epoch)  # dropout inside the towers
             _set_train_mode(learner, trunk, settings.freeze_batch_norm)
             _, extra = next(extras)
-            batches = feed.batches(generator)
-            told: list[dict[str, Tensor]] = []
-            for rows, pixels in prefetcher.each(feed.load, batches):
-                set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(told), steps, settings))
+            batches = loader.batches(generator)
+            results: list[dict[str, Tensor]] = []
+            for rows, pixels in prefetcher.each(loader.load, batches):
+                set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(results), steps, settings))
                 # bfloat16 has float32's range: no gradient scaling is needed.
                 with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=mixed_precision):
-                    total, parts = loss(feed.batch(rows, pixels, generator, extra))
+                    total, parts = loss(loader.batch(rows, pixels, generator, extra))
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
                 norm = nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
                 optimizer.step()
                 if average is not None:
                     average.update_parameters(learner)
-                # Left on the device: reading a number would wait for the GPU at every step.
+                # Kept on the device: reading a value would synchronise with the GPU at every step.
                 parts["gradient_norm"] = norm
-                told.append({part: value.detach() for part, value in parts.items()})
-            means = {part: sum(float(step[part]) / len(told) for step in told) for part in told[0]}
+                results.append({part: value.detach() for part, value in parts.items()})
+            means = {part: sum(float(step[part]) / len(results) for step in results) for part in results[0]}
             seconds = time.perf_counter() - started
             with torch.inference_mode():
-                score = development_score(kept.eval(), feed.development())
+                score = development_score(kept.eval(), loader.development())
             row = {
                 "epoch": epoch + 1,
                 **means,
@@ -172,34 +158,33 @@ def train_images(
             }
             training.history.append(row)
             training.keep_best(score, kept)
-            log(f"{name}: {_line(row, settings.epochs, quality)}")
+            log(f"{name}: {_epoch_summary(row, settings.epochs, quality)}")
     training.load_best(learner)
     return training.history
 
 
 def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
-    """The score of a classifier: the share of images whose largest logit is their SKU's.
+    """Returns a score: the share of images whose largest logit is that of their SKU, nan without images.
 
-    Args:
-        logits: (B, S) similarity of images (B, 3, H, W) to SKUs by a learner.
+    `logits` computes (B, S) SKU logits of images (B, 3, H, W) with a learner.
     """
 
     def score(learner: nn.Module, batches: Iterable[Batch]) -> float:
         found = [logits(learner, batch.pixels).argmax(dim=1) == batch.labels for batch in batches]
-        return sum(int(right.sum()) for right in found) / sum(map(len, found)) if found else math.nan
+        return sum(int(correct.sum()) for correct in found) / sum(map(len, found)) if found else math.nan
 
     return score
 
 
 def moving_average(learner: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The exponential moving average of a learner's weights and buffers; None without a decay."""
+    """Returns an exponential moving average of the weights and buffers, or None without a decay."""
     if decay is None:
         return None
     return AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-class _Feed:
-    """The images on their way from the file to the network."""
+class _BatchLoader:
+    """Loads images from the decoded arrays and prepares them as network input."""
 
     def __init__(
         self,
@@ -213,7 +198,7 @@ class _Feed:
 
     def batches(self, generator: Generator) -> list[Tensor]:
         batches = epoch_batches(self.data.images.labels, self.data.categories, self.settings, generator)
-        return [rows.sort().values for rows in batches]  # read the file from front to back
+        return [rows.sort().values for rows in batches]  # for sequential reads of the file
 
     def load(self, rows: Tensor) -> Tensor:
         pixels = torch.from_numpy(self.data.images.pixels[rows.numpy()])
@@ -225,7 +210,7 @@ class _Feed:
         return Batch(self._normalised(changed), labels, rows, generator, extra)
 
     def development(self) -> Iterator[Batch]:
-        """The development images, whole; what a score draws is the same in every epoch."""
+        """Yields the development images, not augmented, with the same random numbers in every epoch."""
         images, generator = self.data.development, Generator().manual_seed(0)
         for rows in torch.arange(len(images.labels)).split(_DEVELOPMENT_BATCH) if len(images.labels) else ():
             pixels = self._unit(torch.from_numpy(images.pixels[rows.numpy()]))
@@ -234,7 +219,7 @@ class _Feed:
             yield Batch(self._normalised(pixels), labels, rows, generator)
 
     def _unit(self, pixels: Tensor) -> Tensor:
-        """(B, S, S, 3) bytes as (B, 3, S, S) in [0, 1] on the device."""
+        """Converts (B, S, S, 3) uint8 to (B, 3, S, S) in [0, 1] on the device."""
         return pixels.to(self.encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
 
     def _normalised(self, pixels: Tensor) -> Tensor:
@@ -250,7 +235,7 @@ def _set_train_mode(learner: nn.Module, trunk: nn.Module, freeze_batch_norm: boo
 
 
 def _parameter_groups(learner: nn.Module, trunk: nn.Module) -> list[dict[str, list[nn.Parameter]]]:
-    """Those of the trunk, and the rest."""
+    """Returns the trunk's parameters, then the other parameters that require a gradient."""
     first = list(trunk.parameters())
     known = {id(parameter) for parameter in first}
     rest = [p for p in learner.parameters() if id(p) not in known and p.requires_grad]
@@ -258,7 +243,7 @@ def _parameter_groups(learner: nn.Module, trunk: nn.Module) -> list[dict[str, li
 
 
 def _learning_rates(step: int, steps_per_epoch: int, settings: TrainingSettings) -> tuple[float, float]:
-    """Linear warm-up, then a cosine to zero; the trunk starts after `head_only_epochs`."""
+    """Returns the rates of the trunk, which starts after `head_only_epochs`, and of the other parameters."""
     total = settings.epochs * steps_per_epoch
     rest = settings.head_only_epochs * steps_per_epoch
     schedule = warm_cosine(step, total, settings.warmup_fraction)
@@ -267,7 +252,7 @@ def _learning_rates(step: int, steps_per_epoch: int, settings: TrainingSettings)
 
 
 def _require_two_skus(data: TrainingImages) -> None:
-    """Refuses a data set that nothing can be learnt from."""
+    """Raises UserError where there are fewer than two SKUs or images."""
     if data.num_skus < 2 or len(data.images.labels) < 2:
         raise UserError(
             f"fine-tuning needs images of two training SKUs at least; found {len(data.images.labels)} images "
@@ -275,9 +260,9 @@ def _require_two_skus(data: TrainingImages) -> None:
         )
 
 
-def _line(row: dict[str, float], epochs: int, quality: str) -> str:
-    told = [name for name in row if name.endswith("loss") and name != quality]
-    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*told, quality])
+def _epoch_summary(row: dict[str, float], epochs: int, quality: str) -> str:
+    losses = [name for name in row if name.endswith("loss") and name != quality]
+    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*losses, quality])
     return (
         f"epoch {row['epoch']}/{epochs}: {figures}, learning rate {row['learning_rate']:.2g}, "
         f"gradient norm {row['gradient_norm']:.2f}, {row['images_per_second']:.0f} images/s, "

@@ -1,6 +1,6 @@
-"""The loop of every training: it goes on where it was killed, keeps its best weights, and stops in time.
+"""The training loop: resumes from a checkpoint, keeps the best weights, and stops early.
 
-A trainer names what its next round depends on, an epoch or a step, and writes the round itself:
+A trainer passes the state that a round (an epoch or a step) depends on, and implements the round:
 
     training = Training("policy", scratch, {"network": network, "optimizer": optimizer}, log)
     for epoch in training.rounds(settings.epochs, patience=settings.patience):
@@ -24,11 +24,11 @@ from skufp_pipeline.training.history import History
 
 Log = Callable[[str], None]
 
-_TELL_EVERY = 5.0  # seconds
+_LOG_INTERVAL = 5.0  # seconds
 
 
 class Part(Protocol):
-    """A module, an optimizer, a moving average, random numbers: what a round changes."""
+    """State that a round changes: a module, an optimizer, a moving average, or random number generators."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -36,17 +36,17 @@ class Part(Protocol):
 
 
 class Training:
-    """One training; the files NAME.pt and NAME.best.pt are what a killed process leaves of it.
+    """One training, with its checkpoint in NAME.pt and its best weights in NAME.best.pt.
 
     Args:
-        scratch: a folder that survives a killed process. The files stay there at the end, so that a process
-            killed in what follows has not to train this again.
-        parts: everything by name that a round depends on, but its number.
+        scratch: a folder that survives a killed process. The files are kept after the training, so that it
+            is not repeated if a later step is killed.
+        parts: all state that a round depends on, by name, except the round number.
 
     Attributes:
-        done: rounds that are behind.
-        best: number of the round with the best weights, from 1; 0 before the first was judged.
-        history: a row for each round, of the trainer's making.
+        done: number of completed rounds.
+        best: number of the round with the best weights, from 1; 0 before the first score.
+        history: one row per round, appended by the trainer.
     """
 
     def __init__(self, name: str, scratch: Path, parts: Mapping[str, Part], log: Log) -> None:
@@ -56,17 +56,17 @@ class Training:
         self.history: History = []
         if self.path.exists():
             self._load(torch.load(self.path, map_location="cpu", weights_only=True))
-        self._begun = self._told = time.monotonic()
-        self._first = self.done
+        self._started = self._last_log = time.monotonic()
+        self._first_round = self.done
 
     def rounds(
         self, count: int, unit: str = "epoch", save_every: int = 1, patience: int | None = None
     ) -> Iterator[int]:
-        """The numbers from 0 of the rounds that are left of `count`; after each, what it made is saved.
+        """Yields the numbers, from 0, of the remaining rounds out of `count`.
 
         Args:
-            save_every: rounds between two points that a killed process goes on from.
-            patience: rounds without a better score after which it stops.
+            save_every: rounds between two checkpoints; the last round of `count` is always saved.
+            patience: number of rounds without a new best round after which the training stops.
         """
         self._count, self._unit = count, unit
         if self.done:
@@ -78,34 +78,34 @@ class Training:
                 self._save()
 
     def keep_best(self, score: float, weights: nn.Module, later: bool = True) -> None:
-        """Keeps the weights of this round if no earlier one scored higher.
+        """Saves the weights of this round if its score is the best so far.
 
         Args:
-            score: the higher the better; nan where there is nothing to judge by, then the last round is kept.
-            later: of rounds with equal scores the last is kept, else the first.
+            score: higher is better; nan where no score is available: such a round is always saved.
+            later: keeps the last of several rounds with equal scores, instead of the first.
         """
-        beaten = score < self.best_score if later else score <= self.best_score
-        if math.isnan(score) or not beaten:
+        is_worse = score < self.best_score if later else score <= self.best_score
+        if math.isnan(score) or not is_worse:
             write_whole(weights.state_dict(), self.best_path)
             self.best, self.best_score = self.done + 1, score
 
     def load_best(self, module: nn.Module) -> None:
-        """Gives `module` the weights of the best round, and leaves it in evaluation mode."""
+        """Loads the weights of the best round into `module` and sets it to evaluation mode."""
         module.load_state_dict(torch.load(self.best_path, map_location="cpu", weights_only=True))
         module.eval()
 
     def tell(self, text: str) -> None:
-        """Logs this round with the speed of this process: one every few seconds, and the last."""
+        """Logs this round and the speed of this process, at most every few seconds and in the last round."""
         now, number = time.monotonic(), self.done + 1
-        if number == self._count or now - self._told >= _TELL_EVERY:
-            self._told = now
-            rate = (number - self._first) / max(now - self._begun, 1e-9)
+        if number == self._count or now - self._last_log >= _LOG_INTERVAL:
+            self._last_log = now
+            rate = (number - self._first_round) / max(now - self._started, 1e-9)
             self.log(f"{self.name}: {self._unit} {number}/{self._count}, {text}, {rate:.1f} {self._unit}s/s")
 
     def _save(self) -> None:
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        place = {"done": self.done, "best": self.best, "best_score": self.best_score}
-        write_whole({"parts": state, "history": self.history, **place}, self.path)
+        position = {"done": self.done, "best": self.best, "best_score": self.best_score}
+        write_whole({"parts": state, "history": self.history, **position}, self.path)
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, part in self.parts.items():
@@ -115,7 +115,7 @@ class Training:
 
 
 class RandomNumbers:
-    """A part: where the random numbers of a generator stand, and torch's own (dropout)."""
+    """A `Part` with the state of a generator and of torch's global generators (used by dropout)."""
 
     def __init__(self, generator: Generator, device: torch.device) -> None:
         self.generator, self.cuda = generator, device if device.type == "cuda" else None
@@ -132,7 +132,7 @@ class RandomNumbers:
 
 
 class Trainable:
-    """A part: the parameters of modules that want a gradient, and no others: an adapter without its base."""
+    """A `Part` with only those parameters that require a gradient, such as an adapter without its base."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.parameters = {
@@ -152,13 +152,13 @@ class Trainable:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, *rates: float) -> None:
-    """One rate for each of the optimizer's groups of parameters."""
+    """Sets one learning rate per parameter group."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
 
 
 def write_whole(state: dict[str, Any], path: Path) -> None:
-    """Writes a file that is there as a whole or not at all."""
+    """Writes a file atomically."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)

@@ -1,6 +1,6 @@
-"""Crops decoded once: a memory-mapped array of squares that every epoch of training reads.
+"""Decodes crops once into a memory-mapped array of squares that every training epoch reads.
 
-JPEG decoding costs more than a small tower's step; the array is read by batch and never held whole.
+JPEG decoding takes longer than a step of a small tower. The array is never loaded as a whole.
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,17 @@ _BLOCK = 512
 def decode_squares(
     paths: Sequence[Path], side: int, target: Path, progress: Progress | None = None
 ) -> NDArray[np.uint8]:
-    """(N, side, side, 3) uint8 RGB, read-only and memory-mapped from `target` (made if absent).
+    """Returns (N, side, side, 3) uint8 RGB, read-only and memory-mapped from `target` (created if absent).
 
-    The aspect ratio is not kept (`squash`): the whole garment stays in the picture.
+    The aspect ratio is not kept (`squash`), so that no part of the garment is cut off.
 
     Raises:
-        UserError: a crop is missing or can't be decoded.
+        UserError: a crop is missing or can't be decoded, or `target` has another shape.
     """
     shape = (len(paths), side, side, 3)
     if not target.exists():
         partial = target.with_suffix(".partial")
-        # Written as a stream: on a full disk a write fails, where a memory-mapped page kills the process.
+        # A stream write raises an error on a full disk; writing to a memory map kills the process.
         with partial.open("wb") as stream, ThreadPoolExecutor() as pool:
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -48,7 +48,7 @@ def decode_squares(
 
 
 def read_square(path: Path, side: int) -> NDArray[np.uint8]:
-    """One crop as (side, side, 3) uint8 RGB."""
+    """Reads one crop as (side, side, 3) uint8 RGB."""
     pixels = np.asarray(read_crop(path))
     shrinks = pixels.shape[0] > side or pixels.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR

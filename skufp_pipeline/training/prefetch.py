@@ -1,4 +1,4 @@
-"""What training needs next is made on threads meanwhile; what it still has to wait for is counted."""
+"""Prefetches training data on threads and measures the time spent waiting for it."""
 
 import time
 from collections import deque
@@ -12,22 +12,18 @@ Result = TypeVar("Result")
 
 
 class Prefetcher:
-    """Runs loaders ahead of their use.
-
-    Attributes:
-        waited: seconds that `take` and `each` kept their caller waiting.
-    """
+    """Runs loaders ahead of their use."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(2)
-        self.waited = 0.0
+        self.waited = 0.0  # seconds that callers of `take` and `each` waited for results
 
     def start(self, load: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Begins `load(item)`; `take` gives its result."""
+        """Starts `load(item)`; `take` returns its result."""
         return self._pool.submit(load, item)
 
     def take(self, started: "Future[Result]") -> Result:
-        """The result, or the error that the loader raised."""
+        """Waits for the result and returns it, or raises the loader's error."""
         begin = time.perf_counter()
         result = started.result()
         self.waited += time.perf_counter() - begin
@@ -36,7 +32,7 @@ class Prefetcher:
     def each(
         self, load: Callable[[Item], Result], items: Iterable[Item], ahead: int = 2
     ) -> Iterator[tuple[Item, Result]]:
-        """Each item with its result, in order, while the next `ahead` are being loaded."""
+        """Yields each item with its result, in order, while the next `ahead` items are loading."""
         rest = iter(items)
         running = deque((item, self.start(load, item)) for item in islice(rest, ahead))
         while running:
@@ -49,5 +45,5 @@ class Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Drops what was begun and not taken."""
+        """Cancels queued loads without waiting for running ones."""
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Which images stand together in a batch: any, some of each of a few SKUs (P x K), or one category's."""
+"""Samples batches: of any images, of K images for each of P SKUs (P x K), or of one category."""
 
 import math
 
@@ -13,18 +13,15 @@ from skufp_pipeline.training.settings import TrainingSettings
 def epoch_batches(
     labels: NDArray[np.int64], categories: NDArray[np.int64], settings: TrainingSettings, generator: Generator
 ) -> list[Tensor]:
-    """The batches of one epoch, of about as many images as there are.
+    """Returns the batches of one epoch as (B,) rows of `labels`; every epoch has the same number of batches.
 
-    Without `images_per_sku` every image comes once (but the only one of a category, with `same_category`).
-    With it (K) a batch holds K images of each of `batch_size / K` SKUs; a SKU is drawn the oftener the more
-    images it has, and its images are repeated where there are fewer than K.
+    Without `images_per_sku` every image occurs once (with `same_category`, a category's only image is left
+    out). Otherwise a batch has K = `images_per_sku` images of each of up to `batch_size / K` SKUs; SKUs with
+    more images are drawn more often, and images are repeated where a SKU has fewer than K.
 
     Args:
         labels: (N,) SKU of each image.
         categories: (S,) category of each SKU.
-
-    Returns:
-        Rows of `labels`, (B,) each; as many batches in every epoch.
     """
     of_image = torch.from_numpy(categories[labels]) if settings.same_category else torch.zeros(len(labels))
     if settings.images_per_sku is None:
@@ -35,7 +32,7 @@ def epoch_batches(
 
 
 def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Tensor]:
-    """Every row once, in batches that lie in one group each, in any order; a group of one row rests."""
+    """Returns every row once, in shuffled batches of one group each; groups of one row are left out."""
     order = torch.randperm(len(groups), generator=generator)
     names = groups.unique()
     if len(names) <= 1:
@@ -43,15 +40,15 @@ def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Ten
     batches: list[Tensor] = []
     for name in names:
         rows = order[groups[order] == name]
-        if len(rows) > 1:  # batch normalisation can't do with one image: no small remainder either
+        if len(rows) > 1:  # batch normalisation needs two images; equal parts avoid a small rest
             batches += rows.tensor_split(math.ceil(len(rows) / batch_size))
-    return [batches[place] for place in torch.randperm(len(batches), generator=generator)]
+    return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
 
 
 def _balanced(
     labels: Tensor, groups: Tensor, batch_size: int, images_per_sku: int, generator: Generator
 ) -> list[Tensor]:
-    """P x K batches, the P SKUs of one group."""
+    """Returns P x K batches; the P SKUs of a batch belong to one group."""
     rows = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
     counts = torch.tensor([len(of_sku) for of_sku in rows], dtype=torch.float64)
     group_of_sku = torch.stack([groups[of_sku[0]] for of_sku in rows])
@@ -67,6 +64,6 @@ def _balanced(
 
 
 def _draw(rows: Tensor, count: int, generator: Generator) -> Tensor:
-    """`count` of the rows in any order; all of them, again and again, where there are fewer."""
+    """Draws `count` rows in random order; repeats all of them where there are fewer."""
     order = rows[torch.randperm(len(rows), generator=generator)]
     return order.repeat(math.ceil(count / len(rows)))[:count]

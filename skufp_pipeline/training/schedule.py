@@ -1,10 +1,10 @@
-"""The learning-rate schedule of every trainer."""
+"""The learning-rate schedule of all trainers."""
 
 import math
 
 
 def warm_cosine(step: int, total: int, warmup_fraction: float) -> float:
-    """A factor in [0, 1]: a linear rise over the first share of `total` steps, then half a cosine to 0."""
+    """Returns a factor in [0, 1]: linear warm-up over `warmup_fraction` of the steps, then a cosine to 0."""
     warmup = max(1, round(total * warmup_fraction))
     if step < warmup:
         return (step + 1) / warmup

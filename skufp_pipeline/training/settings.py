@@ -1,4 +1,4 @@
-"""Typed configuration that every training of an image tower shares."""
+"""Settings shared by all trainers of image towers."""
 
 from typing import Self
 
@@ -10,10 +10,10 @@ from skufp_pipeline.settings import Settings
 class AugmentationSettings(Settings):
     """Training augmentations (App. B): random resized crop, horizontal flip, colour jitter."""
 
-    crop_scale: tuple[float, float] = (0.6, 1.0)  # share of the crop's area that is kept
+    crop_scale: tuple[float, float] = (0.6, 1.0)  # fraction of the image area
     crop_ratio: tuple[float, float] = (0.8, 1.25)
     flip: float = Field(0.5, ge=0, le=1)  # probability
-    rotation: float = 0.0  # degrees, uniform in +-
+    rotation: float = 0.0  # largest angle in degrees, either direction
     brightness: float = 0.3
     contrast: float = 0.3
     saturation: float = 0.3
@@ -22,22 +22,22 @@ class AugmentationSettings(Settings):
 
 
 class TrainingSettings(Settings):
-    """What the trainers of all image encoders share: AdamW, a warm-up, then a cosine to zero."""
+    """Settings of AdamW training with warm-up and cosine decay to zero."""
 
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(128, ge=2)
-    images_per_sku: int | None = Field(None, ge=2)  # of each SKU in a batch; null draws images, not SKUs
-    same_category: bool = False  # batches of one category each: their SKUs are hard to tell apart
-    learning_rate: float = Field(1e-3, gt=0)  # of all that is not the trunk
+    images_per_sku: int | None = Field(None, ge=2)  # in each batch; null samples images, not SKUs
+    same_category: bool = False  # one category per batch: its SKUs are harder to distinguish
+    learning_rate: float = Field(1e-3, gt=0)  # of everything except the trunk
     backbone_learning_rate: float = Field(1e-3, gt=0)  # of the image tower's trunk
-    head_only_epochs: int = Field(0, ge=0)  # the trunk rests while the new layers settle
+    head_only_epochs: int = Field(0, ge=0)  # epochs in which only the new layers are trained
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     clip_gradient: float = Field(5.0, gt=0)  # largest gradient norm
     freeze_batch_norm: bool = False  # keep the trunk's running statistics (pretrained towers)
-    ema_decay: float | None = Field(None, gt=0, lt=1)  # keep the moving average of the weights instead
-    cache_side: int = Field(80, ge=8)  # pixels of the squares that crops are decoded to, once
+    ema_decay: float | None = Field(None, gt=0, lt=1)  # decay of the weight average that is kept instead
+    cache_side: int = Field(80, ge=8)  # side in pixels of the decoded crop squares
     augmentation: AugmentationSettings = AugmentationSettings()
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""Where weights come from: a hub, a file or folder of this machine, or an installed package.
+"""Resolves model weights from a hub, a local file or folder, or an installed package.
 
-Every setting that names weights takes the four forms:
+Every setting that names weights accepts these forms:
 
     laion2b_s34b_b79k                      a tag or id that a hub knows
     models/tower.safetensors               a file
@@ -25,40 +25,34 @@ PACKAGE = "package:"
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that a setting names.
+    """Weights that a setting names."""
 
-    Attributes:
-        name: as the setting gives it.
-        setting: its dotted name in the preset.
-        path: the file or folder; None where a hub has it.
-    """
-
-    name: str
-    setting: str
+    name: str  # value of the setting
+    setting: str  # dotted name of the setting in the preset
     kind: Literal["hub", "local", "package"]
-    path: Path | None = None
+    path: Path | None = None  # file or folder; None for a hub
 
     @property
     def source(self) -> str:
-        """What a library opens: the path, or the hub's name."""
+        """The path, or the hub name, to pass to a library."""
         return self.name if self.path is None else str(self.path)
 
     @property
     def digest(self) -> str | None:
-        """Of the content; None for a hub's name, whose content is known after the first download only."""
+        """Digest of the content; None for a hub name, whose content is unknown before the download."""
         return None if self.path is None else content_digest(self.path)
 
     @property
     def licence(self) -> str | None:
-        """As the package declares it; None where nothing is declared."""
+        """The licence that the package declares, if any."""
         package = self.name.removeprefix(PACKAGE).partition("/")[0]
         return _licence(package) if self.kind == "package" else None
 
     def file(self, names: Sequence[str]) -> Path | None:
-        """The path of the file, of a folder that of the first of `names` in it; None where a hub has it.
+        """Returns the file, or the first of `names` in the folder; None for a hub.
 
         Raises:
-            UserError: the folder holds none of them.
+            UserError: the folder has none of `names`.
         """
         if self.path is None or self.path.is_file():
             return self.path
@@ -69,7 +63,7 @@ class Weights:
 
 
 def resolve(name: str, setting: str) -> Weights:
-    """The weights that `setting` names; what is neither in a package nor on this machine is a hub's.
+    """Resolves the value `name` of `setting`; a name without package or local path is a hub name.
 
     >>> resolve("laion2b_s34b_b79k", "encoder.pretrained").kind
     'hub'
@@ -85,17 +79,16 @@ def resolve(name: str, setting: str) -> Weights:
 
 
 def weight_inputs(named: Mapping[str, str | None]) -> dict[str, str]:
-    """Inputs of a recipe: the digest of each setting's weights, where they are on this machine.
+    """Returns recipe inputs: the digest by setting of all weights in `named` that are on this machine.
 
-    Args:
-        named: by setting, what it names (`weight_files` of the settings classes).
+    `named` holds the value of each setting, from `weight_files` of the settings classes.
     """
     found = {setting: resolve(name, setting).digest for setting, name in named.items() if name is not None}
     return {setting: digest for setting, digest in found.items() if digest is not None}
 
 
 def weights_summary(named: Mapping[str, str | None]) -> str:
-    """What a manifest says of the weights that `named` names: where from, which content, which licence."""
+    """Describes weights for a manifest: source, content digest and licence."""
     found = [resolve(name, setting) for setting, name in named.items() if name is not None]
     return "; ".join(
         f"{one.setting} {one.name} ({one.digest or 'of a hub'}, licence {one.licence or 'not declared'})"
@@ -104,8 +97,7 @@ def weights_summary(named: Mapping[str, str | None]) -> str:
 
 
 def config_source(name: str, bundled: Path) -> str | None:
-    """What a model's JSON config is read from: `name` itself, or the file of that name in the folder
-    `bundled`; None where it is neither."""
+    """Returns the source of a JSON config: `name` itself, or its file in the folder `bundled`, or None."""
     if name.startswith(PACKAGE) or Path(name).is_file():
         return name
     path = bundled / f"{name}.json"
@@ -113,10 +105,10 @@ def config_source(name: str, bundled: Path) -> str | None:
 
 
 def read_config(source: str, setting: str, keys: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The path and content of a JSON config that has all of `keys`.
+    """Reads a JSON config and returns its path and content.
 
     Raises:
-        UserError: it is no such file.
+        UserError: it is not a JSON file or lacks one of `keys`.
     """
     path = Path(resolve(source, setting).source)
     try:
@@ -145,7 +137,7 @@ def _in_package(name: str, setting: str) -> Path:
 
 
 def _folders(package: str) -> list[Path]:
-    """Of an installed package, by the name that is imported or the name that is installed."""
+    """Returns the folders of an installed package, given its import name or distribution name."""
     owners = metadata.packages_distributions().items()
     modules = [package.replace("-", "_"), *(module for module, owned in owners if package in owned)]
     specs = [find_spec(module) for module in modules if module.isidentifier()]
@@ -155,9 +147,9 @@ def _folders(package: str) -> list[Path]:
 def _licence(package: str) -> str | None:
     owners = metadata.packages_distributions().get(package, [package])
     try:
-        told = metadata.metadata(owners[0]).json
+        fields = metadata.metadata(owners[0]).json
     except metadata.PackageNotFoundError:
         return None
-    classes = [line for line in told.get("classifier", ()) if line.startswith("License ::")]
-    licence = told.get("license_expression") or told.get("license") or "".join(classes[:1])
+    classes = [line for line in fields.get("classifier", ()) if line.startswith("License ::")]
+    licence = fields.get("license_expression") or fields.get("license") or "".join(classes[:1])
     return shorten(str(licence).partition("\n")[0].rpartition(" :: ")[2], 80, placeholder=" ...") or None

@@ -1,6 +1,6 @@
-"""Trains a small Stable Diffusion on catalogue crops: the VAE first, then UNet and text encoder.
+"""Trains a small Stable Diffusion on catalogue crops: first the VAE, then UNet and text encoder.
 
-It stands in for `stable-diffusion-v1-5` where none can be had: the same classes, a few minutes of a CPU.
+It replaces `stable-diffusion-v1-5` where that is not available: same classes, minutes of CPU time.
 """
 
 from pathlib import Path
@@ -25,10 +25,7 @@ Curves = dict[str, list[dict[str, float]]]
 def train_base(
     pipeline: Pipeline, crops: PromptedCrops, settings: SmallBaseSettings, seed: int, scratch: Path, log: Log
 ) -> Curves:
-    """Trains the parts of `pipeline` in place.
-
-    Returns:
-        The curves `vae` and `unet`: mean loss by step.
+    """Trains the parts of `pipeline` in place; returns the curves `vae` and `unet`: mean loss by step.
 
     Raises:
         UserError: no crops to train on.
@@ -47,7 +44,7 @@ def _train_vae(
     pipeline: Pipeline, crops: PromptedCrops, settings: SmallBaseSettings, seed: int, scratch: Path, log: Log
 ) -> list[dict[str, float]]:
     vae = pipeline.vae.requires_grad_(True).train()
-    with torch.no_grad():  # a posterior that starts wide drowns what there is to learn in noise
+    with torch.no_grad():  # a wide initial posterior hides the signal in noise
         vae.quant_conv.bias[vae.config.latent_channels :] = _FIRST_LOG_VARIANCE
 
     def loss_of(generator: Generator) -> Tensor:
@@ -106,13 +103,13 @@ def set_latent_scale(pipeline: Pipeline, crops: PromptedCrops, sample: int = 256
 
 
 def edge_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """Mean absolute error of the differences of neighbouring pixels: what blur loses."""
+    """Returns the mean absolute error of neighbouring pixels' differences, which penalises blur."""
     across = F.l1_loss(decoded.diff(dim=3), images.diff(dim=3))
     return across + F.l1_loss(decoded.diff(dim=2), images.diff(dim=2))
 
 
 def colour_loss(decoded: Tensor, images: Tensor) -> Tensor:
-    """Squared error of lightness, and of what is left without it: garments are told apart by their colour."""
+    """Returns the squared error of lightness plus, with a higher weight, of chroma: colour matters more."""
     error = decoded - images
     lightness = error.mean(dim=1, keepdim=True)
     return lightness.square().mean() + _CHROMA_WEIGHT * (error - lightness).square().mean()

@@ -1,7 +1,6 @@
-"""Sets the filters by real catalogue views, and measures them on others.
+"""Calibrates the filters on pairs of catalogue views of training SKUs, and evaluates them on other views.
 
-Thresholds come from pairs of views of training SKUs. How good they are is measured on views that they did
-not come from: planted bad candidates must be rejected, second real views must pass.
+In the evaluation, planted bad candidates must be rejected and second real views must pass.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,20 +37,20 @@ Plant = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 HUE_TURN = 90  # degrees
 _LEAST_PAIRS = 10
-_COLOURED = 0.2  # chroma of a pixel that a turn of its hue changes visibly
-_LEAST_COLOURED = 0.1  # share of such pixels in a crop whose turned hue makes another garment of it
+_COLOURED = 0.2  # smallest chroma at which a rotated hue is visible
+_LEAST_COLOURED = 0.1  # smallest share of such pixels at which it changes the garment
 
 
 @dataclass(frozen=True)
 class RealViews:
-    """Catalogue views of some SKUs: whose they are, their embeddings (N, D), their squares (N, S, S, 3)."""
+    """Catalogue views of some SKUs."""
 
     sku_ids: NDArray[np.str_]
-    embeddings: NDArray[np.float32]
-    squares: NDArray[np.uint8]
+    embeddings: NDArray[np.float32]  # (N, D)
+    squares: NDArray[np.uint8]  # (N, S, S, 3)
 
     def scores(self, pairs: NDArray[np.int64]) -> Scores:
-        """Of the first of each pair (P, 2) as a candidate for the second."""
+        """Scores the first view of each pair (P, 2) as a candidate for the second."""
         candidate, source = pairs[:, 0], pairs[:, 1]
         return score(
             self.embeddings[candidate],
@@ -64,10 +63,7 @@ class RealViews:
 def fit_filters(
     views: RealViews, settings: FilterSettings, seed: int
 ) -> tuple[Thresholds, list[dict[str, float]]]:
-    """The thresholds, and the curve that they are a point of.
-
-    Args:
-        views: of training SKUs.
+    """Calibrates thresholds on `views` of training SKUs; returns them and the calibration curve.
 
     Raises:
         UserError: too few SKUs with two views.
@@ -87,14 +83,14 @@ def fit_filters(
 def calibrate_and_measure(
     images: pl.DataFrame, encoder: Encoder, batch_size: int, settings: FilterSettings, seed: int
 ) -> dict[str, Any]:
-    """Thresholds from one half of the training SKUs, and how good they are on SKUs they are not from.
+    """Calibrates on half of the training SKUs and evaluates on other SKUs.
 
     Args:
-        images: embeddings of every crop, with the `path` of its file; queries are left aside.
+        images: embeddings of every crop, with the `path` of its file; queries are ignored.
 
     Returns:
-        `thresholds`, `curve`, and `figures` by set of SKUs: `training` is the other half of the training
-        SKUs, `unseen` the SKUs of other splits, which the encoder has not learnt from either.
+        `thresholds`, `curve`, and `figures` by set of SKUs: `training`, the other half of the training
+        SKUs, and `unseen`, the SKUs of other splits, on which the encoder was not trained.
     """
     catalog = images.filter(pl.col("domain") == CATALOG)
     is_training = pl.col("split") == "train"
@@ -130,21 +126,21 @@ def _real_views(images: pl.DataFrame, settings: FilterSettings) -> RealViews:
 
 
 def same_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[np.int64]:
-    """At most `limit` rows (candidate, source) of two views of one SKU: all of them, or a seeded choice."""
+    """Returns at most `limit` rows (candidate, source) of two views of one SKU: all, or a seeded sample."""
     frame = pl.DataFrame({"sku": sku_ids}).with_row_index("row")
     pairs = frame.join(frame, on="sku").filter(pl.col("row") != pl.col("row_right"))
     found = pairs.select("row", "row_right").sort("row", "row_right").to_numpy().astype(np.int64)
-    return _some(found, limit, seed)
+    return _subsample(found, limit, seed)
 
 
 def other_sku_pairs(sku_ids: NDArray[np.str_], limit: int, seed: int) -> NDArray[np.int64]:
-    """At most `limit` rows (candidate, source) of views of two SKUs, drawn at random."""
+    """Samples at most `limit` rows (candidate, source) of views of two SKUs."""
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, max(len(sku_ids), 1), (4 * limit if len(sku_ids) else 0, 2))
     return np.asarray(drawn[sku_ids[drawn[:, 0]] != sku_ids[drawn[:, 1]]][:limit], dtype=np.int64)
 
 
-def _some(pairs: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
+def _subsample(pairs: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
     if len(pairs) <= limit:
         return pairs
     return pairs[np.sort(np.random.default_rng(seed).choice(len(pairs), limit, replace=False))]
@@ -153,16 +149,13 @@ def _some(pairs: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
 def planted_figures(
     views: RealViews, embed: Embed, thresholds: Thresholds, limit: int, seed: int
 ) -> dict[str, dict[str, float]]:
-    """For every kind of planted candidate: how many there were, and the share that was accepted.
+    """Returns the number of candidates and the share accepted, for every kind of planted candidate.
 
-    `second_view` must pass; `other_sku`, `hue_turned`, `blank` and `noise` must not, and `bad` is the four
-    together. A crop without colours is not changed by a turn of its hue, so only crops that have some are
-    planted with it.
-
-    Args:
-        embed: unit rows of squares (N, S, S, 3).
+    `second_view` must pass; `other_sku`, `hue_turned`, `blank` and `noise` must not; `bad` is these four
+    together. Only coloured crops are used for `hue_turned`, since others do not change.
+    `embed` returns unit rows of squares (N, S, S, 3).
     """
-    chosen = _some(np.arange(len(views.sku_ids))[:, None].repeat(2, 1), limit, seed)[:, 0]
+    chosen = _subsample(np.arange(len(views.sku_ids))[:, None].repeat(2, 1), limit, seed)[:, 0]
     bad = {"other_sku": views.scores(other_sku_pairs(views.sku_ids, limit, seed))}
     for name, plant in (("hue_turned", turn_hue), ("blank", _blank), ("noise", _noise)):
         rows = chosen[[is_coloured(views.squares[row]) for row in chosen]] if plant is turn_hue else chosen
@@ -188,31 +181,31 @@ def _figure(scores: Scores, thresholds: Thresholds) -> dict[str, float]:
 
 
 def turn_hue(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The square with every hue turned by `HUE_TURN` degrees."""
+    """Rotates every hue of the square by `HUE_TURN` degrees."""
     hsv = cv2.cvtColor(square, cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0].astype(int) + HUE_TURN // 2) % 180  # OpenCV halves degrees
+    hsv[..., 0] = (hsv[..., 0].astype(int) + HUE_TURN // 2) % 180  # OpenCV's hue is in units of 2 degrees
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.uint8, copy=False)
 
 
 def is_coloured(square: NDArray[np.uint8]) -> bool:
-    """Whether enough of the square has a hue to turn."""
+    """Returns whether enough pixels have a visible hue."""
     return bool((chroma(square) > _COLOURED).mean() >= _LEAST_COLOURED)
 
 
 def _blank(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The square's mean colour everywhere: the hardest blank."""
+    """Fills the square with its mean colour, the hardest blank to reject."""
     mean = square.reshape(-1, 3).mean(axis=0).round()
     return np.broadcast_to(mean, square.shape).astype(np.uint8)
 
 
 def _noise(square: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Uniform noise, drawn from the square's own bytes, so that it can be drawn again."""
+    """Returns uniform noise, seeded with the square's bytes so that it is repeatable."""
     rng = np.random.default_rng(stable_hash(square.tobytes().hex(), "planted-noise"))
     return rng.integers(0, 256, square.shape, dtype=np.uint8)
 
 
 def each_figure(found: Mapping[str, Any]) -> list[tuple[str, str, dict[str, float]]]:
-    """(set of SKUs, kind of candidate, figure) of what `calibrate_and_measure` found."""
+    """Lists (set of SKUs, kind of candidate, figure) from the result of `calibrate_and_measure`."""
     return [
         (name, kind, figure) for name, kinds in found["figures"].items() for kind, figure in kinds.items()
     ]

@@ -1,6 +1,6 @@
-"""How every part of the diffusion model is trained, step by step.
+"""Trains any part of the diffusion model.
 
-Each step's randomness comes from (seed, step) alone, so that a resumed training ends in the same weights.
+The random numbers of a step depend on (seed, step) only, so a resumed training gives the same weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,23 +24,16 @@ _CURVE_POINTS = 40
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, how fast, and in what portions a part is trained.
-
-    Attributes:
-        steps: optimizer steps; the learning rate follows a warm-up and a cosine to zero over them.
-        accumulation: draws of the loss whose gradients make one step.
-        checkpoint_every: steps between two points that a killed run goes on from.
-        precision: of the arithmetic on CUDA; a CPU computes in float32 whatever it says.
-    """
+    """Training schedule of one part: warm-up and cosine decay to zero."""
 
     steps: int
     learning_rate: float
     warmup_fraction: float = 0.05
     weight_decay: float = 0.01
-    accumulation: int = 1
+    accumulation: int = 1  # batches per optimizer step
     clip_gradient: float = 1.0
-    checkpoint_every: int = 200
-    precision: Precision = "none"
+    checkpoint_every: int = 200  # steps between two checkpoints
+    precision: Precision = "none"  # on CUDA; a CPU computes in float32
 
 
 def train(
@@ -52,15 +45,15 @@ def train(
     scratch: Path,
     log: Log,
 ) -> History:
-    """Trains, in place, every parameter of `modules` that wants a gradient.
+    """Trains, in place, every parameter of `modules` that requires a gradient.
 
     Args:
-        loss_of: draws a batch with the generator it is given and returns its loss.
-        scratch: holds `NAME.pt`, the point that a killed run goes on from; it is kept at the end, so that a
-            run killed in a later part has not to train this one again.
+        loss_of: draws a batch with the given generator and returns its loss.
+        scratch: folder of the checkpoint `NAME.pt`, which is kept after the training so that it is not
+            repeated if a later part is killed.
 
     Returns:
-        The curve: `step` and the mean `loss` since the point before.
+        The curve: `step` and the mean `loss` since the previous point.
     """
     trainable = Trainable(modules)
     parameters = list(trainable.parameters.values())

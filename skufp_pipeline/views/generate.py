@@ -1,7 +1,7 @@
-"""img2img at low noise: N candidates of each catalogue view, the same whatever the shard's order (sec. 4.4).
+"""Generates N candidates of each catalogue view by img2img at low noise (sec. 4.4).
 
-Every candidate has its own generator, seeded by (sku_id, view, candidate). Candidates come in batches of a
-fixed plan; a batch is kept when it is whole, and a killed run generates only the batches that are missing.
+Each candidate has its own generator, seeded by (sku_id, view, candidate): the shard's order has no effect.
+Batches follow a fixed plan; complete ones are kept, so that a resumed run generates only the missing ones.
 """
 
 import json
@@ -28,21 +28,15 @@ from skufp_pipeline.views.settings import GenerationSettings
 
 @dataclass(frozen=True)
 class Candidate:
-    """One image to generate.
+    """One image to generate."""
 
-    Attributes:
-        candidate_id: `<item_id>_c<candidate>`, unique over all shards.
-        item_id: the catalogue view that is varied.
-        image_path: where the generated image stands; `source_path` is the view's crop.
-    """
-
-    candidate_id: str
-    item_id: str
+    candidate_id: str  # `<item_id>_c<candidate>`, unique over all shards
+    item_id: str  # the source view
     sku_id: str
     split: str
     candidate: int
-    source_path: str
-    image_path: str
+    source_path: str  # crop of the source view
+    image_path: str  # generated image
     prompt: str
     strength: float
     seed: int
@@ -50,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Generated:
-    """A candidate's file, and whether a safety checker found it unsafe (None: there is none)."""
+    """A candidate, its file, and the safety checker's flag (None without a checker)."""
 
     candidate: Candidate
     path: Path
@@ -58,7 +52,7 @@ class Generated:
 
 
 def plan_candidates(views: pl.DataFrame, settings: GenerationSettings) -> list[Candidate]:
-    """One candidate for each view (`VIEW_SCHEMA`) and strength, in the order of the views."""
+    """Returns a candidate per view (`VIEW_SCHEMA`) and strength, in the order of the views."""
     return [
         Candidate(
             candidate_id=f"{row['item_id']}_c{number}",
@@ -78,7 +72,7 @@ def plan_candidates(views: pl.DataFrame, settings: GenerationSettings) -> list[C
 
 
 def candidate_seed(sku_id: str, view: str, candidate: int) -> int:
-    """A seed in [0, 2**63) that depends on the three alone."""
+    """Returns a seed in [0, 2**63) that depends only on the arguments."""
     return stable_hash(f"{sku_id}\0{view}\0{candidate}", "generated-view") >> 1
 
 
@@ -92,21 +86,15 @@ def generate(
     negative_prompt: str = "",
     progress: Progress | None = None,
 ) -> list[Generated]:
-    """Writes the candidates' JPEGs below `out_dir`; those of batches that are there whole are not made again.
+    """Writes the candidates' JPEGs below `out_dir`, skipping complete batches, and returns all in order.
 
-    A batch holds candidates of one strength. The images have their crop's proportions and `image_size`
-    pixels on the longer side.
-
-    Args:
-        sources: the crop of every view, by `item_id`.
-
-    Returns:
-        The candidates in their order.
+    The images have the aspect ratio of their crop and `image_size` pixels on the longer side.
+    `sources` maps the `item_id` of every view to its crop.
 
     Raises:
-        UserError: a crop can't be read.
+        UserError: a crop can't be read, or `out_dir` has batches of other candidates.
     """
-    made: dict[str, Generated] = {}
+    results: dict[str, Generated] = {}
     for number, batch in enumerate(batches(candidates, settings.batch_size)):
         record = out_dir / f"batch_{number:05d}.json"
         unsafe = _finished(record, batch, out_dir)
@@ -118,14 +106,14 @@ def generate(
             _write_record(record, batch, unsafe)
         for candidate, flag in zip(batch, unsafe, strict=True):
             path = out_dir / candidate.image_path
-            made[candidate.candidate_id] = Generated(candidate, path, flag)
+            results[candidate.candidate_id] = Generated(candidate, path, flag)
         if progress is not None:
-            progress(len(made), len(candidates))
-    return [made[candidate.candidate_id] for candidate in candidates]
+            progress(len(results), len(candidates))
+    return [results[candidate.candidate_id] for candidate in candidates]
 
 
 def batches(candidates: Sequence[Candidate], size: int) -> list[list[Candidate]]:
-    """The fixed plan: by strength, then in their order, `size` at a time."""
+    """Returns the fixed batch plan: at most `size` candidates of one strength per batch, in order."""
     strengths = sorted({candidate.strength for candidate in candidates})
     by_strength = [[c for c in candidates if c.strength == strength] for strength in strengths]
     return [group[start : start + size] for group in by_strength for start in range(0, len(group), size)]
@@ -139,7 +127,7 @@ def _run_batch(
     settings: GenerationSettings,
     negative_prompt: str,
 ) -> tuple[list[NDArray[np.uint8]], list[bool | None]]:
-    """(S, S, 3) uint8 images and safety flags; in halves when the GPU has no memory for the whole."""
+    """Returns (S, S, 3) uint8 images and safety flags; splits the batch if GPU memory is insufficient."""
 
     @torch.inference_mode()
     def run(part: Sequence[tuple[Candidate, Path]]) -> list[tuple[NDArray[np.uint8], bool | None]]:
@@ -152,7 +140,7 @@ def _run_batch(
             strength=part[0][0].strength,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
-            # On the CPU, so that every device draws the same noise.
+            # CPU generators, so that the noise is the same on every device.
             generator=[torch.Generator().manual_seed(candidate.seed) for candidate, _ in part],
             output_type="np",
         )
@@ -160,12 +148,12 @@ def _run_batch(
         flags = output.nsfw_content_detected or [None] * len(part)
         return list(zip(images, (None if flag is None else bool(flag) for flag in flags), strict=True))
 
-    made = [pair for part in in_halves(run, list(zip(batch, crops, strict=True))) for pair in part]
-    return [image for image, _ in made], [flag for _, flag in made]
+    results = [pair for part in in_halves(run, list(zip(batch, crops, strict=True))) for pair in part]
+    return [image for image, _ in results], [flag for _, flag in results]
 
 
 def _save(square: NDArray[np.uint8], source: Path, target: Path, quality: int) -> None:
-    """The square with its crop's proportions, as a JPEG."""
+    """Saves the square as a JPEG with the aspect ratio of its crop."""
     width, height = size_of(source)
     side = square.shape[0]
     scale = side / max(width, height)
@@ -177,14 +165,14 @@ def _save(square: NDArray[np.uint8], source: Path, target: Path, quality: int) -
 
 
 def _write_record(record: Path, batch: Sequence[Candidate], unsafe: list[bool | None]) -> None:
-    """Written last: a batch with a record is whole."""
+    """Writes the record of a batch; it is written last, to mark the batch as complete."""
     partial = record.with_suffix(".partial")
     partial.write_text(json.dumps({"candidates": [asdict(c) for c in batch], "unsafe": unsafe}))
     partial.replace(record)
 
 
 def _finished(record: Path, batch: Sequence[Candidate], out_dir: Path) -> list[bool | None] | None:
-    """The safety flags of a batch that an earlier run made; None where it did not, or not whole."""
+    """Returns the safety flags of a batch that an earlier run completed, otherwise None."""
     if not record.is_file() or not all((out_dir / c.image_path).is_file() for c in batch):
         return None
     found = json.loads(record.read_text())

@@ -1,6 +1,6 @@
-"""LoRA on the attention projections, so that a generated view keeps its garment (sec. 4.4; Hu et al., 2021).
+"""LoRA on the attention projections, to preserve the garment in generated views (sec. 4.4; Hu et al., 2021).
 
-The adapter predicts noise on crops of a subset of training SKUs, weighted by min-SNR; it is saved in
+The adapter predicts noise, with min-SNR weights, on crops of a subset of training SKUs. Its file is in
 diffusers' format and loads into any stock pipeline of the same base.
 """
 
@@ -38,10 +38,9 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 def train_lora(
     pipeline: Pipeline, crops: PromptedCrops, settings: LoraSettings, seed: int, scratch: Path, log: Log
 ) -> list[dict[str, float]]:
-    """Adds an adapter to `pipeline` and trains it; the base's weights stay, under other names.
+    """Adds an adapter to `pipeline` and trains it; returns the curve: mean loss by step.
 
-    Returns:
-        The curve: mean loss by step.
+    The weights of the base do not change, but are renamed.
 
     Raises:
         UserError: no crops to train on.
@@ -71,7 +70,7 @@ def train_lora(
         checkpoint_every=settings.checkpoint_every,
         precision=settings.mixed_precision,
     )
-    pipeline.unet.train()  # gradient checkpointing works in training mode alone; there is no dropout
+    pipeline.unet.train()  # gradient checkpointing needs training mode; there is no dropout
     curve = train("lora", parts, loss_of, schedule, seed, scratch, log)
     for part in parts.values():
         part.requires_grad_(False).eval()
@@ -88,14 +87,11 @@ def adapt(
     directory: Path,
     log: Log,
 ) -> dict[str, Any]:
-    """Trains the adapter and writes it with its curve, its drift and samples of before and after.
+    """Trains and writes the adapter; returns a summary: counts and drift figures.
 
     Args:
         views: every catalogue view (`VIEW_SCHEMA`) with the `path` of its crop.
-        directory: gets `pytorch_lora_weights.safetensors`, and what `Lora` reads.
-
-    Returns:
-        The summary: counts, and the figures of the drift.
+        directory: receives `pytorch_lora_weights.safetensors` and the files of `Lora`: curve, drift, samples.
     """
     training, held_out = parted(views, settings.lora.max_skus)
     sample = sampled(held_out, settings.lora.drift_views)
@@ -106,8 +102,8 @@ def adapt(
         out, size = scratch / name, settings.image_size
         pipeline.unet.eval()
         negative = settings.prompts.negative_prompt
-        made = generate(pipeline, candidates, sources, out, size, settings.generation, negative)
-        return made, score_generated(made, sources, encoder, settings.filters.side, _EMBED_BATCH, False)
+        images = generate(pipeline, candidates, sources, out, size, settings.generation, negative)
+        return images, score_generated(images, sources, encoder, settings.filters.side, _EMBED_BATCH, False)
 
     frozen, frozen_scores = draw("frozen")
     log(f"lora: {len(frozen)} samples of the frozen base on {sample['sku_id'].n_unique()} held-out SKUs")
@@ -127,7 +123,7 @@ def adapt(
 
 
 def add_adapter(pipeline: Pipeline, settings: LoraSettings, seed: int) -> None:
-    """A new adapter, which changes nothing before it is trained."""
+    """Adds a new adapter, which has no effect before training."""
     torch.manual_seed(seed)
     targets = {"unet": UNET_TARGETS}
     if settings.text_encoder:
@@ -144,7 +140,7 @@ def add_adapter(pipeline: Pipeline, settings: LoraSettings, seed: int) -> None:
 
 
 def save_lora(pipeline: Pipeline, directory: Path) -> None:
-    """Writes the adapter as `load_lora_weights` of a stock pipeline reads it."""
+    """Writes the adapter for `load_lora_weights` of a stock pipeline."""
     layers = {
         part: convert_state_dict_to_diffusers(get_peft_model_state_dict(getattr(pipeline, part)))
         for part in ("unet", "text_encoder")

@@ -1,4 +1,4 @@
-"""What every diffusion training shares: latents of crops, noise at random times, the loss of its guess."""
+"""Shared parts of diffusion training: latents of crops, noise at random timesteps, noise-prediction loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class PromptedCrops:
 
 @dataclass(frozen=True)
 class Latents:
-    """Mean and standard deviation, (N, C, s, s) each, of crops under the VAE, scaled as the UNet wants."""
+    """Mean and standard deviation, (N, C, s, s) each, of the VAE posterior of crops, scaled for the UNet."""
 
     mean: Tensor
     deviation: Tensor
 
     def draw(self, chosen: Tensor, generator: Generator) -> Tensor:
-        """(B, C, s, s) on the CPU."""
+        """Samples (B, C, s, s) latents on the CPU."""
         mean = self.mean[chosen]
         return mean + self.deviation[chosen] * torch.randn(mean.shape, generator=generator)
 
@@ -41,20 +41,20 @@ class Latents:
 def prompted_crops(
     views: pl.DataFrame, side: int, target: Path, progress: Progress | None = None
 ) -> PromptedCrops:
-    """The crops of `views` (`path`, `prompt`) as squares, decoded once into the file `target`."""
+    """Decodes the crops of `views` (`path`, `prompt`) to squares, once, into the file `target`."""
     pixels = decode_squares([Path(path) for path in views["path"]], side, target, progress)
     return PromptedCrops(pixels, views["prompt"].to_list())
 
 
 def unit_range(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """(B, S, S, 3) uint8 as (B, 3, S, S) in [-1, 1]."""
+    """Converts (B, S, S, 3) uint8 to (B, 3, S, S) in [-1, 1]."""
     tensor = torch.from_numpy(np.array(pixels)).to(device)
     return tensor.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @torch.no_grad()
 def encode_latents(pipeline: Pipeline, pixels: NDArray[np.uint8]) -> Latents:
-    """The latents of every crop, kept on the CPU: a training reads each many times."""
+    """Encodes every crop once, because training reads each many times; keeps the latents on the CPU."""
     means, deviations = [], []
     for start in range(0, len(pixels), _ENCODE_BATCH):
         images = unit_range(pixels[start : start + _ENCODE_BATCH], pipeline.device)
@@ -73,12 +73,12 @@ def noise_loss(
     largest_timestep: float = 1.0,
     snr_gamma: float | None = None,
 ) -> Tensor:
-    """Mean squared error of the predicted noise, weighted by min(SNR, gamma) / SNR (Hang et al., 2023).
+    """Returns the MSE of the predicted noise, weighted by min(SNR, gamma) / SNR (Hang et al., 2023).
 
     Args:
-        latents: (B, C, s, s) on the CPU, as are the random numbers: every device sees the same.
-        largest_timestep: share of the noise schedule, from its clean end, that timesteps are drawn from.
-        snr_gamma: None weights all timesteps alike.
+        latents: (B, C, s, s) on the CPU, like the random numbers, which are thus equal on every device.
+        largest_timestep: fraction of the noise schedule, from the clean end, to draw timesteps from.
+        snr_gamma: None weights all timesteps equally.
     """
     device, scheduler = pipeline.device, pipeline.scheduler
     last = max(1, round(scheduler.config.num_train_timesteps * largest_timestep))
@@ -94,6 +94,6 @@ def noise_loss(
 
 
 def min_snr_weight(alphas_cumprod: Tensor, gamma: float) -> Tensor:
-    """min(SNR, gamma) / SNR for a model that predicts noise; SNR = a / (1 - a)."""
+    """Returns min(SNR, gamma) / SNR for a model that predicts noise; SNR = a / (1 - a)."""
     snr = alphas_cumprod / (1 - alphas_cumprod)
     return snr.clamp(max=gamma) / snr

@@ -1,4 +1,4 @@
-"""The pipeline's words for a catalogue view: category, visibility, studio background (sec. 4.4)."""
+"""Prompts for catalogue views: category, visibility, studio background (sec. 4.4)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,10 +8,10 @@ from skufp_pipeline.errors import UserError
 
 
 def view_prompt(row: Mapping[str, Any], template: str) -> str:
-    """`template` with `{category}` and `{visibility}` of one row of the image-text table filled in.
+    """Fills `{category}` and `{visibility}` of one image-text row into `template`.
 
     Raises:
-        UserError: the template names something else.
+        UserError: the template has other fields.
     """
     try:
         return template.format(category=row["category_name"], visibility=visibility(row))
@@ -23,7 +23,7 @@ def view_prompt(row: Mapping[str, Any], template: str) -> str:
 
 
 def visibility(row: Mapping[str, Any]) -> str:
-    """How the garment is seen: "fully visible, from the front"; columns that are null say nothing."""
+    """Describes occlusion and viewpoint: "fully visible, from the front"; a null viewpoint is omitted."""
     seen = OCCLUSION.get(row["occlusion"], "fully visible")
     if row["viewpoint"] == NOT_WORN:
         return f"{seen}, not worn"

@@ -1,4 +1,4 @@
-"""Typed configuration of generated views: diffusion model, LoRA, generation, filters (sec. 4.4)."""
+"""Settings of generated views: diffusion model, LoRA, generation, filters (sec. 4.4)."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -12,11 +12,10 @@ BUNDLED_MODELS = Path(__file__).parent / "models"
 
 
 class SmallBaseSettings(Settings):
-    """A small Stable Diffusion that is built from a config and trained here: VAE first, then UNet.
+    """A small Stable Diffusion that is built from a config and trained: VAE first, then UNet.
 
-    Attributes:
-        config: the name of a config bundled in `views/models`, or a JSON file, here or in a package, with
-            `vae`, `unet`, `text_encoder` and `scheduler`, the keyword arguments of their classes.
+    `config` is the name of a config bundled in `views/models`, or a JSON file, local or in a package. It has
+    the keyword arguments of `vae`, `unet`, `text_encoder` and `scheduler`.
     """
 
     config: str = "skufp-sd-tiny"
@@ -26,49 +25,49 @@ class SmallBaseSettings(Settings):
     unet_batch_size: int = Field(32, ge=1)
     vae_learning_rate: float = Field(2e-3, gt=0)
     unet_learning_rate: float = Field(1e-3, gt=0)
-    kl_weight: float = Field(1e-4, ge=0)  # of the VAE's divergence from a unit normal
-    edge_weight: float = Field(1.0, ge=0)  # of the error of neighbouring pixels' differences
+    kl_weight: float = Field(1e-4, ge=0)  # weight of the VAE's KL divergence from a unit normal
+    edge_weight: float = Field(1.0, ge=0)  # weight of the error of neighbouring pixels' differences
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    prompt_dropout: float = Field(0.1, ge=0, le=1)  # share of samples that see the empty prompt
-    checkpoint_every: int = Field(200, ge=1)  # steps between two points that a killed run goes on from
+    prompt_dropout: float = Field(0.1, ge=0, le=1)  # share of samples with an empty prompt
+    checkpoint_every: int = Field(200, ge=1)  # steps between two checkpoints
 
 
 class LoraSettings(Settings):
-    """The adapter that teaches the base this catalogue's garments."""
+    """The adapter that fine-tunes the base on this catalogue's garments."""
 
     rank: int = Field(8, ge=1)
     alpha: int = Field(8, ge=1)
-    text_encoder: bool = False  # adapt the text encoder's attention too
-    max_skus: int = Field(500, ge=1)  # training SKUs it learns from, a stable choice
-    steps: int = Field(1000, ge=1)  # optimizer steps
+    text_encoder: bool = False  # also adapts the text encoder's attention
+    max_skus: int = Field(500, ge=1)  # largest number of training SKUs, selected by hash
+    steps: int = Field(1000, ge=1)
     batch_size: int = Field(4, ge=1)
-    accumulation: int = Field(1, ge=1)  # batches whose gradients make one step
+    accumulation: int = Field(1, ge=1)  # batches per optimizer step
     learning_rate: float = Field(1e-4, gt=0)
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     snr_gamma: float = Field(5.0, gt=0)  # min-SNR weighting (Hang et al., 2023)
-    largest_timestep: float = Field(1.0, gt=0, le=1)  # share of the noise schedule that is trained
+    largest_timestep: float = Field(1.0, gt=0, le=1)  # fraction of the noise schedule that is trained
     gradient_checkpointing: bool = False  # less memory, more time
     mixed_precision: Literal["none", "fp16", "bf16"] = "bf16"  # on CUDA; a CPU computes in float32
     checkpoint_every: int = Field(200, ge=1)
-    drift_views: int = Field(64, ge=2)  # views of held-out SKUs that drift is measured on
+    drift_views: int = Field(64, ge=2)  # views of held-out SKUs for measuring drift
 
 
 class PromptTemplates(Settings):
-    """Words for the pipeline; `{category}` and `{visibility}` are filled in for every view."""
+    """Prompts; `{category}` and `{visibility}` are filled in for every view."""
 
     prompt: str = "a catalog photo of a {category}, {visibility}, plain studio background"
     negative_prompt: str = ""
 
 
 class GenerationSettings(Settings):
-    """How many candidates, of which SKUs, at which noise."""
+    """Number of candidates and SKUs, noise strengths, and the sampler."""
 
-    max_skus: int | None = Field(None, ge=1)  # SKU budget, a stable choice; null takes all
-    views_per_sku: int = Field(2, ge=1)  # catalog views that are varied, the first ones by name
+    max_skus: int | None = Field(None, ge=1)  # largest number of SKUs, selected by hash; null: all
+    views_per_sku: int = Field(2, ge=1)  # the first catalog views by name
     strengths: tuple[float, ...] = Field((0.3, 0.4), min_length=1)  # one candidate per view and strength
-    steps: int = Field(30, ge=1)  # of the scheduler at strength 1
-    guidance_scale: float = Field(5.0, ge=1)  # 1 switches classifier-free guidance off
+    steps: int = Field(30, ge=1)  # scheduler steps at strength 1
+    guidance_scale: float = Field(5.0, ge=1)  # 1 disables classifier-free guidance
     batch_size: int = Field(8, ge=1)  # halved when a GPU runs out of memory
     precision: Literal["fp32", "fp16", "bf16"] = "fp16"  # on CUDA; a CPU computes in float32
     quality: int = Field(95, ge=1, le=100)  # of the JPEGs
@@ -85,37 +84,31 @@ class GenerationSettings(Settings):
 
 
 class FilterSettings(Settings):
-    """What a candidate must be to be accepted; thresholds come from real pairs of views."""
+    """Settings of the acceptance filters, whose thresholds are calibrated on pairs of real views."""
 
-    pass_rate: float = Field(0.96, gt=0, lt=1)  # of second real views of a SKU that must pass
-    skus: int = Field(1000, ge=2)  # training SKUs whose views are paired, and as many to measure on
-    pairs: int = Field(1000, ge=10)  # of either kind that thresholds are calibrated on
-    side: int = Field(64, ge=8)  # pixels of the squares that colours and sharpness are measured on
-    nsfw_margin: float = 0.0  # how much nearer to an unsafe concept than to a safe one is rejected
+    pass_rate: float = Field(0.96, gt=0, lt=1)  # share of second real views of a SKU that must pass
+    skus: int = Field(1000, ge=2)  # training SKUs for calibration, and SKUs per evaluation set
+    pairs: int = Field(1000, ge=10)  # largest number of calibration pairs of either kind
+    side: int = Field(64, ge=8)  # side in pixels of squares for measuring colours and sharpness
+    nsfw_margin: float = 0.0  # rejects above this cosine difference between unsafe and safe concepts
 
 
 class ViewsThresholds(Settings):
-    """What the checks of this stage demand; null switches one off."""
+    """Limits of the checks of generated views; null disables a check."""
 
     acceptance_low: float | None = Field(None, ge=0, le=1)
     acceptance_high: float | None = Field(None, ge=0, le=1)
-    planted_rejected: float | None = Field(None, ge=0, le=1)  # of planted bad candidates
-    real_accepted: float | None = Field(None, ge=0, le=1)  # of second real views of the same SKU
-    drift_is_lower: bool = False  # with LoRA than with the frozen base, on held-out SKUs
+    planted_rejected: float | None = Field(None, ge=0, le=1)  # least share of planted bad candidates
+    real_accepted: float | None = Field(None, ge=0, le=1)  # least share of second real views of a SKU
+    drift_is_lower: bool = False  # drift with LoRA is below that of the frozen base, on held-out SKUs
 
 
 class ViewsSettings(Settings):
-    """The stage of generated views.
+    """The stage of generated views; either `model` or `base` is set."""
 
-    Attributes:
-        model: a diffusers pipeline of the SD 1.5 family: a hub id, or a folder here or in a package.
-        base: trains a small one instead; one of the two is given.
-        image_size: side in pixels of the squares that are generated.
-    """
-
-    model: str | None = None
-    base: SmallBaseSettings | None = None
-    image_size: int = Field(512, ge=16, multiple_of=8)
+    model: str | None = None  # SD 1.5 diffusers pipeline: a hub id, or a folder, local or in a package
+    base: SmallBaseSettings | None = None  # trains a small pipeline instead
+    image_size: int = Field(512, ge=16, multiple_of=8)  # side in pixels of the generated squares
     lora: LoraSettings = LoraSettings()
     prompts: PromptTemplates = PromptTemplates()
     generation: GenerationSettings = GenerationSettings()
@@ -129,6 +122,6 @@ class ViewsSettings(Settings):
         return self
 
     def weight_files(self) -> dict[str, str | None]:
-        """What each setting that names weights or a config names."""
+        """Values of the settings that name weights or a config file, by setting."""
         config = None if self.base is None else config_source(self.base.config, BUNDLED_MODELS)
         return {"views.model": self.model, "views.base.config": config}

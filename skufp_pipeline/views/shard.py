@@ -1,4 +1,4 @@
-"""One SKU shard of generated views: its budget, its candidates, their verdicts, the accepted images."""
+"""Generates one SKU shard of views: budget, candidates, verdicts, accepted images."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,16 +32,13 @@ def generate_shard(
     directory: Path,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Generates what is missing in `scratch`, judges it, and writes the shard.
+    """Generates missing candidates in `scratch`, filters all, writes the shard, and returns its counts.
 
     Args:
-        load_pipeline: called only where there are candidates.
+        load_pipeline: called only if there are candidates.
         views: the shard's catalogue views (`VIEW_SCHEMA`) with the `path` of each crop.
-        limit: SKUs at most.
-        directory: gets what `GeneratedViews` reads.
-
-    Returns:
-        Counts: SKUs, candidates, accepted.
+        limit: maximum number of SKUs.
+        directory: receives the files of `GeneratedViews`.
     """
     chosen = budget(views["sku_id"].to_list(), limit, "generated-views")
     views = first_views(views.filter(pl.col("sku_id").is_in(chosen)), settings.generation.views_per_sku)

@@ -1,4 +1,4 @@
-"""The tables of generated views: every candidate with its verdict, and the embeddings of those accepted."""
+"""Tables of generated views: all candidates with their verdicts, and embeddings of the accepted ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -16,24 +16,24 @@ from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.filters import ACCEPTED, Scores, Thresholds, nsfw_scores, score, verdicts
 from skufp_pipeline.views.generate import Generated
 
-GENERATED = "generated"  # the domain of an accepted view, beside catalog and query
+GENERATED = "generated"  # the domain of accepted views
 
 CANDIDATE_SCHEMA: dict[str, pl.DataType] = {
     "candidate_id": pl.String(),
-    "item_id": pl.String(),  # of the catalogue view that was varied
+    "item_id": pl.String(),  # of the source view
     "sku_id": pl.String(),
     "split": pl.String(),
     "candidate": pl.Int32(),
     "source_path": pl.String(),  # relative to the shard's crops
-    "image_path": pl.String(),  # relative to the shard's images; there only where accepted
+    "image_path": pl.String(),  # relative to the shard's images; the file exists only if accepted
     "prompt": pl.String(),
     "strength": pl.Float32(),
     "seed": pl.Int64(),
     "clip_cosine": pl.Float32(),
     "hsv_distance": pl.Float32(),
     "sharpness": pl.Float32(),
-    "nsfw": pl.Float32(),  # null where nothing can tell
-    "verdict": pl.String(),  # accepted, or the reason why not
+    "nsfw": pl.Float32(),  # null where unknown
+    "verdict": pl.String(),  # accepted, or the reason for rejection
 }
 
 
@@ -45,29 +45,29 @@ def score_generated(
     batch_size: int,
     zero_shot: bool,
 ) -> Scores:
-    """The scores of candidates against the crops they vary.
+    """Scores candidates against their source crops.
 
     Args:
         sources: the crop of every view, by `item_id`.
-        side: pixels of the squares that colours and sharpness are measured on.
-        zero_shot: whether the encoder is pretrained and may judge what is unsafe.
+        side: side in pixels of the squares for measuring colours and sharpness.
+        zero_shot: whether the encoder is pretrained, so that it can detect unsafe images.
     """
-    paths = [made.path for made in generated]
-    crops = sorted({sources[made.candidate.item_id] for made in generated})
-    place = {path: row for row, path in enumerate(crops)}
-    rows = [place[sources[made.candidate.item_id]] for made in generated]
+    paths = [item.path for item in generated]
+    crops = sorted({sources[item.candidate.item_id] for item in generated})
+    row_of_crop = {path: row for row, path in enumerate(crops)}
+    rows = [row_of_crop[sources[item.candidate.item_id]] for item in generated]
     embeddings = embed_crops(encoder, paths, batch_size)
     return score(
         embeddings,
         squares(paths, side),
         embed_crops(encoder, crops, batch_size)[rows],
         squares(crops, side)[rows],
-        nsfw_scores(encoder, embeddings, [made.unsafe for made in generated], zero_shot),
+        nsfw_scores(encoder, embeddings, [item.unsafe for item in generated], zero_shot),
     )
 
 
 def squares(paths: Sequence[Path], side: int) -> NDArray[np.uint8]:
-    """(N, side, side, 3) uint8 of image files."""
+    """Reads image files as (N, side, side, 3) uint8."""
     found = np.empty((len(paths), side, side, 3), dtype=np.uint8)
     for row, path in enumerate(paths):
         found[row] = read_square(path, side)
@@ -75,8 +75,8 @@ def squares(paths: Sequence[Path], side: int) -> NDArray[np.uint8]:
 
 
 def candidate_table(generated: Sequence[Generated], scores: Scores, thresholds: Thresholds) -> pl.DataFrame:
-    """`CANDIDATE_SCHEMA`, one row per candidate."""
-    columns = [asdict(made.candidate) for made in generated]
+    """Returns `CANDIDATE_SCHEMA`, one row per candidate."""
+    columns = [asdict(item.candidate) for item in generated]
     known = {name: kind for name, kind in CANDIDATE_SCHEMA.items() if name in (columns or [{}])[0]}
     table = pl.DataFrame(columns, schema=known) if columns else pl.DataFrame(schema=CANDIDATE_SCHEMA)
     return table.with_columns(
@@ -91,7 +91,7 @@ def candidate_table(generated: Sequence[Generated], scores: Scores, thresholds: 
 def embed_generated(
     candidates: pl.DataFrame, image_text: pl.DataFrame, image_dir: Path, encoder: Encoder, batch_size: int
 ) -> pl.DataFrame:
-    """One row per accepted view with the columns of the embeddings of crops, and `source_item_id`.
+    """Returns one row per accepted view: the columns of embedded crops, and `source_item_id`.
 
     `item_id` is the candidate's id, `domain` is `GENERATED`, `image_path` is relative to `image_dir`.
     """
