@@ -1,7 +1,7 @@
 """Trains the aggregator on eq. 14: regression, rank distillation and classification together.
 
-Every step draws SKUs and queries of theirs; SKUs are few enough to be held whole. The weights kept are
-those of the epoch that ranks the development queries best.
+Each step samples SKUs and queries of theirs; the tensors of all SKUs fit in memory. The weights of the epoch
+that ranks the development queries best are kept.
 """
 
 import math
@@ -32,9 +32,9 @@ def train_aggregator(
     scratch: Path,
     log: Log,
 ) -> tuple[AggregatorEnsemble, History]:
-    """The aggregators of the best epoch, and the history of all (losses, development MRR).
+    """Returns the ensemble of the best epoch, and the history of all epochs (losses, development MRR).
 
-    Members learn side by side, each with its own loss; the epoch is chosen for their mean.
+    The members train side by side, each on its own loss; the best epoch is that of the ensemble.
 
     Raises:
         UserError: no training queries, or fewer than two SKUs.
@@ -102,7 +102,7 @@ def _member_losses(
     settings: FingerprintTrainingSettings,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The sum over members of each term; every member draws a batch of its own."""
+    """Each loss term summed over the members; every member draws its own batch."""
     totals: dict[str, Tensor] = {}
     for member in model.members:
         for name, value in _losses(member, data, settings, generator).items():
@@ -150,7 +150,7 @@ def _losses(
 def _draw(
     embeddings: Tensor, truth: Tensor, skus: Tensor, num_skus: int, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`count` random queries of the batch's SKUs, and each one's row within the batch."""
+    """Draws up to `count` queries of the batch's SKUs; returns them and their SKUs' rows in the batch."""
     place = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
     place[skus] = torch.arange(len(skus), device=truth.device)
     inside = torch.nonzero(place[truth] >= 0).squeeze(1)
@@ -161,16 +161,15 @@ def _draw(
 def spread_queries(
     queries: Tensor, means: Tensor, spread: float, swap: float, generator: torch.Generator
 ) -> Tensor:
-    """Queries as scattered as those of SKUs that the encoder was not trained on.
+    """Spreads (Q, D) unit queries as widely as those of SKUs that the encoder was not trained on.
 
-    The encoder has pulled the photos of training SKUs towards their views; an aggregator that sees
-    only those has nothing to learn about new SKUs. Each query's offset from the mean of its SKU's views
-    is stretched, or replaced by the offset of another query of the batch.
+    The encoder pulls the photos of training SKUs towards their views, so an aggregator that sees only those
+    learns nothing about new SKUs. Each query's offset from its SKU's mean view is scaled, or replaced by the
+    offset of another query of the batch.
 
     Args:
-        queries: (Q, D) unit rows.
         means: (Q, D) unit mean of the views of each query's SKU.
-        spread: factor of the offset; 1 leaves it.
+        spread: factor of the offset; 1 keeps it.
         swap: probability that a query takes another one's offset.
 
     Returns:
@@ -185,7 +184,7 @@ def spread_queries(
 
 
 def _drop_views(mask: Tensor, generated: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Hides each view with probability `share`; a SKU that would lose all of the catalog's keeps all."""
+    """Hides each view with probability `share`; a SKU that would lose all catalog views keeps every view."""
     if share == 0:
         return mask
     kept = mask & (torch.rand(mask.shape, generator=generator) >= share).to(mask.device)
@@ -194,7 +193,7 @@ def _drop_views(mask: Tensor, generated: Tensor, share: float, generator: torch.
 
 @torch.inference_mode()
 def _development_mrr(model: nn.Module, data: _Tensors) -> float:
-    """Mean reciprocal rank of the development queries, ties counted against the truth."""
+    """Mean reciprocal rank of the development queries; ties count against the right SKU."""
     queries, truth = data.development
     if len(queries) == 0:
         return float("nan")

@@ -1,7 +1,7 @@
 """The views of many SKUs as one padded array, and the poolings that need no training.
 
-A SKU's catalog views come first; generated ones may follow. The mean is of catalog views; the other poolings
-expect no others.
+A SKU's catalog views come first; generated ones may follow. `mean_sku` averages catalog views only; the other
+poolings expect no generated views.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ViewSet:
         sku_ids: S SKUs, sorted.
         splits: split of each SKU.
         views: (S, V, D) float32 unit rows, zero where `mask` is False.
-        mask: (S, V) bool; True for a view that is there, at least one catalog view a SKU.
-        generated: (S, V) bool; True for a view that is there and was generated.
+        mask: (S, V) bool, True for a present view; at least one catalog view per SKU.
+        generated: (S, V) bool, True for a present, generated view.
     """
 
     sku_ids: list[str]
@@ -50,11 +50,11 @@ class ViewSet:
 def gather_views(embeddings: pl.DataFrame, max_views: int, generated: pl.DataFrame | None = None) -> ViewSet:
     """Packs the gallery rows of an embedding table (`sku_id`, `split`, `role`, `embedding`).
 
-    Rows come in the table's order; views past `max_views` of one SKU are left aside.
+    Rows keep the table's order; views of a SKU past `max_views` are dropped.
 
     Args:
-        generated: a table of the same columns, whose views follow the catalog's, `max_views` of a SKU at
-            most; SKUs that have no catalog view are left aside.
+        generated: a table with the same columns; up to `max_views` of its views per SKU follow the catalog's.
+            SKUs without a catalog view are dropped.
     """
     catalog = _numbered(embeddings, max_views)
     skus = catalog.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
@@ -80,7 +80,7 @@ def gather_views(embeddings: pl.DataFrame, max_views: int, generated: pl.DataFra
 
 
 def _numbered(embeddings: pl.DataFrame, max_views: int) -> pl.DataFrame:
-    """The gallery rows by SKU, `view` counting each SKU's from 0 to `max_views`."""
+    """The gallery rows by SKU, `view` numbering each SKU's from 0; those past `max_views` are dropped."""
     gallery = embeddings.filter(pl.col("role") == "gallery").sort("sku_id", maintain_order=True)
     gallery = gallery.with_columns(pl.int_range(pl.len()).over("sku_id").alias("view"))
     return gallery.filter(pl.col("view") < max_views)
@@ -105,7 +105,7 @@ def view_centrality(views: ViewSet) -> NDArray[np.float32]:
 
 
 def medoid(views: ViewSet) -> NDArray[np.float32]:
-    """(S, D): the one view nearest to the mean; the first among equals."""
+    """(S, D) the view nearest to the mean; the first one on ties."""
     best = view_centrality(views).argmax(axis=1)
     return views.views[np.arange(len(best)), best]
 
