@@ -1,8 +1,8 @@
-"""What each action would do to a query: the pseudo-labels that the policy learns from (paper, Appendix E).
+"""Pseudo-labels for the policy: the effect of each action on a query (paper, Appendix E).
 
-Every action is tried on every query, and the right SKU's margin over the best other one is kept for all
-seven, with its rank. Only `train` and `development` queries of training SKUs are looked at. Batches follow a
-fixed plan; each is kept when it is whole, and a killed run repeats no other.
+Every action is tried on every query; the right SKU's rank and its margin over the best other SKU are kept for
+all seven. Only `train` and `development` queries of training SKUs are used. Batches are planned in advance
+and saved when complete, so that a killed run repeats only the batch it was in.
 """
 
 from collections.abc import Sequence
@@ -27,24 +27,24 @@ from skufp_pipeline.policy.quality import FEATURES, quality_features
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.progress import Progress
 
-_DECIMALS = 6  # of a margin
+_DECIMALS = 6  # to which margins are compared
 
 LABEL_SCHEMA: dict[str, pl.DataType] = {
     "query_id": pl.String(),
     "sku_id": pl.String(),
     "role": pl.String(),  # train | development
-    "winner": pl.String(),  # of the largest margin; identity where it is among several
-    "margins": pl.Array(pl.Float32(), len(ACTIONS)),  # cosine of the right SKU less that of the best other
-    "ranks": pl.Array(pl.Int32(), len(ACTIONS)),  # of the right SKU, ties against it
+    "winner": pl.String(),  # largest margin; identity if it ties
+    "margins": pl.Array(pl.Float32(), len(ACTIONS)),  # score of the right SKU less that of the best other
+    "ranks": pl.Array(pl.Int32(), len(ACTIONS)),  # of the right SKU; ties count against it
     "features": pl.Array(pl.Float32(), len(FEATURES)),
 }
 
 
 def labelled_queries(images: pl.DataFrame, train_limit: int | None) -> pl.DataFrame:
-    """The queries of training SKUs that are labelled, under the name `query_id`.
+    """The queries of training SKUs to label, their id renamed to `query_id`.
 
-    All of role development, and of role train at most `train_limit`: those with the lowest hashes, so that a
-    larger limit holds every smaller one.
+    All of role development, and at most `train_limit` of role train: those with the lowest hashes, so that a
+    larger limit includes every smaller one.
     """
     mine = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
     order = pl.col("query_id").map_elements(lambda i: stable_hash(i, "vla-labels"), return_dtype=pl.UInt64)
@@ -70,10 +70,10 @@ def label_queries(
     """`LABEL_SCHEMA` and the photo's own `embedding`, one row per query, in their order.
 
     Args:
-        queries: `query_id`, `sku_id`, `role`, `embedding`, and `path` of the photo; queries whose SKU has no
-            fingerprint are left aside.
+        queries: `query_id`, `sku_id`, `role`, `embedding`, and `path` of the photo; those whose SKU has no
+            fingerprint are dropped.
         fingerprints: `sku_id`, `bias`, `fingerprint`.
-        scratch: keeps finished batches while a run may be killed.
+        scratch: directory for finished batches.
 
     Raises:
         UserError: a photo can't be read, or `scratch` holds the batches of other queries.
@@ -101,10 +101,10 @@ def label_queries(
 def embed_actions(
     queries: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the queries are after each action, and the photos' quality.
+    """Embeds the queries after each action and measures the photos' quality.
 
     Args:
-        queries: `embedding` of each photo as it is, and the `path` of its file.
+        queries: `embedding` of each photo without an action, and the `path` of its file.
 
     Returns:
         (B, A, D) unit rows in the order of `ACTIONS`, and (B, F) features.
@@ -123,7 +123,7 @@ def embed_actions(
 
 
 def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDArray[np.float32]]:
-    """A crop's working copy (H, W, 3) and its quality features (F,).
+    """Reads a crop; returns its working copy (H, W, 3) and its quality features (F,).
 
     Raises:
         UserError: the crop can't be read.
@@ -151,7 +151,7 @@ def margins_and_ranks(
 
 
 def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(B,) the action of the largest margin; of equals identity, differences of a last bit being none."""
+    """(B,) action of the largest rounded margin; on ties the first one, so identity if it is among them."""
     return np.asarray(margins.round(_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
