@@ -28,16 +28,11 @@ def render_page(
     grid: bytes | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page of a report.
+    """Renders a report as HTML5 text.
 
     Args:
-        curves: PNG of `figures.recall_curve`.
-        latency_figure: PNG of `figures.latency_histogram`; None leaves it out.
-        grid: PNG of `figures.results_grid`; None leaves it out.
+        curves, latency_figure, grid: PNGs of `figures.recall_curve`, `latency_histogram` and `results_grid`.
         provenance: configuration and input digests, plain data, shown at the end.
-
-    Returns:
-        HTML5 text.
     """
     skipped = sorted((report.skipped_items or {}).items(), key=lambda item: (-item[1], item[0]))
     template = _environment().get_template("report.html.j2")
@@ -59,9 +54,9 @@ def render_page(
 
 
 def headline(report: Report) -> str:
-    """One honest sentence: how often the first result is right, and whether that is an improvement.
+    """One sentence: how often the first result is right, and whether that is an improvement.
 
-    Taken from image queries of the widest setting that has any, and its first difference.
+    It uses the image queries of the widest setting that has any, and its first difference.
     """
     for setting in reversed(SETTINGS):
         result = report.settings[setting]["image"]
@@ -94,7 +89,7 @@ def _data_uri(png: bytes | None) -> str:
 
 
 def _environment() -> Environment:
-    # SKU ids and texts come from users: every value is escaped, and a misspelt name is an error.
+    # SKU ids and texts are user input: every value is escaped. A misspelt name is an error.
     return Environment(
         loader=PackageLoader("skufp_pipeline.evaluation"),
         autoescape=True,

@@ -1,10 +1,10 @@
-"""What the query policy is worth: every way of choosing an action judged on the same evaluation photos.
+"""Evaluates the query policy: each way of choosing an action (arm) on the same evaluation photos.
 
-`off` does nothing, `always_*` do one thing to all photos, `random` draws, `average` takes the mean of all
-seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` knows the answer. `mirror`
-is a control: the photo's embedding and its mirror image's, no action taken, so what a second encode is worth
-by itself. All are ranked by the protocol of the retrieval report, and every difference is from `off`, paired,
-over SKUs.
+`off` takes no action, `always_*` takes one action on all photos, `random` draws one, `average` uses the mean
+of all seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` takes each photo's
+best action. The control `mirror` fuses the photo's embedding with its mirror image's, without an action: what
+a second encode adds by itself. Ranks follow the protocol of the retrieval report; every difference is paired
+with `off`, over SKUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,10 +45,10 @@ OFF, RANDOM, AVERAGE, MIRROR = "off", "random", "average", "mirror"
 LIKELIEST, GATED, ORACLE = "likeliest", "gated", "oracle"
 METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
-DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
+DEGRADED_SEVERITY = 0.3  # of the rendered sample; rather more than half of the demo's photos exceed it
 _BLOCK = 64  # photos
 WORST = 0.25  # share of the photos that a single degradation affects most
-# Columns of the sample's side table, and whether a larger or a smaller value is worse.
+# Columns of the sample's side table; worse are larger values (1), smaller (-1), larger absolute values (0).
 KINDS: dict[str, int] = {
     "cast": 1, "exposure": 0, "haze": 1, "blur": 1, "shake": 1, "resolution": -1, "noise": 1,
     "jpeg_quality": -1, "hidden": 1, "outside": 1,
@@ -62,9 +62,9 @@ class ActionQueries:
     Attributes:
         rows: `query_id`, `sku_id`, `split`.
         embeddings: (Q, A, D) unit rows of the queries in the order of `ACTIONS`.
-        mirrored: (Q, D) unit rows of the control.
+        mirrored: (Q, D) unit rows of the `mirror` control.
         features: (Q, F) quality features.
-        decisions: what the policy makes of them.
+        decisions: the policy's, for these photos.
     """
 
     rows: pl.DataFrame
@@ -74,7 +74,7 @@ class ActionQueries:
     decisions: Decisions
 
     def decided_by(self, policy: Policy) -> "ActionQueries":
-        """The same photos, decided by another policy for the same actions."""
+        """The same photos with the decisions of another policy for the same actions."""
         return replace(self, decisions=policy.decide(self.embeddings[:, 0], self.features))
 
     def select(self, rows: NDArray[np.int64]) -> "ActionQueries":
@@ -85,7 +85,7 @@ class ActionQueries:
 
 
 def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
-    """The same photos answered by several policies, one after the other."""
+    """The same photos as decided by several policies, concatenated."""
 
     made = [run.decisions for run in runs]
     decisions = Decisions(
@@ -101,7 +101,7 @@ def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
 
 
 def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | None) -> pl.DataFrame:
-    """The evaluation photos that are judged, under the name `query_id`: all, or `limit` by a stable draw.
+    """The evaluation photos to judge, id renamed to `query_id`: all, or a stable sample of `limit`.
 
     Args:
         images: the embedding table of all shards.
@@ -120,11 +120,7 @@ def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | Non
 def try_actions(
     photos: pl.DataFrame, encoder: ImageEncoder, policy: Policy, progress: Progress | None = None
 ) -> ActionQueries:
-    """The photos after each action, and the policy's decisions.
-
-    Args:
-        photos: `query_id`, `sku_id`, `split`, `embedding`, `path`.
-    """
+    """Embeds `photos` (`query_id`, `sku_id`, `split`, `embedding`, `path`) after each action and decides."""
     rows, mirrored, features = [], [], []
     for start in range(0, photos.height, _BLOCK):
         batch = photos.slice(start, _BLOCK)
@@ -145,7 +141,7 @@ def try_actions(
 
 
 def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings) -> NDArray[np.float32]:
-    """(B, D) unit rows of the control."""
+    """(B, D) unit rows of the `mirror` control."""
     copies = [read_working_copy(Path(path), settings)[0] for path in photos["path"]]
     pixels = torch.stack([encoder.preprocess(ImageOps.mirror(Image.fromarray(copy))) for copy in copies])
     changed = np.concatenate(in_halves(encoder.embed_pixels, pixels))
@@ -153,7 +149,7 @@ def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSetti
 
 
 def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]:
-    """(Q,) the action that each arm takes, for the arms that take one of the seven without knowing better."""
+    """(Q,) action of each arm that takes one of the seven without knowing the right SKU."""
     count = len(decisions.gated)
     always = {f"always_{name}": np.full(count, place) for place, name in enumerate(ACTIONS) if place}
     return {
@@ -171,7 +167,7 @@ def arm_ranks(
     """(Q,) ranks of the right SKU by arm.
 
     Args:
-        fingerprints: (S, D + 1) the gallery, `biased_rows`.
+        fingerprints: (S, D + 1) the gallery, from `biased_rows`.
         truth: (Q,) the row of each query's SKU in it.
     """
     count, actions, dimension = queries.embeddings.shape
@@ -197,12 +193,12 @@ def judge_policy(
 
     Args:
         fingerprints: `sku_id`, `split`, `bias`, `fingerprint`; every query's SKU is among them.
-        degradations: `query_id` and `DEGRADATION_SCHEMA`, where they are known.
+        degradations: `query_id` and `DEGRADATION_SCHEMA`, if known.
 
     Returns:
         One row per setting, part of the queries and arm: `queries`, `METRICS`, the difference of each from
-        `off` with its interval, and `encoded_twice`, the share of photos that an action was taken on. And,
-        of the setting seen+zero, one row per query: `action` that the gate takes, and the rank by arm.
+        `off` with its interval, and `encoded_twice`, the share of photos that are encoded again. And one row
+        per query of the setting seen+zero: the gate's `action`, and the rank by arm.
     """
     rows, per_query = [], pl.DataFrame()
     for setting, splits in SETTING_SPLITS.items():
@@ -220,12 +216,12 @@ def judge_policy(
                 for row in _arm_rows(ranks, taken, inside, mine.rows["sku_id"].to_numpy(), resamples, seed)
             ]
         actions = [ACTIONS[action] for action in mine.decisions.gated]
-        per_query = mine.rows.with_columns(pl.Series("action", actions), **ranks)  # the last is seen+zero
+        per_query = mine.rows.with_columns(pl.Series("action", actions), **ranks)  # seen+zero is last
     return pl.DataFrame(rows), per_query
 
 
 def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[str, NDArray[np.bool_]]:
-    """(Q,) who belongs to each part of the queries: all, the degraded, the worst of each kind."""
+    """(Q,) membership in each part of the queries: all, the degraded, the worst of each kind."""
     parts = {"all": np.ones(rows.height, dtype=bool)}
     if degradations is None:
         return parts
@@ -249,7 +245,7 @@ def _arm_rows(
     if not inside.any():
         return []
     values = {name: per_query_metrics(of_arm[inside]) for name, of_arm in ranks.items()}
-    # All differences in one bootstrap: the resamples of SKUs are the same for all.
+    # One bootstrap for all differences, so that they share the resamples of SKUs.
     differences = np.stack(
         [of_arm[metric] - values[OFF][metric] for of_arm in values.values() for metric in METRICS], axis=1
     )
@@ -268,7 +264,7 @@ def _arm_rows(
 
 
 def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFrame:
-    """How many photos there are for each action that the policy names (row) and that is the best (column)."""
+    """Number of photos by the policy's likeliest action (row) and the best action (column)."""
     gallery = biased_rows(fingerprints).astype(np.float64)
     truth = right_items(queries.rows["sku_id"], fingerprints["sku_id"])
     counts = np.zeros((len(ACTIONS), len(ACTIONS)), dtype=np.int64)
@@ -281,7 +277,7 @@ def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFram
 
 
 def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Photos for the sheet: those that an action moved most, half of them up and half of them down."""
+    """Photos for the sheet: those whose rank an action changed most, up to half of them for the worse."""
     moved = per_query.filter(pl.col("action") != IDENTITY).with_columns(
         step=(1 / pl.col(GATED)) - (1 / pl.col(OFF))
     )
@@ -291,7 +287,7 @@ def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) -> str:
-    """The report's table for a terminal; `*` marks an interval that leaves out 0."""
+    """The report's table for a terminal; `*` marks an interval that excludes 0."""
     rows = []
     for row in table.filter(pl.col("part").is_in(parts)).iter_rows(named=True):
         low, high = row["recall@1_low"], row["recall@1_high"]
@@ -306,11 +302,7 @@ def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) ->
 
 
 def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:
-    """What degraded each photo, by `query_id`; None where the data set does not say.
-
-    Args:
-        table: by `split` and `image_id`.
-    """
+    """Joins the degradations, by `split` and `image_id`, to the photos' `query_id`; None without a table."""
     if table is None:
         return None
     return photos.select("query_id", "split", "image_id").join(table, on=["split", "image_id"], how="left")
