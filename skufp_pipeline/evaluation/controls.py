@@ -35,11 +35,9 @@ def duplicated(images: pl.DataFrame, generated: pl.DataFrame) -> pl.DataFrame:
 def judge_controls(
     model: Model, fingerprints: Mapping[str, pl.DataFrame], resamples: int, seed: int
 ) -> Evaluation:
-    """Evaluates the published fingerprints, the controls, and the difference from each control.
+    """Evaluates the published `model`, the controls, and the difference from each.
 
-    Args:
-        model: the published fingerprints.
-        fingerprints: `fingerprint_table` by control, of the same SKUs.
+    `fingerprints` holds each control's `fingerprint_table`, of the same SKUs.
     """
     skus = pl.DataFrame({"sku_id": model.gallery.sku_ids})
     models = [model]

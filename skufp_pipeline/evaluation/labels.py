@@ -44,14 +44,13 @@ def precision_name(label: str) -> str:
 
 
 def make_labels(skus: pl.DataFrame, image_text: pl.DataFrame, texts: pl.DataFrame) -> Labels:
-    """Labels of SKUs and of text queries.
+    """Labels of SKUs and of text queries, from the image-text table.
 
     A query made from a photo has the photo's colour, pattern and lightness, as its text does; a catalogue
     sentence has only its SKU's category.
 
     Args:
         skus: `sku_id`, `category_name`, `colour`, `pattern`, `lightness`: those of most catalog views.
-        image_text: the image-text table.
         texts: text queries, `text_id` and `sku_id`.
     """
     rows = image_text.select(

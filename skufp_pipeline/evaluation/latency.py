@@ -73,11 +73,9 @@ def gallery_latency(
 def best_skus(
     queries: Tensor, gallery: Tensor, starts: NDArray[np.int64], top: int = 10
 ) -> NDArray[np.int64]:
-    """(Q, top) SKUs, best first, of queries (Q, D).
+    """(Q, top) SKUs, best first, of queries (Q, D) in a gallery (D, S).
 
-    Args:
-        gallery: (D, S), the columns of one SKU adjacent.
-        starts: (N,) the first column of each SKU.
+    The columns of one SKU are adjacent; `starts` (N,) holds the first column of each SKU.
     """
     scores = (queries @ gallery).numpy()
     if len(starts) < scores.shape[1]:

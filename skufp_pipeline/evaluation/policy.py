@@ -103,9 +103,7 @@ def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
 def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | None) -> pl.DataFrame:
     """The evaluation photos to judge, id renamed to `query_id`: all, or a stable sample of `limit`.
 
-    Args:
-        images: the embedding table of all shards.
-        sku_ids: the SKUs that have a fingerprint.
+    `images` is the embedding table of all shards; `sku_ids` are the SKUs that have a fingerprint.
     """
     held = images.filter(
         (pl.col("role") == EVALUATION)
@@ -164,11 +162,9 @@ def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]
 def arm_ranks(
     queries: ActionQueries, fingerprints: NDArray[np.float32], truth: NDArray[np.int64], seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """(Q,) ranks of the right SKU by arm.
+    """(Q,) ranks of the right SKU, by arm, among the `fingerprints` (S, D + 1) of `biased_rows`.
 
-    Args:
-        fingerprints: (S, D + 1) the gallery, from `biased_rows`.
-        truth: (Q,) the row of each query's SKU in it.
+    `truth` (Q,) is the row of each query's SKU among them.
     """
     count, actions, dimension = queries.embeddings.shape
     asked = biased_queries(queries.embeddings.reshape(-1, dimension))

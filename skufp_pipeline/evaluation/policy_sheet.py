@@ -31,9 +31,7 @@ def before_and_after(
 ) -> Image.Image:
     """A row per photo that an action moved most: the photo, and the processed photo framed by outcome.
 
-    Args:
-        per_query: `query_id`, `action`, and the ranks by arm.
-        photos: `query_id` and the `path` of the file.
+    `per_query` has `query_id`, `action` and the ranks by arm; `photos` has `query_id` and the file's `path`.
     """
     shown = shown_queries(per_query, count).join(photos.select("query_id", "path"), on="query_id", how="left")
     rows, labels, frames = [], [], []
@@ -56,13 +54,12 @@ def report_policy(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image]:
     """Tries every action on the photos and evaluates the policy against the other arms.
 
+    Returns figures by arm, ranks by query, the confusion of actions, and some photos before and after.
+
     Args:
         photos: evaluation queries with the `path` of each one's crop.
         degradations: by `split` and `image_id`; None where the data set has none.
         draws: resamples of the bootstrap, and its seed.
-
-    Returns:
-        Figures by arm, ranks by query, the confusion of actions, and some photos before and after.
     """
     queries = try_actions(photos, encoder, policy, progress)
     degraded_by = degradations_of(degradations, photos)

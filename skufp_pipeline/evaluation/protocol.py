@@ -149,9 +149,7 @@ class Evaluation:
 
 
 def evaluation_queries(table: pl.DataFrame) -> QuerySet:
-    """The evaluation queries of `table`, in its order.
-
-    Rows of another role, or of a split that is neither train nor validation, are left out.
+    """The rows of role evaluation and split train or validation of `table`, in its order.
 
     Args:
         table: columns query_id, sku_id, split, role, and embedding, a `pl.Array` of D float32.
@@ -251,10 +249,8 @@ def summarize(
 ) -> tuple[dict[str, ModelScores], dict[str, dict[str, Difference]]]:
     """Scores by model, and the differences whose two models are both present.
 
-    Args:
-        ranks, per_query: by model.
-        drawn: by model and metric, the mean in each resample; all share the resamples, so that differences
-            are paired.
+    `drawn` holds each resample's mean by model and metric. All share the resamples, so that differences
+    are paired.
     """
     scores = {
         name: ModelScores(

@@ -162,9 +162,7 @@ def results(
 ) -> Results:
     """Converts an evaluation to the report's form.
 
-    Args:
-        runs: the trainings that `evaluation` averages, if there are several.
-        latency: of each model's search, if timed.
+    `runs` are the trainings that it averages, if there are several; `latency` is each model's, if timed.
     """
     return {
         setting: {

@@ -144,9 +144,7 @@ def judge_sources(
 def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> GalleryLatency:
     """Latency of every row of tables 1 and 2, by setting, modality and model (`latency.gallery_latency`).
 
-    Args:
-        queries: maximum number of a setting's query embeddings, asked one at a time.
-        batch: queries of a batched search.
+    At most `queries` of a setting's query embeddings are asked one at a time; `batch` at once when batched.
     """
     found: GalleryLatency = {}
     for setting, splits in SETTING_SPLITS.items():
@@ -166,9 +164,7 @@ def measure_latency(
     """Times every stage over `photos` and `texts`, one query at a time, then the search batched.
 
     Photos are encoded by PyTorch too if another encoder serves them; a text is encoded once.
-
-    Returns:
-        The report's latency, and the milliseconds of every query by stage, for the histogram.
+    Returns the report's latency, and the milliseconds of every query by stage, for the histogram.
     """
     answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]  # the first warms up
     unique = list(dict.fromkeys(texts))  # a repeated text is cached
@@ -218,10 +214,7 @@ def write_report(
     """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
     Tables are the same from run to run. Times are not; in `report.json` they are only under `latency`.
-
-    Args:
-        evaluation: the data of the recall curves.
-        samples: the milliseconds of every query by stage, from `measure_latency`.
+    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`.
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures["grid"] = results_grid(grid)

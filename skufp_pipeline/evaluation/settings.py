@@ -8,8 +8,8 @@ from skufp_pipeline.settings import Settings
 class Thresholds(Settings):
     """Thresholds of the evaluation checks; null switches one off."""
 
-    encoder_recall_low: float | None = None  # image R@1 of Baseline 3 on seen+zero: lower is broken
-    encoder_recall_high: float | None = None  # and higher is too easy a data set
+    encoder_recall_low: float | None = None  # least image R@1 of Baseline 3 on seen+zero, else broken
+    encoder_recall_high: float | None = None  # most, else the data set is too easy
     fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
     index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold

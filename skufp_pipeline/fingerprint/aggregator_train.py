@@ -34,7 +34,7 @@ def train_aggregator(
 ) -> tuple[AggregatorEnsemble, History]:
     """Returns the ensemble of the best epoch, and the history of all epochs (losses, development MRR).
 
-    The members train side by side, each on its own loss; the best epoch is that of the ensemble.
+    The members train side by side, each on its own loss; the best epoch is chosen by the ensemble's score.
 
     Raises:
         UserError: no training queries, or fewer than two SKUs.

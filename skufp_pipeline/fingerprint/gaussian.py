@@ -86,10 +86,7 @@ def fit_gaussian(views: ViewSet, photos: Queries, settings: GaussianSettings) ->
 def gaussian_fingerprints(
     model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(S, D) unit rows and (S,) biases from the views and the `train` photos of these SKUs.
-
-    A SKU without photos, such as a new one, is described by its views alone.
-    """
+    """(S, D) unit rows and (S,) biases; a SKU without `train` photos (a new one) uses its views alone."""
     rows = posterior(model, views, photos, settings)
     vectors = rows @ model.metric
     lengths = np.linalg.norm(vectors, axis=1)
@@ -99,10 +96,7 @@ def gaussian_fingerprints(
 
 
 def posterior(model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings) -> Matrix:
-    """(S, D) expected photo of each SKU: the mean of y given its views and photos, plus the shift.
-
-    Each photo counts `photo_weight` times.
-    """
+    """(S, D) mean of y given the views and photos (each counts `photo_weight` times), plus the shift."""
     counts = views.counts[:, None]
     sums, seen = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
     np.add.at(sums, photos.truth, photos.embeddings - model.shift)
@@ -121,12 +115,9 @@ def with_gaussian(
     aggregated: NDArray[np.float32],
     settings: GaussianSettings,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(S, D) unit rows, which weigh the Gaussian's vectors and the aggregator's together, and (S,) biases.
+    """(S, D) unit rows, the weighted sum of the Gaussian's and `aggregated` (S, D) unit rows; (S,) biases.
 
     Their errors differ: one models how photos vary, the other what its attention learnt.
-
-    Args:
-        aggregated: (S, D) the aggregator's unit rows.
     """
     rows, biases = gaussian_fingerprints(model, views, photos, settings)
     weight = settings.aggregator_weight

@@ -12,8 +12,7 @@ def embedding_regression(fingerprints: Tensor, teachers: Tensor) -> Tensor:
 def rank_distillation(queries: Tensor, teachers: Tensor, fingerprints: Tensor, temperature: float) -> Tensor:
     """KL(softmax(q.t / tau) || softmax(q.f / tau)) over SKUs, mean over queries, eq. 12.
 
-    Args:
-        queries: (Q, D) unit rows; `teachers` and `fingerprints` are (S, D) unit rows.
+    Queries are (Q, D) unit rows, teachers and fingerprints (S, D).
     """
     target = F.log_softmax(queries @ teachers.T / temperature, dim=-1)
     student = F.log_softmax(queries @ fingerprints.T / temperature, dim=-1)
@@ -21,5 +20,5 @@ def rank_distillation(queries: Tensor, teachers: Tensor, fingerprints: Tensor, t
 
 
 def classification(queries: Tensor, fingerprints: Tensor, truth: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each query's own SKU, row `truth` (Q,), among the (S, D) fingerprints, eq. 13."""
+    """Cross-entropy of each (Q, D) query's SKU, row `truth` (Q,), among (S, D) unit fingerprints, eq. 13."""
     return F.cross_entropy(queries @ fingerprints.T / temperature, truth)

@@ -40,8 +40,7 @@ def shared_label(found: np.ndarray, query_labels: np.ndarray, item_labels: np.nd
 def calibration_error(probabilities: np.ndarray, winner: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error of the likeliest class, over bins of equal count.
 
-    Args:
-        probabilities: (N, C) rows that sum to 1; `winner` (N,) is the right class.
+    `probabilities` (N, C) are rows that sum to 1; `winner` (N,) is the right class.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == winner

@@ -101,13 +101,10 @@ def label_queries(
 def embed_actions(
     queries: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeds the queries after each action and measures the photos' quality.
+    """Returns (B, A, D) unit query rows, in the order of `ACTIONS`, and (B, F) quality features.
 
     Args:
         queries: `embedding` of each photo without an action, and the `path` of its file.
-
-    Returns:
-        (B, A, D) unit rows in the order of `ACTIONS`, and (B, F) features.
     """
     photos, features = [], []
     for path in queries["path"]:
@@ -136,10 +133,9 @@ def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDAr
 def margins_and_ranks(
     rows: NDArray[np.float32], gallery: NDArray[np.float64], truth: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(B, A) margins and ranks of the right SKUs.
+    """(B, A) margins and ranks of the right SKUs, for `rows` (B, A, D) of the queries after each action.
 
     Args:
-        rows: (B, A, D) the queries after each action.
         gallery: (S, D) fingerprints, at least two.
         truth: (B,) the row of each query's SKU.
     """

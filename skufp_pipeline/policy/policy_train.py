@@ -90,8 +90,7 @@ def train_policy(
 ) -> tuple[Policy, History, dict[str, float]]:
     """Trains and calibrates a policy, keeping the epoch with the lowest development loss.
 
-    Returns:
-        The policy, the history of all epochs, and the calibration's figures on development queries.
+    Returns it, the history of all epochs, and the calibration's figures on development queries.
 
     Raises:
         UserError: too few queries of either role.
@@ -153,8 +152,7 @@ def policy_loss(
 ) -> Tensor:
     """Cross-entropy on the winner, weighted by the stakes, plus the squared error of the gains.
 
-    Args:
-        scale: divides the gains, so that the two terms are of similar size.
+    `scale` divides the gains, so that the two terms are of similar size.
     """
     logits, gains = network(queries.z[rows])
     stakes = queries.stakes[rows]

@@ -30,12 +30,7 @@ _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 def quality_features(photo: Photo, width: int, height: int) -> NDArray[np.float32]:
-    """(F,) float32 in the order of `FEATURES`.
-
-    Args:
-        photo: (H, W, 3) RGB, the working copy that actions are applied to.
-        width, height: of the original photo, in pixels.
-    """
+    """(F,) float32 `FEATURES` of a working copy (H, W, 3) RGB; `width` and `height` are the original's."""
     grey = luminance(photo)
     values = grey.astype(np.float32)
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
