@@ -22,7 +22,7 @@ def samples_ms(
 ) -> list[float]:
     """Milliseconds per query of each of `repeats` calls, after `warmup` untimed calls.
 
-    A call answers `queries_per_call` queries; its time is divided by them.
+    Warm-up covers caches, thread pools and lazy imports. A call's time is divided by `queries_per_call`.
 
     Raises:
         ValueError: `repeats` or `queries_per_call` is below 1.

@@ -31,7 +31,8 @@ def render_page(
     """Renders a report as HTML5 text.
 
     Args:
-        curves, latency_figure, grid: PNGs of `figures.recall_curve`, `latency_histogram` and `results_grid`.
+        curves, latency_figure, grid: PNGs of `figures.recall_curve`, `latency_histogram` and `results_grid`;
+            None leaves one out.
         provenance: configuration and input digests, plain data, shown at the end.
     """
     skipped = sorted((report.skipped_items or {}).items(), key=lambda item: (-item[1], item[0]))

@@ -96,7 +96,11 @@ class Aggregator(nn.Module):
 
 
 class AggregatorEnsemble(nn.Module):
-    """Unit mean of `members` aggregators with different initial weights, whose chance errors average out."""
+    """Unit mean of `members` aggregators with different initial weights, whose chance errors average out.
+
+    Raises:
+        UserError: as `Aggregator`.
+    """
 
     def __init__(self, dimension: int, settings: AggregatorSettings) -> None:
         super().__init__()
