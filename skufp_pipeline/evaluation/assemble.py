@@ -171,12 +171,12 @@ def control_fingerprints(
     parts: ReportParts, tables: EmbeddingTables, settings: FingerprintSettings, device: torch.device
 ) -> dict[str, pl.DataFrame]:
     """The fingerprints that the published model makes of each control of generated views."""
-    known = load_gaussian(parts.aggregator.path) if settings.gaussian else None
+    gaussian = load_gaussian(parts.aggregator.path) if settings.gaussian else None
     aggregator = load_aggregator(parts.aggregator.path, device)
-    given = control_tables(replace(tables, generated=EmbeddingTables.images_of(parts.generated)))
+    control_inputs = control_tables(replace(tables, generated=EmbeddingTables.images_of(parts.generated)))
     return {
-        name: make_fingerprints(aggregator, known, control, settings, device)[0]
-        for name, control in given.items()
+        name: make_fingerprints(aggregator, gaussian, control, settings, device)[0]
+        for name, control in control_inputs.items()
     }
 
 
@@ -190,6 +190,6 @@ def _controls(
     """The evaluation of the fingerprint against its controls; None where no views were generated."""
     if not parts.generated:
         return None
-    ours = next(model for model in models if model.name == "fingerprint")
-    made = control_fingerprints(parts, tables, plan.fingerprint, device)
-    return results(judge_controls(ours, made, plan.evaluation.resamples, plan.seed))
+    published = next(model for model in models if model.name == "fingerprint")
+    fingerprints = control_fingerprints(parts, tables, plan.fingerprint, device)
+    return results(judge_controls(published, fingerprints, plan.evaluation.resamples, plan.seed))

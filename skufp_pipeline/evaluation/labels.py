@@ -57,15 +57,15 @@ def make_labels(skus: pl.DataFrame, image_text: pl.DataFrame, texts: pl.DataFram
         item_id().alias("text_id"), pl.col("colours").list.first().alias("colour"), "pattern", "lightness"
     )
     of_skus = skus.select("sku_id", pl.col("category_name").alias("category"))
-    asked = texts.select("text_id", "sku_id").unique("text_id", maintain_order=True)
-    asked = asked.join(of_skus, on="sku_id", how="left").join(rows, on="text_id", how="left")
-    described = skus.rename({"category_name": "category"})
-    return Labels(_values(described, "sku_id"), _values(asked, "text_id"))
+    query_labels = texts.select("text_id", "sku_id").unique("text_id", maintain_order=True)
+    query_labels = query_labels.join(of_skus, on="sku_id", how="left").join(rows, on="text_id", how="left")
+    sku_labels = skus.rename({"category_name": "category"})
+    return Labels(_values(sku_labels, "sku_id"), _values(query_labels, "text_id"))
 
 
 def _values(table: pl.DataFrame, key: str) -> dict[str, dict[str, str]]:
-    every = table.with_columns(pl.concat_str(LABELS[1:], separator="/").alias(ALL_ATTRIBUTES))
+    labelled = table.with_columns(pl.concat_str(LABELS[1:], separator="/").alias(ALL_ATTRIBUTES))
     return {
-        label: dict(every.drop_nulls(label).select(key, label).iter_rows())
+        label: dict(labelled.drop_nulls(label).select(key, label).iter_rows())
         for label in (*LABELS, ALL_ATTRIBUTES)
     }

@@ -63,10 +63,10 @@ def gallery_latency(
     """
     gallery = torch.from_numpy(np.ascontiguousarray(vectors.T))
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    turns = itertools.cycle(torch.from_numpy(queries).split(1))
-    many = torch.from_numpy(np.resize(queries, (batch, queries.shape[1])))
-    single = samples_ms(lambda: best_skus(next(turns), gallery, starts), len(queries))
-    batched = samples_ms(lambda: best_skus(many, gallery, starts), 30, 3, batch)
+    single_queries = itertools.cycle(torch.from_numpy(queries).split(1))
+    batch_queries = torch.from_numpy(np.resize(queries, (batch, queries.shape[1])))
+    single = samples_ms(lambda: best_skus(next(single_queries), gallery, starts), len(queries))
+    batched = samples_ms(lambda: best_skus(batch_queries, gallery, starts), 30, 3, batch)
     return GalleryTimes(**statistics_ms(single), batched=Times(batch=batch, **statistics_ms(batched)))
 
 

@@ -66,11 +66,11 @@ def headline(report: Report) -> str:
         first = {name: values["recall@1"] for name, values in result.models.items()}
         pair = next(iter(result.differences), None)
         name = pair.split("-")[0] if pair else max(first, key=lambda model: first[model])
-        found = (
+        text = (
             f"{name} finds the right product first for {first[name]:.1%} of {result.queries:,} photos "
             f"({SETTING_LABELS[setting]}, {result.gallery:,} products)"
         )
-        return f"{found}. {_verdict(pair, result.differences[pair]['recall@1'])}" if pair else f"{found}."
+        return f"{text}. {_verdict(pair, result.differences[pair]['recall@1'])}" if pair else f"{text}."
     return "There were no evaluation photos: nothing was scored."
 
 

@@ -35,10 +35,10 @@ def paper_models(
         fingerprints: `sku_id`, `split`, `bias`, `fingerprint`, of a model trained with those teachers.
     """
     ours = {model.name: model for model in models}
-    found = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
+    result = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
     if fingerprints is not None:
-        found += [ours["fingerprint"], _with_gallery(ours["fingerprint"], fingerprints, "fingerprint")]
-    return found
+        result += [ours["fingerprint"], _with_gallery(ours["fingerprint"], fingerprints, "fingerprint")]
+    return result
 
 
 def judge_paper(models: Sequence[Model], resamples: int, seed: int) -> Evaluation:

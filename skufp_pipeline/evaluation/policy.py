@@ -86,10 +86,9 @@ class ActionQueries:
 
 def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
     """The same photos as decided by several policies, concatenated."""
-
-    made = [run.decisions for run in runs]
+    parts = [run.decisions for run in runs]
     decisions = Decisions(
-        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(Decisions))
+        *(np.concatenate([getattr(d, field.name) for d in parts]) for field in fields(Decisions))
     )
     return ActionQueries(
         pl.concat([run.rows for run in runs]),
@@ -149,7 +148,7 @@ def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSetti
 def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]:
     """(Q,) action of each arm that takes one of the seven without knowing the right SKU."""
     count = len(decisions.gated)
-    always = {f"always_{name}": np.full(count, place) for place, name in enumerate(ACTIONS) if place}
+    always = {f"always_{name}": np.full(count, index) for index, name in enumerate(ACTIONS) if index}
     return {
         OFF: np.zeros(count, dtype=np.int64),
         **always,
@@ -167,10 +166,10 @@ def arm_ranks(
     `truth` (Q,) is the row of each query's SKU among them.
     """
     count, actions, dimension = queries.embeddings.shape
-    asked = biased_queries(queries.embeddings.reshape(-1, dimension))
-    flat = ranks_of(asked, fingerprints, np.repeat(truth, actions)).reshape(count, actions)
-    every = np.arange(count)
-    ranks = {name: flat[every, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
+    query_rows = biased_queries(queries.embeddings.reshape(-1, dimension))
+    flat = ranks_of(query_rows, fingerprints, np.repeat(truth, actions)).reshape(count, actions)
+    indices = np.arange(count)
+    ranks = {name: flat[indices, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
     ranks[MIRROR] = ranks_of(biased_queries(queries.mirrored), fingerprints, truth)
     average = biased_queries(unit(queries.embeddings.mean(axis=1)))
     ranks[AVERAGE] = ranks_of(average, fingerprints, truth)
@@ -201,18 +200,18 @@ def judge_policy(
         chosen = np.flatnonzero(np.isin(queries.rows["split"].to_numpy().astype(str), splits))
         if len(chosen) == 0:
             continue
-        mine = queries.select(chosen)
+        subset = queries.select(chosen)
         gallery = fingerprints.filter(pl.col("split").is_in(splits))
-        truth = right_items(mine.rows["sku_id"], gallery["sku_id"])
-        ranks = arm_ranks(mine, biased_rows(gallery), truth, seed)
-        taken = {name: actions > 0 for name, actions in arm_actions(mine.decisions, seed).items()}
-        for part, inside in query_parts(mine.rows, degradations).items():
+        truth = right_items(subset.rows["sku_id"], gallery["sku_id"])
+        ranks = arm_ranks(subset, biased_rows(gallery), truth, seed)
+        taken = {name: actions > 0 for name, actions in arm_actions(subset.decisions, seed).items()}
+        for part, in_part in query_parts(subset.rows, degradations).items():
             rows += [
                 {"setting": setting, "part": part, **row}
-                for row in _arm_rows(ranks, taken, inside, mine.rows["sku_id"].to_numpy(), resamples, seed)
+                for row in _arm_rows(ranks, taken, in_part, subset.rows["sku_id"].to_numpy(), resamples, seed)
             ]
-        actions = [ACTIONS[action] for action in mine.decisions.gated]
-        per_query = mine.rows.with_columns(pl.Series("action", actions), **ranks)  # seen+zero is last
+        actions = [ACTIONS[action] for action in subset.decisions.gated]
+        per_query = subset.rows.with_columns(pl.Series("action", actions), **ranks)  # seen+zero is last
     return pl.DataFrame(rows), per_query
 
 
@@ -221,10 +220,10 @@ def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[s
     parts = {"all": np.ones(rows.height, dtype=bool)}
     if degradations is None:
         return parts
-    known = rows.select("query_id").join(degradations, on="query_id", how="left", maintain_order="left")
-    parts[DEGRADED] = (known["severity"] > DEGRADED_SEVERITY).fill_null(False).to_numpy()
+    joined = rows.select("query_id").join(degradations, on="query_id", how="left", maintain_order="left")
+    parts[DEGRADED] = (joined["severity"] > DEGRADED_SEVERITY).fill_null(False).to_numpy()
     for name, direction in KINDS.items():
-        values = known[name].abs() if direction == 0 else known[name] * direction
+        values = joined[name].abs() if direction == 0 else joined[name] * direction
         limit = values.quantile(1 - WORST)
         parts[name] = (values > limit).fill_null(False).to_numpy()
     return parts
@@ -233,28 +232,28 @@ def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[s
 def _arm_rows(
     ranks: Mapping[str, NDArray[np.int64]],
     taken: Mapping[str, NDArray[np.bool_]],
-    inside: NDArray[np.bool_],
+    in_part: NDArray[np.bool_],
     sku_ids: NDArray,
     resamples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    if not inside.any():
+    if not in_part.any():
         return []
-    values = {name: per_query_metrics(of_arm[inside]) for name, of_arm in ranks.items()}
+    values = {name: per_query_metrics(of_arm[in_part]) for name, of_arm in ranks.items()}
     # One bootstrap for all differences, so that they share the resamples of SKUs.
     differences = np.stack(
         [of_arm[metric] - values[OFF][metric] for of_arm in values.values() for metric in METRICS], axis=1
     )
-    drawn = resampled_means(differences, sku_ids[inside], resamples, seed)
+    drawn = resampled_means(differences, sku_ids[in_part], resamples, seed)
     intervals = iter([percentile_interval(column) for column in drawn.T])
     rows = []
     for name, of_arm in values.items():
-        row: dict[str, Any] = {"arm": name, "queries": int(inside.sum())}
+        row: dict[str, Any] = {"arm": name, "queries": int(in_part.sum())}
         for metric in METRICS:
             row[metric] = float(of_arm[metric].mean())
             row[f"{metric}_gain"] = float((of_arm[metric] - values[OFF][metric]).mean())
             row[f"{metric}_low"], row[f"{metric}_high"] = next(intervals)
-        twice = taken[name][inside].mean() if name in taken else 1.0  # the others always encode again
+        twice = taken[name][in_part].mean() if name in taken else 1.0  # the others always encode again
         rows.append({**row, "encoded_twice": float(twice)})
     return rows
 
@@ -268,7 +267,7 @@ def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFram
         part = slice(start, start + _BLOCK)
         margins, _ = margins_and_ranks(biased_queries(queries.embeddings[part]), gallery, truth[part])
         np.add.at(counts, (queries.decisions.likeliest[part], winners(margins)), 1)
-    columns = {f"best_{name}": counts[:, place] for place, name in enumerate(ACTIONS)}
+    columns = {f"best_{name}": counts[:, index] for index, name in enumerate(ACTIONS)}
     return pl.DataFrame({"named": ACTIONS, **columns})
 
 

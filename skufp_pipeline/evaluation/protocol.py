@@ -289,22 +289,22 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
     if labels is None:
         return {}
     skus, vectors, owner = gallery.by_sku()
-    found = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
-    asked = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
+    top = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
+    query_labels = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
     return {
-        precision_name(label): shared_label(found, values, labels.of_skus(label, skus))
-        for label, values in asked.items()
+        precision_name(label): shared_label(top, values, labels.of_skus(label, skus))
+        for label, values in query_labels.items()
         if values is not None
     }
 
 
-def _with_biases(asked: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+def _with_biases(queries: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
     """Queries, and the vectors of `by_sku`, with the biases as one more dimension; there each query is 1."""
     if gallery.biases is None:
-        return asked, vectors
+        return queries, vectors
     order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
-    ones = np.ones(len(asked), asked.dtype)
-    return np.column_stack([asked, ones]), np.column_stack([vectors, gallery.biases[order]])
+    ones = np.ones(len(queries), queries.dtype)
+    return np.column_stack([queries, ones]), np.column_stack([vectors, gallery.biases[order]])
 
 
 def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:

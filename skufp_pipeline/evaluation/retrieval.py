@@ -77,10 +77,10 @@ def embed_sources(image_text: pl.DataFrame, encoder: Encoder, batch_size: int) -
 
     Empty if the catalogue describes every SKU, so that no query is made from a template.
     """
-    asked = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
+    queries = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
     return {
         source: embed_text_table(encoder, texts, batch_size)
-        for source, texts in asked.items()
+        for source, texts in queries.items()
         if texts.height
     }
 
@@ -130,14 +130,17 @@ def judge_sources(
     models: Sequence[Model], inputs: ReportInputs, resamples: int, seed: int
 ) -> dict[str, Evaluation]:
     """By source, the evaluation of its text queries with every model of the fine-tuned encoder."""
-    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
-    fitting = [model for model in models if model.queries.get("text") is of_encoder]
-    asked = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
+    text_queries = next(model for model in models if model.name == "mean_sku").queries["text"]
+    same_encoder = [model for model in models if model.queries.get("text") is text_queries]
+    query_sets = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
     return {
         source: judge(
-            [replace(model, queries={"text": queries}) for model in fitting], resamples, seed, inputs.labels
+            [replace(model, queries={"text": queries}) for model in same_encoder],
+            resamples,
+            seed,
+            inputs.labels,
         )
-        for source, queries in asked.items()
+        for source, queries in query_sets.items()
     }
 
 
@@ -146,16 +149,16 @@ def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> Gall
 
     At most `queries` of a setting's query embeddings are asked one at a time; `batch` at once when batched.
     """
-    found: GalleryLatency = {}
+    latencies: GalleryLatency = {}
     for setting, splits in SETTING_SPLITS.items():
-        found[setting] = {modality: {} for modality in MODALITIES}
+        latencies[setting] = {modality: {} for modality in MODALITIES}
         for model in models:
             _, vectors, owner = model.gallery.of_splits(splits).by_sku()
-            for modality, asked in model.queries.items():
-                rows = asked.of_splits(splits).embeddings[:queries]
+            for modality, query_set in model.queries.items():
+                rows = query_set.of_splits(splits).embeddings[:queries]
                 if len(rows) and len(vectors):
-                    found[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
-    return found
+                    latencies[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
+    return latencies
 
 
 def measure_latency(
@@ -168,14 +171,14 @@ def measure_latency(
     """
     answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]  # the first warms up
     unique = list(dict.fromkeys(texts))  # a repeated text is cached
-    told = [engine.search_text(text, 10) for text in ["words to warm up", *unique]][1:]
+    text_answers = [engine.search_text(text, 10) for text in ["words to warm up", *unique]][1:]
     samples = {
         "decode": [answer.milliseconds["decode"] for answer in answers],
         "preprocess": [answer.milliseconds["preprocess"] for answer in answers],
         "encode_image": [answer.milliseconds["encode"] for answer in answers],
         "encode_image_pytorch": _pytorch_ms(engine, photos),
-        "encode_text": [answer.milliseconds["encode"] for answer in told],
-        "search": [answer.milliseconds["search"] for answer in answers + told],
+        "encode_text": [answer.milliseconds["encode"] for answer in text_answers],
+        "search": [answer.milliseconds["search"] for answer in answers + text_answers],
     }
     samples = {stage: values for stage, values in samples.items() if values}
     rng = np.random.default_rng(0)
@@ -224,9 +227,9 @@ def write_report(
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:
     """A stable sample of `count` evaluation queries, for latency and the results grid."""
-    held = images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY))
-    order = held["item_id"].map_elements(lambda i: stable_hash(i, "report-sample"), return_dtype=pl.UInt64)
-    return held.with_columns(order.alias("order")).sort("order").head(count).drop("order")
+    queries = images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY))
+    order = queries["item_id"].map_elements(lambda i: stable_hash(i, "report-sample"), return_dtype=pl.UInt64)
+    return queries.with_columns(order.alias("order")).sort("order").head(count).drop("order")
 
 
 def grid_rows(queries: pl.DataFrame, photos: Sequence[Path], engine: QueryEngine) -> list[GridRow]:

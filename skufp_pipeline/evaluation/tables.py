@@ -61,13 +61,13 @@ class Table:
 
     def text(self) -> str:
         """For a terminal: names left-aligned, figures right-aligned."""
-        return self._drawn(self.rows, "simple")
+        return self._tabulate(self.rows, "simple")
 
     def markdown(self) -> str:
         """For a README or a pull request."""
-        return self._drawn([[cell.replace("|", "\\|") for cell in row] for row in self.rows], "pipe")
+        return self._tabulate([[cell.replace("|", "\\|") for cell in row] for row in self.rows], "pipe")
 
-    def _drawn(self, rows: list[list[str]], style: str) -> str:
+    def _tabulate(self, rows: list[list[str]], style: str) -> str:
         align = ["left"] * self.names + ["right"] * (len(self.header) - self.names)
         return tabulate(rows, self.header, style, colalign=align, disable_numparse=True)
 
@@ -82,15 +82,15 @@ class Section:
 
 def text_tables(report: Report) -> str:
     """The tables for a terminal."""
-    return _written(report, Table.text)
+    return _render(report, Table.text)
 
 
 def markdown_tables(report: Report) -> str:
     """The tables for a README or a pull request."""
-    return _written(report, Table.markdown)
+    return _render(report, Table.markdown)
 
 
-def _written(report: Report, write: Callable[[Table], str]) -> str:
+def _render(report: Report, write: Callable[[Table], str]) -> str:
     paper = paper_sections(report)
     sections = [*main_sections(report), *paper, *source_sections(report), *latency_sections(report)]
     blocks = []
@@ -118,13 +118,13 @@ def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -
 
 def paper_sections(report: Report) -> list[Section]:
     """The same two tables by the paper's protocol, if it was run; `PAPER_NOTE` belongs to them."""
-    found = report.paper_protocol
-    if found is None:
+    results = report.paper_protocol
+    if results is None:
         return []
     return [
         Section(
             PAPER_TITLE.format(modality),
-            [result_table(report, found, modality), difference_table(found, modality)],
+            [result_table(report, results, modality), difference_table(results, modality)],
         )
         for modality in MODALITIES
     ]
@@ -168,10 +168,10 @@ def _figure(result: Result, model: str, metric: str, with_spread: bool = False) 
 
 
 def _row_times(result: Result, model: str) -> list[str]:
-    found = (result.latency or {}).get(model)
-    if found is None:
+    latency = (result.latency or {}).get(model)
+    if latency is None:
         return [ABSENT] * 4
-    return [f"{ms:.3f}" for times in (found, found.batched) for ms in (times.p95_ms, times.mean_ms)]
+    return [f"{ms:.3f}" for times in (latency, latency.batched) for ms in (times.p95_ms, times.mean_ms)]
 
 
 def difference_table(results: Results, modality: str, metrics: Sequence[str] = DIFFERENCE_METRICS) -> Table:
@@ -214,13 +214,13 @@ def seeds_note(report: Report) -> str:
 
 def gallery_latency_note(report: Report) -> str:
     """A sentence on what a row's latency is and what it was measured on; empty if rows have none."""
-    found = report.gallery_latency
-    if found is None:
+    search = report.gallery_latency
+    if search is None:
         return ""
     return (
         f"Latency: from a query embedding to the ten best SKUs, the same exact float32 search for every row, "
-        f"one query at a time and, per query, {found.batch} at once ({found.processor}, threads: "
-        f"{found.threads})."
+        f"one query at a time and, per query, {search.batch} at once ({search.processor}, threads: "
+        f"{search.threads})."
     )
 
 
@@ -258,37 +258,37 @@ def source_note(report: Report) -> str:
         metadata, attributes = first.get("metadata"), first.get("attributes")
         if metadata and attributes is not None:
             parts.append(f"{attributes / metadata:.1f} times ({SETTING_LABELS[setting]})")
-    told = "R@1 of the fingerprint by attribute prompts over metadata prompts"
-    return f"{told}: {', '.join(parts)}." if parts else ""
+    label = "R@1 of the fingerprint by attribute prompts over metadata prompts"
+    return f"{label}: {', '.join(parts)}." if parts else ""
 
 
 def latency_sections(report: Report) -> list[Section]:
     """The latency of each stage of the query path and a note on the photo encoder, if timed."""
-    found = report.latency
-    if found is None:
+    latency = report.latency
+    if latency is None:
         return []
-    stages = dict(found.stages)
-    if found.search_batched is not None:
-        stages[f"search, {found.search_batched.batch} at once"] = found.search_batched
-    rows = [[name, *(f"{ms:.3f}" for ms in _three(times))] for name, times in stages.items()]
-    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
+    stages = dict(latency.stages)
+    if latency.search_batched is not None:
+        stages[f"search, {latency.search_batched.batch} at once"] = latency.search_batched
+    rows = [[name, *(f"{ms:.3f}" for ms in _milliseconds(times))] for name, times in stages.items()]
+    threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
     table = Table(["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"], rows)
-    title = f"Latency per query ({found.processor}, {threads})"
+    title = f"Latency per query ({latency.processor}, {threads})"
     return [Section(title, [table, *filter(None, [query_encoder_note(report)])])]
 
 
-def _three(times: Times) -> tuple[float, float, float]:
+def _milliseconds(times: Times) -> tuple[float, float, float]:
     return times.p50_ms, times.p95_ms, times.mean_ms
 
 
 def query_encoder_note(report: Report) -> str:
     """A sentence on the encoder of query photos and how near it is to PyTorch; empty for PyTorch itself."""
-    found = report.query_encoder or {}
-    precision = found.get("precision")
-    if f"{precision}_photos" not in found:
+    summary = report.query_encoder or {}
+    precision = summary.get("precision")
+    if f"{precision}_photos" not in summary:
         return ""
     photos, cosine, before, after = (
-        found[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
+        summary[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
     )
     return (
         f"A query's photo is encoded by ONNX Runtime in {precision}. On {photos} photos of training SKUs its "

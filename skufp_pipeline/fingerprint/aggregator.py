@@ -85,13 +85,13 @@ class Aggregator(nn.Module):
         """
         views = views.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.tokens.expand(len(views), -1, -1)
-        made = generated.unsqueeze(-1)
-        seen, absent = self.view_norm(views) + made * self.generated_type, ~mask
+        is_generated = generated.unsqueeze(-1)
+        keys, absent = self.view_norm(views) + is_generated * self.generated_type, ~mask
         for layer in self.layers:
-            tokens = layer(tokens, seen, absent)
+            tokens = layer(tokens, keys, absent)
         output = self.projection(self.output_norm(tokens).mean(dim=1))
         if self.residual:
-            output = output + F.normalize(views.masked_fill(made, 0).sum(dim=1), dim=-1)
+            output = output + F.normalize(views.masked_fill(is_generated, 0).sum(dim=1), dim=-1)
         return F.normalize(output, dim=-1)
 
 
@@ -108,8 +108,8 @@ class AggregatorEnsemble(nn.Module):
 
     def forward(self, views: Tensor, mask: Tensor, generated: Tensor) -> Tensor:
         """(S, D) unit fingerprints; arguments as for `Aggregator.forward`."""
-        made = [member(views, mask, generated) for member in self.members]
-        return F.normalize(torch.stack(made).sum(dim=0), dim=-1)
+        outputs = [member(views, mask, generated) for member in self.members]
+        return F.normalize(torch.stack(outputs).sum(dim=0), dim=-1)
 
 
 @torch.inference_mode()
@@ -122,8 +122,8 @@ def fingerprints(
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
         arrays = (views.views[part], views.mask[part], views.generated[part])
-        made = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
-        rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
+        result = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
+        rows[part] = (result / result.norm(dim=-1, keepdim=True)).float().cpu().numpy()
     return rows
 
 

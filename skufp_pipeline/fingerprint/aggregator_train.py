@@ -117,33 +117,33 @@ def _losses(
     skus = torch.randperm(len(data.views), generator=generator)[: settings.skus_per_batch].sort().values
     mask, generated = data.mask[skus], data.generated[skus]
     mask = _drop_views(mask, generated, settings.view_dropout, generator)
-    made = model(data.views[skus], mask, generated)
+    fingerprints = model(data.views[skus], mask, generated)
     image_teachers, text_teachers = data.image_teachers[skus], data.text_teachers[skus]
-    known = text_teachers.abs().sum(dim=1) > 0
+    has_text = text_teachers.abs().sum(dim=1) > 0
     losses = {
-        "regression_image": settings.image_weight * embedding_regression(made, image_teachers),
-        "rank": made.new_zeros(()),
-        "classification": made.new_zeros(()),
+        "regression_image": settings.image_weight * embedding_regression(fingerprints, image_teachers),
+        "rank": fingerprints.new_zeros(()),
+        "classification": fingerprints.new_zeros(()),
     }
-    if known.any():
+    if has_text.any():
         losses["regression_text"] = settings.text_weight * embedding_regression(
-            made[known], text_teachers[known]
+            fingerprints[has_text], text_teachers[has_text]
         )
     for (embeddings, truth), teachers, weight in (
         (data.image_queries, image_teachers, 1.0),
         (data.text_queries, text_teachers, settings.text_query_weight),
     ):
-        queries, place = _draw(
-            embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator
-        )
+        queries, rows = _draw(embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator)
         if weight == 0 or len(queries) == 0:
             continue
-        means = data.means[skus][place]
+        means = data.means[skus][rows]
         queries = spread_queries(queries, means, settings.query_spread, settings.query_swap, generator)
-        rank = rank_distillation(queries, teachers, made, settings.rank_temperature)
-        wrong = classification(queries, made, place, settings.classification_temperature)
-        losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank
-        losses["classification"] = losses["classification"] + weight * settings.classification_weight * wrong
+        rank_loss = rank_distillation(queries, teachers, fingerprints, settings.rank_temperature)
+        class_loss = classification(queries, fingerprints, rows, settings.classification_temperature)
+        losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank_loss
+        losses["classification"] = (
+            losses["classification"] + weight * settings.classification_weight * class_loss
+        )
     return losses
 
 
@@ -151,11 +151,11 @@ def _draw(
     embeddings: Tensor, truth: Tensor, skus: Tensor, num_skus: int, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Draws up to `count` queries of the batch's SKUs; returns them and their SKUs' rows in the batch."""
-    place = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
-    place[skus] = torch.arange(len(skus), device=truth.device)
-    inside = torch.nonzero(place[truth] >= 0).squeeze(1)
-    chosen = inside[torch.randperm(len(inside), generator=generator)[:count]]
-    return embeddings[chosen], place[truth[chosen]]
+    batch_rows = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
+    batch_rows[skus] = torch.arange(len(skus), device=truth.device)
+    candidates = torch.nonzero(batch_rows[truth] >= 0).squeeze(1)
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+    return embeddings[chosen], batch_rows[truth[chosen]]
 
 
 def spread_queries(

@@ -64,11 +64,11 @@ def fit_gaussian(views: ViewSet, photos: Queries, settings: GaussianSettings) ->
     of_photos = scatter - spread * np.mean(1 / views.counts[photos.truth])
     of_skus = np.cov(means, rowvar=False, bias=True) - spread * np.mean(1 / views.counts)
     view_noise, photo_noise, between = (
-        _positive(found, settings.shrinkage) for found in (spread, of_photos, of_skus)
+        _positive(covariance, settings.shrinkage) for covariance in (spread, of_photos, of_skus)
     )
-    narrow = _power(view_noise, -0.5)
-    variances, vectors = np.linalg.eigh(narrow @ between @ narrow)
-    basis = narrow @ vectors
+    whitening = _power(view_noise, -0.5)
+    variances, vectors = np.linalg.eigh(whitening @ between @ whitening)
+    basis = whitening @ vectors
     metric = _power(photo_noise, -settings.power)
     model = GaussianModel(
         mean=means.mean(axis=0),
@@ -98,14 +98,14 @@ def gaussian_fingerprints(
 def posterior(model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings) -> Matrix:
     """(S, D) mean of y given the views and photos (each counts `photo_weight` times), plus the shift."""
     counts = views.counts[:, None]
-    sums, seen = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
+    sums, photo_counts = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
     np.add.at(sums, photos.truth, photos.embeddings - model.shift)
-    np.add.at(seen, photos.truth, 1)
-    trust = settings.photo_weight / model.photo_noise
-    known = model.mean @ model.basis / model.between
-    weighed = known + counts * (_means(views) @ model.basis) + sums @ model.basis * trust
-    precision = 1 / model.between + counts + seen * trust
-    return (weighed / precision) @ np.linalg.inv(model.basis) + model.shift
+    np.add.at(photo_counts, photos.truth, 1)
+    photo_precision = settings.photo_weight / model.photo_noise
+    prior = model.mean @ model.basis / model.between
+    weighted = prior + counts * (_means(views) @ model.basis) + sums @ model.basis * photo_precision
+    precision = 1 / model.between + counts + photo_counts * photo_precision
+    return (weighted / precision) @ np.linalg.inv(model.basis) + model.shift
 
 
 def with_gaussian(

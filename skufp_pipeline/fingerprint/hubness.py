@@ -24,14 +24,16 @@ def query_bank_biases(
         bank: (Q, D) unit rows of `train` photos, at least one.
         fingerprints, biases: (S, D) and (S,), before the correction.
     """
-    sharpness, drawn = settings.sharpness, np.empty(len(fingerprints))
+    sharpness, soft_maxima = settings.sharpness, np.empty(len(fingerprints))
     for start in range(0, len(fingerprints), _BLOCK):
         part = slice(start, start + _BLOCK)
         scores = sharpness * (bank @ fingerprints[part].T + biases[part]).astype(np.float64)
         highest = scores.max(axis=0)
-        drawn[part] = (np.log(np.exp(scores - highest).mean(axis=0)) + highest) / sharpness
-    moved: NDArray[np.float32] = (biases - settings.strength * (drawn - drawn.mean())).astype(np.float32)
-    return moved
+        soft_maxima[part] = (np.log(np.exp(scores - highest).mean(axis=0)) + highest) / sharpness
+    corrected: NDArray[np.float32] = (biases - settings.strength * (soft_maxima - soft_maxima.mean())).astype(
+        np.float32
+    )
+    return corrected
 
 
 def occurrence_skew(scores: NDArray[np.floating], k: int = 10) -> float:

@@ -46,9 +46,9 @@ def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.in
     by_sku = np.argsort(truth, kind="stable")
     bounds = np.searchsorted(truth[by_sku], np.arange(len(chosen) + 1))
     for sku in np.flatnonzero(np.diff(bounds)).tolist():
-        own = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
-        scores = _reciprocal_ranks(own, views.views[sku, views.mask[sku]], rivals, sku)
-        cosine = (own @ views.views[sku, views.mask[sku]].T).mean(axis=0)
+        own_queries = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
+        scores = _reciprocal_ranks(own_queries, views.views[sku, views.mask[sku]], rivals, sku)
+        cosine = (own_queries @ views.views[sku, views.mask[sku]].T).mean(axis=0)
         chosen[sku] = np.lexsort((np.arange(len(scores)), -cosine, -scores.round(9)))[0]
         reciprocal[sku] = scores[chosen[sku]]
     vectors = views.views[np.arange(len(chosen)), chosen]
@@ -60,9 +60,9 @@ def _reciprocal_ranks(
 ) -> NDArray[np.float64]:
     """(V,) mean reciprocal rank of each view as the only vector of SKU `own`."""
     scores, truth = queries @ rivals.T, np.full(len(queries), own)
-    alone = queries @ views.T
-    found = np.empty(alone.shape)
+    own_scores = queries @ views.T
+    result = np.empty(own_scores.shape)
     for view in range(len(views)):
-        scores[:, own] = alone[:, view]
-        found[:, view] = reciprocal_rank(ranks(scores, truth))
-    return found.mean(axis=0)
+        scores[:, own] = own_scores[:, view]
+        result[:, view] = reciprocal_rank(ranks(scores, truth))
+    return result.mean(axis=0)

@@ -60,23 +60,23 @@ def gather_views(embeddings: pl.DataFrame, max_views: int, generated: pl.DataFra
     skus = catalog.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
     added = catalog.clear() if generated is None else _numbered(generated, max_views)
     added = added.join(skus.select("sku_id", "len"), on="sku_id", how="inner", maintain_order="left")
-    both = pl.concat(
+    combined = pl.concat(
         [
             catalog.select("sku_id", "view", "embedding", generated=pl.lit(False)),
             added.select("sku_id", pl.col("view") + pl.col("len"), "embedding", generated=pl.lit(True)),
         ],
         how="vertical_relaxed",
     )
-    place = skus.select("sku_id", pl.int_range(pl.len()).alias("row"))
-    both = both.join(place, on="sku_id", maintain_order="left")
-    vectors, row, view = embedding_rows(both), both["row"].to_numpy(), both["view"].to_numpy()
+    sku_rows = skus.select("sku_id", pl.int_range(pl.len()).alias("row"))
+    combined = combined.join(sku_rows, on="sku_id", maintain_order="left")
+    vectors, row, view = embedding_rows(combined), combined["row"].to_numpy(), combined["view"].to_numpy()
     width = int(view.max(initial=0)) + 1
     views = np.zeros((len(skus), width, vectors.shape[1]), dtype=np.float32)
-    mask, made = np.zeros((2, len(skus), width), dtype=bool)
+    mask, is_generated = np.zeros((2, len(skus), width), dtype=bool)
     views[row, view] = vectors
     mask[row, view] = True
-    made[row, view] = both["generated"].to_numpy()
-    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask, made)
+    is_generated[row, view] = combined["generated"].to_numpy()
+    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask, is_generated)
 
 
 def _numbered(embeddings: pl.DataFrame, max_views: int) -> pl.DataFrame:
@@ -113,7 +113,7 @@ def medoid(views: ViewSet) -> NDArray[np.float32]:
 def trimmed_mean(views: ViewSet, trim: float = 0.25) -> NDArray[np.float32]:
     """(S, D) unit mean without the `trim` share of views farthest from the mean (rounded down)."""
     order = np.argsort(-view_centrality(views), axis=1, kind="stable")
-    kept = views.counts - np.floor(trim * views.counts).astype(np.int64)
-    place = np.argsort(order, axis=1, kind="stable")  # a view's rank by centrality
-    keep = (place < kept[:, None]) & views.mask
+    kept_counts = views.counts - np.floor(trim * views.counts).astype(np.int64)
+    centrality_rank = np.argsort(order, axis=1, kind="stable")
+    keep = (centrality_rank < kept_counts[:, None]) & views.mask
     return unit((views.views * keep[:, :, None]).sum(axis=1))

@@ -34,12 +34,12 @@ def ranks(scores: np.ndarray, truth: np.ndarray, tolerance: np.ndarray | float =
     _check_truth(truth, len(scores), scores.shape[1])
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
-    found = np.flatnonzero(truth >= 0)
-    known = scores if len(found) == len(truth) else scores[found]
-    right = known[np.arange(len(found)), truth[found]] - tolerance
+    valid = np.flatnonzero(truth >= 0)
+    known_scores = scores if len(valid) == len(truth) else scores[valid]
+    right = known_scores[np.arange(len(valid)), truth[valid]] - tolerance
     result = np.full(len(truth), UNRANKED, dtype=np.int64)
     # The right item itself scores at least as high: it is the "1 +".
-    result[found] = (known >= right[:, None]).sum(axis=1)
+    result[valid] = (known_scores >= right[:, None]).sum(axis=1)
     return result
 
 
@@ -77,9 +77,9 @@ def ranks_of(
     gallery = gallery.astype(np.float64)
     tolerance = _rounding(queries, gallery)
     result = np.full(len(truth), UNRANKED, dtype=np.int64)
-    found = np.flatnonzero(truth >= 0)
-    for begin in range(0, len(found), block):
-        rows = found[begin : begin + block]
+    valid = np.flatnonzero(truth >= 0)
+    for begin in range(0, len(valid), block):
+        rows = valid[begin : begin + block]
         result[rows] = ranks(_item_scores(queries[rows], gallery, starts), truth[rows], tolerance[rows])
     return result
 
@@ -95,11 +95,11 @@ def best_items(
     starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
     count = min(count, len(starts))
     gallery = gallery.astype(np.float64)
-    found = np.empty((len(queries), count), dtype=np.int64)
+    result = np.empty((len(queries), count), dtype=np.int64)
     for begin in range(0, len(queries), block):
         scores = _item_scores(queries[begin : begin + block], gallery, starts)
-        found[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    return found
+        result[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return result
 
 
 def _item_scores(queries: np.ndarray, gallery: np.ndarray, starts: np.ndarray) -> np.ndarray:

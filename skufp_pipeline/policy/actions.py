@@ -43,7 +43,7 @@ def smart_crop(photo: Photo, settings: ActionSettings) -> Photo:
     """Crops to the `smart_crop` share of each side that holds most of `_interest`."""
     interest = _interest(photo)
     height, width = photo.shape[:2]
-    rows, columns = _kept(height, settings.smart_crop), _kept(width, settings.smart_crop)
+    rows, columns = _crop_length(height, settings.smart_crop), _crop_length(width, settings.smart_crop)
     top = _best_start(interest.sum(axis=1), rows)
     left = _best_start(interest.sum(axis=0), columns)
     return _window(photo, top, left, rows, columns)
@@ -52,7 +52,7 @@ def smart_crop(photo: Photo, settings: ActionSettings) -> Photo:
 def centre_crop(photo: Photo, settings: ActionSettings) -> Photo:
     """Crops to the middle `centre_crop` share of each side."""
     height, width = photo.shape[:2]
-    rows, columns = _kept(height, settings.centre_crop), _kept(width, settings.centre_crop)
+    rows, columns = _crop_length(height, settings.centre_crop), _crop_length(width, settings.centre_crop)
     return _window(photo, (height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
@@ -129,8 +129,8 @@ def _interest(photo: Photo) -> NDArray[np.float32]:
     grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY).astype(np.float32)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     border = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
-    away = np.abs(smooth.astype(np.float32) - np.median(border, axis=0).astype(np.float32)).sum(axis=2)
-    total: NDArray[np.float32] = edges / (edges.mean() + 1) + away / (away.mean() + 1)
+    distance = np.abs(smooth.astype(np.float32) - np.median(border, axis=0).astype(np.float32)).sum(axis=2)
+    total: NDArray[np.float32] = edges / (edges.mean() + 1) + distance / (distance.mean() + 1)
     return total
 
 
@@ -142,7 +142,7 @@ def _best_start(weights: NDArray[np.float32], length: int) -> int:
     return int(starts[np.argmin(np.abs(2 * starts - (len(windows) - 1)))])
 
 
-def _kept(side: int, share: float) -> int:
+def _crop_length(side: int, share: float) -> int:
     return max(1, round(side * share))
 
 

@@ -46,12 +46,12 @@ def labelled_queries(images: pl.DataFrame, train_limit: int | None) -> pl.DataFr
     All of role development, and at most `train_limit` of role train: those with the lowest hashes, so that a
     larger limit includes every smaller one.
     """
-    mine = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
+    training = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
     order = pl.col("query_id").map_elements(lambda i: stable_hash(i, "vla-labels"), return_dtype=pl.UInt64)
-    train = mine.filter(pl.col("role") == TRAIN).sort(order)
+    train = training.filter(pl.col("role") == TRAIN).sort(order)
     chosen = pl.concat(
         [
-            mine.filter(pl.col("role") == DEVELOPMENT),
+            training.filter(pl.col("role") == DEVELOPMENT),
             train if train_limit is None else train.head(train_limit),
         ]
     )
@@ -84,17 +84,17 @@ def label_queries(
     parts = []
     for number, start in enumerate(range(0, known.height, batch_size)):
         batch = known.slice(start, batch_size)
-        kept = scratch / f"labels_{number:05d}.parquet"
-        if not kept.is_file():
+        path = scratch / f"labels_{number:05d}.parquet"
+        if not path.is_file():
             rows, features = embed_actions(batch, encoder, settings)
-            found = margins_and_ranks(biased_queries(rows), gallery, truth[start : start + batch_size])
-            partial = kept.with_suffix(".partial")
-            _table(batch, *found, features).write_parquet(partial, compression="zstd")
-            partial.rename(kept)
-        parts.append(_read_batch(kept, batch))
+            labels = margins_and_ranks(biased_queries(rows), gallery, truth[start : start + batch_size])
+            partial = path.with_suffix(".partial")
+            _table(batch, *labels, features).write_parquet(partial, compression="zstd")
+            partial.rename(path)
+        parts.append(_read_batch(path, batch))
         if progress is not None:
             progress(min(start + batch_size, known.height), known.height)
-    empty = _table(known.clear(), *_nothing())
+    empty = _table(known.clear(), *_no_labels())
     return pl.concat([empty, *parts])
 
 
@@ -108,14 +108,14 @@ def embed_actions(
     """
     photos, features = [], []
     for path in queries["path"]:
-        photo, found = read_working_copy(Path(path), settings)
+        photo, quality = read_working_copy(Path(path), settings)
         photos.append(photo)
-        features.append(found)
+        features.append(quality)
     plain = embedding_rows(queries)
     rows = np.repeat(plain[:, None], len(ACTIONS), axis=1)
-    for place, action in enumerate(ACTIONS):
+    for index, action in enumerate(ACTIONS):
         if action != IDENTITY:
-            rows[:, place] = fuse(plain, _embed(photos, action, encoder, settings), settings)
+            rows[:, index] = fuse(plain, _embed(photos, action, encoder, settings), settings)
     return rows, np.stack(features)
 
 
@@ -141,9 +141,9 @@ def margins_and_ranks(
     """
     scores = (rows.astype(np.float64) @ gallery.T).reshape(-1, len(gallery))
     right = np.repeat(truth, rows.shape[1])[:, None]
-    found, own = ranks(scores, right[:, 0]), np.take_along_axis(scores, right, axis=1)[:, 0]
+    right_ranks, right_scores = ranks(scores, right[:, 0]), np.take_along_axis(scores, right, axis=1)[:, 0]
     np.put_along_axis(scores, right, -np.inf, axis=1)
-    return (own - scores.max(axis=1)).reshape(rows.shape[:2]), found.reshape(rows.shape[:2])
+    return (right_scores - scores.max(axis=1)).reshape(rows.shape[:2]), right_ranks.reshape(rows.shape[:2])
 
 
 def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -176,7 +176,7 @@ def _table(
     )
 
 
-def _nothing() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
+def _no_labels() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
     return (
         np.empty((0, len(ACTIONS))),
         np.empty((0, len(ACTIONS)), np.int64),
@@ -184,8 +184,8 @@ def _nothing() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float
     )
 
 
-def _read_batch(kept: Path, batch: pl.DataFrame) -> pl.DataFrame:
-    found = pl.read_parquet(kept)
-    if not found["query_id"].equals(batch["query_id"]):
-        raise UserError(f"{kept} holds the labels of other queries; delete {kept.parent} and run again")
-    return found
+def _read_batch(path: Path, batch: pl.DataFrame) -> pl.DataFrame:
+    labels = pl.read_parquet(path)
+    if not labels["query_id"].equals(batch["query_id"]):
+        raise UserError(f"{path} holds the labels of other queries; delete {path.parent} and run again")
+    return labels

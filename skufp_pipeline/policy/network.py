@@ -102,8 +102,8 @@ class Policy:
         probabilities = (logits / self.calibration.temperature).softmax(dim=1).numpy()
         gains = calibrated_gains(raw.numpy(), self.calibration)
         best = gains.argmax(axis=1)
-        takes = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
-        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(takes, best, 0))
+        is_taken = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
+        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(is_taken, best, 0))
 
     def example(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Dummy inputs of `decide` for one photo, for warming up."""

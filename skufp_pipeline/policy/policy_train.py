@@ -156,8 +156,8 @@ def policy_loss(
     """
     logits, gains = network(queries.z[rows])
     stakes = queries.stakes[rows]
-    wrong = F.cross_entropy(logits, queries.winner[rows], reduction="none")
-    entropy = (stakes * wrong).sum() / stakes.sum().clamp_min(1e-12)
+    losses = F.cross_entropy(logits, queries.winner[rows], reduction="none")
+    entropy = (stakes * losses).sum() / stakes.sum().clamp_min(1e-12)
     error = (gains - queries.gains[rows] / scale)[:, 1:].square().mean()
     return entropy + gain_weight * error
 
@@ -171,15 +171,15 @@ def calibrate(
     calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0.
     """
     with torch.inference_mode():
-        logits, found = network(held.z)
-    raw, gains, winner = found.numpy(), held.gains.numpy(), held.winner.numpy()
+        logits, raw_gains = network(held.z)
+    raw, gains, winner = raw_gains.numpy(), held.gains.numpy(), held.winner.numpy()
     half = np.array([stable_hash(sku_id, "vla-gate") % 2 for sku_id in held.sku_ids])
     realised = np.zeros(len(raw))
     for part in (0, 1):
-        other, mine = half != part, half == part
-        expected = calibrated_gains(raw[mine], _gain_calibration(raw[other], gains[other], scale))
+        fit, test = half != part, half == part
+        expected = calibrated_gains(raw[test], _gain_calibration(raw[fit], gains[fit], scale))
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
-        realised[mine] = gains[mine, taken]
+        realised[test] = gains[test, taken]
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
     temperature = best_temperature(logits, held.winner)
     fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
@@ -196,11 +196,11 @@ def calibrate(
 
 def _gain_calibration(raw: NDArray, gains: NDArray, scale: float) -> Calibration:
     """Least squares of the gains on the network's: one slope, and an offset per action, shrunk to 0."""
-    expected, found = scale * raw[:, 1:], gains[:, 1:]
-    centred, wanted = expected - expected.mean(axis=0), found - found.mean(axis=0)
-    slope = float(np.clip((centred * wanted).sum() / max((centred**2).sum(), 1e-12), 0, 1))
-    left = (found - slope * expected).mean(axis=0) * len(raw) / (len(raw) + _SHRINKAGE)
-    return Calibration(slope=slope, offsets=(0.0, *(float(value) for value in left)), scale=scale)
+    expected, realised = scale * raw[:, 1:], gains[:, 1:]
+    centred, target = expected - expected.mean(axis=0), realised - realised.mean(axis=0)
+    slope = float(np.clip((centred * target).sum() / max((centred**2).sum(), 1e-12), 0, 1))
+    offsets = (realised - slope * expected).mean(axis=0) * len(raw) / (len(raw) + _SHRINKAGE)
+    return Calibration(slope=slope, offsets=(0.0, *(float(value) for value in offsets)), scale=scale)
 
 
 def best_temperature(logits: Tensor, winner: Tensor) -> float:
