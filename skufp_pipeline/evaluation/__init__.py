@@ -1,1 +1,1 @@
-"""How good the search is, and whether each part helped: metrics, protocol, intervals, report."""
+"""Evaluates the search and what each part adds to it: protocol, labels, latency, report."""

@@ -1,4 +1,4 @@
-"""From the graph's results to the retrieval report: reads, judges, measures and writes."""
+"""Builds the retrieval report from the graph's artifacts: reads, evaluates, measures and writes."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 
 @dataclass(frozen=True)
 class ReportParts:
-    """What a report is made from; lists are empty where the graph has no such part."""
+    """The inputs of a report; a list is empty where the graph has no such part."""
 
     annotations: Annotations
     words: list[ImageText]
@@ -69,13 +69,10 @@ class ReportParts:
 
     @classmethod
     def read(cls, inputs: Inputs, assets: Collection[str]) -> "ReportParts":
-        """Reads them.
-
-        Args:
-            assets: names of the assets that the graph has.
+        """Reads the parts; `assets` are the names of the assets in the graph.
 
         Raises:
-            UserError: one is missing, or was made with another version of an input.
+            UserError: a part is missing, or was made with another version of an input.
         """
         inputs.read(CLIP_CHECKPOINT)
         if REID_CHECKPOINT.name in assets:
@@ -99,7 +96,7 @@ class ReportParts:
         )
 
     def tables(self, max_views: int, encoder: Encoder, batch_size: int) -> retrieval.ReportInputs:
-        """The tables of the parts; `encoder` embeds the text queries that have no embedding yet."""
+        """The tables of the parts; `encoder` embeds the text queries of each source."""
         tables = EmbeddingTables.of(self.shards)
         image_text = pl.concat([part.images() for part in self.words])
         return retrieval.ReportInputs(
@@ -116,11 +113,7 @@ class ReportParts:
 
 @dataclass(frozen=True)
 class ReportPlan:
-    """What decides a report beside its parts.
-
-    Attributes:
-        provenance: shown on the page as it is.
-    """
+    """The settings of a report; `provenance` is shown on the page unchanged."""
 
     preset: str
     evaluation: EvaluationSettings
@@ -139,14 +132,11 @@ def make_report(
     directory: Path,
     log: Callable[[str], None],
 ) -> Report:
-    """Judges every model, measures the latency of the engine, and writes the report into `directory`.
+    """Evaluates every model, measures the engine's latency, and writes the report into `directory`.
 
     Args:
-        crop_of: the crop of an item (`sku_id`, `image_path`) on this machine.
+        crop_of: local path of the crop of an item (`sku_id`, `image_path`).
         device: where fingerprints of the controls are made.
-
-    Returns:
-        The report.
     """
     settings, draws = plan.evaluation, (plan.evaluation.resamples, plan.seed)
     inputs = parts.tables(plan.fingerprint.max_views, engine.encoder, plan.batch_size)
@@ -180,13 +170,13 @@ def make_report(
 def control_fingerprints(
     parts: ReportParts, tables: EmbeddingTables, settings: FingerprintSettings, device: torch.device
 ) -> dict[str, pl.DataFrame]:
-    """By control of generated views, what the published fingerprint model makes of it."""
-    known = load_gaussian(parts.aggregator.path) if settings.gaussian else None
+    """The fingerprints that the published model makes of each control of generated views."""
+    gaussian = load_gaussian(parts.aggregator.path) if settings.gaussian else None
     aggregator = load_aggregator(parts.aggregator.path, device)
-    given = control_tables(replace(tables, generated=EmbeddingTables.images_of(parts.generated)))
+    control_inputs = control_tables(replace(tables, generated=EmbeddingTables.images_of(parts.generated)))
     return {
-        name: make_fingerprints(aggregator, known, control, settings, device)[0]
-        for name, control in given.items()
+        name: make_fingerprints(aggregator, gaussian, control, settings, device)[0]
+        for name, control in control_inputs.items()
     }
 
 
@@ -197,9 +187,9 @@ def _controls(
     plan: ReportPlan,
     device: torch.device,
 ) -> Results | None:
-    """The fingerprint beside its controls; None where no views were generated."""
+    """The evaluation of the fingerprint against its controls; None where no views were generated."""
     if not parts.generated:
         return None
-    ours = next(model for model in models if model.name == "fingerprint")
-    made = control_fingerprints(parts, tables, plan.fingerprint, device)
-    return results(judge_controls(ours, made, plan.evaluation.resamples, plan.seed))
+    published = next(model for model in models if model.name == "fingerprint")
+    fingerprints = control_fingerprints(parts, tables, plan.fingerprint, device)
+    return results(judge_controls(published, fingerprints, plan.evaluation.resamples, plan.seed))

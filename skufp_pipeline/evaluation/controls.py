@@ -1,7 +1,7 @@
-"""What generated views are worth: the same fingerprint model with them, without, and with copies instead.
+"""Measures what generated views add: the same fingerprint model with, without, and with duplicates instead.
 
-The model was trained with view dropout and serves SKUs of either kind. Models that are trained anew for each
-kind of view are compared by `benchmarks/views_ablation.py`.
+The model was trained with view dropout, so it handles SKUs of each kind. `benchmarks/views_ablation.py`
+compares models retrained for each kind of view.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ WITHOUT, DUPLICATED = "fingerprint_without_views", "fingerprint_of_duplicates"
 
 
 def control_tables(tables: EmbeddingTables) -> dict[str, EmbeddingTables]:
-    """What the fingerprint model is given instead of the generated views of `tables`."""
+    """By control, the tables that replace `tables` with its generated views."""
     assert tables.generated is not None
     return {
         WITHOUT: replace(tables, generated=None),
@@ -26,7 +26,7 @@ def control_tables(tables: EmbeddingTables) -> dict[str, EmbeddingTables]:
 
 
 def duplicated(images: pl.DataFrame, generated: pl.DataFrame) -> pl.DataFrame:
-    """`generated` with the embedding of each one's source view for its own."""
+    """`generated` with each embedding replaced by that of its source view."""
     sources = images.select(pl.col("item_id").alias("source_item_id"), "embedding")
     joined = generated.drop("embedding").join(sources, "source_item_id", how="left", maintain_order="left")
     return joined.select(generated.columns)
@@ -35,11 +35,9 @@ def duplicated(images: pl.DataFrame, generated: pl.DataFrame) -> pl.DataFrame:
 def judge_controls(
     model: Model, fingerprints: Mapping[str, pl.DataFrame], resamples: int, seed: int
 ) -> Evaluation:
-    """The fingerprint as it is published, the controls, and its difference from each.
+    """Evaluates the published `model`, the controls, and the difference from each.
 
-    Args:
-        model: the published fingerprints.
-        fingerprints: `fingerprint_table` by control, of the same SKUs.
+    `fingerprints` holds each control's `fingerprint_table`, of the same SKUs.
     """
     skus = pl.DataFrame({"sku_id": model.gallery.sku_ids})
     models = [model]

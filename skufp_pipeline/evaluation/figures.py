@@ -1,6 +1,6 @@
-"""The report's pictures as PNG bytes: recall curves, latency, and what the search returned.
+"""The report's pictures as PNG bytes: recall curves, latency and search results.
 
-The same input gives the same bytes: no dates, no fonts of the machine, no global plotting state.
+The same input gives the same bytes: no dates, no system fonts, no global plotting state.
 """
 
 import io
@@ -21,7 +21,7 @@ from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.measures.metrics import recall_at_k
 from skufp_pipeline.photos import open_photo
 
-# Colours that colour-blind readers can tell apart (Okabe and Ito, 2008), and a line style each.
+# Colour-blind-safe palette (Okabe and Ito, 2008), and line styles.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1)))
 RIGHT, WRONG, INK, UNREADABLE = "#009E73", "#c8c8c8", "#222222", "#eeeeee"
@@ -35,9 +35,9 @@ class GridRow:
     """One query of the results grid.
 
     Attributes:
-        query: (H, W, 3) uint8 photo, or the text that was asked.
-        truth_sku: the right SKU, None where nobody knows.
-        results: (image, sku_id, score), best first; an image that can't be read is a grey tile.
+        query: (H, W, 3) uint8 photo, or the query text.
+        truth_sku: the right SKU, None if unknown.
+        results: (image, sku_id, score), best first; an unreadable image becomes a grey tile.
     """
 
     query: np.ndarray | str
@@ -48,7 +48,7 @@ class GridRow:
 def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
     """Recall@K for K = 1 .. `largest_k`, a line per model; settings in columns, modalities in rows.
 
-    Settings without queries get no panel. A row shares its axis, so that settings compare at sight.
+    Settings without queries get no panel. The panels of a row share their axis for comparison.
     """
     panels = {
         (modality, setting): by_modality[modality]
@@ -70,7 +70,7 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
         axes.set_title(f"{modality}, {SETTING_LABELS[setting]}", fontsize=9)
     for row in grid:
         row[0].set_ylabel("Recall@K", fontsize=8)
-        row[0].set_ylim(bottom=0)  # only now: it ends the search for a top that all panels fit under
+        row[0].set_ylim(bottom=0)  # last, since it ends autoscaling, which must see all panels
     lines = {str(line.get_label()): line for axes in grid.flat for line in axes.get_lines()}
     figure.legend(
         [lines[name] for name in names], names, loc="outside lower center", ncols=4, fontsize=8, frameon=False
@@ -79,12 +79,10 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
 
 
 def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str], quality: str) -> bytes:
-    """A trainer's history: its losses at the left, what chose the epoch at the right.
+    """A trainer's history: losses at the left, `quality`, which chose the epoch, at the right.
 
-    Learning rate and gradient norm follow where the history has them.
-
-    Args:
-        history: one row an epoch, with `epoch`, every name of `losses`, and `quality`.
+    Learning rate and gradient norm follow if the history has them. It has one row per epoch, with `epoch`,
+    every name of `losses`, and `quality`.
     """
     steps = [name for name in ("learning_rate", "gradient_norm") if name in history[0]]
     figure = _figure(9.0 if not steps else 12.0, 3.2)
@@ -98,7 +96,7 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel=quality.replace("_", " "))
-    for number, name in enumerate(steps):  # two scales over one axis of epochs
+    for number, name in enumerate(steps):  # twin y axes over the epochs
         axes = more[0] if number == 0 else more[0].twinx()
         colour = COLOURS[3 + number]
         axes.plot(epochs, [row[name] for row in history], color=colour, linestyle=LINE_STYLES[number])
@@ -108,7 +106,7 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
 
 
 def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
-    """Of each part that was trained, its `loss` by `step`, a panel each."""
+    """The `loss` by `step` of each trained part, a panel each."""
     figure = _figure(4.5 * max(len(curves), 1), 3.0)
     panels = figure.subplots(1, max(len(curves), 1), squeeze=False)[0]
     for axes, (part, history) in zip(panels, curves.items(), strict=False):
@@ -118,12 +116,12 @@ def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
 
 
 def latency_histogram(stages: Mapping[str, Sequence[float]]) -> bytes:
-    """The spread of each stage's time, from the milliseconds of every query."""
+    """Histogram of each stage's milliseconds per query."""
     figure = _figure(width=7.0, height=1.1 * max(len(stages), 1) + 0.6)
     for i, (stage, samples) in enumerate(stages.items()):
         axes = figure.add_subplot(len(stages), 1, i + 1)
         p50, p95 = np.quantile(samples, [0.5, 0.95])
-        # The few slowest calls would squeeze the rest into one bar; they are counted in the last.
+        # Outliers would squeeze the rest into one bar; the last bar counts them.
         edge = max(float(np.quantile(samples, 0.99)), p95 * 1.02)
         axes.hist(np.minimum(samples, edge), bins=80, range=(0, edge), color=COLOURS[0])
         axes.axvline(p95, color=COLOURS[1], linewidth=1.2)
@@ -139,7 +137,7 @@ def latency_histogram(stages: Mapping[str, Sequence[float]]) -> bytes:
 def results_grid(rows: Sequence[GridRow], shown: int = SHOWN) -> bytes:
     """Each query with its first `shown` results; the right one framed green, the others thin grey.
 
-    The thumbnails shrink until the picture is small enough to stand in the page.
+    The thumbnails are the largest with at most `LARGEST_PNG` bytes, else the smallest.
     """
     for side in THUMBNAILS:
         data = _image_png(_draw_grid(rows, side, shown))
@@ -149,7 +147,7 @@ def results_grid(rows: Sequence[GridRow], shown: int = SHOWN) -> bytes:
 
 
 def _models_in_order(results: Sequence[SettingResult]) -> list[str]:
-    """The models that a difference speaks for come first and get the plainest lines."""
+    """The models whose gains the differences report come first and get the plainest lines."""
     claimed = [pair.split("-")[0] for result in results for pair in result.differences]
     return list(dict.fromkeys([*claimed, *(name for result in results for name in result.models)]))
 
@@ -170,7 +168,7 @@ def _draw_recall(axes: Any, result: SettingResult, names: Sequence[str], largest
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of the given inches, apart from pyplot's global state."""
+    """An empty figure of the given size in inches, independent of pyplot's global state."""
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     return figure
@@ -183,7 +181,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _image_png(image: Image.Image) -> bytes:
-    """256 colours are enough here, and halve the size."""
+    """PNG with 256 colours, which are enough here and halve the size."""
     buffer = io.BytesIO()
     image.quantize(256, dither=Image.Dither.NONE).save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
@@ -192,7 +190,7 @@ def _image_png(image: Image.Image) -> bytes:
 def _draw_grid(rows: Sequence[GridRow], side: int, shown: int) -> Image.Image:
     gap, caption = 8, 26
     cell_width, cell_height = side + gap, side + caption + gap
-    # The query's column is set off from the results, and wide enough for a sentence.
+    # The query's column has extra space, and is wide enough for a sentence.
     query_width = max(side, 120) + 2 * gap
     size = (query_width + shown * cell_width + gap, max(len(rows), 1) * cell_height + gap)
     image = Image.new("RGB", size, "white")

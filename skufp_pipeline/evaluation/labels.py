@@ -1,7 +1,7 @@
-"""What a text query asks for besides its SKU: the category and the attributes that other SKUs share.
+"""Labels of text queries: the category and the attributes that the right SKU shares with others.
 
-A sentence rarely names one SKU, so recall alone says little of it; precision at 10 by label says
-whether what was found is at least of the kind that was asked for.
+A sentence rarely identifies one SKU, so recall alone says little; precision at 10 by label measures whether
+the results are at least of the requested kind.
 """
 
 from collections.abc import Mapping
@@ -12,24 +12,21 @@ import polars as pl
 
 from skufp_pipeline.datasets.table import item_id
 
-# By name, the column of a SKU table and of a query table that holds it.
+# Each is also a column of the SKU and the query tables.
 LABELS = ("category", "colour", "pattern", "lightness")
-ALL_ATTRIBUTES = "attributes"  # every label but the category, at once
+ALL_ATTRIBUTES = "attributes"  # all labels but the category, combined
 PRECISION_AT = 10
 
 
 @dataclass(frozen=True)
 class Labels:
-    """By label (`LABELS` and `ALL_ATTRIBUTES`), the value of each SKU and of each query.
-
-    A query or SKU whose value nobody knows is not in the mapping.
-    """
+    """The value of each SKU and query by label (`LABELS`, `ALL_ATTRIBUTES`); unknown ones are left out."""
 
     skus: Mapping[str, Mapping[str, str]]
     queries: Mapping[str, Mapping[str, str]]
 
     def of_skus(self, label: str, sku_ids: list[str]) -> np.ndarray:
-        """(S,) values; an empty one where it is not known."""
+        """(S,) values; empty where unknown."""
         known = self.skus.get(label, {})
         return np.array([known.get(sku_id, "") for sku_id in sku_ids], dtype=str)
 
@@ -47,29 +44,28 @@ def precision_name(label: str) -> str:
 
 
 def make_labels(skus: pl.DataFrame, image_text: pl.DataFrame, texts: pl.DataFrame) -> Labels:
-    """Labels of SKUs and of text queries.
+    """Labels of SKUs and of text queries, from the image-text table.
 
-    A query made of a photo is of the photo's colour, pattern and lightness, which is what its words say;
-    a sentence of the catalogue has its SKU's category alone.
+    A query made from a photo has the photo's colour, pattern and lightness, as its text does; a catalogue
+    sentence has only its SKU's category.
 
     Args:
         skus: `sku_id`, `category_name`, `colour`, `pattern`, `lightness`: those of most catalog views.
-        image_text: the image-text table.
         texts: text queries, `text_id` and `sku_id`.
     """
     rows = image_text.select(
         item_id().alias("text_id"), pl.col("colours").list.first().alias("colour"), "pattern", "lightness"
     )
     of_skus = skus.select("sku_id", pl.col("category_name").alias("category"))
-    asked = texts.select("text_id", "sku_id").unique("text_id", maintain_order=True)
-    asked = asked.join(of_skus, on="sku_id", how="left").join(rows, on="text_id", how="left")
-    described = skus.rename({"category_name": "category"})
-    return Labels(_values(described, "sku_id"), _values(asked, "text_id"))
+    query_labels = texts.select("text_id", "sku_id").unique("text_id", maintain_order=True)
+    query_labels = query_labels.join(of_skus, on="sku_id", how="left").join(rows, on="text_id", how="left")
+    sku_labels = skus.rename({"category_name": "category"})
+    return Labels(_values(sku_labels, "sku_id"), _values(query_labels, "text_id"))
 
 
 def _values(table: pl.DataFrame, key: str) -> dict[str, dict[str, str]]:
-    every = table.with_columns(pl.concat_str(LABELS[1:], separator="/").alias(ALL_ATTRIBUTES))
+    labelled = table.with_columns(pl.concat_str(LABELS[1:], separator="/").alias(ALL_ATTRIBUTES))
     return {
-        label: dict(every.drop_nulls(label).select(key, label).iter_rows())
+        label: dict(labelled.drop_nulls(label).select(key, label).iter_rows())
         for label in (*LABELS, ALL_ATTRIBUTES)
     }

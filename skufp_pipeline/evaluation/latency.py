@@ -1,4 +1,4 @@
-"""How long a query takes, stage by stage, one at a time (paper, Appendix A: p95 and mean)."""
+"""Latency of queries, one at a time and by stage (paper, Appendix A: p95 and mean)."""
 
 import itertools
 import platform
@@ -20,15 +20,12 @@ CPUINFO = Path("/proc/cpuinfo")
 def samples_ms(
     function: Callable[[], Any], repeats: int = 100, warmup: int = 5, queries_per_call: int = 1
 ) -> list[float]:
-    """Milliseconds per query of each call.
+    """Milliseconds per query of each of `repeats` calls, after `warmup` untimed calls.
 
-    Args:
-        repeats: timed calls.
-        warmup: calls before them that are not timed (caches, thread pools, lazy imports).
-        queries_per_call: how many queries one call answers; times are divided by it.
+    Warm-up covers caches, thread pools and lazy imports. A call's time is divided by `queries_per_call`.
 
     Raises:
-        ValueError: nothing would be timed.
+        ValueError: `repeats` or `queries_per_call` is below 1.
     """
     if repeats < 1 or queries_per_call < 1:
         raise ValueError(
@@ -53,35 +50,32 @@ def statistics_ms(samples: Sequence[float]) -> dict[str, float]:
 def gallery_latency(
     queries: NDArray[np.float32], vectors: NDArray[np.float32], owner: NDArray[np.int64], batch: int
 ) -> GalleryTimes:
-    """How long any gallery takes to give its ten best SKUs for a query embedding, found the same way for all.
+    """Time to find the ten best SKUs for a query embedding, by the same search for every gallery.
 
     A float32 product of the queries with every row, the maximum over the rows of a SKU where it has
     several (App. B), and a partial sort: what the paper times. Exact, on `torch.get_num_threads()` threads.
 
     Args:
-        queries: (Q, D), asked in turn.
-        vectors: (S, D) gallery rows, those of one SKU side by side.
+        queries: (Q, D), timed one after the other.
+        vectors: (S, D) gallery rows, those of one SKU adjacent.
         owner: (S,) the SKU of each row, 0, 1, 2, ... without gaps.
         batch: queries answered at once in `batched`.
     """
     gallery = torch.from_numpy(np.ascontiguousarray(vectors.T))
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    turns = itertools.cycle(torch.from_numpy(queries).split(1))
-    many = torch.from_numpy(np.resize(queries, (batch, queries.shape[1])))
-    single = samples_ms(lambda: best_skus(next(turns), gallery, starts), len(queries))
-    batched = samples_ms(lambda: best_skus(many, gallery, starts), 30, 3, batch)
+    single_queries = itertools.cycle(torch.from_numpy(queries).split(1))
+    batch_queries = torch.from_numpy(np.resize(queries, (batch, queries.shape[1])))
+    single = samples_ms(lambda: best_skus(next(single_queries), gallery, starts), len(queries))
+    batched = samples_ms(lambda: best_skus(batch_queries, gallery, starts), 30, 3, batch)
     return GalleryTimes(**statistics_ms(single), batched=Times(batch=batch, **statistics_ms(batched)))
 
 
 def best_skus(
     queries: Tensor, gallery: Tensor, starts: NDArray[np.int64], top: int = 10
 ) -> NDArray[np.int64]:
-    """(Q, top) SKUs, best first.
+    """(Q, top) SKUs, best first, of queries (Q, D) in a gallery (D, S).
 
-    Args:
-        queries: (Q, D).
-        gallery: (D, S), the rows of one SKU side by side.
-        starts: (N,) the first row of each SKU.
+    The columns of one SKU are adjacent; `starts` (N,) holds the first column of each SKU.
     """
     scores = (queries @ gallery).numpy()
     if len(starts) < scores.shape[1]:
@@ -93,7 +87,7 @@ def best_skus(
 
 
 def processor_name(cpuinfo: Path = CPUINFO) -> str:
-    """The processor's model as Linux names it, else as Python knows it."""
+    """The processor's model from `cpuinfo`, else from `platform`."""
     if cpuinfo.is_file():
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")

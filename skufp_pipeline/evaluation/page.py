@@ -28,16 +28,12 @@ def render_page(
     grid: bytes | None = None,
     provenance: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page of a report.
+    """Renders a report as HTML5 text.
 
     Args:
-        curves: PNG of `figures.recall_curve`.
-        latency_figure: PNG of `figures.latency_histogram`; None leaves it out.
-        grid: PNG of `figures.results_grid`; None leaves it out.
+        curves, latency_figure, grid: PNGs of `figures.recall_curve`, `latency_histogram` and `results_grid`;
+            None leaves one out.
         provenance: configuration and input digests, plain data, shown at the end.
-
-    Returns:
-        HTML5 text.
     """
     skipped = sorted((report.skipped_items or {}).items(), key=lambda item: (-item[1], item[0]))
     template = _environment().get_template("report.html.j2")
@@ -59,9 +55,9 @@ def render_page(
 
 
 def headline(report: Report) -> str:
-    """One honest sentence: how often the first result is right, and whether that is an improvement.
+    """One sentence: how often the first result is right, and whether that is an improvement.
 
-    Taken from image queries of the widest setting that has any, and its first difference.
+    It uses the image queries of the widest setting that has any, and its first difference.
     """
     for setting in reversed(SETTINGS):
         result = report.settings[setting]["image"]
@@ -70,11 +66,11 @@ def headline(report: Report) -> str:
         first = {name: values["recall@1"] for name, values in result.models.items()}
         pair = next(iter(result.differences), None)
         name = pair.split("-")[0] if pair else max(first, key=lambda model: first[model])
-        found = (
+        text = (
             f"{name} finds the right product first for {first[name]:.1%} of {result.queries:,} photos "
             f"({SETTING_LABELS[setting]}, {result.gallery:,} products)"
         )
-        return f"{found}. {_verdict(pair, result.differences[pair]['recall@1'])}" if pair else f"{found}."
+        return f"{text}. {_verdict(pair, result.differences[pair]['recall@1'])}" if pair else f"{text}."
     return "There were no evaluation photos: nothing was scored."
 
 
@@ -94,7 +90,7 @@ def _data_uri(png: bytes | None) -> str:
 
 
 def _environment() -> Environment:
-    # SKU ids and texts come from users: every value is escaped, and a misspelt name is an error.
+    # SKU ids and texts are user input: every value is escaped. A misspelt name is an error.
     return Environment(
         loader=PackageLoader("skufp_pipeline.evaluation"),
         autoescape=True,

@@ -1,8 +1,8 @@
 """The paper's own protocol, measured beside ours: its teachers are chosen by the queries that are scored.
 
 Section 4.3 takes as a SKU's teacher the view with the best validation retrieval metric, and scores the same
-validation queries. Every model here is called `paper_...`; its difference from the model of that name is
-what the leak adds. Nothing outside this report reads these teachers.
+validation queries. A model by that protocol is named `paper_...`; its difference from our model of that name
+is the effect of the leak. No fingerprint that is published or served uses these teachers.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ PREFIX = "paper_"
 
 
 def paper_teachers(tables: EmbeddingTables, max_views: int) -> pl.DataFrame:
-    """Teachers of every SKU as `fingerprint.tables.teacher_table`, chosen by the evaluation queries."""
+    """Teachers of every SKU as in `fingerprint.tables.teacher_table`, chosen by the evaluation queries."""
     scored = pl.col("role") == EVALUATION
     return choose_teachers(tables, tables.images.filter(scored), tables.texts.filter(scored), max_views)
 
@@ -27,22 +27,22 @@ def paper_teachers(tables: EmbeddingTables, max_views: int) -> pl.DataFrame:
 def paper_models(
     models: Sequence[Model], teachers: pl.DataFrame, fingerprints: pl.DataFrame | None = None
 ) -> list[Model]:
-    """Our best-shot and fingerprint, and the paper's of each that there is.
+    """Our best-shot model and, with `fingerprints`, our fingerprint, each followed by the paper's.
 
     Args:
         models: all of ours, by our protocol.
-        teachers: `sku_id`, `split`, `image_teacher`, of `paper_teachers`.
+        teachers: `sku_id`, `split`, `image_teacher`, from `paper_teachers`.
         fingerprints: `sku_id`, `split`, `bias`, `fingerprint`, of a model trained with those teachers.
     """
     ours = {model.name: model for model in models}
-    found = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
+    result = [ours["best_shot"], _with_gallery(ours["best_shot"], teachers, "image_teacher")]
     if fingerprints is not None:
-        found += [ours["fingerprint"], _with_gallery(ours["fingerprint"], fingerprints, "fingerprint")]
-    return found
+        result += [ours["fingerprint"], _with_gallery(ours["fingerprint"], fingerprints, "fingerprint")]
+    return result
 
 
 def judge_paper(models: Sequence[Model], resamples: int, seed: int) -> Evaluation:
-    """The models of `paper_models`, and what the leak adds to each."""
+    """Evaluates the models of `paper_models`, and the effect of the leak on each."""
     leaky = [model.name for model in models if model.name.startswith(PREFIX)]
     return evaluate(models, [(name, name.removeprefix(PREFIX)) for name in leaky], seed, resamples)
 

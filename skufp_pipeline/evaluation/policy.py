@@ -1,10 +1,10 @@
-"""What the query policy is worth: every way of choosing an action judged on the same evaluation photos.
+"""Evaluates the query policy: each way of choosing an action (arm) on the same evaluation photos.
 
-`off` does nothing, `always_*` do one thing to all photos, `random` draws, `average` takes the mean of all
-seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` knows the answer. `mirror`
-is a control: the photo's embedding and its mirror image's, no action taken, so what a second encode is worth
-by itself. All are ranked by the protocol of the retrieval report, and every difference is from `off`, paired,
-over SKUs.
+`off` takes no action, `always_*` takes one action on all photos, `random` draws one, `average` uses the mean
+of all seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` takes each photo's
+best action. The control `mirror` fuses the photo's embedding with its mirror image's, without an action: what
+a second encode adds by itself. Ranks follow the protocol of the retrieval report; every difference is paired
+with `off`, over SKUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,10 +45,10 @@ OFF, RANDOM, AVERAGE, MIRROR = "off", "random", "average", "mirror"
 LIKELIEST, GATED, ORACLE = "likeliest", "gated", "oracle"
 METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
-DEGRADED_SEVERITY = 0.3  # of the rendered sample's 0 to 1: rather more than half of the demo's photos
+DEGRADED_SEVERITY = 0.3  # of the rendered sample; rather more than half of the demo's photos exceed it
 _BLOCK = 64  # photos
 WORST = 0.25  # share of the photos that a single degradation affects most
-# Columns of the sample's side table, and whether a larger or a smaller value is worse.
+# Columns of the sample's side table; worse are larger values (1), smaller (-1), larger absolute values (0).
 KINDS: dict[str, int] = {
     "cast": 1, "exposure": 0, "haze": 1, "blur": 1, "shake": 1, "resolution": -1, "noise": 1,
     "jpeg_quality": -1, "hidden": 1, "outside": 1,
@@ -62,9 +62,9 @@ class ActionQueries:
     Attributes:
         rows: `query_id`, `sku_id`, `split`.
         embeddings: (Q, A, D) unit rows of the queries in the order of `ACTIONS`.
-        mirrored: (Q, D) unit rows of the control.
+        mirrored: (Q, D) unit rows of the `mirror` control.
         features: (Q, F) quality features.
-        decisions: what the policy makes of them.
+        decisions: the policy's, for these photos.
     """
 
     rows: pl.DataFrame
@@ -74,7 +74,7 @@ class ActionQueries:
     decisions: Decisions
 
     def decided_by(self, policy: Policy) -> "ActionQueries":
-        """The same photos, decided by another policy for the same actions."""
+        """The same photos with the decisions of another policy for the same actions."""
         return replace(self, decisions=policy.decide(self.embeddings[:, 0], self.features))
 
     def select(self, rows: NDArray[np.int64]) -> "ActionQueries":
@@ -85,11 +85,10 @@ class ActionQueries:
 
 
 def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
-    """The same photos answered by several policies, one after the other."""
-
-    made = [run.decisions for run in runs]
+    """The same photos as decided by several policies, concatenated."""
+    parts = [run.decisions for run in runs]
     decisions = Decisions(
-        *(np.concatenate([getattr(d, field.name) for d in made]) for field in fields(Decisions))
+        *(np.concatenate([getattr(d, field.name) for d in parts]) for field in fields(Decisions))
     )
     return ActionQueries(
         pl.concat([run.rows for run in runs]),
@@ -101,11 +100,9 @@ def pooled(runs: Sequence[ActionQueries]) -> ActionQueries:
 
 
 def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | None) -> pl.DataFrame:
-    """The evaluation photos that are judged, under the name `query_id`: all, or `limit` by a stable draw.
+    """The evaluation photos to judge, id renamed to `query_id`: all, or a stable sample of `limit`.
 
-    Args:
-        images: the embedding table of all shards.
-        sku_ids: the SKUs that have a fingerprint.
+    `images` is the embedding table of all shards; `sku_ids` are the SKUs that have a fingerprint.
     """
     held = images.filter(
         (pl.col("role") == EVALUATION)
@@ -120,11 +117,7 @@ def evaluation_photos(images: pl.DataFrame, sku_ids: pl.Series, limit: int | Non
 def try_actions(
     photos: pl.DataFrame, encoder: ImageEncoder, policy: Policy, progress: Progress | None = None
 ) -> ActionQueries:
-    """The photos after each action, and the policy's decisions.
-
-    Args:
-        photos: `query_id`, `sku_id`, `split`, `embedding`, `path`.
-    """
+    """Embeds `photos` (`query_id`, `sku_id`, `split`, `embedding`, `path`) after each action and decides."""
     rows, mirrored, features = [], [], []
     for start in range(0, photos.height, _BLOCK):
         batch = photos.slice(start, _BLOCK)
@@ -145,7 +138,7 @@ def try_actions(
 
 
 def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings) -> NDArray[np.float32]:
-    """(B, D) unit rows of the control."""
+    """(B, D) unit rows of the `mirror` control."""
     copies = [read_working_copy(Path(path), settings)[0] for path in photos["path"]]
     pixels = torch.stack([encoder.preprocess(ImageOps.mirror(Image.fromarray(copy))) for copy in copies])
     changed = np.concatenate(in_halves(encoder.embed_pixels, pixels))
@@ -153,9 +146,9 @@ def _mirrored(photos: pl.DataFrame, encoder: ImageEncoder, settings: ActionSetti
 
 
 def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]:
-    """(Q,) the action that each arm takes, for the arms that take one of the seven without knowing better."""
+    """(Q,) action of each arm that takes one of the seven without knowing the right SKU."""
     count = len(decisions.gated)
-    always = {f"always_{name}": np.full(count, place) for place, name in enumerate(ACTIONS) if place}
+    always = {f"always_{name}": np.full(count, index) for index, name in enumerate(ACTIONS) if index}
     return {
         OFF: np.zeros(count, dtype=np.int64),
         **always,
@@ -168,17 +161,15 @@ def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]
 def arm_ranks(
     queries: ActionQueries, fingerprints: NDArray[np.float32], truth: NDArray[np.int64], seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """(Q,) ranks of the right SKU by arm.
+    """(Q,) ranks of the right SKU, by arm, among the `fingerprints` (S, D + 1) of `biased_rows`.
 
-    Args:
-        fingerprints: (S, D + 1) the gallery, `biased_rows`.
-        truth: (Q,) the row of each query's SKU in it.
+    `truth` (Q,) is the row of each query's SKU among them.
     """
     count, actions, dimension = queries.embeddings.shape
-    asked = biased_queries(queries.embeddings.reshape(-1, dimension))
-    flat = ranks_of(asked, fingerprints, np.repeat(truth, actions)).reshape(count, actions)
-    every = np.arange(count)
-    ranks = {name: flat[every, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
+    query_rows = biased_queries(queries.embeddings.reshape(-1, dimension))
+    flat = ranks_of(query_rows, fingerprints, np.repeat(truth, actions)).reshape(count, actions)
+    indices = np.arange(count)
+    ranks = {name: flat[indices, taken] for name, taken in arm_actions(queries.decisions, seed).items()}
     ranks[MIRROR] = ranks_of(biased_queries(queries.mirrored), fingerprints, truth)
     average = biased_queries(unit(queries.embeddings.mean(axis=1)))
     ranks[AVERAGE] = ranks_of(average, fingerprints, truth)
@@ -197,42 +188,42 @@ def judge_policy(
 
     Args:
         fingerprints: `sku_id`, `split`, `bias`, `fingerprint`; every query's SKU is among them.
-        degradations: `query_id` and `DEGRADATION_SCHEMA`, where they are known.
+        degradations: `query_id` and `DEGRADATION_SCHEMA`, if known.
 
     Returns:
         One row per setting, part of the queries and arm: `queries`, `METRICS`, the difference of each from
-        `off` with its interval, and `encoded_twice`, the share of photos that an action was taken on. And,
-        of the setting seen+zero, one row per query: `action` that the gate takes, and the rank by arm.
+        `off` with its interval, and `encoded_twice`, the share of photos that are encoded again. And one row
+        per query of the setting seen+zero: the gate's `action`, and the rank by arm.
     """
     rows, per_query = [], pl.DataFrame()
     for setting, splits in SETTING_SPLITS.items():
         chosen = np.flatnonzero(np.isin(queries.rows["split"].to_numpy().astype(str), splits))
         if len(chosen) == 0:
             continue
-        mine = queries.select(chosen)
+        subset = queries.select(chosen)
         gallery = fingerprints.filter(pl.col("split").is_in(splits))
-        truth = right_items(mine.rows["sku_id"], gallery["sku_id"])
-        ranks = arm_ranks(mine, biased_rows(gallery), truth, seed)
-        taken = {name: actions > 0 for name, actions in arm_actions(mine.decisions, seed).items()}
-        for part, inside in query_parts(mine.rows, degradations).items():
+        truth = right_items(subset.rows["sku_id"], gallery["sku_id"])
+        ranks = arm_ranks(subset, biased_rows(gallery), truth, seed)
+        taken = {name: actions > 0 for name, actions in arm_actions(subset.decisions, seed).items()}
+        for part, in_part in query_parts(subset.rows, degradations).items():
             rows += [
                 {"setting": setting, "part": part, **row}
-                for row in _arm_rows(ranks, taken, inside, mine.rows["sku_id"].to_numpy(), resamples, seed)
+                for row in _arm_rows(ranks, taken, in_part, subset.rows["sku_id"].to_numpy(), resamples, seed)
             ]
-        actions = [ACTIONS[action] for action in mine.decisions.gated]
-        per_query = mine.rows.with_columns(pl.Series("action", actions), **ranks)  # the last is seen+zero
+        actions = [ACTIONS[action] for action in subset.decisions.gated]
+        per_query = subset.rows.with_columns(pl.Series("action", actions), **ranks)  # seen+zero is last
     return pl.DataFrame(rows), per_query
 
 
 def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[str, NDArray[np.bool_]]:
-    """(Q,) who belongs to each part of the queries: all, the degraded, the worst of each kind."""
+    """(Q,) membership in each part of the queries: all, the degraded, the worst of each kind."""
     parts = {"all": np.ones(rows.height, dtype=bool)}
     if degradations is None:
         return parts
-    known = rows.select("query_id").join(degradations, on="query_id", how="left", maintain_order="left")
-    parts[DEGRADED] = (known["severity"] > DEGRADED_SEVERITY).fill_null(False).to_numpy()
+    joined = rows.select("query_id").join(degradations, on="query_id", how="left", maintain_order="left")
+    parts[DEGRADED] = (joined["severity"] > DEGRADED_SEVERITY).fill_null(False).to_numpy()
     for name, direction in KINDS.items():
-        values = known[name].abs() if direction == 0 else known[name] * direction
+        values = joined[name].abs() if direction == 0 else joined[name] * direction
         limit = values.quantile(1 - WORST)
         parts[name] = (values > limit).fill_null(False).to_numpy()
     return parts
@@ -241,34 +232,34 @@ def query_parts(rows: pl.DataFrame, degradations: pl.DataFrame | None) -> dict[s
 def _arm_rows(
     ranks: Mapping[str, NDArray[np.int64]],
     taken: Mapping[str, NDArray[np.bool_]],
-    inside: NDArray[np.bool_],
+    in_part: NDArray[np.bool_],
     sku_ids: NDArray,
     resamples: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    if not inside.any():
+    if not in_part.any():
         return []
-    values = {name: per_query_metrics(of_arm[inside]) for name, of_arm in ranks.items()}
-    # All differences in one bootstrap: the resamples of SKUs are the same for all.
+    values = {name: per_query_metrics(of_arm[in_part]) for name, of_arm in ranks.items()}
+    # One bootstrap for all differences, so that they share the resamples of SKUs.
     differences = np.stack(
         [of_arm[metric] - values[OFF][metric] for of_arm in values.values() for metric in METRICS], axis=1
     )
-    drawn = resampled_means(differences, sku_ids[inside], resamples, seed)
+    drawn = resampled_means(differences, sku_ids[in_part], resamples, seed)
     intervals = iter([percentile_interval(column) for column in drawn.T])
     rows = []
     for name, of_arm in values.items():
-        row: dict[str, Any] = {"arm": name, "queries": int(inside.sum())}
+        row: dict[str, Any] = {"arm": name, "queries": int(in_part.sum())}
         for metric in METRICS:
             row[metric] = float(of_arm[metric].mean())
             row[f"{metric}_gain"] = float((of_arm[metric] - values[OFF][metric]).mean())
             row[f"{metric}_low"], row[f"{metric}_high"] = next(intervals)
-        twice = taken[name][inside].mean() if name in taken else 1.0  # the others always encode again
+        twice = taken[name][in_part].mean() if name in taken else 1.0  # the others always encode again
         rows.append({**row, "encoded_twice": float(twice)})
     return rows
 
 
 def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFrame:
-    """How many photos there are for each action that the policy names (row) and that is the best (column)."""
+    """Number of photos by the policy's likeliest action (row) and the best action (column)."""
     gallery = biased_rows(fingerprints).astype(np.float64)
     truth = right_items(queries.rows["sku_id"], fingerprints["sku_id"])
     counts = np.zeros((len(ACTIONS), len(ACTIONS)), dtype=np.int64)
@@ -276,12 +267,12 @@ def confusion(queries: ActionQueries, fingerprints: pl.DataFrame) -> pl.DataFram
         part = slice(start, start + _BLOCK)
         margins, _ = margins_and_ranks(biased_queries(queries.embeddings[part]), gallery, truth[part])
         np.add.at(counts, (queries.decisions.likeliest[part], winners(margins)), 1)
-    columns = {f"best_{name}": counts[:, place] for place, name in enumerate(ACTIONS)}
+    columns = {f"best_{name}": counts[:, index] for index, name in enumerate(ACTIONS)}
     return pl.DataFrame({"named": ACTIONS, **columns})
 
 
 def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
-    """Photos for the sheet: those that an action moved most, half of them up and half of them down."""
+    """Photos for the sheet: those whose rank an action changed most, up to half of them for the worse."""
     moved = per_query.filter(pl.col("action") != IDENTITY).with_columns(
         step=(1 / pl.col(GATED)) - (1 / pl.col(OFF))
     )
@@ -291,7 +282,7 @@ def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) -> str:
-    """The report's table for a terminal; `*` marks an interval that leaves out 0."""
+    """The report's table for a terminal; `*` marks an interval that excludes 0."""
     rows = []
     for row in table.filter(pl.col("part").is_in(parts)).iter_rows(named=True):
         low, high = row["recall@1_low"], row["recall@1_high"]
@@ -306,11 +297,7 @@ def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) ->
 
 
 def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:
-    """What degraded each photo, by `query_id`; None where the data set does not say.
-
-    Args:
-        table: by `split` and `image_id`.
-    """
+    """Joins the degradations, by `split` and `image_id`, to the photos' `query_id`; None without a table."""
     if table is None:
         return None
     return photos.select("query_id", "split", "image_id").join(table, on=["split", "image_id"], how="left")

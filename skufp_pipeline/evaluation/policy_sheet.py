@@ -1,4 +1,4 @@
-"""Photos before and after what the policy did to them, with the rank of the right SKU either time."""
+"""Photos before and after the policy's action, with the right SKU's rank before and after."""
 
 from pathlib import Path
 
@@ -23,17 +23,15 @@ from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.progress import Progress
 
 SHOWN = 12  # photos before and after
-BETTER, WORSE = "#009E73", "#D55E00"  # told apart by colour-blind readers too
+BETTER, WORSE = "#009E73", "#D55E00"  # colour-blind safe
 
 
 def before_and_after(
     per_query: pl.DataFrame, photos: pl.DataFrame, settings: ActionSettings, count: int, tile: int = 96
 ) -> Image.Image:
-    """A row per photo that an action moved most: the photo, and what was made of it, framed by the outcome.
+    """A row per photo that an action moved most: the photo, and the processed photo framed by outcome.
 
-    Args:
-        per_query: `query_id`, `action`, and the ranks by arm.
-        photos: `query_id` and the `path` of the file.
+    `per_query` has `query_id`, `action` and the ranks by arm; `photos` has `query_id` and the file's `path`.
     """
     shown = shown_queries(per_query, count).join(photos.select("query_id", "path"), on="query_id", how="left")
     rows, labels, frames = [], [], []
@@ -54,15 +52,14 @@ def report_policy(
     draws: tuple[int, int],
     progress: Progress | None = None,
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image]:
-    """Tries every action on the photos and judges the policy beside other arms.
+    """Tries every action on the photos and evaluates the policy against the other arms.
+
+    Returns figures by arm, ranks by query, the confusion of actions, and some photos before and after.
 
     Args:
         photos: evaluation queries with the `path` of each one's crop.
-        degradations: what degraded photos, by `split` and `image_id`; None where the data set does not say.
+        degradations: by `split` and `image_id`; None where the data set has none.
         draws: resamples of the bootstrap, and its seed.
-
-    Returns:
-        Figures by arm, ranks by query, the confusion of actions, and some photos before and after.
     """
     queries = try_actions(photos, encoder, policy, progress)
     degraded_by = degradations_of(degradations, photos)

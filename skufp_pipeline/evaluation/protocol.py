@@ -1,8 +1,8 @@
-"""Who is asked about what: the leak-free protocol that every model is judged by (paper, section 5.1).
+"""The leak-free protocol by which every model is evaluated (paper, section 5.1).
 
-Only evaluation queries are scored, against one gallery per setting: `seen` (training SKUs),
-`zero` (validation SKUs, never trained on) and `seen+zero` (the union). All models of a setting
-answer the same queries over the same SKUs, so that their differences are paired.
+Only evaluation queries are scored, against one gallery per setting: `seen` (training SKUs), `zero`
+(validation SKUs, never trained on) and `seen+zero` (the union). All models of a setting answer the same
+queries over the same SKUs, so that their differences are paired.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,8 +33,7 @@ class QuerySet:
 
     Attributes:
         query_ids: Q unique names.
-        sku_ids: the right SKU of each.
-        splits: the split of that SKU, train or validation.
+        sku_ids, splits: the right SKU of each, and its split, train or validation.
         embeddings: (Q, D) float32.
     """
 
@@ -62,13 +61,12 @@ class QuerySet:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What is searched. A SKU with several rows scores the maximum over them (image-level index).
+    """The rows to search. A SKU with several rows scores the maximum over them (image-level index).
 
     Attributes:
-        sku_ids: the SKU of each row.
-        splits: its split.
+        sku_ids, splits: the SKU of each row, and its split.
         vectors: (S, D) float32; the score is the dot product with a query.
-        biases: (S,) float32 added to it; None adds nothing.
+        biases: (S,) float32 added to the score; None adds nothing.
     """
 
     sku_ids: list[str]
@@ -92,7 +90,7 @@ class Gallery:
         )
 
     def by_sku(self) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """The SKUs in order, the vectors sorted by them, and the place of each vector's SKU among them."""
+        """The sorted SKUs, the vectors sorted by SKU, and the index of each vector's SKU among them."""
         names = np.array(self.sku_ids, dtype=str)
         order = np.argsort(names, kind="stable")
         skus, owner = np.unique(names, return_inverse=True)
@@ -101,7 +99,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Model:
-    """One way of searching: queries by modality (a model need not know both) and a gallery."""
+    """A retrieval model: queries by modality (one may be missing) and a gallery."""
 
     name: str
     queries: Mapping[str, QuerySet]
@@ -125,11 +123,10 @@ class ModelScores:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """One setting and modality: the queries all models answered, and how they did.
+    """One setting and modality: the queries that all models answered, and the models' scores.
 
     Attributes:
-        query_ids: Q names, those of `missing` among them.
-        sku_ids: the right SKU of each.
+        query_ids, sku_ids: Q names, including those of `missing`, and the right SKU of each.
         gallery: number of SKUs searched.
         missing: queries whose SKU is not in the gallery; their rank is infinite, every metric 0.
         models: by name, in the order given.
@@ -146,17 +143,16 @@ class SettingResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results by setting, then modality; every setting is there, an empty one with no models."""
+    """Results by setting, then modality; all are present, and have no models if they have no queries."""
 
     settings: dict[str, dict[str, SettingResult]]
 
 
 def evaluation_queries(table: pl.DataFrame) -> QuerySet:
-    """The evaluation queries of `table`, and nothing else of it, in its order.
+    """The rows of role evaluation and split train or validation of `table`, in its order.
 
     Args:
         table: columns query_id, sku_id, split, role, and embedding, a `pl.Array` of D float32.
-            Rows of another role, or of a split that is neither train nor validation, are left out.
 
     Raises:
         ValueError: the embedding column is not a fixed-size list, or lacks a value.
@@ -178,12 +174,12 @@ def evaluate(
     resamples: int = 2000,
     labels: Labels | None = None,
 ) -> Evaluation:
-    """Every model in every setting and modality, with the differences (a, b) meaning a - b.
+    """Evaluates every model in every setting and modality; a difference (a, b) means a - b.
 
-    A difference is left out where one of its two models does not know the modality.
+    A difference is left out where one of its models lacks the modality.
 
     Args:
-        labels: for text queries, what precision at 10 is measured by; None leaves it out.
+        labels: for precision at 10 of text queries; None leaves it out.
 
     Raises:
         ValueError: two models share a name, a difference names an unknown model, or models differ
@@ -251,12 +247,10 @@ def summarize(
     drawn: Mapping[tuple[str, str], np.ndarray],
     differences: Iterable[tuple[str, str]],
 ) -> tuple[dict[str, ModelScores], dict[str, dict[str, Difference]]]:
-    """Scores by model, and those of the differences that both models are there for.
+    """Scores by model, and the differences whose two models are both present.
 
-    Args:
-        ranks, per_query: by model.
-        drawn: by model and metric, the mean in each resample; the same resamples for all, so that
-            differences are paired.
+    `drawn` holds each resample's mean by model and metric. All share the resamples, so that differences
+    are paired.
     """
     scores = {
         name: ModelScores(
@@ -291,30 +285,30 @@ def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
 
 
 def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> dict[str, np.ndarray]:
-    """Precision at 10 by every label that is known of all queries, (Q,) each."""
+    """(Q,) precision at 10 by every label that is known for all queries."""
     if labels is None:
         return {}
     skus, vectors, owner = gallery.by_sku()
-    found = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
-    asked = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
+    top = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
+    query_labels = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
     return {
-        precision_name(label): shared_label(found, values, labels.of_skus(label, skus))
-        for label, values in asked.items()
+        precision_name(label): shared_label(top, values, labels.of_skus(label, skus))
+        for label, values in query_labels.items()
         if values is not None
     }
 
 
-def _with_biases(asked: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
-    """Queries and the vectors of `by_sku` with biases as one more dimension, in which every query is 1."""
+def _with_biases(queries: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+    """Queries, and the vectors of `by_sku`, with the biases as one more dimension; there each query is 1."""
     if gallery.biases is None:
-        return asked, vectors
+        return queries, vectors
     order = np.argsort(np.array(gallery.sku_ids, dtype=str), kind="stable")
-    ones = np.ones(len(asked), asked.dtype)
-    return np.column_stack([asked, ones]), np.column_stack([vectors, gallery.biases[order]])
+    ones = np.ones(len(queries), queries.dtype)
+    return np.column_stack([queries, ones]), np.column_stack([vectors, gallery.biases[order]])
 
 
 def _same_for_all(lists: Mapping[str, list[str]], what: str) -> list[str]:
-    """The one list that all models have; an empty one where there is no model."""
+    """The list that all models share; empty if there is no model."""
     if not lists:
         return []
     first, expected = next(iter(lists.items()))

@@ -1,7 +1,6 @@
-"""The retrieval report as typed data: what `report.json` holds, written and read here alone.
+"""The retrieval report as typed data: the contents of `report.json`.
 
-The JSON is the contract: the long table, the text tables and the page are made from it. A part that was not
-measured is left out of it.
+The long table, the text tables and the page are all made from it. Parts that were not measured are left out.
 """
 
 import json
@@ -21,7 +20,7 @@ FRAME_SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),  # leak-free | paper
     "setting": pl.String(),
     "modality": pl.String(),
-    "source": pl.String(),  # of a text query's words, where a row is of one source alone; else null
+    "source": pl.String(),  # of the text queries, if the row covers one source; else null
     "model": pl.String(),  # "a-b" where the row is a difference
     "metric": pl.String(),
     "value": pl.Float64(),
@@ -42,7 +41,7 @@ class Times(Settings):
 
 
 class GalleryTimes(Times):
-    """One model's search; over several trainings the means, and under `seeds` the times of each."""
+    """One model's search times; of several trainings the means, with each training's in `seeds`."""
 
     batched: Times
     seeds: "list[GalleryTimes] | None" = None
@@ -53,7 +52,7 @@ GalleryLatency = dict[str, dict[str, dict[str, GalleryTimes]]]
 
 
 class Machine(Settings):
-    """What was timed on."""
+    """The machine of a timing."""
 
     threads: int
     processor: str
@@ -67,7 +66,7 @@ class Latency(Machine):
 
 
 class GallerySearch(Machine):
-    """What the searches under `Result.latency` were timed on, and how many queries `batched` asks at once."""
+    """The machine of the times in `Result.latency`, and how many queries `batched` asks at once."""
 
     batch: int
 
@@ -80,7 +79,7 @@ class Missing(Settings):
 
 
 class Gain(Settings):
-    """A paired difference of two models with its 95% interval; under `seeds` that of each training."""
+    """A paired difference of two models with its 95% interval; `seeds` has each training's."""
 
     delta: float
     low: float
@@ -89,14 +88,14 @@ class Gain(Settings):
 
 
 class Result(Settings):
-    """One setting and modality: how every model did on the same queries.
+    """One setting and modality: the scores of every model on the same queries.
 
     Attributes:
-        queries, gallery: how many queries were asked of how many SKUs.
+        queries, gallery: number of queries, and of SKUs searched.
         models, intervals: by model and metric, the mean and its 95% interval.
         differences: by "a-b" and metric.
-        seeds: by model and metric, the mean of each training, where there are several.
-        latency: by model, where it was timed.
+        seeds: by model and metric, the mean of each training, if there are several.
+        latency: by model, if timed.
     """
 
     queries: int
@@ -115,7 +114,7 @@ class Result(Settings):
         runs: Sequence[SettingResult] = (),
         latency: dict[str, GalleryTimes] | None = None,
     ) -> Self:
-        """The figures of `found`; `runs` are the trainings it is the mean of, where there are several."""
+        """The figures of `found`; `runs` are the trainings that it averages, if there are several."""
         missing = set(found.missing)
         of_missing = {s for q, s in zip(found.query_ids, found.sku_ids, strict=True) if q in missing}
         means = {name: scores.intervals for name, scores in found.models.items()}
@@ -152,7 +151,7 @@ def _complete(results: dict[str, dict[str, Result]]) -> dict[str, dict[str, Resu
     return results
 
 
-# By setting, then modality; all are there, one without queries with no models.
+# By setting, then modality; all are present, without models if there are no queries.
 Results = Annotated[dict[str, dict[str, Result]], AfterValidator(_complete)]
 
 
@@ -161,11 +160,9 @@ def results(
     runs: Sequence[Evaluation] = (),
     latency: GalleryLatency | None = None,
 ) -> Results:
-    """An evaluation as the report holds it.
+    """Converts an evaluation to the report's form.
 
-    Args:
-        runs: of each training that `evaluation` is the mean of, where there are several.
-        latency: of each model's search, where it was timed.
+    `runs` are the trainings that it averages, if there are several; `latency` is each model's, if timed.
     """
     return {
         setting: {
@@ -183,7 +180,7 @@ def results(
 def source_results(
     sources: Mapping[str, Evaluation], runs: Sequence[Mapping[str, Evaluation]] = ()
 ) -> dict[str, dict[str, Result]]:
-    """Text results by source of the words and setting; `runs` as in `results`."""
+    """Text results by source of the texts and setting; `runs` as in `results`."""
     return {
         source: {
             setting: by_modality["text"]
@@ -198,13 +195,13 @@ class Report(Settings):
 
     Attributes:
         preset: its name.
-        seeds: the trainings that figures are means over, where there are several.
-        gallery_latency: what each row's search was timed on, where it was.
-        text_sources: text results by source of the words and setting.
-        paper_protocol: the paper's models, teachers chosen by the scored queries.
+        seeds: of the trainings that figures average, if there are several.
+        gallery_latency: the machine of each row's search times, if timed.
+        text_sources: text results by source of the texts and setting.
+        paper_protocol: results with teachers chosen by the scored queries.
         view_controls: the fingerprint with generated views, without them and with copies.
-        skipped_items: how many items were left out of the catalogue, by reason.
-        query_encoder: what encodes a query's photo and how near it is to PyTorch.
+        skipped_items: number of items left out of the catalogue, by reason.
+        query_encoder: the encoder of query photos and how near it is to PyTorch.
     """
 
     preset: str
@@ -221,10 +218,10 @@ class Report(Settings):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The report of a file.
+        """Reads the report from a file.
 
         Raises:
-            UserError: it can't be read, or is no report of this version.
+            UserError: it can't be read, or is not a report of this version.
         """
         try:
             return cls.model_validate_json(path.read_bytes())
@@ -239,7 +236,7 @@ class Report(Settings):
             ) from error
 
     def to_json(self) -> str:
-        """What `report.json` holds."""
+        """The contents of `report.json`."""
         return json.dumps(self.model_dump(exclude_none=True), indent=1)
 
     def write(self, path: Path) -> None:
@@ -260,7 +257,7 @@ class Report(Settings):
 
 
 def _rows(result: Result, *key: str | None) -> list[tuple[str | float | None, ...]]:
-    """A row of `FRAME_SCHEMA` for every mean and every difference, after its key."""
+    """A row of `FRAME_SCHEMA` for every mean and every difference, starting with `key`."""
     size = (result.queries, result.gallery)
     means = [
         (*key, model, metric, value, *result.intervals[model][metric], *size)

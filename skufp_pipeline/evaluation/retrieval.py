@@ -1,8 +1,7 @@
-"""The retrieval report: every model judged by the one protocol, written as JSON, Parquet and a page.
+"""The retrieval report: evaluates every model by one protocol and writes JSON, Parquet and a page.
 
-Models without training (mean, trimmed mean, medoid, best-shot) stand beside the fingerprint, and the
-frozen encoder's mean beside them where there is a pretrained one, and the re-identification network
-(Baseline 1) where the preset trains one.
+The models are the fingerprint, those without training (mean, trimmed mean, medoid, best-shot), the frozen
+encoder's mean if it is pretrained, and the re-identification network (Baseline 1) if the preset trains one.
 """
 
 import time
@@ -51,16 +50,16 @@ DIFFERENCES = (
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What a report is made from.
+    """The tables that a report is made from.
 
     Attributes:
         tables, frozen_tables: embeddings by the fine-tuned and by the frozen encoder (None without one).
         teachers: `sku_id`, `image_teacher`.
         fingerprints: `sku_id`, `split`, `bias`, `fingerprint`.
-        max_views: views of one SKU that the models may use.
-        labels: what precision at 10 of text queries is measured by.
-        text_sources: by source of the words, the table of its text queries (`tables.texts`' columns).
-        reid_images: embeddings of all crops by Baseline 1, where there is one.
+        max_views: maximum number of views per SKU.
+        labels: for precision at 10 of text queries.
+        text_sources: by source of the texts, the table of its text queries (`tables.texts`' columns).
+        reid_images: embeddings of all crops by Baseline 1, if there is one.
     """
 
     tables: EmbeddingTables
@@ -74,14 +73,14 @@ class ReportInputs:
 
 
 def embed_sources(image_text: pl.DataFrame, encoder: Encoder, batch_size: int) -> dict[str, pl.DataFrame]:
-    """Text queries by source, with their embeddings, as `ReportInputs.text_sources`.
+    """Text queries by source with their embeddings, as `ReportInputs.text_sources`.
 
-    Empty where every SKU is described by its catalogue, so that no query is made of a template.
+    Empty if the catalogue describes every SKU, so that no query is made from a template.
     """
-    asked = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
+    queries = {source: source_queries(image_text, source) for source in TEXT_SOURCES}
     return {
         source: embed_text_table(encoder, texts, batch_size)
-        for source, texts in asked.items()
+        for source, texts in queries.items()
         if texts.height
     }
 
@@ -114,14 +113,14 @@ def build_models(inputs: ReportInputs) -> list[Model]:
 
 
 def reid_model(images: pl.DataFrame) -> Model:
-    """Baseline 1: image queries alone, against every catalogue crop; a SKU scores its best crop."""
+    """Baseline 1: image queries only, against every catalogue crop; a SKU scores its best crop."""
     crops = images.filter(pl.col("role") == GALLERY)
     gallery = Gallery(crops["sku_id"].to_list(), crops["split"].to_list(), embedding_rows(crops))
     return Model("reid", {"image": _image_queries(images)}, gallery)
 
 
 def judge(models: Sequence[Model], resamples: int, seed: int, labels: Labels | None = None) -> Evaluation:
-    """All models under the protocol, with the differences that the report claims."""
+    """Evaluates all models under the protocol, with those of `DIFFERENCES` whose models are present."""
     names = {model.name for model in models}
     differences = [pair for pair in DIFFERENCES if set(pair) <= names]
     return evaluate(models, differences, seed, resamples, labels)
@@ -130,57 +129,56 @@ def judge(models: Sequence[Model], resamples: int, seed: int, labels: Labels | N
 def judge_sources(
     models: Sequence[Model], inputs: ReportInputs, resamples: int, seed: int
 ) -> dict[str, Evaluation]:
-    """By source, the text queries it words, asked of every model of the fine-tuned encoder."""
-    of_encoder = next(model for model in models if model.name == "mean_sku").queries["text"]
-    fitting = [model for model in models if model.queries.get("text") is of_encoder]
-    asked = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
+    """By source, the evaluation of its text queries with every model of the fine-tuned encoder."""
+    text_queries = next(model for model in models if model.name == "mean_sku").queries["text"]
+    same_encoder = [model for model in models if model.queries.get("text") is text_queries]
+    query_sets = {source: _text_queries(texts) for source, texts in inputs.text_sources.items()}
     return {
         source: judge(
-            [replace(model, queries={"text": queries}) for model in fitting], resamples, seed, inputs.labels
+            [replace(model, queries={"text": queries}) for model in same_encoder],
+            resamples,
+            seed,
+            inputs.labels,
         )
-        for source, queries in asked.items()
+        for source, queries in query_sets.items()
     }
 
 
 def measure_galleries(models: Sequence[Model], queries: int, batch: int) -> GalleryLatency:
     """Latency of every row of tables 1 and 2, by setting, modality and model (`latency.gallery_latency`).
 
-    Args:
-        queries: how many of a setting's query embeddings are asked, one at a time.
-        batch: queries of a batched search.
+    At most `queries` of a setting's query embeddings are asked one at a time; `batch` at once when batched.
     """
-    found: GalleryLatency = {}
+    latencies: GalleryLatency = {}
     for setting, splits in SETTING_SPLITS.items():
-        found[setting] = {modality: {} for modality in MODALITIES}
+        latencies[setting] = {modality: {} for modality in MODALITIES}
         for model in models:
             _, vectors, owner = model.gallery.of_splits(splits).by_sku()
-            for modality, asked in model.queries.items():
-                rows = asked.of_splits(splits).embeddings[:queries]
+            for modality, query_set in model.queries.items():
+                rows = query_set.of_splits(splits).embeddings[:queries]
                 if len(rows) and len(vectors):
-                    found[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
-    return found
+                    latencies[setting][modality][model.name] = gallery_latency(rows, vectors, owner, batch)
+    return latencies
 
 
 def measure_latency(
     engine: QueryEngine, photos: Sequence[Path], texts: Sequence[str], batch: int, threads: int
 ) -> tuple[Latency, dict[str, list[float]]]:
-    """Every stage timed over `photos` and `texts`, one query at a time, then the search batched.
+    """Times every stage over `photos` and `texts`, one query at a time, then the search batched.
 
-    Photos are encoded by PyTorch too where another encoder answers them; a text is encoded once.
-
-    Returns:
-        The report's latency, and the milliseconds of every query by stage, for the histogram.
+    Photos are encoded by PyTorch too if another encoder serves them; a text is encoded once.
+    Returns the report's latency, and the milliseconds of every query by stage, for the histogram.
     """
     answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]  # the first warms up
-    unique = list(dict.fromkeys(texts))  # one asked before costs nothing
-    told = [engine.search_text(text, 10) for text in ["words to warm up", *unique]][1:]
+    unique = list(dict.fromkeys(texts))  # a repeated text is cached
+    text_answers = [engine.search_text(text, 10) for text in ["words to warm up", *unique]][1:]
     samples = {
         "decode": [answer.milliseconds["decode"] for answer in answers],
         "preprocess": [answer.milliseconds["preprocess"] for answer in answers],
         "encode_image": [answer.milliseconds["encode"] for answer in answers],
         "encode_image_pytorch": _pytorch_ms(engine, photos),
-        "encode_text": [answer.milliseconds["encode"] for answer in told],
-        "search": [answer.milliseconds["search"] for answer in answers + told],
+        "encode_text": [answer.milliseconds["encode"] for answer in text_answers],
+        "search": [answer.milliseconds["search"] for answer in answers + text_answers],
     }
     samples = {stage: values for stage, values in samples.items() if values}
     rng = np.random.default_rng(0)
@@ -196,7 +194,7 @@ def measure_latency(
 
 
 def _pytorch_ms(engine: QueryEngine, photos: Sequence[Path]) -> list[float]:
-    """What PyTorch's tower takes for each photo; nothing where it answers the queries itself."""
+    """Milliseconds of PyTorch's image tower for each photo; empty if it serves the queries itself."""
     if engine.image_encoder is engine.encoder:
         return []
     samples = []
@@ -218,11 +216,8 @@ def write_report(
 ) -> None:
     """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
-    Tables are the same from run to run; times are not, and stand in `report.json` under `latency` alone.
-
-    Args:
-        evaluation: what the curves are drawn from.
-        samples: the milliseconds of every query by stage, as `measure_latency` returns them.
+    Tables are the same from run to run. Times are not; in `report.json` they are only under `latency`.
+    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`.
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures["grid"] = results_grid(grid)
@@ -231,10 +226,10 @@ def write_report(
 
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:
-    """`count` evaluation queries by a stable draw, for latency and the picture of results."""
-    held = images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY))
-    order = held["item_id"].map_elements(lambda i: stable_hash(i, "report-sample"), return_dtype=pl.UInt64)
-    return held.with_columns(order.alias("order")).sort("order").head(count).drop("order")
+    """A stable sample of `count` evaluation queries, for latency and the results grid."""
+    queries = images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY))
+    order = queries["item_id"].map_elements(lambda i: stable_hash(i, "report-sample"), return_dtype=pl.UInt64)
+    return queries.with_columns(order.alias("order")).sort("order").head(count).drop("order")
 
 
 def grid_rows(queries: pl.DataFrame, photos: Sequence[Path], engine: QueryEngine) -> list[GridRow]:

@@ -1,6 +1,6 @@
-"""One report of several trainings that differ in their seed alone: means and intervals over seeds and SKUs.
+"""One report of several trainings that differ only in their seed: means and intervals over seeds and SKUs.
 
-The data set is the same, so every seed is asked the same queries; a resample draws SKUs and seeds.
+All use the same data set, so every seed has the same queries; a resample draws SKUs and seeds.
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from skufp_pipeline.measures.bootstrap import resampled_means_over_seeds
 
 
 def over_seeds(evaluations: Sequence[Evaluation], seed: int = 0, resamples: int = 2000) -> Evaluation:
-    """The mean of the evaluations of several seeds; the ranks of all stand one after the other.
+    """The mean of the evaluations of several seeds; their ranks are concatenated.
 
     Raises:
-        ValueError: they differ in their queries or models, so that there is nothing to average.
+        ValueError: they differ in their queries or models.
     """
     first = evaluations[0]
     return Evaluation(
@@ -34,11 +34,7 @@ def over_seeds(evaluations: Sequence[Evaluation], seed: int = 0, resamples: int 
 
 
 def gallery_latency_over_seeds(latencies: Sequence[GalleryLatency]) -> GalleryLatency:
-    """The mean of each time over seeds, and under `seeds` the times of each.
-
-    Args:
-        latencies: what `retrieval.measure_galleries` returned for each.
-    """
+    """The mean times of `retrieval.measure_galleries` over seeds, with each seed's times in `seeds`."""
     return {
         setting: {
             modality: {

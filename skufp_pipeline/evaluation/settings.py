@@ -1,4 +1,4 @@
-"""Typed configuration of the retrieval report and of what the evaluation checks demand."""
+"""Typed configuration of the retrieval report and of the evaluation checks."""
 
 from pydantic import Field
 
@@ -6,14 +6,14 @@ from skufp_pipeline.settings import Settings
 
 
 class Thresholds(Settings):
-    """What the evaluation checks demand; null switches one off."""
+    """Thresholds of the evaluation checks; null switches one off."""
 
-    encoder_recall_low: float | None = None  # image R@1 of Baseline 3 on seen+zero: a data set neither
-    encoder_recall_high: float | None = None  # broken nor easy
+    encoder_recall_low: float | None = None  # least image R@1 of Baseline 3 on seen+zero, else broken
+    encoder_recall_high: float | None = None  # most, else the data set is too easy
     fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
     index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold
-    index_recall_drop: float | None = 0.02  # in R@1 of development queries, against the index in use
+    index_recall_drop: float | None = 0.02  # in R@1 of development queries, from the index in use
     skipped_fraction: float = Field(0.05, ge=0, le=1)  # of crops that may be undecodable
     search_p95_ms: float = Field(50.0, gt=0)  # one query at a time, search alone
 
@@ -24,5 +24,5 @@ class EvaluationSettings(Settings):
     resamples: int = Field(2000, ge=100)  # of the paired bootstrap
     latency_queries: int = Field(200, ge=1)
     batch: int = Field(64, ge=1)  # queries of a batched search
-    grid_queries: int = Field(8, ge=1)  # rows of the picture of results
+    grid_queries: int = Field(8, ge=1)  # rows of the results grid
     thresholds: Thresholds = Thresholds()

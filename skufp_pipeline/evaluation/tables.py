@@ -1,4 +1,4 @@
-"""What a report shows: the paper's Tables 1 and 2, differences, sources, latencies, as sections of tables.
+"""The report as sections of tables: the paper's Tables 1 and 2, differences, sources, latencies.
 
 The sections are the same for a terminal, for Markdown and for the page.
 """
@@ -21,7 +21,7 @@ METRIC_LABELS = {
     "mrr": "MRR",
     "ndcg@10": "NDCG@10",
 }
-# Of precision at 10, what Table 2 shows; the table of sources shows each label.
+# Precisions at 10 in Table 2; the table of sources shows every label's.
 PRECISIONS = {
     precision_name("category"): "P@10 category",
     precision_name(ALL_ATTRIBUTES): "P@10 attributes",
@@ -38,7 +38,7 @@ SOURCE_METHODS = ("mean_sku", "fingerprint")  # the JSON has all
 DIFFERENCE_METRICS = ("recall@1", "recall@10", "mrr")
 DIFFERENCE_NOTE = "95% bootstrap intervals over {}SKUs; * the interval leaves out 0."
 ABSENT = "-"
-NAMED_SKUS = 5  # in a sentence; the JSON names all
+NAMED_SKUS = 5  # in a note; the JSON names all
 NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage", "Reason")
 
 PAPER_TITLE = "The paper's protocol, {} queries: teachers chosen by the queries that are scored"
@@ -60,21 +60,21 @@ class Table:
         return sum(name in NAME_COLUMNS for name in self.header)
 
     def text(self) -> str:
-        """For a terminal: names to the left, figures to the right."""
-        return self._drawn(self.rows, "simple")
+        """For a terminal: names left-aligned, figures right-aligned."""
+        return self._tabulate(self.rows, "simple")
 
     def markdown(self) -> str:
         """For a README or a pull request."""
-        return self._drawn([[cell.replace("|", "\\|") for cell in row] for row in self.rows], "pipe")
+        return self._tabulate([[cell.replace("|", "\\|") for cell in row] for row in self.rows], "pipe")
 
-    def _drawn(self, rows: list[list[str]], style: str) -> str:
+    def _tabulate(self, rows: list[list[str]], style: str) -> str:
         align = ["left"] * self.names + ["right"] * (len(self.header) - self.names)
         return tabulate(rows, self.header, style, colalign=align, disable_numparse=True)
 
 
 @dataclass(frozen=True)
 class Section:
-    """A title over tables and notes, in reading order."""
+    """A title, and its tables and notes in reading order."""
 
     title: str
     parts: list[Table | str]
@@ -82,15 +82,15 @@ class Section:
 
 def text_tables(report: Report) -> str:
     """The tables for a terminal."""
-    return _written(report, Table.text)
+    return _render(report, Table.text)
 
 
 def markdown_tables(report: Report) -> str:
     """The tables for a README or a pull request."""
-    return _written(report, Table.markdown)
+    return _render(report, Table.markdown)
 
 
-def _written(report: Report, write: Callable[[Table], str]) -> str:
+def _render(report: Report, write: Callable[[Table], str]) -> str:
     paper = paper_sections(report)
     sections = [*main_sections(report), *paper, *source_sections(report), *latency_sections(report)]
     blocks = []
@@ -117,23 +117,23 @@ def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -
 
 
 def paper_sections(report: Report) -> list[Section]:
-    """The same two tables by the paper's own protocol, where it was run; `PAPER_NOTE` belongs to them."""
-    found = report.paper_protocol
-    if found is None:
+    """The same two tables by the paper's protocol, if it was run; `PAPER_NOTE` belongs to them."""
+    results = report.paper_protocol
+    if results is None:
         return []
     return [
         Section(
             PAPER_TITLE.format(modality),
-            [result_table(report, found, modality), difference_table(found, modality)],
+            [result_table(report, results, modality), difference_table(results, modality)],
         )
         for modality in MODALITIES
     ]
 
 
 def result_table(report: Report, results: Results, modality: str) -> Table:
-    """Table 1 or 2: method, setting, queries, metrics and, where it was timed, the latency of its search.
+    """Table 1 or 2: method, setting, queries, metrics and, if timed, search latency.
 
-    A model that does not know the modality stands with dashes, as Baseline 1 in the paper's Table 2.
+    A model that lacks the modality gets dashes, as Baseline 1 in the paper's Table 2.
     """
     shown = _shown_metrics(results, modality)
     header, rows = ["Method", "Setting", "Queries", *shown.values()], []
@@ -152,14 +152,14 @@ def result_table(report: Report, results: Results, modality: str) -> Table:
 
 
 def _shown_metrics(results: Results, modality: str) -> dict[str, str]:
-    """Metrics of a table and their labels: the paper's, and precision at 10 where it was measured."""
+    """Metrics of a table and their labels: the paper's, and precision at 10 if measured."""
     every = [values for by_modality in results.values() for values in by_modality[modality].models.values()]
     known = {metric for values in every for metric in values}
     return METRIC_LABELS | {metric: label for metric, label in PRECISIONS.items() if metric in known}
 
 
 def _figure(result: Result, model: str, metric: str, with_spread: bool = False) -> str:
-    """A mean, with half the width of its interval where it is one over several seeds."""
+    """A mean; `with_spread` adds half the width of its interval."""
     mean = result.models.get(model, {}).get(metric)
     if mean is None:
         return ABSENT
@@ -168,10 +168,10 @@ def _figure(result: Result, model: str, metric: str, with_spread: bool = False) 
 
 
 def _row_times(result: Result, model: str) -> list[str]:
-    found = (result.latency or {}).get(model)
-    if found is None:
+    latency = (result.latency or {}).get(model)
+    if latency is None:
         return [ABSENT] * 4
-    return [f"{ms:.3f}" for times in (found, found.batched) for ms in (times.p95_ms, times.mean_ms)]
+    return [f"{ms:.3f}" for times in (latency, latency.batched) for ms in (times.p95_ms, times.mean_ms)]
 
 
 def difference_table(results: Results, modality: str, metrics: Sequence[str] = DIFFERENCE_METRICS) -> Table:
@@ -193,7 +193,7 @@ def _interval(gain: Gain) -> str:
 
 
 def missing_note(results: Results, modality: str) -> str:
-    """A sentence on queries whose SKU is not in the gallery; empty where there are none."""
+    """A sentence on queries whose SKU is not in the gallery; empty if there are none."""
     parts = []
     for setting, by_modality in results.items():
         result = by_modality[modality]
@@ -205,7 +205,7 @@ def missing_note(results: Results, modality: str) -> str:
 
 
 def seeds_note(report: Report) -> str:
-    """Over which seeds figures are means; empty for one training."""
+    """A sentence on the seeds that figures average; empty for one training."""
     if not report.seeds:
         return ""
     named = ", ".join(map(str, report.seeds))
@@ -213,19 +213,19 @@ def seeds_note(report: Report) -> str:
 
 
 def gallery_latency_note(report: Report) -> str:
-    """What the latency of a row is and what it was measured on; empty where rows have none."""
-    found = report.gallery_latency
-    if found is None:
+    """A sentence on what a row's latency is and what it was measured on; empty if rows have none."""
+    search = report.gallery_latency
+    if search is None:
         return ""
     return (
         f"Latency: from a query embedding to the ten best SKUs, the same exact float32 search for every row, "
-        f"one query at a time and, per query, {found.batch} at once ({found.processor}, threads: "
-        f"{found.threads})."
+        f"one query at a time and, per query, {search.batch} at once ({search.processor}, threads: "
+        f"{search.threads})."
     )
 
 
 def source_sections(report: Report) -> list[Section]:
-    """Text queries side by side by the source of their words, where they have sources."""
+    """Text queries by the source of their texts, if they have sources."""
     metrics = (*SOURCE_METRICS, *map(precision_name, (*LABELS, ALL_ATTRIBUTES)))
     labels = [METRIC_LABELS[metric] for metric in SOURCE_METRICS]
     labels += [label.capitalize() for label in (*LABELS, ALL_ATTRIBUTES)]
@@ -248,7 +248,7 @@ def source_sections(report: Report) -> list[Section]:
 
 
 def source_note(report: Report) -> str:
-    """How many times as often attribute prompts find their SKU first as metadata prompts do."""
+    """A sentence on R@1 of attribute prompts as a multiple of that of metadata prompts."""
     parts = []
     for setting in SETTINGS:
         first = {
@@ -258,37 +258,37 @@ def source_note(report: Report) -> str:
         metadata, attributes = first.get("metadata"), first.get("attributes")
         if metadata and attributes is not None:
             parts.append(f"{attributes / metadata:.1f} times ({SETTING_LABELS[setting]})")
-    told = "R@1 of the fingerprint by attribute prompts over metadata prompts"
-    return f"{told}: {', '.join(parts)}." if parts else ""
+    label = "R@1 of the fingerprint by attribute prompts over metadata prompts"
+    return f"{label}: {', '.join(parts)}." if parts else ""
 
 
 def latency_sections(report: Report) -> list[Section]:
-    """The stages of the query path, and what encodes a photo, where it was timed."""
-    found = report.latency
-    if found is None:
+    """The latency of each stage of the query path and a note on the photo encoder, if timed."""
+    latency = report.latency
+    if latency is None:
         return []
-    stages = dict(found.stages)
-    if found.search_batched is not None:
-        stages[f"search, {found.search_batched.batch} at once"] = found.search_batched
-    rows = [[name, *(f"{ms:.3f}" for ms in _three(times))] for name, times in stages.items()]
-    threads = f"{found.threads} thread{'s' if found.threads != 1 else ''}"
+    stages = dict(latency.stages)
+    if latency.search_batched is not None:
+        stages[f"search, {latency.search_batched.batch} at once"] = latency.search_batched
+    rows = [[name, *(f"{ms:.3f}" for ms in _milliseconds(times))] for name, times in stages.items()]
+    threads = f"{latency.threads} thread{'s' if latency.threads != 1 else ''}"
     table = Table(["Stage", "p50 (ms)", "p95 (ms)", "Mean (ms)"], rows)
-    title = f"Latency per query ({found.processor}, {threads})"
+    title = f"Latency per query ({latency.processor}, {threads})"
     return [Section(title, [table, *filter(None, [query_encoder_note(report)])])]
 
 
-def _three(times: Times) -> tuple[float, float, float]:
+def _milliseconds(times: Times) -> tuple[float, float, float]:
     return times.p50_ms, times.p95_ms, times.mean_ms
 
 
 def query_encoder_note(report: Report) -> str:
-    """A sentence on what encodes a query's photo, and how near it is to PyTorch; empty for PyTorch itself."""
-    found = report.query_encoder or {}
-    precision = found.get("precision")
-    if f"{precision}_photos" not in found:
+    """A sentence on the encoder of query photos and how near it is to PyTorch; empty for PyTorch itself."""
+    summary = report.query_encoder or {}
+    precision = summary.get("precision")
+    if f"{precision}_photos" not in summary:
         return ""
     photos, cosine, before, after = (
-        found[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
+        summary[f"{precision}_{name}"] for name in ("photos", "cosine_least", "reference_recall", "recall")
     )
     return (
         f"A query's photo is encoded by ONNX Runtime in {precision}. On {photos} photos of training SKUs its "

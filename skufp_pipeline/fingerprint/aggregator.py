@@ -1,9 +1,9 @@
-"""The aggregator g: the embeddings of a SKU's views, however many, become one fingerprint (eq. 2).
+"""The aggregator g: turns any number of view embeddings of a SKU into one fingerprint (eq. 2).
 
 K learnable tokens attend to one another and to the views (a Q-Former of a few layers); their mean is
-projected and L2-normalised. In the residual form the projection starts at zero and is added to the
-mean of the catalog views, so that training starts from mean-SKU and can only learn to depart from it.
-Generated views carry a view-type embedding, which starts at zero.
+projected and L2-normalised. In the residual form the projection starts at zero and is added to the mean of
+the catalog views, so training starts from mean-SKU and only learns departures from it. Generated views get
+a view-type embedding, which starts at zero.
 """
 
 import json
@@ -51,10 +51,7 @@ class _Layer(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """g: (S, V, D) views, which are there and which were generated, to (S, D) unit fingerprints.
-
-    Args:
-        dimension: D.
+    """g: maps (S, V, D) views with their masks to (S, D) unit fingerprints; `dimension` is D.
 
     Raises:
         UserError: D is not a multiple of the number of heads.
@@ -79,28 +76,27 @@ class Aggregator(nn.Module):
             nn.init.zeros_(self.projection.bias)
 
     def forward(self, views: Tensor, mask: Tensor, generated: Tensor) -> Tensor:
-        """Fingerprints of S SKUs.
+        """Returns the fingerprints of S SKUs.
 
         Args:
-            views: (S, V, D) unit rows; what stands where `mask` is False does not matter.
-            mask: (S, V) bool, True for a view that is there; at least one catalog view a SKU.
-            generated: (S, V) bool, True for a view that was generated.
+            views: (S, V, D) unit rows; values where `mask` is False are ignored.
+            mask: (S, V) bool, True for a present view; at least one catalog view per SKU.
+            generated: (S, V) bool, True for a generated view.
         """
         views = views.masked_fill(~mask.unsqueeze(-1), 0)
         tokens = self.tokens.expand(len(views), -1, -1)
-        made = generated.unsqueeze(-1)
-        seen, absent = self.view_norm(views) + made * self.generated_type, ~mask
+        is_generated = generated.unsqueeze(-1)
+        keys, absent = self.view_norm(views) + is_generated * self.generated_type, ~mask
         for layer in self.layers:
-            tokens = layer(tokens, seen, absent)
+            tokens = layer(tokens, keys, absent)
         output = self.projection(self.output_norm(tokens).mean(dim=1))
         if self.residual:
-            output = output + F.normalize(views.masked_fill(made, 0).sum(dim=1), dim=-1)
+            output = output + F.normalize(views.masked_fill(is_generated, 0).sum(dim=1), dim=-1)
         return F.normalize(output, dim=-1)
 
 
 class AggregatorEnsemble(nn.Module):
-    """The unit mean of `members` aggregators of different initial weights: what one of them made up
-    by chance, the others do not.
+    """Unit mean of `members` aggregators with different initial weights, whose chance errors average out.
 
     Raises:
         UserError: as `Aggregator`.
@@ -111,37 +107,37 @@ class AggregatorEnsemble(nn.Module):
         self.members = nn.ModuleList(Aggregator(dimension, settings) for _ in range(settings.members))
 
     def forward(self, views: Tensor, mask: Tensor, generated: Tensor) -> Tensor:
-        """(S, D) unit fingerprints; arguments as of an `Aggregator`."""
-        made = [member(views, mask, generated) for member in self.members]
-        return F.normalize(torch.stack(made).sum(dim=0), dim=-1)
+        """(S, D) unit fingerprints; arguments as for `Aggregator.forward`."""
+        outputs = [member(views, mask, generated) for member in self.members]
+        return F.normalize(torch.stack(outputs).sum(dim=0), dim=-1)
 
 
 @torch.inference_mode()
 def fingerprints(
     model: AggregatorEnsemble, views: ViewSet, device: torch.device, batch: int = 4096
 ) -> NDArray[np.float32]:
-    """(S, D) unit rows: the zero-shot path too, since it needs nothing but the views."""
+    """(S, D) unit rows; also the zero-shot path, since only the views are needed."""
     model.eval()
     rows = np.empty((len(views.sku_ids), views.views.shape[2]), dtype=np.float32)
     for start in range(0, len(rows), batch):
         part = slice(start, start + batch)
         arrays = (views.views[part], views.mask[part], views.generated[part])
-        made = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
-        rows[part] = (made / made.norm(dim=-1, keepdim=True)).float().cpu().numpy()
+        result = model(*(torch.from_numpy(array).to(device) for array in arrays)).double()
+        rows[part] = (result / result.norm(dim=-1, keepdim=True)).float().cpu().numpy()
     return rows
 
 
 def save_aggregator(
     model: AggregatorEnsemble, dimension: int, settings: AggregatorSettings, directory: Path
 ) -> None:
-    """Weights as safetensors, and the configuration that rebuilds the model."""
+    """Writes the weights as safetensors and the configuration that rebuilds the model."""
     save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
     config = {"dimension": dimension, "settings": settings.model_dump()}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def load_aggregator(directory: Path, device: torch.device) -> AggregatorEnsemble:
-    """The model that `save_aggregator` wrote, in evaluation mode."""
+    """Loads the model that `save_aggregator` wrote, in evaluation mode."""
     config = json.loads((directory / CONFIG_FILE).read_text())
     model = AggregatorEnsemble(config["dimension"], AggregatorSettings(**config["settings"]))
     model.load_state_dict(load_file(directory / WEIGHTS_FILE))

@@ -1,7 +1,7 @@
 """Trains the aggregator on eq. 14: regression, rank distillation and classification together.
 
-Every step draws SKUs and queries of theirs; SKUs are few enough to be held whole. The weights kept are
-those of the epoch that ranks the development queries best.
+Each step samples SKUs and queries of theirs; the tensors of all SKUs fit in memory. The weights of the epoch
+that ranks the development queries best are kept.
 """
 
 import math
@@ -32,9 +32,9 @@ def train_aggregator(
     scratch: Path,
     log: Log,
 ) -> tuple[AggregatorEnsemble, History]:
-    """The aggregators of the best epoch, and the history of all (losses, development MRR).
+    """Returns the ensemble of the best epoch, and the history of all epochs (losses, development MRR).
 
-    Members learn side by side, each with its own loss; the epoch is chosen for their mean.
+    The members train side by side, each on its own loss; the best epoch is chosen by the ensemble's score.
 
     Raises:
         UserError: no training queries, or fewer than two SKUs.
@@ -102,7 +102,7 @@ def _member_losses(
     settings: FingerprintTrainingSettings,
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """The sum over members of each term; every member draws a batch of its own."""
+    """Each loss term summed over the members; every member draws its own batch."""
     totals: dict[str, Tensor] = {}
     for member in model.members:
         for name, value in _losses(member, data, settings, generator).items():
@@ -117,60 +117,59 @@ def _losses(
     skus = torch.randperm(len(data.views), generator=generator)[: settings.skus_per_batch].sort().values
     mask, generated = data.mask[skus], data.generated[skus]
     mask = _drop_views(mask, generated, settings.view_dropout, generator)
-    made = model(data.views[skus], mask, generated)
+    fingerprints = model(data.views[skus], mask, generated)
     image_teachers, text_teachers = data.image_teachers[skus], data.text_teachers[skus]
-    known = text_teachers.abs().sum(dim=1) > 0
+    has_text = text_teachers.abs().sum(dim=1) > 0
     losses = {
-        "regression_image": settings.image_weight * embedding_regression(made, image_teachers),
-        "rank": made.new_zeros(()),
-        "classification": made.new_zeros(()),
+        "regression_image": settings.image_weight * embedding_regression(fingerprints, image_teachers),
+        "rank": fingerprints.new_zeros(()),
+        "classification": fingerprints.new_zeros(()),
     }
-    if known.any():
+    if has_text.any():
         losses["regression_text"] = settings.text_weight * embedding_regression(
-            made[known], text_teachers[known]
+            fingerprints[has_text], text_teachers[has_text]
         )
     for (embeddings, truth), teachers, weight in (
         (data.image_queries, image_teachers, 1.0),
         (data.text_queries, text_teachers, settings.text_query_weight),
     ):
-        queries, place = _draw(
-            embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator
-        )
+        queries, rows = _draw(embeddings, truth, skus, len(data.views), settings.queries_per_batch, generator)
         if weight == 0 or len(queries) == 0:
             continue
-        means = data.means[skus][place]
+        means = data.means[skus][rows]
         queries = spread_queries(queries, means, settings.query_spread, settings.query_swap, generator)
-        rank = rank_distillation(queries, teachers, made, settings.rank_temperature)
-        wrong = classification(queries, made, place, settings.classification_temperature)
-        losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank
-        losses["classification"] = losses["classification"] + weight * settings.classification_weight * wrong
+        rank_loss = rank_distillation(queries, teachers, fingerprints, settings.rank_temperature)
+        class_loss = classification(queries, fingerprints, rows, settings.classification_temperature)
+        losses["rank"] = losses["rank"] + weight * settings.rank_weight * rank_loss
+        losses["classification"] = (
+            losses["classification"] + weight * settings.classification_weight * class_loss
+        )
     return losses
 
 
 def _draw(
     embeddings: Tensor, truth: Tensor, skus: Tensor, num_skus: int, count: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """`count` random queries of the batch's SKUs, and each one's row within the batch."""
-    place = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
-    place[skus] = torch.arange(len(skus), device=truth.device)
-    inside = torch.nonzero(place[truth] >= 0).squeeze(1)
-    chosen = inside[torch.randperm(len(inside), generator=generator)[:count]]
-    return embeddings[chosen], place[truth[chosen]]
+    """Draws up to `count` queries of the batch's SKUs; returns them and their SKUs' rows in the batch."""
+    batch_rows = torch.full((num_skus,), -1, dtype=torch.long, device=truth.device)
+    batch_rows[skus] = torch.arange(len(skus), device=truth.device)
+    candidates = torch.nonzero(batch_rows[truth] >= 0).squeeze(1)
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]]
+    return embeddings[chosen], batch_rows[truth[chosen]]
 
 
 def spread_queries(
     queries: Tensor, means: Tensor, spread: float, swap: float, generator: torch.Generator
 ) -> Tensor:
-    """Queries as scattered as those of SKUs that the encoder was not trained on.
+    """Spreads (Q, D) unit queries as widely as those of SKUs that the encoder was not trained on.
 
-    The encoder has pulled the photos of training SKUs towards their views; an aggregator that sees
-    only those has nothing to learn about new SKUs. Each query's offset from the mean of its SKU's views
-    is stretched, or replaced by the offset of another query of the batch.
+    The encoder pulls the photos of training SKUs towards their views, so an aggregator that sees only those
+    learns nothing about new SKUs. Each query's offset from its SKU's mean view is scaled, or replaced by the
+    offset of another query of the batch.
 
     Args:
-        queries: (Q, D) unit rows.
         means: (Q, D) unit mean of the views of each query's SKU.
-        spread: factor of the offset; 1 leaves it.
+        spread: factor of the offset; 1 keeps it.
         swap: probability that a query takes another one's offset.
 
     Returns:
@@ -185,7 +184,7 @@ def spread_queries(
 
 
 def _drop_views(mask: Tensor, generated: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Hides each view with probability `share`; a SKU that would lose all of the catalog's keeps all."""
+    """Hides each view with probability `share`; a SKU that would lose all catalog views keeps every view."""
     if share == 0:
         return mask
     kept = mask & (torch.rand(mask.shape, generator=generator) >= share).to(mask.device)
@@ -194,7 +193,7 @@ def _drop_views(mask: Tensor, generated: Tensor, share: float, generator: torch.
 
 @torch.inference_mode()
 def _development_mrr(model: nn.Module, data: _Tensors) -> float:
-    """Mean reciprocal rank of the development queries, ties counted against the truth."""
+    """Mean reciprocal rank of the development queries; ties count against the right SKU."""
     queries, truth = data.development
     if len(queries) == 0:
         return float("nan")

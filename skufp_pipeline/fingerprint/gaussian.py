@@ -1,13 +1,13 @@
-"""Views and photos of a SKU as draws from Gaussians around it (probabilistic LDA: Ioffe 2006).
+"""Models the views and photos of a SKU as draws from Gaussians (probabilistic LDA: Ioffe 2006).
 
 A SKU is a point y ~ N(mean, B). Its catalog views scatter around y with covariance V, its users' photos
-around y + shift with covariance Q; all are estimated on training SKUs and their `train` photos. Two things
-follow without any gradient. What is known of y, given some views and perhaps some photos, is a weighted mean
-that trusts each direction as far as it is steady. And a new photo q is told best from other SKUs' by
+around y + shift with covariance Q; all are estimated from training SKUs and their `train` photos, without
+gradients. The posterior mean of y, given views and possibly photos, is a mean weighted by precision in each
+direction. A new photo q is assigned to a SKU by
 
-    log N(q; y, Q) = q . (inverse(Q) y) - y . (inverse(Q) y) / 2 + what all SKUs share:
+    log N(q; y, Q) = q . (inverse(Q) y) - y . (inverse(Q) y) / 2 + terms equal for all SKUs:
 
-one vector and one bias a SKU, searched as any other; the path of a query stays as it is.
+one vector and one bias per SKU, so the query path needs no change.
 """
 
 from dataclasses import dataclass, fields
@@ -22,9 +22,9 @@ from skufp_pipeline.fingerprint.tables import Queries
 from skufp_pipeline.fingerprint.views import ViewSet, unit
 
 GAUSSIAN_FILE = "gaussian.safetensors"
-NARROWEST = 1e-5  # variance of a direction at least, of the widest one's
-# Of the score's change with the length of a SKU's vector, what unit rows and a bias keep: queries that are
-# close to be won by a SKU score about so much of what its own point does. Chosen on another rendering.
+NARROWEST = 1e-5  # minimum variance of a direction, relative to the widest one
+# Unit rows lose the effect of a vector's length on the score. The bias restores it for a query that scores
+# this share of what the SKU's own point scores, as queries near the decision do. Chosen on another rendering.
 KEPT_LENGTH = 0.75
 
 Matrix = NDArray[np.float64]
@@ -32,16 +32,15 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GaussianModel:
-    """What training SKUs tell about all SKUs.
+    """Parameters estimated from training SKUs and applied to all SKUs.
 
     Attributes:
-        mean: (D,) of SKUs.
-        shift: (D,) from a SKU to its photos.
+        mean: (D,) mean of the SKUs.
+        shift: (D,) mean offset from a SKU to its photos.
         basis: (D, D); in `x @ basis` B is diagonal, V the identity and Q taken as diagonal.
-        between: (D,) variances of B in the basis.
-        photo_noise: (D,) variances of Q in the basis.
+        between, photo_noise: (D,) variances of B and of Q in the basis.
         metric: (D, D) inverse of Q, raised to `power`, of trace D.
-        length, bias: mean length and bias of the training SKUs' vectors, which make others' comparable.
+        length, bias: mean length and bias of the training SKUs' vectors; they normalise those of all SKUs.
     """
 
     mean: Matrix
@@ -55,26 +54,21 @@ class GaussianModel:
 
 
 def fit_gaussian(views: ViewSet, photos: Queries, settings: GaussianSettings) -> GaussianModel:
-    """The model of these training SKUs.
-
-    Args:
-        views: S SKUs; generated views are left aside.
-        photos: `train` photos of theirs.
-    """
+    """Fits the model to S training SKUs and their `train` photos; generated views are ignored."""
     means, spread = _means(views), _view_noise(views)
     offsets = photos.embeddings - means[photos.truth]
     scatter = np.cov(offsets, rowvar=False, bias=True)
-    if spread is None:  # no SKU has two views: what parts a photo from its view is shared between the two
+    if spread is None:  # no SKU has two views: V and Q each get half of the scatter
         spread = scatter / 2
-    # A mean of n views scatters by V / n itself.
+    # The mean of n views itself has covariance V / n.
     of_photos = scatter - spread * np.mean(1 / views.counts[photos.truth])
     of_skus = np.cov(means, rowvar=False, bias=True) - spread * np.mean(1 / views.counts)
     view_noise, photo_noise, between = (
-        _positive(found, settings.shrinkage) for found in (spread, of_photos, of_skus)
+        _positive(covariance, settings.shrinkage) for covariance in (spread, of_photos, of_skus)
     )
-    narrow = _power(view_noise, -0.5)
-    variances, vectors = np.linalg.eigh(narrow @ between @ narrow)
-    basis = narrow @ vectors
+    whitening = _power(view_noise, -0.5)
+    variances, vectors = np.linalg.eigh(whitening @ between @ whitening)
+    basis = whitening @ vectors
     metric = _power(photo_noise, -settings.power)
     model = GaussianModel(
         mean=means.mean(axis=0),
@@ -92,33 +86,26 @@ def fit_gaussian(views: ViewSet, photos: Queries, settings: GaussianSettings) ->
 def gaussian_fingerprints(
     model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(S, D) unit rows and (S,) biases; a SKU without photos, a new one say, has its views alone.
-
-    Args:
-        photos: `train` photos of SKUs of `views`.
-    """
+    """(S, D) unit rows and (S,) biases; a SKU without `train` photos (a new one) uses its views alone."""
     rows = posterior(model, views, photos, settings)
     vectors = rows @ model.metric
     lengths = np.linalg.norm(vectors, axis=1)
-    own = (rows * vectors).sum(axis=1)  # what a SKU's own point scores
+    own = (rows * vectors).sum(axis=1)  # score of the SKU's own point
     biases = KEPT_LENGTH * (lengths - model.length) * own / lengths - own / 2
     return unit(vectors), (biases / model.length - model.bias).astype(np.float32)
 
 
 def posterior(model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings) -> Matrix:
-    """(S, D) where each SKU's photos are expected: the mean of y given its views and photos, plus the shift.
-
-    `photo_weight` counts each photo so many times.
-    """
+    """(S, D) mean of y given the views and photos (each counts `photo_weight` times), plus the shift."""
     counts = views.counts[:, None]
-    sums, seen = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
+    sums, photo_counts = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
     np.add.at(sums, photos.truth, photos.embeddings - model.shift)
-    np.add.at(seen, photos.truth, 1)
-    trust = settings.photo_weight / model.photo_noise
-    known = model.mean @ model.basis / model.between
-    weighed = known + counts * (_means(views) @ model.basis) + sums @ model.basis * trust
-    precision = 1 / model.between + counts + seen * trust
-    return (weighed / precision) @ np.linalg.inv(model.basis) + model.shift
+    np.add.at(photo_counts, photos.truth, 1)
+    photo_precision = settings.photo_weight / model.photo_noise
+    prior = model.mean @ model.basis / model.between
+    weighted = prior + counts * (_means(views) @ model.basis) + sums @ model.basis * photo_precision
+    precision = 1 / model.between + counts + photo_counts * photo_precision
+    return (weighted / precision) @ np.linalg.inv(model.basis) + model.shift
 
 
 def with_gaussian(
@@ -128,12 +115,9 @@ def with_gaussian(
     aggregated: NDArray[np.float32],
     settings: GaussianSettings,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(S, D) unit rows of the Gaussian's vectors and the aggregator's weighed together, and (S,) biases.
+    """(S, D) unit rows, the weighted sum of the Gaussian's and `aggregated` (S, D) unit rows; (S,) biases.
 
-    The two err differently: one knows how photos vary, the other what its attention learnt.
-
-    Args:
-        aggregated: (S, D) the aggregator's unit rows.
+    Their errors differ: one models how photos vary, the other what its attention learnt.
     """
     rows, biases = gaussian_fingerprints(model, views, photos, settings)
     weight = settings.aggregator_weight
@@ -141,20 +125,20 @@ def with_gaussian(
 
 
 def save_gaussian(model: GaussianModel, directory: Path) -> None:
-    """All arrays as safetensors."""
+    """Writes all arrays as safetensors."""
     arrays = {field.name: np.ascontiguousarray(getattr(model, field.name)) for field in fields(model)}
     save_file(arrays, directory / GAUSSIAN_FILE)
 
 
 def load_gaussian(directory: Path) -> GaussianModel:
-    """The model that `save_gaussian` wrote."""
+    """Loads the model that `save_gaussian` wrote."""
     return GaussianModel(**load_file(directory / GAUSSIAN_FILE))
 
 
 def _centred(
     model: GaussianModel, views: ViewSet, photos: Queries, settings: GaussianSettings
 ) -> GaussianModel:
-    """The model with the mean length of these SKUs' vectors and their mean bias, which becomes 0."""
+    """The model with the mean vector length and the mean bias of these SKUs; the latter becomes 0."""
     arrays = {field.name: getattr(model, field.name) for field in fields(model)}
     vectors = posterior(model, views, photos, settings) @ model.metric
     arrays["length"] = np.array([np.linalg.norm(vectors, axis=1).mean()])
@@ -170,7 +154,7 @@ def _means(views: ViewSet) -> Matrix:
 
 
 def _view_noise(views: ViewSet) -> Matrix | None:
-    """(D, D) covariance of catalog views around their SKU; None where no SKU has two."""
+    """(D, D) covariance of catalog views around their SKU's mean; None where no SKU has two."""
     catalog = views.mask & ~views.generated
     freedom = int(catalog.sum()) - len(catalog)
     if freedom == 0:
@@ -181,13 +165,13 @@ def _view_noise(views: ViewSet) -> Matrix | None:
 
 
 def _positive(covariance: Matrix, shrinkage: float) -> Matrix:
-    """The nearest covariance of positive variances, shrunk towards one that is the same in all directions."""
+    """Clips the eigenvalues of a covariance to positive values and shrinks them towards their mean."""
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
     values = np.maximum(values, NARROWEST * max(values.max(), NARROWEST))
     return (vectors * ((1 - shrinkage) * values + shrinkage * values.mean())) @ vectors.T
 
 
 def _power(matrix: Matrix, exponent: float) -> Matrix:
-    """A symmetric positive matrix to the power of `exponent`."""
+    """A symmetric positive-definite matrix raised to `exponent`."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * values**exponent) @ vectors.T

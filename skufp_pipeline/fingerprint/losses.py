@@ -5,22 +5,14 @@ from torch import Tensor
 
 
 def embedding_regression(fingerprints: Tensor, teachers: Tensor) -> Tensor:
-    """Mean squared L2 distance to the best-shot teachers, eqs 10 and 11.
-
-    Args:
-        fingerprints: (S, D) unit rows.
-        teachers: (S, D) unit rows.
-    """
+    """Mean squared L2 distance of (S, D) unit rows to their best-shot teachers (S, D), eqs 10 and 11."""
     return (fingerprints - teachers).square().sum(dim=-1).mean()
 
 
 def rank_distillation(queries: Tensor, teachers: Tensor, fingerprints: Tensor, temperature: float) -> Tensor:
     """KL(softmax(q.t / tau) || softmax(q.f / tau)) over SKUs, mean over queries, eq. 12.
 
-    Args:
-        queries: (Q, D) unit rows.
-        teachers: (S, D) unit rows.
-        fingerprints: (S, D) unit rows.
+    Queries are (Q, D) unit rows, teachers and fingerprints (S, D).
     """
     target = F.log_softmax(queries @ teachers.T / temperature, dim=-1)
     student = F.log_softmax(queries @ fingerprints.T / temperature, dim=-1)
@@ -28,11 +20,5 @@ def rank_distillation(queries: Tensor, teachers: Tensor, fingerprints: Tensor, t
 
 
 def classification(queries: Tensor, fingerprints: Tensor, truth: Tensor, temperature: float) -> Tensor:
-    """Cross-entropy of each query's own SKU among all fingerprints, eq. 13.
-
-    Args:
-        queries: (Q, D) unit rows.
-        fingerprints: (S, D) unit rows.
-        truth: (Q,) row of the query's SKU in `fingerprints`.
-    """
+    """Cross-entropy of each (Q, D) query's SKU, row `truth` (Q,), among (S, D) unit fingerprints, eq. 13."""
     return F.cross_entropy(queries @ fingerprints.T / temperature, truth)

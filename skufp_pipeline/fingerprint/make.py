@@ -1,4 +1,4 @@
-"""What is known of a SKU, in one vector: the aggregator's and the Gaussian model's, the catalog's texts."""
+"""Makes one vector per SKU from the aggregator, the Gaussian model and the catalog's texts."""
 
 import numpy as np
 import polars as pl

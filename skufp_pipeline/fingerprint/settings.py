@@ -18,7 +18,7 @@ class AggregatorSettings(Settings):
 
 
 class FingerprintTrainingSettings(Settings):
-    """Loss weights and temperatures of eqs 10-14, and how to train."""
+    """Loss weights and temperatures of eqs 10-14, and training options."""
 
     image_weight: float = Field(1.0, ge=0)  # lambda_img, eq. 10
     text_weight: float = Field(0.5, ge=0)  # lambda_txt, eq. 11
@@ -26,7 +26,7 @@ class FingerprintTrainingSettings(Settings):
     classification_weight: float = Field(1.0, ge=0)  # lambda_CE, eq. 13
     rank_temperature: float = Field(0.07, gt=0)  # tau
     classification_temperature: float = Field(0.07, gt=0)  # tau'
-    text_query_weight: float = Field(0.2, ge=0)  # text queries beside image queries in eqs 12 and 13
+    text_query_weight: float = Field(0.2, ge=0)  # weight of text queries in eqs 12 and 13; image queries: 1
     epochs: int = Field(40, ge=1)
     skus_per_batch: int = Field(1024, ge=2)  # S in the softmax of one step
     queries_per_batch: int = Field(512, ge=1)
@@ -39,27 +39,27 @@ class FingerprintTrainingSettings(Settings):
 
 
 class GaussianSettings(Settings):
-    """The Gaussian part of a fingerprint: what training SKUs tell about the noise of views and photos."""
+    """The Gaussian part of a fingerprint: view and photo noise, estimated from training SKUs."""
 
     shrinkage: float = Field(0.1, ge=0, lt=1)  # of each covariance towards equal variances
-    power: float = Field(0.75, ge=0, le=1)  # of the inverse photo noise; 1 is best for photos, less for words
-    photo_weight: float = Field(1.0, ge=0)  # times a training photo counts as a view; 0 leaves photos out
-    aggregator_weight: float = Field(1.0, ge=0)  # of the aggregator's vector beside the Gaussian's
+    power: float = Field(0.75, ge=0, le=1)  # of the inverse photo noise; 1 is best for photos, less for text
+    photo_weight: float = Field(1.0, ge=0)  # how many times a training photo counts; 0 ignores photos
+    aggregator_weight: float = Field(1.0, ge=0)  # of the aggregator's vector; the Gaussian's has 1
 
 
 class HubnessSettings(Settings):
     """Query-bank normalisation over training photos."""
 
-    strength: float = Field(0.25, ge=0)  # of the bias; 0 leaves hubs as they are
+    strength: float = Field(0.25, ge=0)  # factor of the bias; 0 switches it off
     sharpness: float = Field(10.0, gt=0)  # of the softmax over the bank, 1 / temperature
 
 
 class FingerprintSettings(Settings):
-    """From catalog views, and the training photos of SKUs that have some, to one vector per SKU."""
+    """How catalog views, and training photos where there are some, become one vector per SKU."""
 
-    max_views: int = Field(32, ge=1)  # of one SKU; further ones are left aside
+    max_views: int = Field(32, ge=1)  # per SKU; further ones are ignored
     aggregator: AggregatorSettings = AggregatorSettings()
     training: FingerprintTrainingSettings = FingerprintTrainingSettings()
     gaussian: GaussianSettings | None = GaussianSettings()  # null: the aggregator alone, as in the paper
-    catalog_text_weight: float = Field(0.15, ge=0)  # of a SKU's catalog texts beside its views; paper: 0
-    hubness: HubnessSettings | None = None  # null: none is held back
+    catalog_text_weight: float = Field(0.15, ge=0)  # weight of a SKU's catalog texts; paper: 0
+    hubness: HubnessSettings | None = None  # null: no bias against hubs

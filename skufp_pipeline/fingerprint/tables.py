@@ -1,7 +1,6 @@
-"""Between the embedding tables and the fingerprint model: who is a view, who a query, who a teacher.
+"""Selects views, queries and teachers for the fingerprint model from the embedding tables.
 
-Training SKUs only, and of their queries the roles that may be used: `train` teaches and chooses
-teachers, `development` chooses the epoch.
+Only queries of training SKUs are used: role `train` trains and chooses the teachers, `development` the epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ class EmbeddingTables:
     Attributes:
         images: `item_id`, `sku_id`, `split`, `role`, `image_path`, `embedding` and more.
         texts: `text_id`, `sku_id`, `split`, `role`, `text`, `embedding`.
-        generated: generated views with the columns of `images`, where there are some; the aggregator's alone.
+        generated: generated views with the columns of `images`, if any; only the aggregator uses them.
     """
 
     images: pl.DataFrame

@@ -1,7 +1,7 @@
-"""Best-shot teachers: for each SKU the one view that alone retrieves its queries best (section 4.3).
+"""Best-shot teachers: for each SKU the single view that retrieves its queries best (section 4.3).
 
-The paper chooses with validation queries; here only `train` queries choose, so that nothing that is
-scored later has a say. A SKU without such queries gets its medoid.
+The paper chooses with validation queries; here only `train` queries choose, so that no query that is scored
+later has an influence. A SKU without such queries gets its medoid.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Teachers:
     Attributes:
         vectors: (S, D) unit rows.
         view: (S,) index of the chosen view.
-        reciprocal_rank: (S,) mean reciprocal rank that it reaches alone; nan where the medoid stands in.
-        num_queries: (S,) queries that chose.
+        reciprocal_rank: (S,) its mean reciprocal rank as the SKU's only vector; nan for a medoid.
+        num_queries: (S,) number of queries it was chosen with.
     """
 
     vectors: NDArray[np.float32]
@@ -34,11 +34,10 @@ class Teachers:
 def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.int64]) -> Teachers:
     """Chooses each SKU's best view by mean reciprocal rank, then mean cosine, then order.
 
-    Each view is tried as the sole vector of its SKU against the mean vectors of all other SKUs.
+    Each view is tried as its SKU's only vector against the mean vectors of all other SKUs.
 
     Args:
-        views: S SKUs.
-        queries: (Q, D) unit rows of `train` queries.
+        queries: (Q, D) unit rows of the queries to choose with.
         truth: (Q,) row of each query's SKU in `views`.
     """
     rivals = mean_sku(views)
@@ -47,9 +46,9 @@ def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.in
     by_sku = np.argsort(truth, kind="stable")
     bounds = np.searchsorted(truth[by_sku], np.arange(len(chosen) + 1))
     for sku in np.flatnonzero(np.diff(bounds)).tolist():
-        own = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
-        scores = _reciprocal_ranks(own, views.views[sku, views.mask[sku]], rivals, sku)
-        cosine = (own @ views.views[sku, views.mask[sku]].T).mean(axis=0)
+        own_queries = queries[by_sku[bounds[sku] : bounds[sku + 1]]]
+        scores = _reciprocal_ranks(own_queries, views.views[sku, views.mask[sku]], rivals, sku)
+        cosine = (own_queries @ views.views[sku, views.mask[sku]].T).mean(axis=0)
         chosen[sku] = np.lexsort((np.arange(len(scores)), -cosine, -scores.round(9)))[0]
         reciprocal[sku] = scores[chosen[sku]]
     vectors = views.views[np.arange(len(chosen)), chosen]
@@ -59,11 +58,11 @@ def best_shot(views: ViewSet, queries: NDArray[np.float32], truth: NDArray[np.in
 def _reciprocal_ranks(
     queries: NDArray[np.float32], views: NDArray[np.float32], rivals: NDArray[np.float32], own: int
 ) -> NDArray[np.float64]:
-    """(V,) mean reciprocal rank of each view as the sole vector of SKU `own`."""
+    """(V,) mean reciprocal rank of each view as the only vector of SKU `own`."""
     scores, truth = queries @ rivals.T, np.full(len(queries), own)
-    alone = queries @ views.T
-    found = np.empty(alone.shape)
+    own_scores = queries @ views.T
+    result = np.empty(own_scores.shape)
     for view in range(len(views)):
-        scores[:, own] = alone[:, view]
-        found[:, view] = reciprocal_rank(ranks(scores, truth))
-    return found.mean(axis=0)
+        scores[:, own] = own_scores[:, view]
+        result[:, view] = reciprocal_rank(ranks(scores, truth))
+    return result.mean(axis=0)

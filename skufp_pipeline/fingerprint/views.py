@@ -1,7 +1,7 @@
 """The views of many SKUs as one padded array, and the poolings that need no training.
 
-A SKU's catalog views come first; generated ones may follow. The mean is of catalog views; the other poolings
-expect no others.
+A SKU's catalog views come first; generated ones may follow. `mean_sku` averages catalog views only; the other
+poolings expect no generated views.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class ViewSet:
         sku_ids: S SKUs, sorted.
         splits: split of each SKU.
         views: (S, V, D) float32 unit rows, zero where `mask` is False.
-        mask: (S, V) bool; True for a view that is there, at least one catalog view a SKU.
-        generated: (S, V) bool; True for a view that is there and was generated.
+        mask: (S, V) bool, True for a present view; at least one catalog view per SKU.
+        generated: (S, V) bool, True for a present, generated view.
     """
 
     sku_ids: list[str]
@@ -50,37 +50,37 @@ class ViewSet:
 def gather_views(embeddings: pl.DataFrame, max_views: int, generated: pl.DataFrame | None = None) -> ViewSet:
     """Packs the gallery rows of an embedding table (`sku_id`, `split`, `role`, `embedding`).
 
-    Rows come in the table's order; views past `max_views` of one SKU are left aside.
+    Rows keep the table's order; views of a SKU past `max_views` are dropped.
 
     Args:
-        generated: a table of the same columns, whose views follow the catalog's, `max_views` of a SKU at
-            most; SKUs that have no catalog view are left aside.
+        generated: a table with the same columns; up to `max_views` of its views per SKU follow the catalog's.
+            SKUs without a catalog view are dropped.
     """
     catalog = _numbered(embeddings, max_views)
     skus = catalog.group_by("sku_id", maintain_order=True).agg(pl.col("split").first(), pl.len())
     added = catalog.clear() if generated is None else _numbered(generated, max_views)
     added = added.join(skus.select("sku_id", "len"), on="sku_id", how="inner", maintain_order="left")
-    both = pl.concat(
+    combined = pl.concat(
         [
             catalog.select("sku_id", "view", "embedding", generated=pl.lit(False)),
             added.select("sku_id", pl.col("view") + pl.col("len"), "embedding", generated=pl.lit(True)),
         ],
         how="vertical_relaxed",
     )
-    place = skus.select("sku_id", pl.int_range(pl.len()).alias("row"))
-    both = both.join(place, on="sku_id", maintain_order="left")
-    vectors, row, view = embedding_rows(both), both["row"].to_numpy(), both["view"].to_numpy()
+    sku_rows = skus.select("sku_id", pl.int_range(pl.len()).alias("row"))
+    combined = combined.join(sku_rows, on="sku_id", maintain_order="left")
+    vectors, row, view = embedding_rows(combined), combined["row"].to_numpy(), combined["view"].to_numpy()
     width = int(view.max(initial=0)) + 1
     views = np.zeros((len(skus), width, vectors.shape[1]), dtype=np.float32)
-    mask, made = np.zeros((2, len(skus), width), dtype=bool)
+    mask, is_generated = np.zeros((2, len(skus), width), dtype=bool)
     views[row, view] = vectors
     mask[row, view] = True
-    made[row, view] = both["generated"].to_numpy()
-    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask, made)
+    is_generated[row, view] = combined["generated"].to_numpy()
+    return ViewSet(skus["sku_id"].to_list(), skus["split"].to_list(), views, mask, is_generated)
 
 
 def _numbered(embeddings: pl.DataFrame, max_views: int) -> pl.DataFrame:
-    """The gallery rows by SKU, `view` counting each SKU's from 0 to `max_views`."""
+    """The gallery rows by SKU, `view` numbering each SKU's from 0; those past `max_views` are dropped."""
     gallery = embeddings.filter(pl.col("role") == "gallery").sort("sku_id", maintain_order=True)
     gallery = gallery.with_columns(pl.int_range(pl.len()).over("sku_id").alias("view"))
     return gallery.filter(pl.col("view") < max_views)
@@ -105,7 +105,7 @@ def view_centrality(views: ViewSet) -> NDArray[np.float32]:
 
 
 def medoid(views: ViewSet) -> NDArray[np.float32]:
-    """(S, D): the one view nearest to the mean; the first among equals."""
+    """(S, D) the view nearest to the mean; the first one on ties."""
     best = view_centrality(views).argmax(axis=1)
     return views.views[np.arange(len(best)), best]
 
@@ -113,7 +113,7 @@ def medoid(views: ViewSet) -> NDArray[np.float32]:
 def trimmed_mean(views: ViewSet, trim: float = 0.25) -> NDArray[np.float32]:
     """(S, D) unit mean without the `trim` share of views farthest from the mean (rounded down)."""
     order = np.argsort(-view_centrality(views), axis=1, kind="stable")
-    kept = views.counts - np.floor(trim * views.counts).astype(np.int64)
-    place = np.argsort(order, axis=1, kind="stable")  # a view's rank by centrality
-    keep = (place < kept[:, None]) & views.mask
+    kept_counts = views.counts - np.floor(trim * views.counts).astype(np.int64)
+    centrality_rank = np.argsort(order, axis=1, kind="stable")
+    keep = (centrality_rank < kept_counts[:, None]) & views.mask
     return unit((views.views * keep[:, :, None]).sum(axis=1))

@@ -1,1 +1,1 @@
-"""What a result is worth: ranks, metrics and their intervals."""
+"""Ranks, retrieval metrics and their intervals."""

@@ -1,4 +1,4 @@
-"""95% bootstrap intervals of means and paired differences, the SKU being the resampled unit.
+"""95% bootstrap intervals of means and paired differences, with SKUs as the resampled units.
 
 Queries of one SKU are not independent, so a resample draws SKUs, each with all its queries, and
 its mean is a ratio of sums: the sum of the drawn queries' values over their number.
@@ -43,7 +43,7 @@ def bootstrap_mean(values: np.ndarray, groups: np.ndarray, resamples: int = 2000
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> Difference:
-    """The mean of `a - b` with a percentile interval; `a[i]` and `b[i]` are of one query.
+    """The mean of `a - b` with a percentile interval; `a[i]` and `b[i]` belong to one query.
 
     >>> ours, theirs = np.array([1.0, 1, 0, 1]), np.array([0.0, 1, 0, 0])
     >>> paired_bootstrap(ours, theirs, np.array(["a", "a", "b", "c"])).delta
@@ -59,18 +59,14 @@ def paired_bootstrap(
 
 
 def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """The mean of each column of `values` in each resample of the groups.
+    """(resamples, M) float64 mean of each column of `values` in each resample of the groups.
 
-    All columns see the same resamples, so differences of columns are paired.
+    All columns share the resamples, so differences of columns are paired.
 
     Args:
         values: (Q, M) one column per quantity.
         groups: (Q,) the SKU of each query, of any type that sorts.
-        resamples: how often to draw as many groups as there are, with replacement.
-        seed: of the draws.
-
-    Returns:
-        (resamples, M) float64.
+        resamples: number of resamples; each draws as many groups as there are, with replacement.
 
     Raises:
         ValueError: no values, or a different number of groups.
@@ -81,16 +77,12 @@ def resampled_means(values: np.ndarray, groups: np.ndarray, resamples: int, seed
 def resampled_means_over_seeds(
     values: np.ndarray, groups: np.ndarray, resamples: int, seed: int
 ) -> np.ndarray:
-    """The mean of each column over queries and training seeds, in each resample of SKUs and of seeds.
+    """(resamples, M) float64 mean of each column over queries and training seeds, resampling SKUs and seeds.
 
-    A resample draws as many seeds as there are, too, so that the spread of training is in the interval.
+    A resample also draws as many seeds as there are, so that the interval includes the spread of training.
 
     Args:
         values: (N, Q, M): one row per training seed, the same queries and columns in each.
-        groups, resamples, seed: as `resampled_means` takes them.
-
-    Returns:
-        (resamples, M) float64.
 
     Raises:
         ValueError: no values, or a different number of groups.
@@ -108,7 +100,7 @@ def resampled_means_over_seeds(
 def _resampled(
     values: np.ndarray, groups: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """The mean of each column of `values` (Q, M) in one resample of the groups after the other."""
+    """Yields the mean of each column of `values` (Q, M) in one resample of the groups at a time."""
     if len(values) != len(groups) or values.size == 0:
         raise ValueError(
             f"need one group per value and at least one: {len(values)} values, {len(groups)} groups"
@@ -117,7 +109,7 @@ def _resampled(
     sizes = np.bincount(group_of).astype(np.float64)
     sums = np.stack([np.bincount(group_of, weights=column) for column in values.T], axis=1)
     for _ in range(resamples):
-        # How often each group was drawn: a multinomial count, weighting its sum and its size.
+        # How often each group was drawn: a multinomial count that weights its sum and its size.
         counts = np.bincount(generator.integers(len(sizes), size=len(sizes)), minlength=len(sizes))
         yield counts @ sums / (counts @ sizes)
 

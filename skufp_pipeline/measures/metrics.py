@@ -8,7 +8,7 @@ METRICS = ("recall@1", "recall@5", "recall@10", "recall@20", "mrr", "ndcg@10")
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
-    """(Q,) 1 where the right SKU is among the first `k`, else 0 (eq. 4 before the mean)."""
+    """(Q,) 1 where the right SKU is in the top `k`, else 0 (eq. 4 before the mean)."""
     return (ranks <= k).astype(np.float64)
 
 
@@ -33,16 +33,14 @@ def per_query_metrics(ranks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def shared_label(found: np.ndarray, query_labels: np.ndarray, item_labels: np.ndarray) -> np.ndarray:
-    """(Q,) share of the found items (Q, K) whose label is the query's: precision at K by that label."""
+    """(Q,) share of the found items (Q, K) with the query's label: precision at K by that label."""
     return (item_labels[found] == query_labels[:, None]).mean(axis=1)
 
 
 def calibration_error(probabilities: np.ndarray, winner: np.ndarray, bins: int = 10) -> float:
     """Expected calibration error of the likeliest class, over bins of equal count.
 
-    Args:
-        probabilities: (N, C) rows that sum to 1.
-        winner: (N,) the right class.
+    `probabilities` (N, C) are rows that sum to 1; `winner` (N,) is the right class.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == winner

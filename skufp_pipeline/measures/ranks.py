@@ -1,4 +1,4 @@
-"""Where the right item stands among all that are scored (paper, Appendix A, eq. 3).
+"""Rank of the right item among all scored items (paper, Appendix A, eq. 3).
 
 Ties are pessimistic: every other item that scores at least as high as the right one counts as
 before it, so a constant embedding scores about 0, not 1.
@@ -13,21 +13,20 @@ UNRANKED = np.iinfo(np.int64).max
 
 
 def right_items(sku_ids: Iterable[str], gallery: Iterable[str]) -> np.ndarray:
-    """(Q,) int64: the place of each query's SKU in the gallery, -1 where the gallery does not hold it."""
+    """(Q,) int64 index of each query's SKU in the gallery, -1 if it is not there."""
     place = {sku_id: row for row, sku_id in enumerate(gallery)}
     return np.array([place.get(sku_id, -1) for sku_id in sku_ids], dtype=np.int64)
 
 
 def ranks(scores: np.ndarray, truth: np.ndarray, tolerance: np.ndarray | float = 0.0) -> np.ndarray:
-    """The rank of each query's right item: 1 + the number of other items that score >= it.
+    """(Q,) int64 ranks from 1 of the right items, `UNRANKED` where `truth` is -1.
+
+    A rank is 1 + the number of other items that score at least as high.
 
     Args:
         scores: (Q, S) similarities.
-        truth: (Q,) column of the right item, -1 where the gallery does not hold it.
+        truth: (Q,) column of the right item, -1 if the gallery does not hold it.
         tolerance: (Q,) by how much less than the right item an item still ties with it; 0 compares exactly.
-
-    Returns:
-        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
 
     Raises:
         ValueError: a score is NaN, or `truth` does not fit `scores`.
@@ -35,12 +34,12 @@ def ranks(scores: np.ndarray, truth: np.ndarray, tolerance: np.ndarray | float =
     _check_truth(truth, len(scores), scores.shape[1])
     if np.isnan(scores).any():
         raise ValueError(f"{int(np.isnan(scores).sum())} of {scores.size} scores are NaN")
-    found = np.flatnonzero(truth >= 0)
-    known = scores if len(found) == len(truth) else scores[found]
-    right = known[np.arange(len(found)), truth[found]] - tolerance
+    valid = np.flatnonzero(truth >= 0)
+    known_scores = scores if len(valid) == len(truth) else scores[valid]
+    right = known_scores[np.arange(len(valid)), truth[valid]] - tolerance
     result = np.full(len(truth), UNRANKED, dtype=np.int64)
-    # The right item is itself among those that score at least as high: it is the "1 +".
-    result[found] = (known >= right[:, None]).sum(axis=1)
+    # The right item itself scores at least as high: it is the "1 +".
+    result[valid] = (known_scores >= right[:, None]).sum(axis=1)
     return result
 
 
@@ -53,27 +52,21 @@ def ranks_of(
 ) -> np.ndarray:
     """`ranks` of the dot products of embeddings, without holding the whole (Q, S) matrix.
 
-    BLAS rounds equal rows differently by where they stand in a matrix, in float64 too, so equal
-    rows would not tie. The products are therefore made in float64, and an item counts as scoring
-    at least as high as the right one unless it is below it by more than `_rounding`: the most by
-    which two equal products can differ (about 1e-13 for 512 unit dimensions). So the result does
-    not depend on `block`, the machine or the order of the gallery.
+    BLAS rounds equal rows differently by their position in a matrix, in float64 too, so equal rows would not
+    tie. Therefore products are float64, and an item counts as at least as high as the right one unless it is
+    lower by more than `_rounding`, the most by which equal products can differ (about 1e-13 for 512 unit
+    dimensions). So the result does not depend on `block`, the machine or the order of the gallery.
 
     >>> gallery = np.eye(3)
     >>> ranks_of(np.array([[0.9, 0.1, 0], [0.5, 0.5, 0]]), gallery, np.array([0, 1])).tolist()
     [1, 2]
 
     Args:
-        queries: (Q, D) embeddings.
-        gallery: (S, D) embeddings.
-        truth: (Q,) the right item, -1 where the gallery does not hold it.
+        queries, gallery: (Q, D) and (S, D) embeddings.
+        truth: as for `ranks`.
         block: queries scored at once.
-        owner: (S,) the item each gallery row belongs to, where items have several rows (the score
-            of an item is then its rows' maximum): 0, 1, 2, ... without gaps, non-decreasing.
-            None: each row is an item.
-
-    Returns:
-        (Q,) int64 ranks from 1, `UNRANKED` where `truth` is -1.
+        owner: (S,) the item of each gallery row, 0, 1, 2, ... without gaps, non-decreasing; an item scores
+            the maximum over its rows. None: each row is an item.
 
     Raises:
         ValueError: a value is not finite, or shapes do not fit each other.
@@ -84,9 +77,9 @@ def ranks_of(
     gallery = gallery.astype(np.float64)
     tolerance = _rounding(queries, gallery)
     result = np.full(len(truth), UNRANKED, dtype=np.int64)
-    found = np.flatnonzero(truth >= 0)
-    for begin in range(0, len(found), block):
-        rows = found[begin : begin + block]
+    valid = np.flatnonzero(truth >= 0)
+    for begin in range(0, len(valid), block):
+        rows = valid[begin : begin + block]
         result[rows] = ranks(_item_scores(queries[rows], gallery, starts), truth[rows], tolerance[rows])
     return result
 
@@ -94,23 +87,19 @@ def ranks_of(
 def best_items(
     queries: np.ndarray, gallery: np.ndarray, count: int, block: int = 256, owner: np.ndarray | None = None
 ) -> np.ndarray:
-    """The `count` items that score highest, in no order; all where there are no more.
+    """(Q, `count`) int64 items with the highest scores, in no order; all if there are fewer.
 
-    Args:
-        queries, gallery, block, owner: as `ranks_of` takes them.
-
-    Returns:
-        (Q, count) int64 items.
+    The arguments are those of `ranks_of`.
     """
     _check_embeddings(queries, gallery)
     starts = _first_rows(np.arange(len(gallery)) if owner is None else owner, len(gallery))
     count = min(count, len(starts))
     gallery = gallery.astype(np.float64)
-    found = np.empty((len(queries), count), dtype=np.int64)
+    result = np.empty((len(queries), count), dtype=np.int64)
     for begin in range(0, len(queries), block):
         scores = _item_scores(queries[begin : begin + block], gallery, starts)
-        found[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-    return found
+        result[begin : begin + block] = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return result
 
 
 def _item_scores(queries: np.ndarray, gallery: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -122,7 +111,7 @@ def _item_scores(queries: np.ndarray, gallery: np.ndarray, starts: np.ndarray) -
 def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """(Q,) bound on the difference of two float64 products of a query with equal gallery rows.
 
-    Each is within D * eps / 2 * |q| * |g| of the true value, in whatever order it is summed.
+    Each is within D * eps / 2 * |q| * |g| of the true value, whatever the order of summation.
     """
     dimensions = queries.shape[1]
     longest = np.linalg.norm(gallery, axis=1).max(initial=0.0)

@@ -1,7 +1,7 @@
 """The seven operations that a photo may go through before it is encoded (paper, Appendix E).
 
-Each is a pure function of an RGB array (H, W, 3) uint8 and returns another one: the same bytes in, the same
-bytes out. Crops return fewer pixels, the others as many as they got.
+Each is a pure, deterministic function from one RGB array (H, W, 3) uint8 to another. Crops return fewer
+pixels, the others the same number.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from skufp_pipeline.policy.settings import ActionSettings
 Photo = NDArray[np.uint8]
 
 IDENTITY = "identity"
-_GAMMA_LIMIT = 2.0  # an exposure is corrected by no larger exponent, and by no smaller one than its inverse
-_GAIN_LIMIT = 1.6  # of a colour channel: what is redder than this is a garment and no cast
+_GAMMA_LIMIT = 2.0  # largest exponent of an exposure correction; its inverse is the smallest
+_GAIN_LIMIT = 1.6  # of a colour channel: a stronger tint is a garment's, not a cast
 _MINKOWSKI = 6  # norm of the shades-of-grey estimate
 _RANGE_LIMIT = 96  # grey levels; a narrower range is stretched as if it were this wide
 
 
 def apply_action(action: str, photo: Photo, settings: ActionSettings) -> Photo:
-    """The photo after one of `ACTIONS`.
+    """Returns the photo after one of `ACTIONS`.
 
     Raises:
-        ValueError: no such action, or no RGB photo.
+        ValueError: an unknown action, or not an RGB uint8 photo.
     """
     if action not in _OPERATIONS:
         raise ValueError(f"no action {action!r}: expected one of {', '.join(ACTIONS)}")
@@ -35,43 +35,40 @@ def apply_action(action: str, photo: Photo, settings: ActionSettings) -> Photo:
 
 
 def identity(photo: Photo, settings: ActionSettings) -> Photo:
-    """The photo as it is: the very array."""
+    """Returns the same array."""
     return photo
 
 
 def smart_crop(photo: Photo, settings: ActionSettings) -> Photo:
-    """The window of `smart_crop` of either side that holds most of what stands out.
-
-    What stands out is what has edges and differs in colour from the photo's border.
-    """
+    """Crops to the `smart_crop` share of each side that holds most of `_interest`."""
     interest = _interest(photo)
     height, width = photo.shape[:2]
-    rows, columns = _kept(height, settings.smart_crop), _kept(width, settings.smart_crop)
+    rows, columns = _crop_length(height, settings.smart_crop), _crop_length(width, settings.smart_crop)
     top = _best_start(interest.sum(axis=1), rows)
     left = _best_start(interest.sum(axis=0), columns)
     return _window(photo, top, left, rows, columns)
 
 
 def centre_crop(photo: Photo, settings: ActionSettings) -> Photo:
-    """The middle `centre_crop` of either side."""
+    """Crops to the middle `centre_crop` share of each side."""
     height, width = photo.shape[:2]
-    rows, columns = _kept(height, settings.centre_crop), _kept(width, settings.centre_crop)
+    rows, columns = _crop_length(height, settings.centre_crop), _crop_length(width, settings.centre_crop)
     return _window(photo, (height - rows) // 2, (width - columns) // 2, rows, columns)
 
 
 def denoise(photo: Photo, settings: ActionSettings) -> Photo:
-    """A bilateral filter: neighbours within `denoise` grey levels are averaged, edges stay."""
+    """Bilateral filter: averages neighbours within `denoise` grey levels and keeps edges."""
     return _uint8(cv2.bilateralFilter(photo, 5, settings.denoise, 1.5))
 
 
 def sharpen(photo: Photo, settings: ActionSettings) -> Photo:
-    """An unsharp mask: `sharpen` times the difference from a slightly blurred photo is added."""
+    """Unsharp mask: adds `sharpen` times the difference from a slightly blurred copy."""
     blurred = cv2.GaussianBlur(photo, (0, 0), 1.0)
     return _uint8(cv2.addWeighted(photo, 1 + settings.sharpen, blurred, -settings.sharpen, 0))
 
 
 def exposure(photo: Photo, settings: ActionSettings) -> Photo:
-    """A gamma curve that brings the mean luminance nearer to `exposure`, by `exposure_share` of the way."""
+    """Gamma curve that moves the mean luminance towards `exposure`, by `exposure_share` in its exponent."""
     mean = np.clip(cv2.mean(luminance(photo))[0] / 255, 0.01, 0.99)
     exponent = np.clip(np.log(settings.exposure) / np.log(mean), 1 / _GAMMA_LIMIT, _GAMMA_LIMIT)
     exponent **= settings.exposure_share
@@ -80,10 +77,10 @@ def exposure(photo: Photo, settings: ActionSettings) -> Photo:
 
 
 def white_balance(photo: Photo, settings: ActionSettings) -> Photo:
-    """Shades of grey (Finlayson and Trezzi, 2004), then the range of luminance stretched.
+    """Shades of grey (Finlayson and Trezzi, 2004), then a stretch of the luminance range.
 
-    `white_balance` is the share of the estimated cast that is taken away; `contrast` the share of the way to
-    a range whose first and last hundredth are black and white.
+    `white_balance` is the share of the estimated cast that is removed; `contrast` the share of the way to a
+    range whose 1st and 99th percentiles are black and white.
     """
     gains = _cast_gains(photo) ** settings.white_balance
     low, high = np.percentile(luminance(photo), (1, 99))
@@ -113,7 +110,7 @@ def luminance(photo: Photo) -> Photo:
 
 
 def _cast_gains(photo: Photo) -> NDArray[np.float64]:
-    """(3,) factors that make the photo's Minkowski mean grey, leaving its brightness."""
+    """(3,) factors that make the photo's Minkowski mean grey and keep its brightness."""
     powers = (np.arange(256) / 255) ** _MINKOWSKI
     means = np.array([_histogram(photo[..., channel]) @ powers for channel in range(3)])
     light = np.maximum(means, 1e-12) ** (1 / _MINKOWSKI)
@@ -127,25 +124,25 @@ def _histogram(channel: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _interest(photo: Photo) -> NDArray[np.float32]:
-    """(H, W): edge strength and distance from the border's median colour, each divided by its mean."""
+    """(H, W) edge strength plus distance from the border's median colour, each divided by its mean."""
     smooth = cv2.GaussianBlur(photo, (0, 0), 1.0)
     grey = cv2.cvtColor(smooth, cv2.COLOR_RGB2GRAY).astype(np.float32)
     edges = cv2.magnitude(cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1))
     border = np.concatenate([smooth[0], smooth[-1], smooth[:, 0], smooth[:, -1]])
-    away = np.abs(smooth.astype(np.float32) - np.median(border, axis=0).astype(np.float32)).sum(axis=2)
-    total: NDArray[np.float32] = edges / (edges.mean() + 1) + away / (away.mean() + 1)
+    distance = np.abs(smooth.astype(np.float32) - np.median(border, axis=0).astype(np.float32)).sum(axis=2)
+    total: NDArray[np.float32] = edges / (edges.mean() + 1) + distance / (distance.mean() + 1)
     return total
 
 
 def _best_start(weights: NDArray[np.float32], length: int) -> int:
-    """Where the window of `length` with the largest sum starts; of equals the one nearest to the middle."""
+    """Start of the window of `length` with the largest sum; on ties the one nearest to the middle."""
     sums = np.concatenate([[0.0], np.cumsum(weights, dtype=np.float64)])
     windows = np.round(sums[length:] - sums[:-length], 6)
     starts = np.flatnonzero(windows == windows.max())
     return int(starts[np.argmin(np.abs(2 * starts - (len(windows) - 1)))])
 
 
-def _kept(side: int, share: float) -> int:
+def _crop_length(side: int, share: float) -> int:
     return max(1, round(side * share))
 
 
@@ -154,5 +151,5 @@ def _window(photo: Photo, top: int, left: int, rows: int, columns: int) -> Photo
 
 
 def _uint8(array: NDArray) -> Photo:
-    """What OpenCV returns, as mypy wants to know it."""
+    """OpenCV's result with the type that mypy expects."""
     return array.astype(np.uint8, copy=False)

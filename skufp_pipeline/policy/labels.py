@@ -1,8 +1,8 @@
-"""What each action would do to a query: the pseudo-labels that the policy learns from (paper, Appendix E).
+"""Pseudo-labels for the policy: the effect of each action on a query (paper, Appendix E).
 
-Every action is tried on every query, and the right SKU's margin over the best other one is kept for all
-seven, with its rank. Only `train` and `development` queries of training SKUs are looked at. Batches follow a
-fixed plan; each is kept when it is whole, and a killed run repeats no other.
+Every action is tried on every query; the right SKU's rank and its margin over the best other SKU are kept for
+all seven. Only `train` and `development` queries of training SKUs are used. Batches are planned in advance
+and saved when complete, so that a killed run repeats only the batch it was in.
 """
 
 from collections.abc import Sequence
@@ -27,31 +27,31 @@ from skufp_pipeline.policy.quality import FEATURES, quality_features
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.progress import Progress
 
-_DECIMALS = 6  # of a margin
+_DECIMALS = 6  # to which margins are compared
 
 LABEL_SCHEMA: dict[str, pl.DataType] = {
     "query_id": pl.String(),
     "sku_id": pl.String(),
     "role": pl.String(),  # train | development
-    "winner": pl.String(),  # of the largest margin; identity where it is among several
-    "margins": pl.Array(pl.Float32(), len(ACTIONS)),  # cosine of the right SKU less that of the best other
-    "ranks": pl.Array(pl.Int32(), len(ACTIONS)),  # of the right SKU, ties against it
+    "winner": pl.String(),  # largest margin; identity if it ties
+    "margins": pl.Array(pl.Float32(), len(ACTIONS)),  # score of the right SKU less that of the best other
+    "ranks": pl.Array(pl.Int32(), len(ACTIONS)),  # of the right SKU; ties count against it
     "features": pl.Array(pl.Float32(), len(FEATURES)),
 }
 
 
 def labelled_queries(images: pl.DataFrame, train_limit: int | None) -> pl.DataFrame:
-    """The queries of training SKUs that are labelled, under the name `query_id`.
+    """The queries of training SKUs to label, their id renamed to `query_id`.
 
-    All of role development, and of role train at most `train_limit`: those with the lowest hashes, so that a
-    larger limit holds every smaller one.
+    All of role development, and at most `train_limit` of role train: those with the lowest hashes, so that a
+    larger limit includes every smaller one.
     """
-    mine = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
+    training = images.filter(pl.col("split") == "train").rename({"item_id": "query_id"})
     order = pl.col("query_id").map_elements(lambda i: stable_hash(i, "vla-labels"), return_dtype=pl.UInt64)
-    train = mine.filter(pl.col("role") == TRAIN).sort(order)
+    train = training.filter(pl.col("role") == TRAIN).sort(order)
     chosen = pl.concat(
         [
-            mine.filter(pl.col("role") == DEVELOPMENT),
+            training.filter(pl.col("role") == DEVELOPMENT),
             train if train_limit is None else train.head(train_limit),
         ]
     )
@@ -70,10 +70,10 @@ def label_queries(
     """`LABEL_SCHEMA` and the photo's own `embedding`, one row per query, in their order.
 
     Args:
-        queries: `query_id`, `sku_id`, `role`, `embedding`, and `path` of the photo; queries whose SKU has no
-            fingerprint are left aside.
+        queries: `query_id`, `sku_id`, `role`, `embedding`, and `path` of the photo; those whose SKU has no
+            fingerprint are dropped.
         fingerprints: `sku_id`, `bias`, `fingerprint`.
-        scratch: keeps finished batches while a run may be killed.
+        scratch: directory for finished batches.
 
     Raises:
         UserError: a photo can't be read, or `scratch` holds the batches of other queries.
@@ -84,46 +84,43 @@ def label_queries(
     parts = []
     for number, start in enumerate(range(0, known.height, batch_size)):
         batch = known.slice(start, batch_size)
-        kept = scratch / f"labels_{number:05d}.parquet"
-        if not kept.is_file():
+        path = scratch / f"labels_{number:05d}.parquet"
+        if not path.is_file():
             rows, features = embed_actions(batch, encoder, settings)
-            found = margins_and_ranks(biased_queries(rows), gallery, truth[start : start + batch_size])
-            partial = kept.with_suffix(".partial")
-            _table(batch, *found, features).write_parquet(partial, compression="zstd")
-            partial.rename(kept)
-        parts.append(_read_batch(kept, batch))
+            labels = margins_and_ranks(biased_queries(rows), gallery, truth[start : start + batch_size])
+            partial = path.with_suffix(".partial")
+            _table(batch, *labels, features).write_parquet(partial, compression="zstd")
+            partial.rename(path)
+        parts.append(_read_batch(path, batch))
         if progress is not None:
             progress(min(start + batch_size, known.height), known.height)
-    empty = _table(known.clear(), *_nothing())
+    empty = _table(known.clear(), *_no_labels())
     return pl.concat([empty, *parts])
 
 
 def embed_actions(
     queries: pl.DataFrame, encoder: ImageEncoder, settings: ActionSettings
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """What the queries are after each action, and the photos' quality.
+    """Returns (B, A, D) unit query rows, in the order of `ACTIONS`, and (B, F) quality features.
 
     Args:
-        queries: `embedding` of each photo as it is, and the `path` of its file.
-
-    Returns:
-        (B, A, D) unit rows in the order of `ACTIONS`, and (B, F) features.
+        queries: `embedding` of each photo without an action, and the `path` of its file.
     """
     photos, features = [], []
     for path in queries["path"]:
-        photo, found = read_working_copy(Path(path), settings)
+        photo, quality = read_working_copy(Path(path), settings)
         photos.append(photo)
-        features.append(found)
+        features.append(quality)
     plain = embedding_rows(queries)
     rows = np.repeat(plain[:, None], len(ACTIONS), axis=1)
-    for place, action in enumerate(ACTIONS):
+    for index, action in enumerate(ACTIONS):
         if action != IDENTITY:
-            rows[:, place] = fuse(plain, _embed(photos, action, encoder, settings), settings)
+            rows[:, index] = fuse(plain, _embed(photos, action, encoder, settings), settings)
     return rows, np.stack(features)
 
 
 def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDArray[np.float32]]:
-    """A crop's working copy (H, W, 3) and its quality features (F,).
+    """Reads a crop; returns its working copy (H, W, 3) and its quality features (F,).
 
     Raises:
         UserError: the crop can't be read.
@@ -136,22 +133,21 @@ def read_working_copy(path: Path, settings: ActionSettings) -> tuple[Photo, NDAr
 def margins_and_ranks(
     rows: NDArray[np.float32], gallery: NDArray[np.float64], truth: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """(B, A) margins and ranks of the right SKUs.
+    """(B, A) margins and ranks of the right SKUs, for `rows` (B, A, D) of the queries after each action.
 
     Args:
-        rows: (B, A, D) the queries after each action.
         gallery: (S, D) fingerprints, at least two.
         truth: (B,) the row of each query's SKU.
     """
     scores = (rows.astype(np.float64) @ gallery.T).reshape(-1, len(gallery))
     right = np.repeat(truth, rows.shape[1])[:, None]
-    found, own = ranks(scores, right[:, 0]), np.take_along_axis(scores, right, axis=1)[:, 0]
+    right_ranks, right_scores = ranks(scores, right[:, 0]), np.take_along_axis(scores, right, axis=1)[:, 0]
     np.put_along_axis(scores, right, -np.inf, axis=1)
-    return (own - scores.max(axis=1)).reshape(rows.shape[:2]), found.reshape(rows.shape[:2])
+    return (right_scores - scores.max(axis=1)).reshape(rows.shape[:2]), right_ranks.reshape(rows.shape[:2])
 
 
 def winners(margins: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(B,) the action of the largest margin; of equals identity, differences of a last bit being none."""
+    """(B,) action of the largest rounded margin; on ties the first one, so identity if it is among them."""
     return np.asarray(margins.round(_DECIMALS).argmax(axis=1), dtype=np.int64)
 
 
@@ -180,7 +176,7 @@ def _table(
     )
 
 
-def _nothing() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
+def _no_labels() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float32]]:
     return (
         np.empty((0, len(ACTIONS))),
         np.empty((0, len(ACTIONS)), np.int64),
@@ -188,8 +184,8 @@ def _nothing() -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float
     )
 
 
-def _read_batch(kept: Path, batch: pl.DataFrame) -> pl.DataFrame:
-    found = pl.read_parquet(kept)
-    if not found["query_id"].equals(batch["query_id"]):
-        raise UserError(f"{kept} holds the labels of other queries; delete {kept.parent} and run again")
-    return found
+def _read_batch(path: Path, batch: pl.DataFrame) -> pl.DataFrame:
+    labels = pl.read_parquet(path)
+    if not labels["query_id"].equals(batch["query_id"]):
+        raise UserError(f"{path} holds the labels of other queries; delete {path.parent} and run again")
+    return labels

@@ -1,8 +1,8 @@
-"""The policy: which action a photo needs, and whether it pays to take it (paper, Appendix E).
+"""The policy: predicts which action a photo needs and whether it is worth taking (paper, Appendix E).
 
-A small network sees z, the photo's embedding and its quality features. It gives the probability that each
-action is the best, as in the paper, and the gain to be expected of each. The gate takes the action of the
-largest expected gain, and none where that is not above what is asked for.
+A small network maps z, the photo's embedding and its quality features, to the probability that each action is
+the best, as in the paper, and to each action's expected gain. The gate takes the action with the largest
+expected gain, or none if that gain does not exceed the minimum.
 """
 
 import json
@@ -24,13 +24,7 @@ WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
 
 
 class PolicyNetwork(nn.Module):
-    """From z to a logit and a gain for each action.
-
-    Args:
-        dimension: D of the embedding.
-        hidden: units.
-        dropout: share of hidden units that is left out in training.
-    """
+    """Maps z (B, D + F) to a logit and a gain per action; `dimension` is D, `hidden` the number of units."""
 
     mean: Tensor
     deviation: Tensor
@@ -45,27 +39,26 @@ class PolicyNetwork(nn.Module):
         self.gain = nn.Linear(hidden, len(ACTIONS) - 1)
 
     def standardize(self, z: Tensor) -> None:
-        """Takes mean and deviation of the inputs from `z` (N, D + F)."""
+        """Sets the mean and deviation of the inputs to those of `z` (N, D + F)."""
         self.mean.copy_(z.mean(dim=0))
         self.deviation.copy_(z.std(dim=0, unbiased=False).clamp_min(1e-6))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, A) and gains over identity (B, A), identity's own being 0, of `z` (B, D + F)."""
+        """Logits (B, A), and gains over identity (B, A) with 0 for identity itself, of `z` (B, D + F)."""
         hidden = self.trunk((z - self.mean) / self.deviation)
         return self.winner(hidden), nn.functional.pad(self.gain(hidden), (1, 0))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes probabilities and gains of the network's outputs, learnt on development queries.
+    """Maps the network's outputs to probabilities and gains; fitted on development queries.
 
     Attributes:
         temperature: divides the logits.
-        slope: of the gains.
-        offsets: (A) added to them, identity's being 0.
-        scale: what a gain of 1 of the network's is worth.
-        least_gain: an action must be expected to gain more than this.
-        is_open: False where the gate's gain on development queries was not certain: then nothing is done.
+        slope, offsets: of the gains; offsets are (A,), identity's is 0.
+        scale: gain that one unit of the network's output stands for.
+        least_gain: an action is taken only above this expected gain.
+        is_open: False where the gate's gain on development queries was not certain: then no action is taken.
     """
 
     temperature: float = 1.0
@@ -78,13 +71,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the policy makes of B photos.
+    """The policy's output for B photos.
 
     Attributes:
         probabilities: (B, A) that an action is the best.
         gains: (B, A) expected over identity, in probability of finding the right SKU first.
         likeliest: (B,) the most probable action: the paper's policy.
-        gated: (B,) what the gate takes.
+        gated: (B,) the action that the gate takes.
     """
 
     probabilities: NDArray[np.float32]
@@ -94,7 +87,7 @@ class Decisions:
 
 
 class Policy:
-    """A trained network with its calibration, and the actions that it was trained for."""
+    """A trained network, its calibration, and the settings of the actions that it was trained for."""
 
     def __init__(self, network: PolicyNetwork, calibration: Calibration, actions: ActionSettings) -> None:
         self.network = network.eval()
@@ -103,22 +96,22 @@ class Policy:
 
     @torch.inference_mode()
     def decide(self, embeddings: NDArray[np.float32], features: NDArray[np.float32]) -> Decisions:
-        """Decisions for photos of these embeddings (B, D) and quality features (B, F)."""
+        """Decisions for photos with these embeddings (B, D) and quality features (B, F)."""
         z = torch.from_numpy(np.concatenate([embeddings, features], axis=1))
         logits, raw = self.network(z)
         probabilities = (logits / self.calibration.temperature).softmax(dim=1).numpy()
         gains = calibrated_gains(raw.numpy(), self.calibration)
         best = gains.argmax(axis=1)
-        takes = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
-        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(takes, best, 0))
+        is_taken = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
+        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(is_taken, best, 0))
 
     def example(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Inputs of `decide` for one photo, of no meaning: to warm up with."""
+        """Dummy inputs of `decide` for one photo, for warming up."""
         width = len(self.network.mean) - len(FEATURES)
         return np.zeros((1, width), np.float32), np.zeros((1, len(FEATURES)), np.float32)
 
     def save(self, directory: Path) -> None:
-        """Weights as safetensors, and what rebuilds the policy."""
+        """Writes the weights as safetensors and the configuration that rebuilds the policy."""
         save_file(self.network.state_dict(), directory / WEIGHTS_FILE)
         hidden = self.network.winner.in_features
         config = {
@@ -133,13 +126,13 @@ class Policy:
 
 
 def calibrated_gains(raw: NDArray[np.float32], calibration: Calibration) -> NDArray[np.float32]:
-    """(B, A) gains from the network's; identity's stays 0."""
+    """(B, A) gains from the network's raw ones; identity's stays 0."""
     offsets = np.array(calibration.offsets, dtype=np.float32)
     return np.asarray(calibration.slope * calibration.scale * raw + offsets, dtype=np.float32)
 
 
 def load_policy(directory: Path) -> Policy:
-    """The policy that `Policy.save` wrote.
+    """Loads the policy that `Policy.save` wrote.
 
     Raises:
         UserError: a file is missing or damaged, or it was made for other actions or features.
@@ -158,7 +151,7 @@ def load_policy(directory: Path) -> Policy:
         return Policy(network, calibration, ActionSettings(**config["actions"]))
     except UserError:
         raise
-    except Exception as error:  # json, pydantic, torch and safetensors raise a dozen kinds
+    except Exception as error:  # json, pydantic, torch and safetensors raise many types
         raise UserError(
             f"the policy in {directory} can't be read ({error}); materialize vla_checkpoint again"
         ) from error

@@ -1,8 +1,8 @@
 """Trains the policy on labels (paper, Appendix E), then calibrates it and sets its gate.
 
-The network learns from `train` queries. They are easier than those of new SKUs, because the encoder was
-trained on them: what it expects is therefore brought into line with `development` queries, which also say
-when to stop and whether the gate may be open at all.
+The network trains on `train` queries. They are easier than those of new SKUs, because the encoder was trained
+on them, so its outputs are calibrated on `development` queries. These also decide early stopping and whether
+the gate is open.
 """
 
 from dataclasses import dataclass, replace
@@ -28,8 +28,8 @@ from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSetting
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training
 
-_LEAST_QUERIES = 20  # of each role
-_SHRINKAGE = 200.0  # development queries that an offset of 0 is worth
+_LEAST_QUERIES = 20  # per role
+_SHRINKAGE = 200.0  # weight of an offset of 0, in development queries
 _RESAMPLES = 1000
 _TEMPERATURES = np.exp(np.linspace(-2, 2, 81))
 
@@ -45,20 +45,20 @@ class LabelledQueries:
 
     @property
     def gains(self) -> Tensor:
-        """(N, A) over identity."""
+        """(N, A) success minus identity's."""
         return self.success - self.success[:, :1]
 
     @property
     def stakes(self) -> Tensor:
-        """(N,) what the winner is worth above an action taken at random."""
+        """(N,) success of the best action minus the mean over all actions."""
         return self.success.amax(dim=1) - self.success.mean(dim=1)
 
 
 def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQueries:
-    """The rows of one role of a label table.
+    """The rows of a label table with this role.
 
     Success is the probability of the right SKU against its nearest rival, a sigmoid of the margin over
-    `temperature`: unlike a margin it asks how near a query is to changing its answer.
+    `temperature`: unlike a margin it shows how near a query is to changing its answer.
     """
     rows = labels.filter(pl.col("role") == role)
     z = np.concatenate([embedding_rows(rows), embedding_rows(rows, "features")], axis=1)
@@ -73,7 +73,7 @@ def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQue
 
 
 def used_by_policy(labels: pl.DataFrame) -> pl.DataFrame:
-    """`USED_SCHEMA` of the labelled queries: all of them are used."""
+    """`USED_SCHEMA` of all labelled queries."""
     rows = labels.with_columns(pl.col("role").alias("use"))
     return pl.concat(
         [used_queries(rows.filter(pl.col("role") == role), role) for role in (TRAIN, DEVELOPMENT)]
@@ -88,10 +88,9 @@ def train_policy(
     scratch: Path,
     log: Log,
 ) -> tuple[Policy, History, dict[str, float]]:
-    """The calibrated policy of the epoch with the lowest development loss.
+    """Trains and calibrates a policy, keeping the epoch with the lowest development loss.
 
-    Returns:
-        The policy, the history of all epochs, and what development queries say of it.
+    Returns it, the history of all epochs, and the calibration's figures on development queries.
 
     Raises:
         UserError: too few queries of either role.
@@ -151,15 +150,14 @@ def _fit(
 def policy_loss(
     network: PolicyNetwork, queries: LabelledQueries, rows: Tensor, scale: float, gain_weight: float
 ) -> Tensor:
-    """Cross-entropy on the winner, weighted by what is at stake, and the squared error of the gains.
+    """Cross-entropy on the winner, weighted by the stakes, plus the squared error of the gains.
 
-    Args:
-        scale: divides the gains, so that the two terms are of one size.
+    `scale` divides the gains, so that the two terms are of similar size.
     """
     logits, gains = network(queries.z[rows])
     stakes = queries.stakes[rows]
-    wrong = F.cross_entropy(logits, queries.winner[rows], reduction="none")
-    entropy = (stakes * wrong).sum() / stakes.sum().clamp_min(1e-12)
+    losses = F.cross_entropy(logits, queries.winner[rows], reduction="none")
+    entropy = (stakes * losses).sum() / stakes.sum().clamp_min(1e-12)
     error = (gains - queries.gains[rows] / scale)[:, 1:].square().mean()
     return entropy + gain_weight * error
 
@@ -167,22 +165,21 @@ def policy_loss(
 def calibrate(
     network: PolicyNetwork, held: LabelledQueries, scale: float, least_gain: float, seed: int
 ) -> tuple[Calibration, dict[str, float]]:
-    """Temperature, slope and offsets from development queries, and whether the gate is open.
+    """Fits temperature, slope and offsets to development queries, and decides whether the gate is open.
 
-    The gate is judged on queries that it was not calibrated on: development SKUs are parted in two, and each
-    part is decided by what the other says. It is open where the lower end of the gain's 95% interval over
-    SKUs is above 0.
+    The gate is cross-validated: development SKUs are split in two parts, and each part is decided with the
+    calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0.
     """
     with torch.inference_mode():
-        logits, found = network(held.z)
-    raw, gains, winner = found.numpy(), held.gains.numpy(), held.winner.numpy()
+        logits, raw_gains = network(held.z)
+    raw, gains, winner = raw_gains.numpy(), held.gains.numpy(), held.winner.numpy()
     half = np.array([stable_hash(sku_id, "vla-gate") % 2 for sku_id in held.sku_ids])
     realised = np.zeros(len(raw))
     for part in (0, 1):
-        other, mine = half != part, half == part
-        expected = calibrated_gains(raw[mine], _gain_calibration(raw[other], gains[other], scale))
+        fit, test = half != part, half == part
+        expected = calibrated_gains(raw[test], _gain_calibration(raw[fit], gains[fit], scale))
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
-        realised[mine] = gains[mine, taken]
+        realised[test] = gains[test, taken]
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
     temperature = best_temperature(logits, held.winner)
     fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
@@ -198,15 +195,15 @@ def calibrate(
 
 
 def _gain_calibration(raw: NDArray, gains: NDArray, scale: float) -> Calibration:
-    """Least squares of the gains on the network's: one slope, and an offset an action, shrunk to 0."""
-    expected, found = scale * raw[:, 1:], gains[:, 1:]
-    centred, wanted = expected - expected.mean(axis=0), found - found.mean(axis=0)
-    slope = float(np.clip((centred * wanted).sum() / max((centred**2).sum(), 1e-12), 0, 1))
-    left = (found - slope * expected).mean(axis=0) * len(raw) / (len(raw) + _SHRINKAGE)
-    return Calibration(slope=slope, offsets=(0.0, *(float(value) for value in left)), scale=scale)
+    """Least squares of the gains on the network's: one slope, and an offset per action, shrunk to 0."""
+    expected, realised = scale * raw[:, 1:], gains[:, 1:]
+    centred, target = expected - expected.mean(axis=0), realised - realised.mean(axis=0)
+    slope = float(np.clip((centred * target).sum() / max((centred**2).sum(), 1e-12), 0, 1))
+    offsets = (realised - slope * expected).mean(axis=0) * len(raw) / (len(raw) + _SHRINKAGE)
+    return Calibration(slope=slope, offsets=(0.0, *(float(value) for value in offsets)), scale=scale)
 
 
 def best_temperature(logits: Tensor, winner: Tensor) -> float:
-    """What the logits are divided by for the lowest negative log-likelihood (Guo et al., 2017)."""
+    """The divisor of the logits with the lowest negative log-likelihood (Guo et al., 2017)."""
     losses = [float(F.cross_entropy(logits / temperature, winner)) for temperature in _TEMPERATURES]
     return float(_TEMPERATURES[int(np.argmin(losses))])

@@ -1,15 +1,15 @@
-"""What a photo's pixels tell of its quality: the handcrafted features of the policy (paper, Appendix E).
+"""Handcrafted image quality features of the policy (paper, Appendix E).
 
 | feature | unit |
 |---|---|
-| `sharpness` | decadic logarithm of the Laplacian's variance, in squared grey levels |
+| `sharpness` | log10 of 1 plus the Laplacian's variance, in squared grey levels |
 | `brightness`, `contrast` | mean and standard deviation of the luminance, 0 to 1 |
 | `saturation` | mean saturation (HSV), 0 to 1 |
 | `noise` | estimated standard deviation of white noise, in grey levels |
 | `cast_red_green`, `cast_yellow_blue` | mean a* and b* (CIE Lab) of the brighter half |
 | `clipped_dark`, `clipped_bright` | share of pixels at most 5, at least 250 |
 | `aspect` | natural logarithm of width over height |
-| `size` | binary logarithm of the mean side in pixels |
+| `size` | log2 of the sides' geometric mean in pixels |
 | `border_edges` | natural logarithm of edge strength in the outer tenth over that of the whole |
 """
 
@@ -25,17 +25,12 @@ FEATURES = (
 )  # fmt: skip
 _DARK, _BRIGHT = 5, 250
 _BORDER = 0.1
-# Immerkaer (1996): blind to edges that are straight, so that what is left is noise.
+# Immerkaer (1996): does not respond to straight edges, so that mostly noise is left.
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
 def quality_features(photo: Photo, width: int, height: int) -> NDArray[np.float32]:
-    """(F,) float32 in the order of `FEATURES`.
-
-    Args:
-        photo: (H, W, 3) RGB, the working copy that actions are applied to.
-        width, height: of the photo as it came, in pixels.
-    """
+    """(F,) float32 `FEATURES` of a working copy (H, W, 3) RGB; `width` and `height` are the original's."""
     grey = luminance(photo)
     values = grey.astype(np.float32)
     mean, deviation = (float(value[0, 0]) for value in cv2.meanStdDev(grey))
@@ -73,9 +68,9 @@ def _cast(photo: Photo, grey: Photo) -> tuple[float, float]:
 
 
 def _border_edges(grey: NDArray[np.float32]) -> float:
-    """0 where edges are everywhere alike, above it where the surroundings are busier than the middle."""
+    """0 where edges are evenly spread, positive where the border has more of them than the whole."""
     across, down = cv2.Sobel(grey, cv2.CV_32F, 1, 0), cv2.Sobel(grey, cv2.CV_32F, 0, 1)
-    strength = np.sqrt(across**2 + down**2)  # the last bits of cv2.magnitude depend on where the array lies
+    strength = np.sqrt(across**2 + down**2)  # the last bits of cv2.magnitude depend on the array's address
     rows, columns = (max(1, round(side * _BORDER)) for side in grey.shape)
     inner = strength[rows:-rows, columns:-columns]
     outer = (strength.sum(dtype=np.float64) - inner.sum(dtype=np.float64)) / max(
