@@ -54,11 +54,7 @@ def build_index(
 
 
 def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:
-    """The artifact of the version in use, and the index loaded from it.
-
-    Raises:
-        UserError: there is none, or it is incomplete or unreadable.
-    """
+    """The artifact in use and its index; raises UserError if there is none or it can't be read."""
     artifact = Versions(store, name).read()
     return artifact, FingerprintIndex.load(artifact.path)
 

@@ -43,11 +43,7 @@ class CodedFingerprints:
 
 
 def encode(fingerprints: NDArray[np.float32], threads: int) -> CodedFingerprints:
-    """Encodes (N, D) fingerprints.
-
-    Raises:
-        UserError: D is 0 or too large, or a row is not finite or has an implausible norm.
-    """
+    """Encodes (N, D) fingerprints; raises UserError on an unsupported D, a non-finite or implausible row."""
     count, dimension = fingerprints.shape
     if not 1 <= dimension <= MAX_DIMENSION:
         raise UserError(f"index: fingerprints have {dimension} dimensions; 1 to {MAX_DIMENSION} are possible")
@@ -97,8 +93,7 @@ def save_codes(coded: CodedFingerprints, directory: Path, count: int) -> None:
 def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints:
     """Loads the codes of (count, dimension) fingerprints, memory-mapped.
 
-    Raises:
-        OSError, ValueError: a file is missing, unreadable, of another version or of another shape.
+    Raises OSError or ValueError if a file is missing, unreadable, of another version or of another shape.
     """
     known = json.loads((directory / CODES_FILE).read_text())
     if known.get("version") != VERSION or known.get("rows") != count:

@@ -134,11 +134,7 @@ class QueryEngine:
         return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a text; text embeddings are cached.
-
-        Raises:
-            UserError: the text is empty.
-        """
+        """Finds the SKUs nearest to a text; raises UserError if it is empty. Text embeddings are cached."""
         clock = _Clock()
         query = self._embed_text(text)
         clock.lap("encode")
@@ -149,11 +145,8 @@ class QueryEngine:
     ) -> Answer:
         """Finds the SKUs nearest to a photo and a text combined.
 
-        Args:
-            text_weight: 0 for the photo alone, 1 for the text alone.
-
-        Raises:
-            UserError: as `search_image` and `search_text`, or a weight outside 0 to 1.
+        `text_weight` is 0 for the photo alone, 1 for the text alone. Raises as `search_image`, `search_text`
+        and `mix` do.
         """
         clock = _Clock()
         row, action = self._embed_photo(photo, clock)
@@ -162,11 +155,7 @@ class QueryEngine:
         return self._answer(query, top, within, clock, action)
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a SKU of the index, excluding itself.
-
-        Raises:
-            UserError: the SKU is not in the index.
-        """
+        """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
         _require_top(top)
         clock = _Clock()
         result = self.index.search_like(sku_id, top, within)

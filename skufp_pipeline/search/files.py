@@ -59,12 +59,7 @@ def save_parts(
     references: dict[str, str],
     previous: Path | None = None,
 ) -> None:
-    """Writes an index version.
-
-    Args:
-        present: all rows except the removed ones.
-        previous: directory of another version; segments that were loaded from it are linked.
-    """
+    """Writes an index version; segments that were loaded from the version at `previous` are linked."""
     removed, entries = ~present, []
     for number, segment in enumerate(segments):
         folder = _segment_folder(directory, number)
@@ -86,8 +81,7 @@ def save_parts(
 def load_parts(directory: Path, threads: int) -> Parts:
     """Returns the memory-mapped segments, present rows and references of the version at `directory`.
 
-    Raises:
-        UserError: a file is missing, unreadable or does not match the others.
+    Raises UserError if a file is missing, unreadable or does not match the others.
     """
     try:
         known = _read_index_file(directory)

@@ -176,9 +176,7 @@ class FingerprintIndex:
     def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
         """The `k` SKUs nearest to a SKU's fingerprint, excluding itself.
 
-        Raises:
-            UserError: the SKU is not in the index, or `within` belongs to another index.
-            ValueError: `k` below 1.
+        Raises UserError if the SKU is not in the index; otherwise as `best`.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -218,8 +216,7 @@ class FingerprintIndex:
 
         `where(category_name=["shorts", "trousers"], colour="red")`: shorts or trousers, and red.
 
-        Raises:
-            UserError: an unknown column, no value for one, or a value that no SKU has in it.
+        Raises UserError for an unknown column, a column without values, or a value that no SKU has in it.
         """
         chosen = self.present
         for column, asked in columns.items():
@@ -227,11 +224,7 @@ class FingerprintIndex:
         return chosen
 
     def of_skus(self, sku_ids: Iterable[Any]) -> Rows:
-        """The rows of these SKUs.
-
-        Raises:
-            UserError: one of them is not in the index.
-        """
+        """The rows of these SKUs; raises UserError if one of them is not in the index."""
         wanted = self._ids(sku_ids).unique(maintain_order=True)
         rows = self._rows_of(wanted)
         if rows.count < len(wanted):
@@ -311,22 +304,14 @@ class FingerprintIndex:
         return index if biases is None else index.with_biases(np.append(self.biases, biases))
 
     def remove(self, sku_ids: Iterable[Any]) -> "FingerprintIndex":
-        """The index without these SKUs.
-
-        Raises:
-            UserError: one of them is not in the index.
-        """
+        """The index without these SKUs; raises UserError if one of them is not in the index."""
         present = self.present & ~self.of_skus(sku_ids)
         return self._of(self.segments, present, self.references)
 
     def update(
         self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
     ) -> "FingerprintIndex":
-        """The index with fingerprints and table rows of existing SKUs replaced; they move to the end.
-
-        Raises:
-            UserError: as `remove` and `add`.
-        """
+        """The index with the rows of existing SKUs replaced and moved to the end. Raises as `remove`, `add`."""
         self._require_columns(skus)
         return self.remove(skus["sku_id"]).add(fingerprints, skus, biases)
 
@@ -340,11 +325,7 @@ class FingerprintIndex:
     def with_biases(self, values: ArrayLike) -> "FingerprintIndex":
         """The index with scores cosine + bias, for example a hubness correction.
 
-        Args:
-            values: (row_count,), stored as float32.
-
-        Raises:
-            UserError: wrong length, or a bias is not finite.
+        `values` is (row_count,), stored as float32; raises UserError on a wrong length or a non-finite bias.
         """
         biases = np.array(values, dtype=np.float32)
         if biases.shape != (self.row_count,):
@@ -370,28 +351,18 @@ class FingerprintIndex:
     def save(self, directory: Path, previous: Path | None = None) -> None:
         """Writes this version into an empty directory.
 
-        Args:
-            previous: directory that this index, or the one it was derived from, was loaded from; segment
-                files are linked from there (copied if the file system has no links).
+        Segments that were loaded from the directory `previous` are linked, or copied if links fail.
         """
         save_parts(directory, self.segments, self.present, self.references, previous)
 
     @classmethod
     def load(cls, directory: Path, threads: int | None = None) -> "FingerprintIndex":
-        """Opens the version at `directory`, memory-mapped.
-
-        Raises:
-            UserError: a file is missing, unreadable or does not match the others.
-        """
+        """Opens the version at `directory`, memory-mapped. Raises as `load_parts`."""
         return cls._of(*load_parts(directory, threads or cores_available()))
 
 
 def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:
-    """(Q, D) or (D,) queries as contiguous (Q, D) float32 or float64.
-
-    Raises:
-        ValueError: wrong D.
-    """
+    """(Q, D) or (D,) queries as contiguous (Q, D) float32 or float64; raises ValueError on another D."""
     rows = np.asarray(queries)
     rows = np.ascontiguousarray(rows if rows.ndim == 2 else np.atleast_2d(rows))
     if rows.dtype.char not in "fd":

@@ -50,9 +50,7 @@ class ParityPhotos:
 def parity_photos(images: pl.DataFrame, count: int, max_views: int) -> ParityPhotos:
     """Draws `count` photos deterministically: development queries first, then training queries, then views.
 
-    Args:
-        images: embedding table of all shards.
-        max_views: maximum number of views averaged per SKU.
+    `images` is the embedding table of all shards; at most `max_views` views are averaged per SKU.
     """
     mine = images.filter((pl.col("split") == "train") & (pl.col("role") != EVALUATION))
     draw = pl.col("item_id").map_elements(lambda item: stable_hash(item, "parity"), return_dtype=pl.UInt64)

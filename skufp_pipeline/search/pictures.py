@@ -53,11 +53,7 @@ def write_pictures(
 
 
 def load_pictures(directory: Path) -> Pictures | None:
-    """Opens the thumbnails of an index bundle; None if it was built without any.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Opens the thumbnails of a bundle, None if it has none; raises UserError if the file is damaged."""
     path = directory / PICTURES_FILE
     try:
         return Pictures(path) if path.is_file() else None

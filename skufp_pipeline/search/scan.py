@@ -85,7 +85,7 @@ class Scanner:
         return rows, scores
 
     def warm_up(self) -> None:
-        """Compiles the helper functions, which searches do not wait for; call it after a search of each kind."""
+        """Compiles the helper functions, which no search waits for; call after a search of each kind."""
         elsewhere = np.ones(1, np.int64)  # makes the helper return at once
         for buffers in (*self._one, *self._many):
             buffers.help(elsewhere, 0)
@@ -219,11 +219,7 @@ class _Many(_Buffers):
 
 
 def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(Q, D) queries as float64 rows of norm 1 (or 0), as used for the scores.
-
-    Raises:
-        ValueError: a query is not finite.
-    """
+    """(Q, D) queries as float64 rows of norm 1 (or 0); raises ValueError if one is not finite."""
     given, unit = queries.astype(np.float64).reshape(-1), np.empty(queries.shape)
     if not normalise(given, unit.reshape(-1), queries.shape[1]):
         raise ValueError(NOT_FINITE_QUERY)

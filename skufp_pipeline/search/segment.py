@@ -18,11 +18,7 @@ UNIT_TOLERANCE = 1e-5
 
 
 class SkuTable:
-    """The SKUs of a segment, with cached filter bitmaps.
-
-    Args:
-        frame: one row per fingerprint; `sku_id` and the columns for results and filters.
-    """
+    """The SKUs of a segment, one row per fingerprint, with cached filter bitmaps."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
@@ -70,10 +66,9 @@ class Segment:
 
 
 def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads: int) -> Segment:
-    """Encodes fingerprints into a new segment.
+    """Encodes (N, D) fingerprints into a new segment.
 
-    Raises:
-        UserError: lengths differ, there is no `sku_id` column, or a fingerprint is not finite.
+    Raises UserError if lengths differ, there is no `sku_id` column, or a fingerprint is not finite.
     """
     if len(fingerprints) != len(skus):
         raise UserError(f"index: {len(fingerprints)} fingerprints but {len(skus)} SKUs")
@@ -84,11 +79,7 @@ def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads:
 
 
 def unit_rows(fingerprints: ArrayLike) -> NDArray[np.float32]:
-    """(N, D) fingerprints as float32.
-
-    Raises:
-        UserError: not a matrix, or a row is not finite or not of norm 1.
-    """
+    """Fingerprints as float32; raises UserError unless they are (N, D) with finite rows of norm 1."""
     rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
     if rows.ndim != 2:
         raise UserError(f"index: fingerprints must be (N, D), found {rows.shape}")

@@ -49,20 +49,12 @@ class Versions:
         return self.store.read_pointer(self.key(CURRENT))
 
     def find(self) -> Artifact | None:
-        """The version in use; None before the first is published.
-
-        Raises:
-            UserError: it is incomplete.
-        """
+        """The artifact in use, or None; raises UserError if it is incomplete."""
         version = self.in_use
         return None if version is None else self.store.read(self.key(version))
 
     def read(self) -> Artifact:
-        """The version in use.
-
-        Raises:
-            UserError: there is none, or it is incomplete.
-        """
+        """The artifact in use; raises UserError if there is none or it is incomplete."""
         found = self.find()
         if found is None:
             raise self._absence()
@@ -73,11 +65,7 @@ class Versions:
         return self.store.newest_keys(f"{INDEX}/{self.name}")
 
     def releases(self) -> Releases:
-        """Reads the publication record.
-
-        Raises:
-            UserError: the file has another format.
-        """
+        """Reads the publication record; raises UserError if the file has another format."""
         text = self.store.read_pointer(self.key(RELEASES))
         try:
             return Releases() if text is None else Releases.model_validate_json(text)
@@ -159,7 +147,7 @@ class Versions:
 
 
 def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
-    """Links (or copies) the encoders of a version to `KEPT_ENCODERS`, where retraining doesn't replace them."""
+    """Links (or copies) the encoders of a version to `KEPT_ENCODERS`, so that they survive retraining."""
     for encoder in encoders:
 
         def build(directory: Path, source: Artifact = encoder) -> Mapping[str, Any]:
@@ -173,13 +161,8 @@ def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
 def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
     """The encoder of an index version: the one at `key` if its digest matches, else the kept copy.
 
-    If there is no kept copy either, the artifact at `key` is returned, whatever its digest.
-
-    Args:
-        name: name of the encoder among the version's inputs.
-
-    Raises:
-        UserError: there is neither.
+    Without a kept copy it returns the artifact at `key`, whatever its digest; raises UserError if neither
+    exists. `name` is the encoder's name among the version's inputs.
     """
     wanted, latest = index.manifest.recipe.inputs.get(name), store.find(key)
     if latest is not None and latest.digest == wanted:
