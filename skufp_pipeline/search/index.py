@@ -311,7 +311,7 @@ class FingerprintIndex:
     def update(
         self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
     ) -> "FingerprintIndex":
-        """The index with the rows of existing SKUs replaced and moved to the end. Raises as `remove`, `add`."""
+        """The index with existing SKUs replaced and moved to the end. Raises as `remove` and `add`."""
         self._require_columns(skus)
         return self.remove(skus["sku_id"]).add(fingerprints, skus, biases)
 

@@ -33,7 +33,8 @@ def close_barrier(counts: NDArray[np.int64]) -> None:
 
 @inner
 def comes_in(counts: NDArray[np.int64], called: NDArray[np.int64]) -> bool:
-    """Spins briefly for a search to enter, as waking a thread takes as long as a search; returns whether it did.
+    """Spins briefly for a search to enter (waking a thread takes as long as a search); returns if it did.
+
     It stops at once if `called`, (1,), is above 0: another search needs the thread.
     """
     for _ in range(IDLE):
