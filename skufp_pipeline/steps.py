@@ -117,7 +117,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """The steps, assets and checks of one part of the graph; stages, jobs and refreshes use the steps."""
+    """Steps, assets and checks of one part of the graph; stages, jobs and refreshes follow from the steps."""
 
     steps: tuple[Step, ...]
     assets: tuple[dg.AssetsDefinition, ...]
