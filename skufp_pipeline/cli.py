@@ -141,18 +141,18 @@ def search(
 
     Several --where values for one column are alternatives; each column narrows the search further.
     """
-    question = _Question(image, text, text_weight, like)
+    query = _Query(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = _engine(preset, store, policy, index)
-    answer = question.ask(engine, top, _rows_to_search(engine.index, where, within))
+    answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
         click.echo(json.dumps({**found, "action": answer.action}, indent=1))
     else:
         _print_answer(answer)
     if save is not None:
-        _save_picture(answer, question.shown(engine), engine, save)
+        _save_picture(answer, query.shown(engine), engine, save)
 
 
 @main.command()
@@ -240,8 +240,8 @@ def setup_instance(name: str | None) -> None:
     home = instance_home()
     with dg.DagsterInstance.get() as instance:
         limits = set_pool_limits(instance, graph_steps(preset).values(), preset.compute)
-    told_limits = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
-    click.echo(f"{home}: pools: {told_limits or 'none is used by this preset'}")
+    limits_text = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
+    click.echo(f"{home}: pools: {limits_text or 'none is used by this preset'}")
 
 
 @main.group()
@@ -271,8 +271,8 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
     skipped = preset.shards - len([shard for shard in reasons if shard != "whole"])
     left = sorted({name for name, step in steps.items() if step.trained} - among)
     if as_json:
-        told = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
-        click.echo(json.dumps(told, indent=1))
+        output = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
+        click.echo(json.dumps(output, indent=1))
         return
     for row in found.changes.iter_rows(named=True):
         click.echo(f"{row['change']:<8} {row['sku_id']:<24} {shard_name(row['shard'])}  {row['detail']}")
@@ -390,7 +390,7 @@ def _print_answer(answer: "Answer") -> None:
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
-class _Question:
+class _Query:
     """The query of `skufp search`: a photo, a text, both, or a SKU; raises UserError for other options."""
 
     def __init__(

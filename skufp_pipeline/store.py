@@ -238,7 +238,7 @@ class ArtifactStore:
             return
         temporary = Path(f"{path}.{os.getpid()}.tmp")
         try:
-            with self._told(key, temporary.parent):
+            with self._write_errors(key, temporary.parent):
                 temporary.parent.mkdir(parents=True, exist_ok=True)
                 with temporary.open("w") as stream:
                     stream.write(f"{text}\n")
@@ -302,7 +302,7 @@ class ArtifactStore:
             return
         path = Path(self._base) / ".locks" / key.replace("/", "__")
         holder = path.with_name(path.name + ".holder")
-        with self._told(key, path.parent):
+        with self._write_errors(key, path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=0)
             try:
@@ -330,14 +330,14 @@ class ArtifactStore:
         _remove_leftovers(temporary, flat)
         directory = temporary / f"{flat}.{socket.gethostname()}.{os.getpid()}"
         try:
-            with self._told(key, directory):
+            with self._write_errors(key, directory):
                 directory.mkdir(parents=True)
                 yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
-    def _told(self, key: str, directory: Path) -> Iterator[None]:
+    def _write_errors(self, key: str, directory: Path) -> Iterator[None]:
         """Raises UserError for a full disk or a missing permission while writing `key`."""
         try:
             yield
@@ -435,9 +435,9 @@ def _move_into_place(directory: Path, target: Path) -> None:
 
 def _is_disk_full(error: Exception, directory: Path) -> bool:
     """Whether a full disk caused the error; torch's and numpy's errors may have neither errno nor message."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    told = told or "No space left on device" in str(error)
-    return told or (directory.is_dir() and shutil.disk_usage(directory).free < _LEAST_FREE)
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_full = is_full or "No space left on device" in str(error)
+    return is_full or (directory.is_dir() and shutil.disk_usage(directory).free < _LEAST_FREE)
 
 
 def _remove_leftovers(temporary: Path, flat_key: str) -> None:

@@ -69,7 +69,7 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Told:
+class _RunSummary:
     """Summary of a run: its failed checks, its number of results, and how many of them were unchanged."""
 
     failed_checks: list[str]
@@ -120,7 +120,7 @@ class _Progress:
         self._unfinished = list(tasks)
         self._starts: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
-        self._told: list[list[_Told]] = [[] for _ in plan]
+        self._summaries: list[list[_RunSummary]] = [[] for _ in plan]
 
     def ready(self, waiting: Sequence[_Task]) -> list[_Task]:
         """The waiting tasks whose needs are complete.
@@ -143,15 +143,15 @@ class _Progress:
             shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
             self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
 
-    def end(self, task: _Task, told: _Told) -> None:
-        self._told[task.stage].append(told)
+    def end(self, task: _Task, summary: _RunSummary) -> None:
+        self._summaries[task.stage].append(summary)
         self._unfinished.remove(task)
         if self._left(task.stage) == 0:
             seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
-            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._told[task.stage])}")
+            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._summaries[task.stage])}")
 
     def outcome(self) -> Outcome:
-        failed = [name for stage in self._told for run in stage for name in run.failed_checks]
+        failed = [name for stage in self._summaries for run in stage for name in run.failed_checks]
         seconds = {self.plan[number].name: self._seconds[number] for number in sorted(self._seconds)}
         return Outcome(seconds, time.perf_counter() - self.began, failed)
 
@@ -166,10 +166,10 @@ def _run_side_by_side(
     preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[_Task], progress: _Progress
 ) -> None:
     width, waiting = preset.compute.max_concurrent, list(tasks)
-    running: dict[Future[_Told], _Task] = {}
+    running: dict[Future[_RunSummary], _Task] = {}
     context = multiprocessing.get_context("spawn")
-    begun = (preset.model_dump_json(), instance.get_ref())
-    with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
+    worker_arguments = (preset.model_dump_json(), instance.get_ref())
+    with ProcessPoolExecutor(width, context, _start_worker, worker_arguments) as workers:
         while waiting or running:
             ready = sorted(progress.ready(waiting), key=lambda task: -task.priority)
             for task in ready[: width - len(running)]:
@@ -192,14 +192,14 @@ def _run_side_by_side(
 _worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
 
 
-def _begin_worker(preset: str, instance: Any) -> None:
+def _start_worker(preset: str, instance: Any) -> None:
     global _worker
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     definitions = build_defs(Preset.model_validate_json(preset))
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     """Ends this worker when the parent process has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -207,13 +207,13 @@ def _leave_with_parent() -> None:
     os._exit(1)
 
 
-def _run_in_worker(task: _Task) -> _Told:
+def _run_in_worker(task: _Task) -> _RunSummary:
     assert _worker is not None
     return _run_task(*_worker, task)
 
 
-def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _Told:
-    return _told(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
+def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _RunSummary:
+    return _summarize(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
 
 
 def refresh_graph(
@@ -227,7 +227,7 @@ def refresh_graph(
     store, among = ArtifactStore(preset.data_root), refreshed(steps, kind)
     started = time.perf_counter()
     results = [_run_job(definitions, READ_CATALOG, None, instance)]
-    say(_told_changes(results[0]))
+    say(_describe_changes(results[0]))
     made: set[str] = set()
     while work := next_work(steps, stale(steps, store, among)):
         for part in work:
@@ -242,14 +242,14 @@ def refresh_graph(
     return Outcome({f"{kind} refresh": seconds}, seconds, failed)
 
 
-def _told_changes(result: dg.ExecuteInProcessResult) -> str:
+def _describe_changes(result: dg.ExecuteInProcessResult) -> str:
     for event in result.get_asset_materialization_events():
-        told = {name: entry.value for name, entry in event.materialization.metadata.items()}
-        if "shards_unchanged" in told:
-            counts = ", ".join(f"{told[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
+        values = {name: entry.value for name, entry in event.materialization.metadata.items()}
+        if "shards_unchanged" in values:
+            counts = ", ".join(f"{values[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
             return (
-                f"SKUs: {counts}; shards: {told['shards_changed']} changed, "
-                f"{told['shards_unchanged']} unchanged"
+                f"SKUs: {counts}; shards: {values['shards_changed']} changed, "
+                f"{values['shards_unchanged']} unchanged"
             )
     return "the catalogue was read"
 
@@ -274,13 +274,13 @@ def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
     return [shard_name(shard) for shard in range(preset.shards)] if stage.sharded else [None]
 
 
-def _told(result: dg.ExecuteInProcessResult) -> _Told:
+def _summarize(result: dg.ExecuteInProcessResult) -> _RunSummary:
     events = result.get_asset_materialization_events()
     unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
-    return _Told(_failed_checks(result), len(events), unchanged)
+    return _RunSummary(_failed_checks(result), len(events), unchanged)
 
 
-def _skipped(runs: Sequence[_Told]) -> str:
+def _skipped(runs: Sequence[_RunSummary]) -> str:
     """Text with the number of unchanged results; empty if all were computed."""
     unchanged, results = sum(run.unchanged for run in runs), sum(run.results for run in runs)
     return f", skipped {unchanged} of {results} results as unchanged" if unchanged else ""

@@ -135,22 +135,22 @@ def refresh_request(kind: str, refresh_id: str) -> dg.RunRequest:
 
 def is_under_way(instance: dg.DagsterInstance) -> bool:
     """Whether a refresh is running, or had a run so recently that the next may be about to start."""
-    lately = datetime.now(UTC) - _BETWEEN_RUNS
+    cutoff = datetime.now(UTC) - _BETWEEN_RUNS
     return bool(
         instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED))
-        or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=lately))
+        or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=cutoff))
     )
 
 
 def sensors(preset: Preset, steps: dict[str, Step], every_job: list[Any]) -> list[dg.SensorDefinition]:
     """The sensors that continue a refresh, report failures and, if configured, watch the drop folder."""
-    found = [_goes_on(steps, every_job), _tell_of_failures(preset.automation)]
+    found = [_continuation_sensor(steps, every_job), _failure_sensor(preset.automation)]
     if preset.automation.drop_folder is not None:
-        found.append(_watch(preset.automation, Path(preset.automation.drop_folder)))
+        found.append(_drop_folder_sensor(preset.automation, Path(preset.automation.drop_folder)))
     return found
 
 
-def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
+def _continuation_sensor(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
     @dg.sensor(
         name="refresh_goes_on",
         jobs=[job for job in every_job if job.name in (REFRESH_SHARDS, REFRESH_TABLES)],
@@ -180,8 +180,8 @@ def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinitio
 def _has_failed(instance: dg.DagsterInstance, refresh_id: str) -> bool:
     """Whether a run of this refresh failed or was cancelled, and was not re-executed."""
     runs = instance.get_runs(dg.RunsFilter(tags={REFRESH_ID_TAG: refresh_id}))
-    again = {run.parent_run_id for run in runs}
-    return any(not run.is_success and run.run_id not in again for run in runs)
+    reexecuted = {run.parent_run_id for run in runs}
+    return any(not run.is_success and run.run_id not in reexecuted for run in runs)
 
 
 def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:
@@ -194,7 +194,7 @@ def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:
     )
 
 
-def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
+def _drop_folder_sensor(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
     running = dg.DefaultSensorStatus.RUNNING if settings.running else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
@@ -221,7 +221,7 @@ def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
     return drop_folder
 
 
-def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
+def _failure_sensor(settings: AutomationSettings) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="tell_of_failures",
         minimum_interval_seconds=10,
@@ -231,7 +231,7 @@ def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
     def tell_of_failures(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
         partition = f" ({run.tags['dagster/partition']})" if "dagster/partition" in run.tags else ""
-        text = f"{run.job_name}{partition} failed: {_first_words(context)}"
+        text = f"{run.job_name}{partition} failed: {_failure_message(context)}"
         context.log.error(text)
         if settings.webhook is not None:
             message = {"text": text, "job": run.job_name, "run_id": run.run_id}
@@ -243,7 +243,7 @@ def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
     return tell_of_failures
 
 
-def _first_words(context: dg.RunFailureSensorContext) -> str:
+def _failure_message(context: dg.RunFailureSensorContext) -> str:
     """The first line of the first failed step's message, or the run's message if no step failed."""
     for event in context.get_step_failure_events():
         failure = event.step_failure_data

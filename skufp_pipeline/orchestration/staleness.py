@@ -56,14 +56,14 @@ def stale(
 
     `changed_parts` overrides the digest of an asset's part, by asset and the shard that reads the part.
     """
-    held = _Held(steps, store, changed_parts or {})
+    manifests = _Manifests(steps, store, changed_parts or {})
     reasons: dict[Place, str] = {}
     for name in in_order(steps):
         if name not in among:
             continue
         for place in places(steps[name]):
             upstream = next((up for up in _upstream(steps, place) if up in reasons), None)
-            reason = held.why_stale(place)
+            reason = manifests.why_stale(place)
             if reason is None and upstream is not None:
                 reason = f"{upstream.asset} will be made again"
             if reason is not None:
@@ -143,7 +143,7 @@ def _upstream(steps: Mapping[str, Step], place: Place) -> Iterable[Place]:
             yield from places(steps[dep])
 
 
-class _Held:
+class _Manifests:
     """The manifests of the store, each read once."""
 
     def __init__(
@@ -171,10 +171,10 @@ class _Held:
             return f"other versions of {', '.join(changed)}"
         if changed := _differences(recipe.config, dict(step.config)):
             return f"its settings have changed: {', '.join(changed)}"
-        changed = [name for name, digest in recipe.inputs.items() if self._is_other(name, digest, place)]
+        changed = [name for name, digest in recipe.inputs.items() if self._has_changed(name, digest, place)]
         return f"{', '.join(changed[:3])} changed" if changed else None
 
-    def _is_other(self, name: str, digest: str, place: Place) -> bool:
+    def _has_changed(self, name: str, digest: str, place: Place) -> bool:
         """Whether an input has another digest now than in the recipe."""
         if name in self.by_key or any(name.startswith(f"{step.stored.key}/") for step in self.steps.values()):
             found = self.by_key.get(name)

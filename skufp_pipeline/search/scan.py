@@ -58,8 +58,8 @@ class Scanner:
         scanned = coded.codes.high.nbytes
         self._threads = threads if scanned >= TOGETHER else 1  # for one query
         self._helpers = _helping_threads(threads - 1)
-        self._one: list[_One] = []
-        self._many: list[_Many] = []
+        self._one: list[_SingleBuffers] = []
+        self._many: list[_BatchBuffers] = []
 
     def best(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.uint64] | None = None
@@ -97,7 +97,9 @@ class Scanner:
         scores: NDArray[np.float64],
         rows: NDArray[np.int64],
     ) -> None:
-        buffers = _take(self._one, scores.shape) or _One(self._fixed, self._threads, scores.shape)
+        buffers = _take_buffers(self._one, scores.shape) or _SingleBuffers(
+            self._fixed, self._threads, scores.shape
+        )
         buffers.prepare(given, allowed)
         self._call_help(buffers, self._threads - 1)
         single.search_one(buffers.words, scores[0], rows[0])
@@ -112,7 +114,7 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         threads = len(self._helpers) + 1
-        buffers = _take(self._many, scores.shape) or _Many(self._fixed, threads, scores.shape)
+        buffers = _take_buffers(self._many, scores.shape) or _BatchBuffers(self._fixed, threads, scores.shape)
         buffers.prepare(given, allowed)
         self._call_help(buffers, threads - 1)
         batch.search_many(buffers.words)
@@ -163,7 +165,7 @@ class _Buffers:
             raise ValueError(NOT_FINITE_QUERY)
 
 
-class _One(_Buffers):
+class _SingleBuffers(_Buffers):
     """Buffers of a search for one query."""
 
     def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
@@ -189,7 +191,7 @@ class _One(_Buffers):
         self.help = partial(single.help_one, self.words)
 
 
-class _Many(_Buffers):
+class _BatchBuffers(_Buffers):
     """Buffers of a search for a batch."""
 
     def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
@@ -249,10 +251,10 @@ def _copied(array: NDArray[np.float64]) -> NDArray[np.float64]:
     return copy
 
 
-Buffers = TypeVar("Buffers", _One, _Many)
+Buffers = TypeVar("Buffers", _SingleBuffers, _BatchBuffers)
 
 
-def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
+def _take_buffers(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
     """Pops the last used buffers of this shape that no thread is in, if any; drops other shapes."""
     for _ in range(len(kept)):
         try:

@@ -57,7 +57,7 @@ class Versions:
         """The artifact in use; raises UserError if there is none or it is incomplete."""
         found = self.find()
         if found is None:
-            raise self._absence()
+            raise self._missing_error()
         return found
 
     def listed(self) -> list[str]:
@@ -101,19 +101,19 @@ class Versions:
         """
         current, known, listed = self.in_use, self.releases(), self.listed()
         if current is None:
-            raise self._absence()
-        there = [other for other in known.published if other in listed]
-        left = [other for other in there if other != current and other not in known.withdrawn]
-        if version is None and not left:
+            raise self._missing_error()
+        stored = [other for other in known.published if other in listed]
+        candidates = [other for other in stored if other != current and other not in known.withdrawn]
+        if version is None and not candidates:
             raise UserError(f"{self.store.root} has no published index version to roll back to but {current}")
-        target = version or left[-1]
-        if target not in there:
+        target = version or candidates[-1]
+        if target not in stored:
             raise UserError(
-                f"no published index version {target!r}: expected one of {', '.join(there) or 'none'}"
+                f"no published index version {target!r}: expected one of {', '.join(stored) or 'none'}"
             )
-        gone = {*known.withdrawn, current} - {target}
+        withdrawn = {*known.withdrawn, current} - {target}
         # Record the withdrawal before switching: a concurrent run must not publish the withdrawn version.
-        self._record(known, Releases(published=known.published, withdrawn=sorted(gone)))
+        self._record(known, Releases(published=known.published, withdrawn=sorted(withdrawn)))
         self.store.write_pointer(self.key(CURRENT), target)
         return target
 
@@ -122,20 +122,20 @@ class Versions:
 
         The version in use always stays. Unpublished candidates and unreferenced encoders are deleted too.
         """
-        current, there = self.in_use, self.listed()
-        older = [other for other in self.releases().published if other in there and other != current]
-        stay = {current, *older[::-1][: max(kept - 1, 0)]}
-        gone = [version for version in there if version not in stay]
-        for version in gone:
+        current, stored = self.in_use, self.listed()
+        older = [other for other in self.releases().published if other in stored and other != current]
+        keep = {current, *older[::-1][: max(kept - 1, 0)]}
+        deleted = [version for version in stored if version not in keep]
+        for version in deleted:
             self.store.delete(self.key(version))
         _prune_encoders(self.store)
-        return len(gone)
+        return len(deleted)
 
     def _record(self, known: Releases, changed: Releases) -> None:
         if changed != known:
             self.store.write_pointer(self.key(RELEASES), changed.model_dump_json())
 
-    def _absence(self) -> UserError:
+    def _missing_error(self) -> UserError:
         """The error to raise when no version is in use."""
         if self.store.read_pointer(f"{INDEX}/{CURRENT}") is not None:
             folder = f"{self.store.root}/{INDEX}"
