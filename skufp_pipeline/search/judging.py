@@ -33,7 +33,7 @@ def wrong_answers(index: FingerprintIndex, seed: int) -> int:
 
 
 def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl.Series) -> float | None:
-    """Share of queries (Q, D) whose first result is the SKU in `truth` (Q ids); None without queries."""
+    """Share of queries (Q, D) with the SKU of `truth` (Q ids) first; None without queries or index rows."""
     if len(truth) == 0 or len(index) == 0:
         return None
     first = np.array([found.rows[0] for found in index.search(queries, 1)])
