@@ -2,6 +2,6 @@
 
 import os
 
-# OpenMP threads that wait by spinning slow torch tenfold as soon as anything else needs a core. It has
-# to be said before torch is first imported.
+# OpenMP's spinning waits slow torch tenfold when another process needs a core. Must be set before torch is
+# imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

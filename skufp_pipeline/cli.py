@@ -1,4 +1,4 @@
-"""`skufp`: the command line. A user's mistake is one line on stderr and exit status 1."""
+"""The `skufp` command line. A UserError prints one line on stderr and exits with status 1."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """One fingerprint per SKU: build the graph, ask it, read its report."""
+    """One fingerprint per SKU: build the graph, search it, read its report."""
     if sys.platform == "win32":
         raise click.ClickException("skufp runs on Linux and macOS; on Windows, run it inside WSL 2")
 
@@ -59,7 +59,7 @@ def main() -> None:
 @preset_option
 @user_errors
 def materialize(name: str | None) -> None:
-    """Materialize the whole graph through Dagster; what is unchanged is skipped."""
+    """Materialize the whole graph through Dagster; unchanged results are skipped."""
     _materialize(load_preset(name), name)
 
 
@@ -68,7 +68,7 @@ def materialize(name: str | None) -> None:
 @click.option("--retrain", is_flag=True, help="Train again too, where the catalogue has changed.")
 @user_errors
 def refresh(name: str | None, retrain: bool) -> None:
-    """Read the catalogue and make again what it has outdated: the scheduled job, without a daemon."""
+    """Read the catalogue and rebuild what is stale: the scheduled job, without a daemon."""
     from skufp_pipeline.orchestration.materialize import refresh_graph
     from skufp_pipeline.orchestration.schedules import DAILY, WEEKLY
 
@@ -81,7 +81,7 @@ def refresh(name: str | None, retrain: bool) -> None:
 @preset_option
 @user_errors
 def demo(name: str | None) -> None:
-    """Materialize the graph, print its tables, and answer one photo and one sentence."""
+    """Materialize the graph, print its report, and search for one photo and one sentence."""
     preset = load_preset(name)
     _materialize(preset, name)
     store = ArtifactStore(preset.data_root)
@@ -137,22 +137,22 @@ def search(
     save: Path | None,
     index: str,
 ) -> None:
-    """The SKUs that a photo, a sentence, both together or another SKU mean, best first.
+    """Find the SKUs that match a photo, a sentence, both together or another SKU, best first.
 
-    Values given to --where for one column are alternatives; each column narrows the search further.
+    Several --where values for one column are alternatives; each column narrows the search further.
     """
-    question = _Question(image, text, text_weight, like)
+    query = _Query(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = _engine(preset, store, policy, index)
-    answer = question.ask(engine, top, _rows_to_search(engine.index, where, within))
+    answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
         click.echo(json.dumps({**found, "action": answer.action}, indent=1))
     else:
         _print_answer(answer)
     if save is not None:
-        _save_picture(answer, question.shown(engine), engine, save)
+        _save_picture(answer, query.shown(engine), engine, save)
 
 
 @main.command()
@@ -160,13 +160,13 @@ def search(
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @user_errors
 def report(name: str | None, as_json: bool) -> None:
-    """The tables of the last retrieval report."""
+    """Print the tables of the last retrieval report."""
     _print_report(ArtifactStore(load_preset(name).data_root), as_json)
 
 
 @main.group()
 def export() -> None:
-    """Write results in other programs' formats."""
+    """Export results in the formats of other programs."""
 
 
 @export.command("df2-jsonl")
@@ -174,7 +174,7 @@ def export() -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @user_errors
 def export_df2(name: str | None, out: Path) -> None:
-    """Crop tree, *_sku_metadata.json and *_image_text.jsonl, as the reference pipeline writes them."""
+    """Write the crop tree, *_sku_metadata.json and *_image_text.jsonl, as the reference pipeline does."""
     from skufp_pipeline.datasets.export import export_df2_jsonl
 
     preset = load_preset(name)
@@ -198,7 +198,7 @@ def export_df2(name: str | None, out: Path) -> None:
 @index_option
 @user_errors
 def export_index(name: str | None, file_format: str, out: Path, index: str) -> None:
-    """All fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
+    """Write all fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
     from skufp_pipeline.search.bundle import current_index
     from skufp_pipeline.search.export import export_fingerprints
 
@@ -212,7 +212,7 @@ def export_index(name: str | None, file_format: str, out: Path, index: str) -> N
 @click.option("--all", "every", is_flag=True, help="Verify the checksums of all shards, too.")
 @user_errors
 def doctor(name: str | None, every: bool) -> None:
-    """Verify what the graph has made: each result is there, and its files have their checksums."""
+    """Verify that each result of the graph exists and that its files match their checksums."""
     from skufp_pipeline.definitions import graph_steps
     from skufp_pipeline.orchestration.doctor import examine
 
@@ -229,7 +229,7 @@ def doctor(name: str | None, every: bool) -> None:
 @preset_option
 @user_errors
 def setup_instance(name: str | None) -> None:
-    """Make $DAGSTER_HOME ready: its settings where there are none, and the limits of the pools."""
+    """Prepare $DAGSTER_HOME: write its settings if it has none, and set the pool limits."""
     import dagster as dg
 
     from skufp_pipeline.definitions import graph_steps
@@ -240,13 +240,13 @@ def setup_instance(name: str | None) -> None:
     home = instance_home()
     with dg.DagsterInstance.get() as instance:
         limits = set_pool_limits(instance, graph_steps(preset).values(), preset.compute)
-    told_limits = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
-    click.echo(f"{home}: pools: {told_limits or 'none is used by this preset'}")
+    limits_text = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
+    click.echo(f"{home}: pools: {limits_text or 'none is used by this preset'}")
 
 
 @main.group()
 def catalog() -> None:
-    """The catalogue: what has changed in it."""
+    """Show changes of the catalogue."""
 
 
 @catalog.command("diff")
@@ -255,7 +255,7 @@ def catalog() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @user_errors
 def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None:
-    """New, changed and removed products since the last run, what would be made again, and why."""
+    """Show new, changed and removed products since the last run, and what would be rebuilt and why."""
     from skufp_pipeline.definitions import graph_steps
     from skufp_pipeline.orchestration.schedules import DAILY, WEEKLY, refreshed
     from skufp_pipeline.orchestration.staleness import catalog_diff
@@ -271,8 +271,8 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
     skipped = preset.shards - len([shard for shard in reasons if shard != "whole"])
     left = sorted({name for name, step in steps.items() if step.trained} - among)
     if as_json:
-        told = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
-        click.echo(json.dumps(told, indent=1))
+        output = {"changes": found.changes.to_dicts(), "again": reasons, "shards_skipped": skipped}
+        click.echo(json.dumps(output, indent=1))
         return
     for row in found.changes.iter_rows(named=True):
         click.echo(f"{row['change']:<8} {row['sku_id']:<24} {shard_name(row['shard'])}  {row['detail']}")
@@ -286,7 +286,7 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
 
 @main.group("index")
 def index_group() -> None:
-    """Versions of the index: list them, roll back, publish one all the same."""
+    """Index versions: list them, roll back, publish one in spite of failed checks."""
 
 
 @index_group.command("list")
@@ -294,11 +294,11 @@ def index_group() -> None:
 @index_option
 @user_errors
 def index_list(name: str | None, index: str) -> None:
-    """The versions that are kept, the last published first."""
+    """List the kept versions, the last published first."""
     store = ArtifactStore(load_preset(name).data_root)
     versions = Versions(store, index)
     if not versions.listed():
-        versions.read()  # says why there is none
+        versions.read()  # raises UserError with the reason
     releases, current = versions.releases(), versions.in_use
     order = {version: number for number, version in enumerate(releases.published, start=1)}
     for version in sorted(versions.listed(), key=lambda version: -order.get(version, 0)):
@@ -314,7 +314,7 @@ def index_list(name: str | None, index: str) -> None:
 @click.argument("version", required=False)
 @user_errors
 def index_rollback(name: str | None, index: str, version: str | None) -> None:
-    """Put the version before (or VERSION) back in use; the one in use now is not published again."""
+    """Put the previous version (or VERSION) back in use; runs do not publish the present one again."""
     versions = Versions(ArtifactStore(load_preset(name).data_root), index)
     click.echo(f"in use: {versions.roll_back(version)}")
 
@@ -325,7 +325,7 @@ def index_rollback(name: str | None, index: str, version: str | None) -> None:
 @click.argument("version")
 @user_errors
 def index_publish(name: str | None, index: str, version: str) -> None:
-    """Put VERSION in use although a check did not pass, or after it was rolled back."""
+    """Put VERSION in use even if a check failed or it was rolled back."""
     preset = load_preset(name)
     Versions(ArtifactStore(preset.data_root), index).publish(version, preset.kept_index_versions)
     click.echo(f"in use: {version}")
@@ -338,13 +338,13 @@ def _materialize(preset: Preset, name: str | None) -> None:
 
 
 def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> None:
-    """`run(instance, say)` on the instance of this home, and its outcome told."""
+    """Calls `run(instance, say)` with the Dagster instance and prints the outcome."""
     import dagster as dg
 
     from skufp_pipeline.orchestration.materialize import instance_home
 
     instance_home()
-    if name is not None:  # processes that Dagster starts must load the preset that these runs belong to
+    if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
         outcome = run(instance, lambda line: click.echo(line, err=True))
@@ -364,7 +364,7 @@ def _engine(
 
 
 def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
-    """A photo and a sentence among the evaluation queries of validation SKUs."""
+    """A photo and a sentence from an evaluation query of a validation SKU."""
     for shard in range(preset.shards):
         rows = IMAGE_TEXT.read(store, shard).images()
         rows = rows.filter((pl.col("role") == "evaluation") & (pl.col("split") == "validation"))
@@ -390,12 +390,8 @@ def _print_answer(answer: "Answer") -> None:
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
-class _Question:
-    """What `skufp search` is asked: a photo, words, both, or a SKU.
-
-    Raises:
-        UserError: nothing is asked, a SKU beside something else, or a weight where there is nothing to weigh.
-    """
+class _Query:
+    """The query of `skufp search`: a photo, a text, both, or a SKU; raises UserError for other options."""
 
     def __init__(
         self, image: Path | None, text: str | None, text_weight: float | None, like: str | None
@@ -417,7 +413,7 @@ class _Question:
         return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
 
     def shown(self, engine: "QueryEngine") -> "NDArray[np.uint8] | str":
-        """The question as a picture of results shows it: pixels, or words where there are no others."""
+        """The query as the results picture shows it: pixels, or text if there is no picture."""
         import numpy as np
 
         from skufp_pipeline.search.engine import read_photo
@@ -429,7 +425,7 @@ class _Question:
 
 
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":
-    """The rows that --where and --within leave; None for all."""
+    """The rows selected by --where and --within; None for all."""
     columns: dict[str, list[str]] = {}
     for condition in where:
         column, sign, value = condition.partition("=")

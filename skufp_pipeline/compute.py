@@ -1,4 +1,4 @@
-"""What this machine has, and what an asset needs, said once for every executor (a leaf: no dagster)."""
+"""Resources of this machine and of assets, for all executors; imports nothing of the package, nor Dagster."""
 
 import os
 import sys
@@ -10,13 +10,9 @@ GPU_POOL = "gpu"
 
 @dataclass(frozen=True)
 class Needs:
-    """Resources of one step.
+    """Resources of one step: CPU cores, GiB of memory, whole GPUs and torch's CPU threads (None: no limit).
 
-    Attributes:
-        cores: CPU cores.
-        memory_gib: GiB of memory.
-        gpus: whole GPUs; a step that uses one waits for a place in the `gpu` pool.
-        threads: that torch computes with on a CPU; None: as many as it likes.
+    A step with a GPU waits for a slot in the `gpu` pool.
     """
 
     cores: float = 1.0
@@ -26,11 +22,7 @@ class Needs:
 
 
 def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:
-    """`pool` and `op_tags` of an asset, agreeing for Kubernetes and Ray.
-
-    Args:
-        priority: of steps that are ready at once, the highest start first.
-    """
+    """`pool` and `op_tags` of an asset, for Kubernetes and Ray; ready steps start in order of `priority`."""
     resources = {"cpu": f"{needs.cores:g}", "memory": f"{needs.memory_gib:g}Gi"}
     limits = {"memory": resources["memory"]}
     if needs.gpus:
@@ -52,13 +44,13 @@ def declare(needs: Needs, priority: int = 0) -> dict[str, Any]:
 
 
 def cores_available() -> int:
-    """CPU cores that this process may use; macOS does not tell, there it is all of them."""
+    """CPU cores available to this process; all cores on macOS, which does not report it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def peak_memory_mib() -> int:
-    """Most memory that this process held so far, in MiB."""
-    import resource  # Windows has none; the definitions load there all the same
+    """Peak memory of this process so far, in MiB."""
+    import resource  # imported lazily: the definitions must load on Windows, which has no such module
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, KiB elsewhere
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB

@@ -1,4 +1,4 @@
-"""The one Definitions: merges the groups of a preset, and what runs them."""
+"""The Dagster Definitions: asset groups of a preset, with jobs, schedules, sensors and resources."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -34,12 +34,8 @@ def graph_steps(preset: Preset) -> dict[str, Step]:
 def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None = None) -> dg.Definitions:
     """The definitions of a preset (`$SKUFP_PRESET` or `demo` by default).
 
-    Args:
-        replace: by name, what stands in the place of an asset, a check (`asset:check`), a job, a schedule, a
-            sensor or a resource (`artifacts`, `models`), for tests.
-
-    Raises:
-        ValueError: there is nothing of a name in `replace`.
+    For tests, `replace` maps names of assets, checks (`asset:check`), jobs, schedules, sensors and resources
+    (`artifacts`, `models`) to replacements. Raises ValueError if one of the names does not exist.
     """
     preset, others = preset or load_preset(), dict(replace or {})
     groups = [group(preset) for group in GROUPS]

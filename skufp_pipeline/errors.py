@@ -1,18 +1,17 @@
-"""The two exceptions that say what a user can mend: what stops the work, and what is left out of it."""
+"""Exceptions that a user can act on: `UserError` stops the work, `ItemError` skips one item."""
 
 from textwrap import shorten
 
 
 class UserError(Exception):
-    """A mistake in a user's input or configuration.
+    """A mistake in a user's input or configuration; the command line prints it without a stack trace.
 
-    The message says what was expected, what was found, where, and what to do. The command line
-    prints it without a stack trace.
+    The message says what was expected, what was found, where, and what to do.
     """
 
 
 class ItemError(Exception):
-    """Why one item is left out: a countable reason and a sentence for a person."""
+    """One item is skipped: `reason` is a countable category, `detail` a sentence for the user."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -21,5 +20,5 @@ class ItemError(Exception):
 
 
 def in_a_line(error: Exception) -> str:
-    """Kind and first words of an error; a hub's and torch's run over many lines."""
+    """Type and shortened message of an error, because some libraries' messages have many lines."""
     return f"{type(error).__name__}: {shorten(str(error), 200, placeholder=' ...')}"

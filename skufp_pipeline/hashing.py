@@ -1,26 +1,26 @@
-"""Stable hashes: the same text gives the same number on every machine, run and Python version."""
+"""Hashes that are the same on every machine and for every Python version."""
 
 import hashlib
 import time
 from functools import lru_cache
 from pathlib import Path
 
-SETTLED_SECONDS = 2  # a file changed later than this ago may change again with the same time
+SETTLED_SECONDS = 2  # a file modified more recently may change again without a new modification time
 
 
 def stable_hash(text: str, salt: str = "") -> int:
-    """A 64-bit unsigned integer that depends on `text` and `salt` alone (BLAKE2b)."""
+    """A 64-bit unsigned hash (BLAKE2b) of `text` and `salt`."""
     digest = hashlib.blake2b(f"{salt}\0{text}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big")
 
 
 def stable_fraction(text: str, salt: str = "") -> float:
-    """A number in [0, 1), uniform over texts; splits compare it with a fraction."""
+    """A hash in [0, 1), uniform over texts; splits compare it with a fraction."""
     return stable_hash(text, salt) / 2**64
 
 
 def stable_shard(sku_id: str, shards: int) -> int:
-    """The shard of a SKU: in range(shards).
+    """The shard of a SKU, in range(shards).
 
     >>> [stable_shard(sku_id, 4) for sku_id in ("000001_01_01", "000001_02_01", "000002_01_08")]
     [1, 0, 1]
@@ -29,7 +29,7 @@ def stable_shard(sku_id: str, shards: int) -> int:
 
 
 def shard_part(limit: int | None, shards: int, shard: int) -> int | None:
-    """A shard's part of a limit over all shards; parts differ by one at most, and no shard asks another."""
+    """A shard's part of a limit over all shards; parts differ by one at most and need no coordination."""
     return None if limit is None else (limit + shards - 1 - shard) // shards
 
 
@@ -40,9 +40,9 @@ def file_digest(path: Path) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """Of a file's bytes, or of the relative names and contents of a folder's files.
+    """Digest of a file's bytes, or of the relative names and contents of a folder's files.
 
-    A process reads a file once, as long as its size and time of change stay.
+    It is cached per process until the file's size or modification time changes.
     """
     if not path.is_file():
         files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -1,17 +1,14 @@
-"""The one decoder: from a picture's path or bytes to upright RGB of 8 bits, for catalogue and query alike.
+"""Decodes all pictures, of the catalogue and of queries, from a path or bytes to upright 8-bit RGB.
 
-Every picture goes through the same steps:
+- The format, one of `FORMATS`, is detected from the content; only the first frame is used.
+- Pictures above `max_pixels` are rejected by their header, before decoding.
+- JPEGs larger than needed are reduced by 2, 4 or 8 while decoding (libjpeg's scaled DCT).
+- EXIF orientation is applied if it precedes the pixels, so that `size_of` need not decode them.
+- Any colour model and depth becomes 8-bit RGB, and transparency becomes white.
+- Metadata is dropped. ICC profiles are ignored, as they were when the encoders were trained.
 
-- Its content says which of `FORMATS` it is, whatever its name; of several frames the first counts.
-- Its header says its size; above `max_pixels` it is refused before a pixel is decoded.
-- A JPEG with more pixels than are needed is reduced by 2, 4 or 8 while it is decoded (libjpeg's scaled DCT).
-- EXIF orientation is applied where it stands before the pixels, so that `size_of` need not decode them.
-- Any colour model and depth becomes RGB of 8 bits, and what is transparent becomes white.
-- Metadata is dropped. An embedded ICC profile is ignored: the towers learnt from pictures read like that.
-
-A picture that is wanted whole is read by `whole_photo`, which reduces it to at most `side` pixels: a
-catalogue's picture without a box and a photo that is searched for, so that the same picture has the same
-pixels in both. A box is cut at full resolution (`open_photo`) and then reduced.
+Catalogue pictures without a box and query photos are both read by `whole_photo`, so that the same picture has
+the same pixels in both. A box is cut at full resolution (`open_photo`) and then reduced.
 """
 
 import io
@@ -31,12 +28,12 @@ from skufp_pipeline.errors import ItemError, UserError
 
 PhotoSource = Path | bytes
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG includes MPO, what phones write
-SIDE = 512  # pixels; twice what the encoders and the policy's working copy look at, or more
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG includes MPO, which phones write
+SIDE = 512  # pixels; at least twice the input size of the encoders and of the policy
 
-PILLOW_LIMIT = 178_956_970  # above this Pillow refuses an image whatever our setting says
+PILLOW_LIMIT = 178_956_970  # above this Pillow rejects an image in any case
 MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
-MAX_PIXELS = 100_000_000  # of a catalogue's picture, where no setting says otherwise
+MAX_PIXELS = 100_000_000  # default for catalogue pictures
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
 
 _TURNS = {
@@ -55,7 +52,7 @@ class PhotoError(ItemError):
 
     Attributes:
         reason: missing_image, image_too_large or broken_image.
-        why: what is wrong, to be put after the picture's name.
+        why: what is wrong, worded to follow the picture's name.
     """
 
     def __init__(self, reason: str, name: str, why: str) -> None:
@@ -64,27 +61,27 @@ class PhotoError(ItemError):
 
 
 def what_is_wrong(error: PhotoError | OSError) -> str:
-    """Why a picture was not read, to be put after its name."""
+    """Why a picture was not read, worded to follow its name."""
     return error.why if isinstance(error, PhotoError) else f"can't be read: {error}"
 
 
 def whole_photo(source: PhotoSource, side: int = SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture reduced to at most `side` pixels. Raises as `open_photo` does."""
+    """Reads a picture reduced to at most `side` pixels on the longer side. Raises as `open_photo`."""
     return reduced(open_photo(source, max_pixels, enough=side), side)
 
 
 def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
-    """The picture, upright, RGB of 8 bits, on white, without metadata.
+    """Reads a picture as upright 8-bit RGB on white, without metadata.
 
     Args:
-        enough: pixels that either side needs; a JPEG is decoded to the smallest size that has as many.
+        enough: a JPEG is decoded at the smallest scale with at least this many pixels per side.
 
     Raises:
         PhotoError: see its reasons.
-        OSError: the disk or network failed, which says nothing about the picture.
+        OSError: disk or network failure; the picture may be intact.
     """
     with _opened(source, max_pixels) as image:
-        turn = _TURNS.get(_orientation(image))  # first: loading a PNG adds what stands after its pixels
+        turn = _TURNS.get(_orientation(image))  # before loading, which adds EXIF data after a PNG's pixels
         if enough is not None:
             image.draft(None, (enough, enough))
         picture = to_rgb(image)
@@ -93,7 +90,7 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | 
 
 
 def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) of the upright picture, from its header alone. Raises as `open_photo` does.
+    """(width, height) of the upright picture, from its header alone. Raises as `open_photo`.
 
     >>> buffer = io.BytesIO()
     >>> Image.new("L", (30, 20)).save(buffer, "PNG")
@@ -106,11 +103,7 @@ def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int
 
 
 def read_crop(path: Path, enough: int | None = None) -> Image.Image:
-    """A picture that the pipeline wrote. `enough` is that of `open_photo`.
-
-    Raises:
-        UserError: it is missing or can't be decoded.
-    """
+    """Reads a picture that the pipeline wrote; raises UserError if it is missing or can't be decoded."""
     try:
         return open_photo(path, enough=enough)
     except (PhotoError, OSError) as error:
@@ -118,7 +111,7 @@ def read_crop(path: Path, enough: int | None = None) -> Image.Image:
 
 
 def decodes(path: Path) -> bool:
-    """Whether the file is there and all its pixels can be decoded."""
+    """Whether the file exists and can be decoded completely."""
     try:
         open_photo(path)
     except (PhotoError, OSError):
@@ -127,7 +120,7 @@ def decodes(path: Path) -> bool:
 
 
 def reduced(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side scaled down to `side` pixels; a smaller one as it is."""
+    """Scales the longer side down to `side` pixels; smaller pictures stay unchanged."""
     scale = side / max(picture.size)
     if scale >= 1:
         return picture
@@ -136,7 +129,7 @@ def reduced(picture: Image.Image, side: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB of 8 bits; what is transparent becomes white, as a shop's page shows it."""
+    """Converts any mode to 8-bit RGB; transparency becomes white, as on a shop's page."""
     if image.mode[0] in "IF":
         image = _eight_bits(image)
     if not image.has_transparency_data:
@@ -148,7 +141,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits by its high byte; of 32 bits by its range, as their files don't say what white is.
+    """Converts 16-bit grey by its high byte, 32-bit grey by its range because its files don't define white.
 
     White is the first of 1 (floats only), 255, 65535 and 2^31 - 1 that no pixel exceeds.
     """
@@ -165,10 +158,9 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
-    """The image opened lazily: nothing but its header is read until pixels are asked for.
+    """Opens an image lazily, reading only its header.
 
-    Raises:
-        PhotoError: also for what fails inside the `with` block while decoding.
+    Decoding errors inside the `with` block are raised as PhotoError too.
     """
     name = source.name if isinstance(source, Path) else "the picture"
     if isinstance(source, Path) and not os.path.isfile(source):
@@ -186,19 +178,19 @@ def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
         raise PhotoError("broken_image", name, why) from error
     except (PhotoError, MemoryError):
         raise
-    except Exception as error:  # on broken files the decoders raise a dozen kinds
+    except Exception as error:  # decoders raise many types on broken files
         if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # EINVAL: an offset below 0
             raise
         raise PhotoError("broken_image", name, f"can't be read as an image: {error}") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8, of an image that is not loaded yet; 1 where there is none to read."""
-    if image.format == "TIFF":  # Pillow turns it itself
+    """The EXIF orientation, 1 to 8, of an image that is not loaded yet; 1 if there is none."""
+    if image.format == "TIFF":  # Pillow applies it
         return 1
     try:
         exif = Image.Image.getexif(image)  # a PNG's own method would decode the pixels
         value = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # as many kinds
+    except Exception:  # as in `_opened`
         return 1
     return value if value in range(1, 9) else 1

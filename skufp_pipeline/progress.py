@@ -1,4 +1,4 @@
-"""How long work tells how far it is (a leaf)."""
+"""The type of progress callbacks; imports nothing of the package."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
-"""What decides a result, found in the code: the modules that a module imports, and the libraries they use.
+"""Finds the code that a result depends on: the modules that a module imports, and the libraries they use.
 
-Nothing is imported for it: sources are read and parsed once each.
+Sources are parsed once each; nothing is imported.
 """
 
 import ast
@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-# Import name and distribution of every library whose version may change a result.
+# Import and distribution name of every library whose version may change a result.
 LIBRARIES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -25,13 +25,13 @@ LIBRARIES = {
     "PIL": "pillow",
     "onnxruntime": "onnxruntime",
 }
-# Settings reach a result by their values, which stand in its recipe; the store and the errors don't reach it.
+# Settings affect a result through their values, which are in its recipe; the store and the errors do not.
 _NO_PART_OF_A_RESULT = ("settings", "errors", "store")
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A module's code without comments and docstrings, as a hash; and every name that it imports."""
+    """Hash of a module's code without comments and docstrings, and the names that it imports."""
 
     digest: bytes
     imports: frozenset[str]
@@ -39,11 +39,7 @@ class _Source:
 
 @cache
 def code_digest(roots: tuple[str, ...]) -> str:
-    """Hash of the code of these modules and of all that they import from their own package.
-
-    Raises:
-        ValueError: there is no such module.
-    """
+    """Hash of the code of the `import_closure` of these modules."""
     digest = hashlib.sha256()
     for module in import_closure(roots):
         digest.update(_source(module).digest)
@@ -52,18 +48,15 @@ def code_digest(roots: tuple[str, ...]) -> str:
 
 @cache
 def library_versions(roots: tuple[str, ...]) -> dict[str, str]:
-    """Versions of those `LIBRARIES` that these modules, or what they import of their package, use."""
+    """Versions of the `LIBRARIES` that the `import_closure` of these modules uses."""
     used = {name.split(".")[0] for module in import_closure(roots) for name in _source(module).imports}
     return {LIBRARIES[name]: version(LIBRARIES[name]) for name in sorted(used & LIBRARIES.keys())}
 
 
 @cache
 def import_closure(roots: tuple[str, ...]) -> tuple[str, ...]:
-    """The modules that decide what `roots` compute: themselves and, transitively, what they import from
-    their own package, inside functions too; less settings, errors and the store.
-
-    Raises:
-        ValueError: there is no such module.
+    """`roots` and all modules that they import, transitively, from their package, including imports inside
+    functions; without settings, errors and the store. Raises ValueError if a root does not exist.
     """
     found: set[str] = set()
     waiting = list(roots)
@@ -77,13 +70,13 @@ def import_closure(roots: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def forget_sources() -> None:
-    """Reads every source anew: for tests that change some."""
+    """Clears the caches, for tests that change sources."""
     for cached in (code_digest, library_versions, import_closure, _source):
         cached.cache_clear()
 
 
 def _own_modules(module: str, names: Iterable[str]) -> list[str]:
-    """Those of the imported names that are modules of `module`'s package; packages without code are none."""
+    """The imported names that are non-empty modules of `module`'s package."""
     package = module.split(".")[0]
     own = [name for name in names if name.split(".")[0] == package and name != package]
     return [name for name in own if (path := _path(name)) is not None and path.stat().st_size > 0]
@@ -107,7 +100,7 @@ def _source(module: str) -> _Source:
 
 
 def _path(module: str) -> Path | None:
-    """The file of a module, found without importing its parents; None where the name is no module."""
+    """The file of a module, found without importing its parents; None if there is no such module."""
     package, *parts = module.split(".")
     spec = importlib.util.find_spec(package)
     if spec is None or spec.submodule_search_locations is None:
@@ -117,7 +110,7 @@ def _path(module: str) -> Path | None:
 
 
 def _executed(tree: ast.AST) -> Iterable[ast.AST]:
-    """Every node but those that only a type checker sees."""
+    """All nodes except those under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             continue

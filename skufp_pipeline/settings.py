@@ -1,9 +1,9 @@
-"""The base of every typed configuration class: unknown keys are refused, values are frozen."""
+"""The base class of typed configuration: unknown keys are rejected, instances are immutable."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Settings(BaseModel):
-    """Configuration that rejects unknown keys, so that a misspelt setting is an error."""
+    """Immutable configuration that rejects unknown keys, so that a misspelt setting is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""What a person sees of a result in Dagster: counts, tables, curves and contact sheets, kept small."""
+"""Dagster metadata of results: counts, tables and pictures, kept small."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ _LOG_EVERY = 5.0  # seconds
 
 
 def progress(log: Callable[[str], None], what: str) -> Progress:
-    """Logs counts and rate every few seconds, and draws a bar in a terminal."""
+    """Returns a callback that logs counts and rate every few seconds and draws a bar in a terminal."""
     started = time.monotonic()
     last = started
     bar = tqdm(desc=what, unit="", leave=False, disable=not sys.stderr.isatty())
@@ -42,7 +42,7 @@ def progress(log: Callable[[str], None], what: str) -> Progress:
 
 
 def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
-    """Where it is, whether this run computed it, and its summary's counts."""
+    """Path, digest, whether this run computed the artifact, and the scalars of its summary."""
     counts = {name: value for name, value in artifact.summary.items() if isinstance(value, int | float | str)}
     return {
         "path": dg.MetadataValue.path(str(artifact.path)),
@@ -54,7 +54,7 @@ def artifact_metadata(artifact: Artifact) -> dict[str, Any]:
 
 
 def frame_metadata(frame: pl.DataFrame) -> dict[str, Any]:
-    """Row count and column schema under the names the Dagster UI knows."""
+    """Row count and column schema under the names that the Dagster UI expects."""
     columns = [dg.TableColumn(name, str(kind)) for name, kind in frame.schema.items()]
     return {
         "dagster/row_count": frame.height,
@@ -63,7 +63,7 @@ def frame_metadata(frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def counts_table(frame: pl.DataFrame, by: Sequence[str]) -> dg.MarkdownMetadataValue:
-    """How many rows there are by some columns, as a Markdown table."""
+    """Row counts grouped by some columns, as a Markdown table."""
     counts = frame.group_by(list(by)).len("rows").sort(list(by))
     return markdown_table(counts)
 
@@ -76,7 +76,7 @@ def markdown_table(frame: pl.DataFrame) -> dg.MarkdownMetadataValue:
 
 
 def picture(image: Image.Image | bytes, quality: int = 80) -> dg.MarkdownMetadataValue:
-    """An image inside the metadata: a JPEG where it is drawn here, PNG bytes as they are."""
+    """An inline image: an Image is encoded as JPEG, bytes must be a PNG."""
     if isinstance(image, bytes):
         return dg.MetadataValue.md(f"![figure](data:image/png;base64,{base64.b64encode(image).decode()})")
     buffer = io.BytesIO()
@@ -91,5 +91,5 @@ def _cell(value: Any) -> str:
 
 
 def picture_file(path: Path) -> dg.MarkdownMetadataValue:
-    """A picture that an artifact holds."""
+    """An inline image from an artifact's file."""
     return picture(open_photo(path))

@@ -1,4 +1,4 @@
-"""What an asset is, said once: its Dagster declaration, its store recipe and its stage come from here."""
+"""Steps: the single definition from which an asset's Dagster declaration, store recipe and stage follow."""
 
 import hashlib
 import inspect
@@ -28,7 +28,7 @@ from skufp_pipeline.show import artifact_metadata, progress
 from skufp_pipeline.store import ArtifactStore, Recipe, shard_name
 
 OWNERS = ["team:skufp"]
-READ_CATALOG = "read_catalog"  # the stage that reads the catalogue from where it lies
+READ_CATALOG = "read_catalog"  # the stage that reads the catalogue from its source
 RETRY = dg.RetryPolicy(max_retries=1, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 
 
@@ -37,17 +37,16 @@ class Step:
     """One asset of the graph.
 
     Attributes:
-        stored: what it makes, and where the store keeps that.
-        make: makes it; its docstring is the asset's description.
-        code: the science modules that it calls; what they import decides the result, too.
-        config: the part of the preset that decides the result, JSON-able.
-        deps: what it is made from.
-        stage: the run that it belongs to, with others that are sharded or not as it is.
-        apart: takes long: `skufp materialize` gives it a run of its own within its stage.
-        weekly: not needed to find a new product: made again by the weekly refresh alone, as all that is
-            trained.
-        priority: of steps that are ready at once, the highest start first.
-        fresh_hours: after which it counts as overdue; None: never.
+        stored: the type of the result and its place in the store.
+        make: computes the result; its docstring is the asset's description.
+        code: the science modules that it calls; their imports are part of the recipe too.
+        config: the part of the preset that affects the result, JSON-able.
+        deps: the stored inputs.
+        stage: name of its stage; a stage has only sharded or only unsharded steps.
+        apart: slow; `skufp materialize` gives it a run of its own within its stage.
+        weekly: only the weekly refresh rebuilds it (as all trained steps), as new products do not need it.
+        priority: of steps that are ready at once, those with the highest priority start first.
+        fresh_hours: hours until the result is overdue; None: never.
         num_shards: SKU shards of the graph.
     """
 
@@ -73,22 +72,22 @@ class Step:
 
     @property
     def trained(self) -> bool:
-        """Whether it is learnt from the whole catalogue."""
+        """Whether the result is trained on the whole catalogue."""
         return self.stored.trained
 
     @property
     def shards(self) -> int | None:
-        """Its number of shards; None where it is of the whole catalogue."""
+        """Number of shards; None if the step is not sharded."""
         return self.num_shards if self.stored.sharded else None
 
     @property
     def upstream(self) -> tuple[str, ...]:
-        """Names of the assets it is made from."""
+        """Names of the upstream assets."""
         return tuple(dep.name for dep in self.deps)
 
     @property
     def is_daily(self) -> bool:
-        """Whether a new product waits for it."""
+        """Whether the daily refresh rebuilds it."""
         return not (self.weekly or self.trained)
 
     @property
@@ -97,17 +96,17 @@ class Step:
 
     @property
     def libraries(self) -> dict[str, str]:
-        """Versions of the libraries that its code uses."""
+        """Versions of the `LIBRARIES` that its code uses."""
         return library_versions(self.code)
 
     @property
     def code_version(self) -> str:
-        """Of code, libraries and configuration together, as Dagster shows it."""
+        """Hash of code, libraries, configuration and number of shards, shown by Dagster."""
         text = json.dumps([dict(self.config), self.libraries, self.shards], sort_keys=True)
         return hashlib.sha256((text + self.code_digest).encode()).hexdigest()[:12]
 
     def recipe(self, inputs: Mapping[str, str]) -> Recipe:
-        """The store's recipe for a result made from `inputs` (name to digest)."""
+        """The recipe for a result made from `inputs` (name to digest)."""
         return Recipe(
             code_version=self.code_digest,
             libraries=self.libraries,
@@ -118,10 +117,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Group:
-    """The assets of one part of the graph, with all that is known of them.
-
-    `definitions.py` merges groups; stages, jobs, staleness and refreshes follow from the steps.
-    """
+    """Steps, assets and checks of one part of the graph; stages, jobs and refreshes follow from the steps."""
 
     steps: tuple[Step, ...]
     assets: tuple[dg.AssetsDefinition, ...]
@@ -135,16 +131,15 @@ class Group:
         steps: Sequence[Step],
         checks: Callable[[Sequence[Step]], Sequence[dg.AssetChecksDefinition]] = lambda steps: (),
     ) -> "Group":
-        """The group of these steps; `checks` are those that look at whole results."""
+        """Builds the group of these steps; `checks` returns the checks of whole results."""
         mine = tuple(replace(step, group=name, num_shards=preset.shards) for step in steps)
         return cls(mine, tuple(asset(step, preset) for step in mine), tuple(checks(mine)))
 
 
 class Run:
-    """One execution of a step. What it reads becomes the recipe of what it makes.
+    """One execution of a step; the inputs that it reads become part of the result's recipe.
 
-    Attributes:
-        shard: the SKU shard at hand; None where the step is of the whole catalogue.
+    `shard` is the current SKU shard, or None if the step is not sharded.
     """
 
     def __init__(
@@ -166,12 +161,12 @@ class Run:
 
     @property
     def scratch(self) -> Path:
-        """A folder that survives a killed run of this very recipe."""
+        """A folder that survives a killed run of the same recipe."""
         return self.store.scratch(self.key, self.recipe)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Of all that was read; from here on nothing more can be."""
+        """The recipe with the inputs read so far; no input can be read afterwards."""
         return self.step.recipe(self.inputs.digests())
 
     @property
@@ -182,14 +177,13 @@ class Run:
         return stored.key_in(self.store, self.shard)
 
     def progress(self, what: str) -> Progress:
-        """Tells (done, total) of this step, of this shard where there is one."""
+        """A callback that reports the progress (done, total) of this step and shard."""
         return progress(self.context.log.info, what if self.shard is None else f"{what}, shard {self.shard}")
 
     def produce(self, stored: Stored[R], build: Callable[[Path], Mapping[str, Any]]) -> R:
-        """The step's result by its recipe: the one that is there, or what `build` writes into a folder.
+        """The step's result: the stored one if its recipe is the same, else what `build` writes to a folder.
 
-        Raises:
-            UserError: what was read does not belong together, or the result can't be written.
+        Raises UserError if the inputs do not belong together or the result can't be written.
         """
         if stored is not self.step.stored:
             raise ValueError(f"{self.step.name} makes {self.step.name}, not {stored.name}")
@@ -198,7 +192,7 @@ class Run:
     def done(
         self, made: Any, metadata: Mapping[str, Any], *checks: dg.AssetCheckResult
     ) -> dg.MaterializeResult:
-        """What Dagster is told: the content is the data version, `metadata` what a person sees."""
+        """The result for Dagster: its data version is the content digest, `metadata` is shown in the UI."""
         return dg.MaterializeResult(
             metadata={**artifact_metadata(made.artifact), **metadata},
             data_version=dg.DataVersion(made.digest),
@@ -207,7 +201,7 @@ class Run:
 
 
 def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
-    """The asset of a step; a user's mistake fails it with its message alone, and is not retried."""
+    """The asset of a step; a UserError becomes a Failure with its message and is not retried."""
 
     def execute(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
@@ -246,10 +240,10 @@ def asset_arguments(step: Step) -> dict[str, Any]:
 
 
 def _source_of(function: Callable[..., Any]) -> dict[str, Any]:
-    """Where the Dagster UI finds a function's code."""
+    """Code reference of a function for the Dagster UI."""
     code = function.__code__
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.BetaWarning)  # what code references are, for now
+        warnings.simplefilter("ignore", dg.BetaWarning)  # code references are in beta
         place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)
         return {"dagster/code_references": dg.CodeReferencesMetadataValue(code_references=[place])}
 
@@ -257,17 +251,17 @@ def _source_of(function: Callable[..., Any]) -> dict[str, Any]:
 def _threads_of(step: Step) -> AbstractContextManager[None]:
     if step.needs.threads is None:
         return nullcontext()
-    from skufp_pipeline.training.device import limited_threads  # torch: where it is used alone
+    from skufp_pipeline.training.device import limited_threads  # imports torch
 
     return limited_threads(step.needs.threads)
 
 
 @cache
 def shard_partitions(shards: int) -> dg.StaticPartitionsDefinition:
-    """One partition a SKU shard: `shard_0000`, `shard_0001`, ..."""
+    """One partition per SKU shard: `shard_0000`, `shard_0001`, ..."""
     return dg.StaticPartitionsDefinition([shard_name(shard) for shard in range(shards)])
 
 
 def shard_number(partition_key: str) -> int:
-    """3 of `shard_0003`."""
+    """The number of a partition key: 3 for `shard_0003`."""
     return int(partition_key.removeprefix("shard_"))

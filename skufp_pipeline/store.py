@@ -1,11 +1,10 @@
-"""The artifact store: every result is a directory under one root, whole or not there at all.
+"""The artifact store: every result is a directory under one root, either complete or absent.
 
-A directory is built under a temporary name on the same file system, its `manifest.json` is written
-last, and then it is moved into place; readers refuse a directory without a manifest. The manifest is
-small whatever the artifact holds: the list of files stands beside it in `files.json`. The root is a
-local path or any fsspec URL; remote artifacts are read through a local cache, so that the science
-sees local paths only. A result whose recipe (code, configuration, inputs) is unchanged is not
-computed again.
+A directory is built under a temporary name on the same file system, its `manifest.json` is written last, and
+then it is moved into place; readers reject a directory without a manifest. The list of files is in
+`files.json`, so that the manifest stays small. The root is a local path or any fsspec URL; remote artifacts
+are read through a local cache, so that science code sees only local paths. A result whose recipe (code,
+libraries, configuration, inputs) is unchanged is not computed again.
 """
 
 import errno
@@ -33,7 +32,7 @@ from skufp_pipeline.settings import Settings
 
 MANIFEST, FILES = "manifest.json", "files.json"
 CACHE_VARIABLE = "SKUFP_CACHE"
-_LEAST_FREE = 1 << 20  # bytes; with less, whatever went wrong is taken for a full disk
+_LEAST_FREE = 1 << 20  # bytes; with less free space any error is taken for a full disk
 
 
 class FileEntry(Settings):
@@ -47,8 +46,7 @@ _FILES = TypeAdapter(dict[str, FileEntry])
 
 
 class Recipe(Settings):
-    """All that a result depends on: code, versions of libraries, its part of the configuration, and its
-    inputs' digests."""
+    """What a result depends on: code, library versions, its part of the configuration, input digests."""
 
     code_version: str
     libraries: dict[str, str] = {}
@@ -61,11 +59,11 @@ class Recipe(Settings):
 
 
 class Manifest(Settings):
-    """What `manifest.json` holds.
+    """Schema of `manifest.json`.
 
     Attributes:
-        digest: names the content: the same files, the same digest.
-        parts: SHA-256 of the few files that have readers of their own, by name.
+        digest: content digest: the same files give the same digest.
+        parts: SHA-256 of the files that are inputs on their own, by name.
     """
 
     artifact: str
@@ -79,7 +77,7 @@ class Manifest(Settings):
 
 @dataclass(frozen=True)
 class Artifact:
-    """A complete result: its local directory, its manifest, and whether this call computed it."""
+    """A complete result: local directory, manifest, and whether this call computed it."""
 
     path: Path
     manifest: Manifest
@@ -94,7 +92,7 @@ class Artifact:
         return self.manifest.summary
 
     def require_input(self, name: str, digest: str) -> None:
-        """Refuses, by name, an artifact that was made from another version of an input."""
+        """Raises UserError if this artifact was made from another version of an input."""
         found = self.manifest.recipe.inputs.get(name)
         if found != digest:
             raise UserError(
@@ -103,7 +101,7 @@ class Artifact:
             )
 
     def files(self) -> dict[str, FileEntry]:
-        """Size and checksum of every file by name; a `UserError` where their list is damaged."""
+        """Size and checksum of every file by name; raises UserError if the list is damaged."""
         with suppress(FileNotFoundError, ValidationError):
             files = _FILES.validate_json((self.path / FILES).read_bytes())
             if _content_digest(files) == self.digest:
@@ -112,7 +110,7 @@ class Artifact:
         raise UserError(f"{name}/{FILES} is not its manifest's; delete the folder and materialize {name}")
 
     def damaged_files(self) -> list[str]:
-        """Names of files that are missing or whose checksum is another; of the list, where it is damaged."""
+        """Names of missing files and files with another size or checksum; only `FILES` if that is damaged."""
         try:
             files = self.files().items()
         except UserError:
@@ -126,7 +124,7 @@ class ArtifactStore:
 
     Args:
         root: local directory or fsspec URL (`s3://bucket/prefix`).
-        cache: local directory for copies of remote artifacts; else in `$SKUFP_CACHE`, or the user's cache.
+        cache: folder for copies of remote artifacts; by default in `$SKUFP_CACHE` or the user's cache.
     """
 
     def __init__(self, root: str | Path, cache: Path | None = None) -> None:
@@ -140,16 +138,16 @@ class ArtifactStore:
         self._cache = cache or caches / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     def find(self, key: str) -> Artifact | None:
-        """The artifact at `key`, or None where there is no complete one."""
+        """The artifact at `key`, or None if there is no complete one."""
         manifest = self.manifest(key)
         return None if manifest is None else Artifact(self._local_copy(key, manifest), manifest)
 
     def manifest(self, key: str) -> Manifest | None:
-        """The manifest at `key`, without its files; None where there is no complete artifact."""
+        """The manifest at `key`, without fetching files; None if there is no complete artifact."""
         return self.manifests([key]).get(key)
 
     def manifests(self, keys: Iterable[str]) -> dict[str, Manifest]:
-        """The manifests at those of `keys` that are complete; of a remote root many are fetched at once."""
+        """The manifests of the complete artifacts among `keys`; a remote root is read concurrently."""
         paths = {key: f"{self._base}/{key}/{MANIFEST}" for key in keys}
         texts = self._fs.cat_ranges(list(paths.values()), None, None, on_error="return")
         found = {}
@@ -167,12 +165,12 @@ class ArtifactStore:
         return found
 
     def read(self, key: str) -> Artifact:
-        """The artifact at `key`; a `UserError` that names it where there is no complete one."""
+        """The artifact at `key`; raises UserError if there is no complete one."""
         manifest = self.read_manifest(key)
         return Artifact(self._local_copy(key, manifest), manifest)
 
     def read_manifest(self, key: str) -> Manifest:
-        """The manifest at `key`, without its files. Raises as `read` does."""
+        """The manifest at `key`, without fetching files. Raises as `read`."""
         manifest = self.manifest(key)
         if manifest is None:
             raise UserError(f"no complete {key} under {self.root}; materialize it first")
@@ -181,11 +179,11 @@ class ArtifactStore:
     def produce(
         self, key: str, recipe: Recipe, build: Callable[[Path], Mapping[str, Any]], parts: str = ""
     ) -> Artifact:
-        """The artifact at `key` made by `recipe`: the one that is there, or built now.
+        """Returns the artifact at `key` if it was made by `recipe`, else builds it.
 
         Args:
-            build: writes files into the directory it is given and returns a JSON-able summary.
-            parts: which files have readers of their own (`items/*.parquet`): the manifest names them.
+            build: writes files into the given directory and returns a JSON-able summary.
+            parts: pattern of the files that the manifest lists as parts (`items/*.parquet`).
 
         Example:
             >>> store = ArtifactStore(tempfile.mkdtemp())
@@ -199,7 +197,7 @@ class ArtifactStore:
             {'rows': 1}
 
         Raises:
-            UserError: another process is building it, the disk is full, or there is no permission.
+            UserError: another process is building it, the disk is full, or write permission is missing.
         """
         existing = self.manifest(key)
         if existing is not None and existing.recipe == recipe:
@@ -213,13 +211,13 @@ class ArtifactStore:
         return Artifact(path, manifest, computed=True)
 
     def scratch(self, key: str, recipe: Recipe) -> Path:
-        """A local directory that survives a killed run of this very recipe, for resuming it."""
+        """A local directory for resuming: it survives a killed run with the same recipe."""
         directory = self._scratch_root(key) / recipe.digest
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def local_path(self, relative: str) -> Path:
-        """Local path of one file below the root, fetched where the root is remote."""
+        """Local path of one file below the root, downloaded if the root is remote."""
         if self._local:
             return Path(self._base) / relative
         target = self._cache / "files" / relative
@@ -233,18 +231,14 @@ class ArtifactStore:
         return self._fs.cat_file(path).decode().strip() if self._fs.isfile(path) else None
 
     def write_pointer(self, key: str, text: str) -> None:
-        """Replaces a pointer file atomically.
-
-        Raises:
-            UserError: the disk is full, or there is no permission; the old text stays.
-        """
+        """Replaces a pointer file atomically; raises UserError if disk or permissions prevent it."""
         path = f"{self._base}/{key}"
         if not self._local:
             self._fs.pipe_file(path, f"{text}\n".encode())
             return
         temporary = Path(f"{path}.{os.getpid()}.tmp")
         try:
-            with self._told(key, temporary.parent):
+            with self._write_errors(key, temporary.parent):
                 temporary.parent.mkdir(parents=True, exist_ok=True)
                 with temporary.open("w") as stream:
                     stream.write(f"{text}\n")
@@ -256,13 +250,13 @@ class ArtifactStore:
                 temporary.unlink(missing_ok=True)
 
     def names(self, prefix: str) -> list[str]:
-        """Names of what lies directly below `prefix`, whole or not, sorted."""
+        """Sorted names directly below `prefix`, complete artifacts or not."""
         base = f"{self._base}/{prefix}"
         found = self._fs.ls(base, detail=False) if self._fs.isdir(base) else []
         return sorted(Path(path).name for path in found)
 
     def newest_keys(self, prefix: str) -> list[str]:
-        """Names of the complete artifacts directly below `prefix`, the last written first."""
+        """Names of the complete artifacts directly below `prefix`, newest first."""
         base = f"{self._base}/{prefix}"
         written = {
             name: self._fs.modified(f"{base}/{name}/{MANIFEST}")
@@ -272,7 +266,7 @@ class ArtifactStore:
         return sorted(written, key=lambda name: written[name], reverse=True)
 
     def delete(self, key: str) -> None:
-        """Removes an artifact, its manifest first, so that no reader takes a half for the whole."""
+        """Deletes an artifact, its manifest first, so that no reader sees a partial one as complete."""
         folder = f"{self._base}/{key}"
         self._fs.rm_file(f"{folder}/{MANIFEST}")
         if self._fs.exists(folder):  # an object store has no empty folders
@@ -294,21 +288,21 @@ class ArtifactStore:
             except OSError:
                 if not target.is_dir():
                     raise
-                shutil.rmtree(partial)  # another reader fetched it meanwhile
+                shutil.rmtree(partial)  # another process fetched it meanwhile
         return target
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
-        """Holds the key's lock on a local root; the system lets go of it when this process ends, however.
+        """Holds the key's lock on a local root; the system releases it when the process ends.
 
-        A remote root has no locks: of two runs at once the last one stays.
+        A remote root has no locks: of two concurrent runs the last one wins.
         """
         if not self._local:
             yield
             return
         path = Path(self._base) / ".locks" / key.replace("/", "__")
         holder = path.with_name(path.name + ".holder")
-        with self._told(key, path.parent):
+        with self._write_errors(key, path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path, timeout=0)
             try:
@@ -322,7 +316,7 @@ class ArtifactStore:
                     "wait until it has ended, or end it"
                 ) from None
         try:
-            with suppress(OSError):  # a full disk: the lock holds without its holder's name
+            with suppress(OSError):  # on a full disk the lock works without the holder's name
                 holder.write_text(f"process {os.getpid()} on {socket.gethostname()}\n")
             yield
         finally:
@@ -336,15 +330,15 @@ class ArtifactStore:
         _remove_leftovers(temporary, flat)
         directory = temporary / f"{flat}.{socket.gethostname()}.{os.getpid()}"
         try:
-            with self._told(key, directory):
+            with self._write_errors(key, directory):
                 directory.mkdir(parents=True)
                 yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
     @contextmanager
-    def _told(self, key: str, directory: Path) -> Iterator[None]:
-        """Says what a full disk or a missing permission means to who writes `key`."""
+    def _write_errors(self, key: str, directory: Path) -> Iterator[None]:
+        """Raises UserError for a full disk or a missing permission while writing `key`."""
         try:
             yield
         except UserError:
@@ -369,7 +363,7 @@ class ArtifactStore:
         if self._fs.exists(f"{remote}/{MANIFEST}"):
             self.delete(key)
         elif self._fs.exists(remote):
-            self._fs.rm(remote, recursive=True)  # what a killed upload left
+            self._fs.rm(remote, recursive=True)  # left by a killed upload
         for name in [*Artifact(directory, manifest).files(), FILES, MANIFEST]:
             self._fs.makedirs(f"{remote}/{name}".rpartition("/")[0], exist_ok=True)
             self._fs.put_file(str(directory / name), f"{remote}/{name}")
@@ -383,17 +377,17 @@ class ArtifactStore:
 
 
 def shard_name(shard: int) -> str:
-    """`shard_0003` of 3."""
+    """The name of a shard: `shard_0003` for 3."""
     return f"shard_{shard:04d}"
 
 
 def shard_key(table: str, shard: int) -> str:
-    """Key of one shard of a sharded artifact."""
+    """The key of one shard of a sharded artifact."""
     return f"{table}/{shard_name(shard)}"
 
 
 def _describe(key: str, directory: Path, recipe: Recipe, summary: dict[str, Any], parts: str) -> Manifest:
-    """Writes the list of the files in `directory`, and returns its manifest."""
+    """Writes `FILES` for the files in `directory` and returns the manifest."""
     names = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
     files = {name: _file_entry(directory / name) for name in names}
     (directory / FILES).write_bytes(_FILES.dump_json(files))
@@ -419,12 +413,12 @@ def _file_entry(path: Path) -> FileEntry:
 
 
 def digest_json(value: Any) -> str:
-    """Of a JSON-able value."""
+    """Digest of a JSON-able value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _move_into_place(directory: Path, target: Path) -> None:
-    """Puts `directory` at `target`; of several processes that do so at once the last one stays."""
+    """Moves `directory` to `target`, replacing it; of several concurrent processes the last one wins."""
     replaced = directory.with_name(directory.name + ".replaced")
     while True:
         try:
@@ -440,14 +434,14 @@ def _move_into_place(directory: Path, target: Path) -> None:
 
 
 def _is_disk_full(error: Exception, directory: Path) -> bool:
-    """Whether a build failed for want of space: torch and numpy don't say so, nor does each an errno."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    told = told or "No space left on device" in str(error)
-    return told or (directory.is_dir() and shutil.disk_usage(directory).free < _LEAST_FREE)
+    """Whether a full disk caused the error; torch's and numpy's errors may have neither errno nor message."""
+    is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    is_full = is_full or "No space left on device" in str(error)
+    return is_full or (directory.is_dir() and shutil.disk_usage(directory).free < _LEAST_FREE)
 
 
 def _remove_leftovers(temporary: Path, flat_key: str) -> None:
-    """Deletes what killed runs on this machine left of one artifact."""
+    """Deletes temporary directories of an artifact that killed runs on this machine left."""
     for path in temporary.glob(f"{flat_key}.{socket.gethostname()}.*"):
         pid = path.name.removesuffix(".replaced").rpartition(".")[2]
         if int(pid) == os.getpid() or not _is_running(int(pid)):

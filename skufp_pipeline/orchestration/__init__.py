@@ -1,1 +1,1 @@
-"""When the graph runs, and on what: jobs, refreshes, staleness, executors, the run without a daemon."""
+"""Running the graph: jobs, schedules, staleness, executors, and materialization without a daemon."""

@@ -1,4 +1,4 @@
-"""Whether every result of the graph is there, and whole."""
+"""Verifies that every result of the graph is present and undamaged."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,10 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found at one key, or at those of all shards.
+    """The state of one key, or of all shards of a key.
 
-    Attributes:
-        state: `ok`, `DAMAGED`, or how much is there.
-        damaged: files that are missing or have another checksum.
+    `state` is `ok`, `DAMAGED` or how much is present; `damaged` lists files that are missing or have another
+    checksum.
     """
 
     key: str
@@ -28,13 +27,10 @@ class Finding:
 
 
 def examine(steps: Mapping[str, Step], store: ArtifactStore, every_shard: bool) -> Iterator[Finding]:
-    """Looks at each result in the order of the graph, then at the encoders that indexes refer to.
+    """Examines each result in graph order, then the encoders kept for index versions.
 
-    Args:
-        every_shard: verifies the files of shards too; else they are counted.
-
-    Raises:
-        UserError: there is no search index: the graph was never materialized.
+    Shards are only counted unless `every_shard` is set. Raises UserError if there is no search index, because
+    then the graph was never materialized.
     """
     SEARCH_INDEX.read(store)
     for name in in_order(steps):

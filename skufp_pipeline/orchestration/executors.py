@@ -1,7 +1,7 @@
-"""Where the steps of a run are executed, and how many at once: chosen by the preset, one graph for all.
+"""The executor of a preset and the limits of its pools.
 
-What each step needs stands on the asset (`compute.py`). Nothing is set on the executor but its width: a
-resource set there would override the asset's.
+Resources are declared on the assets (`compute.py`). The executor only sets the concurrency, as resources set
+there would override the assets'.
 """
 
 from collections.abc import Iterable
@@ -15,11 +15,7 @@ from skufp_pipeline.steps import Step
 
 
 def executor(settings: ComputeSettings) -> dg.ExecutorDefinition:
-    """The executor of runs that the UI, a schedule or a sensor starts.
-
-    Raises:
-        UserError: the executor's package is not installed.
-    """
+    """The executor of runs from the UI, schedules and sensors; raises UserError if it isn't installed."""
     width = {"max_concurrent": settings.max_concurrent}
     try:
         match settings.executor:
@@ -48,10 +44,9 @@ def executor(settings: ComputeSettings) -> dg.ExecutorDefinition:
 def set_pool_limits(
     instance: dg.DagsterInstance, steps: Iterable[Step], settings: ComputeSettings
 ) -> dict[str, int]:
-    """Gives every pool that a step waits in its limit; returns the limits.
+    """Sets the limit of every pool that a step uses; returns the limits by pool.
 
-    Raises:
-        UserError: the preset has no limit for a pool.
+    Raises UserError if the preset has no limit for a pool.
     """
     pools = sorted({pool for step in steps if (pool := declare(step.needs)["pool"]) is not None})
     if missing := [pool for pool in pools if pool not in settings.pools]:

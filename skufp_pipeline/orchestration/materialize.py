@@ -1,8 +1,8 @@
 """Materializes the graph through Dagster, run by run, with plain progress lines.
 
-Runs and events land in the instance that `dagster dev` shows. A failed check that blocks stops the rest. On
-an instance on disk, and where the preset says how many threads a step takes, runs that need nothing of each
-other are made side by side, in workers that stay; else one after the other, in this process.
+Runs and events are stored in the instance that `dagster dev` shows. A failed blocking check stops the rest.
+Independent runs execute in parallel in persistent worker processes if `ComputeSettings.side_by_side` is true
+and the instance is not ephemeral; otherwise all runs execute one after the other in this process.
 """
 
 import multiprocessing
@@ -37,17 +37,17 @@ from skufp_pipeline.steps import READ_CATALOG, Step
 from skufp_pipeline.store import ArtifactStore, shard_name
 
 INSTANCE_SETTINGS = Path(__file__).parent.parent / "resources" / "dagster.yaml"
-_USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # how Dagster begins its message
+_USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # Dagster's prefix of the message
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a materialization of the whole graph did.
+    """Result of a materialization or refresh.
 
     Attributes:
-        seconds: wall time by stage, from its first run's start to its last one's end; stages may overlap.
-        total: wall time of all.
-        failed_checks: `asset:check` of checks that ran and did not pass.
+        seconds: wall time by stage, from the start of its first run to the end of its last; may overlap.
+        total: total wall time in seconds.
+        failed_checks: `asset:check` of the checks that did not pass.
     """
 
     seconds: dict[str, float]
@@ -57,11 +57,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Task:
-    """One run: a job, or some of its assets, on one shard or none.
-
-    Attributes:
-        needs: assets that must be there, of all shards.
-    """
+    """A run of some assets of a job, for one shard or none; all shards of `needs` must be complete first."""
 
     stage: int
     job: str
@@ -73,8 +69,8 @@ class _Task:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What is left of a run: its checks that did not pass, its results, and how many were there already."""
+class _RunSummary:
+    """Summary of a run: its failed checks, its number of results, and how many of them were unchanged."""
 
     failed_checks: list[str]
     results: int
@@ -82,10 +78,9 @@ class _Told:
 
 
 def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None]) -> Outcome:
-    """Runs every stage: sharded ones one shard a run, as a backfill would.
+    """Runs every stage; sharded stages take one run per shard, as in a backfill.
 
-    Raises:
-        UserError: an asset failed; the message is its own, where it was a user's mistake.
+    Raises UserError if an asset or a blocking check fails, with the message of the first failure.
     """
     steps = graph_steps(preset)
     plan = stages(steps)
@@ -102,7 +97,7 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
 
 
 def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> list[_Task]:
-    """The runs of all stages, each after what it needs."""
+    """The runs of all stages, each after those it depends on."""
     tasks = []
     for number, stage in enumerate(plan):
         keys = _partition_keys(stage, preset)
@@ -116,7 +111,7 @@ def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> lis
 
 
 class _Progress:
-    """What is left to make, and what was made so far, told stage by stage."""
+    """Tracks finished and unfinished runs and prints progress by stage."""
 
     def __init__(self, plan: Sequence[Stage], tasks: Sequence[_Task], say: Callable[[str], None]) -> None:
         self.say = say
@@ -125,11 +120,14 @@ class _Progress:
         self._unfinished = list(tasks)
         self._starts: dict[int, float] = {}
         self._seconds: dict[int, float] = {}
-        self._told: list[list[_Told]] = [[] for _ in plan]
+        self._summaries: list[list[_RunSummary]] = [[] for _ in plan]
 
     def ready(self, waiting: Sequence[_Task]) -> list[_Task]:
-        """Those for which all that they need is made, and for a stage's last shard all the other shards: so
-        that the last evaluation of a check is of the last materialization, and the UI shows it."""
+        """The waiting tasks whose needs are complete.
+
+        A stage's last shard also waits for all its other shards, so that the last check evaluation belongs to
+        the last materialization and the UI shows it.
+        """
         missing = {asset for task in self._unfinished for asset in task.assets}
         left = Counter(task.stage for task in self._unfinished)
         return [
@@ -145,15 +143,15 @@ class _Progress:
             shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
             self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
 
-    def end(self, task: _Task, told: _Told) -> None:
-        self._told[task.stage].append(told)
+    def end(self, task: _Task, summary: _RunSummary) -> None:
+        self._summaries[task.stage].append(summary)
         self._unfinished.remove(task)
         if self._left(task.stage) == 0:
             seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
-            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._told[task.stage])}")
+            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._summaries[task.stage])}")
 
     def outcome(self) -> Outcome:
-        failed = [name for stage in self._told for run in stage for name in run.failed_checks]
+        failed = [name for stage in self._summaries for run in stage for name in run.failed_checks]
         seconds = {self.plan[number].name: self._seconds[number] for number in sorted(self._seconds)}
         return Outcome(seconds, time.perf_counter() - self.began, failed)
 
@@ -168,10 +166,10 @@ def _run_side_by_side(
     preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[_Task], progress: _Progress
 ) -> None:
     width, waiting = preset.compute.max_concurrent, list(tasks)
-    running: dict[Future[_Told], _Task] = {}
+    running: dict[Future[_RunSummary], _Task] = {}
     context = multiprocessing.get_context("spawn")
-    begun = (preset.model_dump_json(), instance.get_ref())
-    with ProcessPoolExecutor(width, context, _begin_worker, begun) as workers:
+    worker_arguments = (preset.model_dump_json(), instance.get_ref())
+    with ProcessPoolExecutor(width, context, _start_worker, worker_arguments) as workers:
         while waiting or running:
             ready = sorted(progress.ready(waiting), key=lambda task: -task.priority)
             for task in ready[: width - len(running)]:
@@ -194,46 +192,42 @@ def _run_side_by_side(
 _worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
 
 
-def _begin_worker(preset: str, instance: Any) -> None:
+def _start_worker(preset: str, instance: Any) -> None:
     global _worker
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     definitions = build_defs(Preset.model_validate_json(preset))
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
 
 
-def _leave_with_parent() -> None:
-    """Ends this worker once the command is gone, however it went: nobody waits for the run any more."""
+def _exit_with_parent() -> None:
+    """Ends this worker when the parent process has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
 
 
-def _run_in_worker(task: _Task) -> _Told:
+def _run_in_worker(task: _Task) -> _RunSummary:
     assert _worker is not None
     return _run_task(*_worker, task)
 
 
-def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _Told:
-    return _told(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
+def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _RunSummary:
+    return _summarize(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
 
 
 def refresh_graph(
     preset: Preset, instance: dg.DagsterInstance, say: Callable[[str], None], kind: str = DAILY
 ) -> Outcome:
-    """Reads the catalogue and makes again what is stale: what the schedules do, without a daemon.
+    """Reads the catalogue and rebuilds what is stale, like the schedules but without a daemon.
 
-    Args:
-        kind: `daily` trains nothing; `weekly` makes everything again that the catalogue has outdated.
-
-    Raises:
-        UserError: an asset failed.
+    `daily` trains nothing; `weekly` rebuilds everything that is stale. Raises UserError if a run fails.
     """
     definitions, steps = build_defs(preset), graph_steps(preset)
     store, among = ArtifactStore(preset.data_root), refreshed(steps, kind)
     started = time.perf_counter()
     results = [_run_job(definitions, READ_CATALOG, None, instance)]
-    say(_told_changes(results[0]))
+    say(_describe_changes(results[0]))
     made: set[str] = set()
     while work := next_work(steps, stale(steps, store, among)):
         for part in work:
@@ -248,23 +242,22 @@ def refresh_graph(
     return Outcome({f"{kind} refresh": seconds}, seconds, failed)
 
 
-def _told_changes(result: dg.ExecuteInProcessResult) -> str:
+def _describe_changes(result: dg.ExecuteInProcessResult) -> str:
     for event in result.get_asset_materialization_events():
-        told = {name: entry.value for name, entry in event.materialization.metadata.items()}
-        if "shards_unchanged" in told:
-            counts = ", ".join(f"{told[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
+        values = {name: entry.value for name, entry in event.materialization.metadata.items()}
+        if "shards_unchanged" in values:
+            counts = ", ".join(f"{values[f'skus_{change}']} {change}" for change in (NEW, CHANGED, REMOVED))
             return (
-                f"SKUs: {counts}; shards: {told['shards_changed']} changed, "
-                f"{told['shards_unchanged']} unchanged"
+                f"SKUs: {counts}; shards: {values['shards_changed']} changed, "
+                f"{values['shards_unchanged']} unchanged"
             )
     return "the catalogue was read"
 
 
 def instance_home() -> Path:
-    """`$DAGSTER_HOME`, or `.dagster_home` here; one without settings gets those of a single machine.
+    """Creates `$DAGSTER_HOME` (default `./.dagster_home`), with single-machine settings if it has none.
 
-    Raises:
-        UserError: it can't be made.
+    Raises UserError if that fails.
     """
     home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").expanduser().resolve()
     try:
@@ -281,14 +274,14 @@ def _partition_keys(stage: Stage, preset: Preset) -> list[str | None]:
     return [shard_name(shard) for shard in range(preset.shards)] if stage.sharded else [None]
 
 
-def _told(result: dg.ExecuteInProcessResult) -> _Told:
+def _summarize(result: dg.ExecuteInProcessResult) -> _RunSummary:
     events = result.get_asset_materialization_events()
     unchanged = sum(event.materialization.metadata["skipped_as_unchanged"].value == 1 for event in events)
-    return _Told(_failed_checks(result), len(events), unchanged)
+    return _RunSummary(_failed_checks(result), len(events), unchanged)
 
 
-def _skipped(runs: Sequence[_Told]) -> str:
-    """How many results were there already; nothing where all were computed."""
+def _skipped(runs: Sequence[_RunSummary]) -> str:
+    """Text with the number of unchanged results; empty if all were computed."""
     unchanged, results = sum(run.unchanged for run in runs), sum(run.results for run in runs)
     return f", skipped {unchanged} of {results} results as unchanged" if unchanged else ""
 
@@ -322,7 +315,7 @@ def _check_name(check: dg.AssetCheckEvaluation) -> str:
 
 
 def _first_failure(result: dg.ExecuteInProcessResult) -> str:
-    """What the first failed step or blocking check says, in one line."""
+    """The message of the first failed blocking check or else step, in one line."""
     for check in result.get_asset_check_evaluations():
         if check.blocking and not check.passed:
             found = ", ".join(f"{name} {entry.value}" for name, entry in check.metadata.items())

@@ -1,7 +1,7 @@
-"""Jobs, and when they run: stages by hand, a daily and a weekly refresh, a drop folder, failures told.
+"""Jobs, schedules and sensors: a job per stage, daily and weekly refresh, drop folder, failure reports.
 
-A refresh is a chain of runs with one tag. Its first reads the catalogue; each time all of its runs have
-ended, `refresh_goes_on` starts what is stale then (`staleness.py`), until nothing is.
+A refresh is a chain of runs with the same tags. The first run reads the catalogue; whenever all runs have
+ended, the sensor `refresh_goes_on` starts runs for what is stale (`staleness.py`), until nothing is.
 """
 
 import json
@@ -36,9 +36,8 @@ _WEBHOOK_SECONDS = 10
 class Stage:
     """Assets that can be materialized together: all sharded, or none.
 
-    Attributes:
-        runs: the assets by the run that `skufp materialize` makes them in: what takes long has one of its
-            own, so that nothing waits for more than it needs.
+    `runs` groups the assets by the run in which `skufp materialize` makes them. Slow assets have a run of
+    their own, so that no other asset waits for them needlessly.
     """
 
     name: str
@@ -51,10 +50,9 @@ class Stage:
 
 
 def stages(steps: Mapping[str, Step]) -> list[Stage]:
-    """The whole graph, in order: a stage holds the steps that name it, and comes after all it is made from.
+    """The stages of the graph, each after the stages that it depends on.
 
-    Raises:
-        ValueError: a stage mixes sharded and whole assets, or two wait for each other.
+    Raises ValueError if a stage mixes sharded and whole assets, or if two stages depend on each other.
     """
     waiting: dict[str, list[Step]] = {}
     for name in in_order(steps):
@@ -82,7 +80,7 @@ def _stage(name: str, steps: Sequence[Step]) -> Stage:
 
 
 def jobs(steps: dict[str, Step]) -> list[Any]:
-    """One job a stage, and the two that a refresh takes what is stale from."""
+    """One job per stage, and the two jobs that a refresh selects stale assets from."""
     staged = [
         dg.define_asset_job(stage.name, selection=dg.AssetSelection.assets(*stage.assets))
         for stage in stages(steps)
@@ -97,13 +95,13 @@ def jobs(steps: dict[str, Step]) -> list[Any]:
 
 
 def refreshed(steps: Mapping[str, Step], kind: str) -> set[str]:
-    """The assets of a refresh of this kind after the catalogue is read: `daily` trains nothing."""
+    """The assets that a refresh may rebuild after reading the catalogue; `daily` trains nothing."""
     after = [step for step in steps.values() if step.stage != READ_CATALOG]
     return {step.name for step in after if kind == WEEKLY or step.is_daily}
 
 
 def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
-    """The daily refresh and the weekly one, which trains again."""
+    """The daily refresh, and the weekly refresh, which retrains."""
     status = dg.DefaultScheduleStatus.RUNNING if settings.running else dg.DefaultScheduleStatus.STOPPED
 
     def refresh(kind: str, cron: str, description: str) -> dg.ScheduleDefinition:
@@ -129,30 +127,30 @@ def schedules(settings: AutomationSettings) -> list[dg.ScheduleDefinition]:
 
 
 def refresh_request(kind: str, refresh_id: str) -> dg.RunRequest:
-    """The first run of a refresh."""
+    """The request for the first run of a refresh."""
     return dg.RunRequest(
         run_key=f"{kind} {refresh_id}", tags={REFRESH_TAG: kind, REFRESH_ID_TAG: f"{kind} {refresh_id}"}
     )
 
 
 def is_under_way(instance: dg.DagsterInstance) -> bool:
-    """Whether a refresh runs, or ended a run so lately that its next may be about to start."""
-    lately = datetime.now(UTC) - _BETWEEN_RUNS
+    """Whether a refresh is running, or had a run so recently that the next may be about to start."""
+    cutoff = datetime.now(UTC) - _BETWEEN_RUNS
     return bool(
         instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED))
-        or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=lately))
+        or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=cutoff))
     )
 
 
 def sensors(preset: Preset, steps: dict[str, Step], every_job: list[Any]) -> list[dg.SensorDefinition]:
-    """What keeps a refresh going, tells of failures, and watches the drop folder where there is one."""
-    found = [_goes_on(steps, every_job), _tell_of_failures(preset.automation)]
+    """The sensors that continue a refresh, report failures and, if configured, watch the drop folder."""
+    found = [_continuation_sensor(steps, every_job), _failure_sensor(preset.automation)]
     if preset.automation.drop_folder is not None:
-        found.append(_watch(preset.automation, Path(preset.automation.drop_folder)))
+        found.append(_drop_folder_sensor(preset.automation, Path(preset.automation.drop_folder)))
     return found
 
 
-def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
+def _continuation_sensor(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinition:
     @dg.sensor(
         name="refresh_goes_on",
         jobs=[job for job in every_job if job.name in (REFRESH_SHARDS, REFRESH_TABLES)],
@@ -180,15 +178,15 @@ def _goes_on(steps: dict[str, Step], every_job: list[Any]) -> dg.SensorDefinitio
 
 
 def _has_failed(instance: dg.DagsterInstance, refresh_id: str) -> bool:
-    """Whether a run of this refresh has failed or was cancelled, and was not executed again."""
+    """Whether a run of this refresh failed or was cancelled, and was not re-executed."""
     runs = instance.get_runs(dg.RunsFilter(tags={REFRESH_ID_TAG: refresh_id}))
-    again = {run.parent_run_id for run in runs}
-    return any(not run.is_success and run.run_id not in again for run in runs)
+    reexecuted = {run.parent_run_id for run in runs}
+    return any(not run.is_success and run.run_id not in reexecuted for run in runs)
 
 
 def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:
     return dg.RunRequest(
-        run_key=f"{tags[REFRESH_ID_TAG]} {work}",  # what fails is not tried again in the same refresh
+        run_key=f"{tags[REFRESH_ID_TAG]} {work}",  # so that a failed run is not repeated in the same refresh
         job_name=REFRESH_TABLES if work.shard is None else REFRESH_SHARDS,
         partition_key=work.partition_key,
         asset_selection=[dg.AssetKey(name) for name in work.assets],
@@ -196,7 +194,7 @@ def _request(work: Work, tags: dict[str, str]) -> dg.RunRequest:
     )
 
 
-def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
+def _drop_folder_sensor(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
     running = dg.DefaultSensorStatus.RUNNING if settings.running else dg.DefaultSensorStatus.STOPPED
 
     @dg.sensor(
@@ -213,7 +211,7 @@ def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
         now = folder_listing(folder)["digest"]
         if now == cursor["done"]:
             return dg.SkipReason("nothing new")
-        if now != cursor["seen"]:  # files may still be on their way
+        if now != cursor["seen"]:  # files may still be being copied
             context.update_cursor(json.dumps({**cursor, "seen": now}))
             return dg.SkipReason("files have changed; waiting until they stay as they are")
         if is_under_way(context.instance):
@@ -223,7 +221,7 @@ def _watch(settings: AutomationSettings, folder: Path) -> dg.SensorDefinition:
     return drop_folder
 
 
-def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
+def _failure_sensor(settings: AutomationSettings) -> dg.SensorDefinition:
     @dg.run_failure_sensor(
         name="tell_of_failures",
         minimum_interval_seconds=10,
@@ -233,7 +231,7 @@ def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
     def tell_of_failures(context: dg.RunFailureSensorContext) -> None:
         run = context.dagster_run
         partition = f" ({run.tags['dagster/partition']})" if "dagster/partition" in run.tags else ""
-        text = f"{run.job_name}{partition} failed: {_first_words(context)}"
+        text = f"{run.job_name}{partition} failed: {_failure_message(context)}"
         context.log.error(text)
         if settings.webhook is not None:
             message = {"text": text, "job": run.job_name, "run_id": run.run_id}
@@ -245,8 +243,8 @@ def _tell_of_failures(settings: AutomationSettings) -> dg.SensorDefinition:
     return tell_of_failures
 
 
-def _first_words(context: dg.RunFailureSensorContext) -> str:
-    """What the first failed step says, or the run where no step failed."""
+def _failure_message(context: dg.RunFailureSensorContext) -> str:
+    """The first line of the first failed step's message, or the run's message if no step failed."""
     for event in context.get_step_failure_events():
         failure = event.step_failure_data
         if failure.user_failure_data is not None and failure.user_failure_data.description:

@@ -1,8 +1,7 @@
-"""What would be made again, and why: each result's recipe held against what the store has now.
+"""Determines which results are stale and why, by comparing each result's recipe with the store's contents.
 
-Found by content: a file that was touched, or an asset that was made again with the same bytes, changes
-nothing downstream. Inputs that lie outside the store (a model's file, the user's folder) are looked at
-by the asset itself.
+Comparison is by content: a touched file, or an asset rebuilt with the same bytes, makes nothing downstream
+stale. Inputs outside the store (a model file, the user's folder) are checked by the asset itself.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from skufp_pipeline.store import ArtifactStore, shard_name
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """One result: an asset, or one shard of a sharded asset."""
+    """One result: an unsharded asset, or one shard of a sharded asset."""
 
     asset: str
     shard: int | None = None
@@ -30,7 +29,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Work:
-    """Results that one run can make, in the order of the graph, with the reason for each."""
+    """Results that one run can rebuild, in graph order, with the reason for each."""
 
     shard: int | None
     reasons: Mapping[str, str]
@@ -53,20 +52,18 @@ def stale(
     among: Collection[str],
     changed_parts: Mapping[Place, str] | None = None,
 ) -> dict[Place, str]:
-    """Results of the assets `among` that are not made from what is there now, each with the reason.
+    """The stale results of the assets `among`, each with the reason.
 
-    Args:
-        changed_parts: by asset and the shard that reads it, the digest that a part would have; by default,
-            what it has.
+    `changed_parts` overrides the digest of an asset's part, by asset and the shard that reads the part.
     """
-    held = _Held(steps, store, changed_parts or {})
+    manifests = _Manifests(steps, store, changed_parts or {})
     reasons: dict[Place, str] = {}
     for name in in_order(steps):
         if name not in among:
             continue
         for place in places(steps[name]):
             upstream = next((up for up in _upstream(steps, place) if up in reasons), None)
-            reason = held.why_stale(place)
+            reason = manifests.why_stale(place)
             if reason is None and upstream is not None:
                 reason = f"{upstream.asset} will be made again"
             if reason is not None:
@@ -75,9 +72,9 @@ def stale(
 
 
 def next_work(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[Work]:
-    """What can run now: a run a shard, and one of what is not sharded, none waiting for another."""
+    """The independent runs that can start now: one per shard, and one for unsharded assets."""
     ready: dict[Place, bool] = {}
-    for place in reasons:  # in the order of the graph
+    for place in reasons:  # in graph order
         waits_for = [up for up in _upstream(steps, place) if up in reasons]
         ready[place] = all(ready[up] and up.shard == place.shard for up in waits_for)
     runs: dict[int | None, dict[str, str]] = {}
@@ -89,11 +86,11 @@ def next_work(steps: Mapping[str, Step], reasons: Mapping[Place, str]) -> list[W
 
 @dataclass(frozen=True)
 class CatalogDiff:
-    """The catalogue as it lies there, against the one that was read last.
+    """Difference between the present catalogue and the one read last.
 
     Attributes:
-        changes: `sku_id`, `shard`, `change`, `detail`; one row a SKU that is not as it was.
-        reasons: what a refresh would make again, and why; it may yet find the same bytes and stop there.
+        changes: `sku_id`, `shard`, `change`, `detail`; one row per new, changed or removed SKU.
+        reasons: what a refresh would rebuild and why; it stops early where a result's bytes stay the same.
     """
 
     changes: pl.DataFrame
@@ -101,13 +98,9 @@ class CatalogDiff:
 
 
 def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[str]) -> CatalogDiff:
-    """Reads the catalogue without writing anything.
+    """Compares the catalogue with the store without writing anything; `among` are the assets of the refresh.
 
-    Args:
-        among: the assets of the refresh.
-
-    Raises:
-        UserError: the graph was never materialized, or the catalogue can't be read.
+    Raises UserError if the graph was never materialized, or the catalogue can't be read.
     """
     store = ArtifactStore(preset.data_root)
     raw = RAW_DATASET.read(store).path
@@ -124,7 +117,7 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
 
 
 def in_order(steps: Mapping[str, Step]) -> list[str]:
-    """Asset names, none before what it is made from."""
+    """Asset names in topological order."""
     ordered: dict[str, None] = {}
 
     def visit(name: str) -> None:
@@ -138,7 +131,7 @@ def in_order(steps: Mapping[str, Step]) -> list[str]:
 
 
 def places(step: Step) -> list[Place]:
-    """The results of an asset."""
+    """All results of an asset."""
     return [Place(step.name, shard) for shard in ([None] if step.shards is None else range(step.shards))]
 
 
@@ -150,8 +143,8 @@ def _upstream(steps: Mapping[str, Step], place: Place) -> Iterable[Place]:
             yield from places(steps[dep])
 
 
-class _Held:
-    """The manifests that the store has now, each read once."""
+class _Manifests:
+    """The manifests of the store, each read once."""
 
     def __init__(
         self, steps: Mapping[str, Step], store: ArtifactStore, changed_parts: Mapping[Place, str]
@@ -167,7 +160,7 @@ class _Held:
         self.manifests = {place: self.by_key.get(key or "") for place, key in keys.items()}
 
     def why_stale(self, place: Place) -> str | None:
-        """None where the result is what its asset would make, as far as the store can tell."""
+        """The reason why a result is stale; None if it is up to date as far as the store can tell."""
         manifest, step = self.manifests[place], self.steps[place.asset]
         if manifest is None:
             return "it is not there"
@@ -178,11 +171,11 @@ class _Held:
             return f"other versions of {', '.join(changed)}"
         if changed := _differences(recipe.config, dict(step.config)):
             return f"its settings have changed: {', '.join(changed)}"
-        changed = [name for name, digest in recipe.inputs.items() if self._is_other(name, digest, place)]
+        changed = [name for name, digest in recipe.inputs.items() if self._has_changed(name, digest, place)]
         return f"{', '.join(changed[:3])} changed" if changed else None
 
-    def _is_other(self, name: str, digest: str, place: Place) -> bool:
-        """Whether an input that a recipe names is no longer what it was."""
+    def _has_changed(self, name: str, digest: str, place: Place) -> bool:
+        """Whether an input has another digest now than in the recipe."""
         if name in self.by_key or any(name.startswith(f"{step.stored.key}/") for step in self.steps.values()):
             found = self.by_key.get(name)
             return found is None or found.digest != digest

@@ -1,7 +1,7 @@
-"""A preset: the whole configuration of one graph, a YAML file loaded into typed classes.
+"""Presets: the configuration of a graph, loaded from a YAML file into typed classes.
 
-`demo.yaml`, `ci.yaml`, `photos.yaml` and `df2.yaml` beside this file differ in configuration only. A value
-may name an environment variable, `${NAME}` or `${NAME:-default}`.
+Packaged presets are `demo`, `ci`, `photos` and `df2`. Values may refer to environment variables as `${NAME}`
+or `${NAME:-default}`.
 """
 
 import os
@@ -26,56 +26,55 @@ from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
 
 PACKAGED = Path(__file__).parent
-YOURS = Path("presets")  # below the working directory
+YOURS = Path("presets")  # relative to the working directory
 PRESET_VARIABLE = "SKUFP_PRESET"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
 class ComputeSettings(Settings):
-    """What the machine offers, and what an asset asks an executor for."""
+    """Compute resources: device, executor, and what assets request."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    gpus: int = Field(0, ge=0)  # GPUs that each GPU asset asks Kubernetes or Ray for
-    cores: float = Field(2, gt=0)  # CPU cores that each heavy asset asks for
+    gpus: int = Field(0, ge=0)  # GPUs that each GPU asset requests from Kubernetes or Ray
+    cores: float = Field(2, gt=0)  # CPU cores that each heavy asset requests
     memory_gib: float = Field(4, gt=0)
-    executor: Literal["in_process", "multiprocess", "ray", "k8s"] = "multiprocess"  # of runs from the UI
+    executor: Literal["in_process", "multiprocess", "ray", "k8s"] = "multiprocess"  # for runs from the UI
     max_concurrent: int = Field(2, ge=1)  # steps of one run at once
-    threads: int | None = Field(None, ge=1)  # of torch in a step with an encoder or diffusion; null: all
-    pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # steps of all runs at once, by pool
+    threads: int | None = Field(None, ge=1)  # torch threads of a step with an encoder or diffusion; null: all
+    pools: dict[str, Annotated[int, Field(ge=1)]] = {"gpu": 1}  # concurrent steps of all runs, by pool
 
     @property
     def network_needs(self) -> Needs:
-        """Of a step that trains or asks an encoder or a diffusion model."""
+        """Needs of a step that trains or runs an encoder or a diffusion model."""
         return Needs(self.cores, self.memory_gib, self.gpus, self.threads)
 
     @property
     def side_by_side(self) -> bool:
-        """Whether the command line makes several runs at once: threads that nobody limits get in each
-        other's way."""
+        """Whether the command line executes runs in parallel; without a thread limit they would compete."""
         limited = self.threads is not None and self.gpus == 0
         return limited and self.executor == "multiprocess" and self.max_concurrent > 1
 
 
 class BaselineSettings(Settings):
-    """What the report compares with, beside what comes with the encoder (Baselines 2 and 3)."""
+    """Baselines of the report in addition to those that come with the encoder (Baselines 2 and 3)."""
 
-    reid: ReidSettings | None = None  # Baseline 1; null leaves it out
+    reid: ReidSettings | None = None  # Baseline 1; null omits it
 
 
 class AutomationSettings(Settings):
-    """What runs by itself while `dagster-daemon` runs (`dg dev` starts one)."""
+    """Schedules and sensors; they need a running `dagster-daemon` (`dg dev` starts one)."""
 
-    running: bool = False  # whether schedules and the drop folder's sensor are on before anyone turns them on
+    running: bool = False  # initial state of schedules and the drop folder sensor
     daily: str = "0 3 * * *"  # cron: new, changed and removed products into the index, without training
     weekly: str = "0 4 * * 0"  # cron: training again, where the catalogue has changed, and the report
     timezone: str = "UTC"
-    drop_folder: str | None = None  # new files in it start what `daily` starts
-    index_fresh_hours: float = Field(26, gt=0)  # after which the index counts as overdue
+    drop_folder: str | None = None  # new files in it start a daily refresh
+    index_fresh_hours: float = Field(26, gt=0)  # the index is overdue after this
     webhook: str | None = None  # http(s) address that is sent a JSON message when a run fails
 
 
 class Preset(Settings):
-    """All the configuration of one graph."""
+    """The configuration of one graph."""
 
     name: str
     seed: int = Field(17, ge=0)
@@ -87,21 +86,22 @@ class Preset(Settings):
     prompts: PromptSettings = PromptSettings()
     encoder: EncoderSettings
     baselines: BaselineSettings = BaselineSettings()
-    views: ViewsSettings | None = None  # generated views; null leaves the stage out
+    views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()
-    policy: PolicySettings | None = None  # what is done to a query's photo; null leaves photos as they are
+    policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     kept_index_versions: int = Field(3, ge=1)
-    index_picture_side: int | None = Field(256, ge=16)  # pixels of the pictures kept with it; null: none
-    index_segment_rows: int = Field(10_000_000, ge=1)  # rows that are in memory at once while it is built
+    index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
+    index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
 
 
 def load_preset(name: str | None = None) -> Preset:
-    """The preset at this path, of this name in `presets/` here, or of the package; `$SKUFP_PRESET` or `demo`
-    by default.
+    """Loads a preset by path, by name in `./presets/`, or by name in the package.
+
+    `name` defaults to `$SKUFP_PRESET`, else `demo`.
 
     >>> load_preset("df2").encoder.model
     'ViT-B-32'
@@ -122,10 +122,9 @@ def load_preset(name: str | None = None) -> Preset:
 
 
 def another_rendering(preset: Preset, seed: int, root: Path, num_skus: int | None = None) -> Preset:
-    """`preset` over another rendering of the sample, with data of its own: where settings are chosen.
+    """`preset` with another rendering of the sample and its own data root, for choosing settings.
 
-    Raises:
-        UserError: the preset renders no sample.
+    Raises UserError if the preset's dataset is not a rendered sample.
     """
     dataset = preset.dataset.another_rendering(seed, num_skus)
     if dataset is None:
@@ -143,7 +142,7 @@ def _preset_path(name: str) -> Path:
 
 
 def _expand(value: Any, path: Path, key: str) -> Any:
-    """`value` with `${NAME}` replaced in every string."""
+    """Replaces `${NAME}` in all strings of `value`."""
     if isinstance(value, dict):
         return {
             name: _expand(inner, path, f"{key}.{name}" if key else str(name)) for name, inner in value.items()
@@ -165,7 +164,7 @@ def _expand(value: Any, path: Path, key: str) -> Any:
 
 
 def _problems(error: ValidationError) -> str:
-    """Pydantic's findings, one a line, in a user's words."""
+    """Pydantic's errors as text for the user."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the file"

@@ -1,4 +1,4 @@
-"""A Dagster logger for a person at a terminal."""
+"""A Dagster logger for terminal output."""
 
 import logging
 
@@ -7,7 +7,7 @@ import dagster as dg
 
 @dg.logger({}, description="The message and nothing else, for a person at a terminal.")
 def plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
-    """Prints what assets log, without Dagster's prefixes and its own bookkeeping."""
+    """Prints the messages of assets without Dagster's prefixes and events."""
     logger = logging.Logger("skufp", level=logging.INFO)
     handler = logging.StreamHandler()
     handler.setFormatter(_PlainFormatter())
@@ -17,7 +17,7 @@ def plain_logger(context: dg.InitLoggerContext) -> logging.Logger:
 
 
 def _is_of_an_asset(record: logging.LogRecord) -> bool:
-    """Whether an asset said it: neither an event, nor Dagster's word on steps after a failed one."""
+    """Whether an asset logged the record, not Dagster (an event, or a step skipped after a failure)."""
     meta = getattr(record, "dagster_meta", {})
     skipped_step = str(meta.get("orig_message")).startswith("Dependencies for step ")
     return meta.get("dagster_event") is None and not skipped_step

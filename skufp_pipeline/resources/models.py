@@ -1,4 +1,4 @@
-"""Models and the device they run on, as a Dagster resource; tests put small real ones in its place."""
+"""Models and their device as a Dagster resource; tests replace it with one that gives small real models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,16 +18,12 @@ if TYPE_CHECKING:
 
 
 class ModelProvider(dg.ConfigurableResource):
-    """Creates and loads encoders and diffusion pipelines.
-
-    Attributes:
-        device: `auto` takes a GPU where there is one; `cuda` demands it.
-    """
+    """Creates and loads encoders and diffusion pipelines; device `auto` is a GPU if any, `cuda` needs one."""
 
     device: str = "auto"
 
     def torch_device(self) -> "torch.device":
-        # Imported on use: loading the definitions must not import torch.
+        # Imported lazily: loading the definitions must not import torch.
         from skufp_pipeline.training.device import pick_device
 
         return pick_device(self.device)
@@ -53,19 +49,19 @@ class ModelProvider(dg.ConfigurableResource):
         return load_reid(directory, self.torch_device())
 
     def captioner(self, settings: CaptionSettings) -> "Captioner":
-        """An image-to-text model by hub id or directory."""
+        """Loads an image-to-text model by hub id or directory."""
         from skufp_pipeline.encoders.captions import load_captioner
 
         return load_captioner(settings, self.torch_device())
 
     def new_diffusion(self, config: str, seed: int) -> "Pipeline":
-        """A small Stable Diffusion, random, as a config says."""
+        """A small Stable Diffusion with random weights, built from a config."""
         from skufp_pipeline.views.pipeline import build_pipeline
 
         return build_pipeline(config, self.torch_device(), seed)
 
     def diffusion(self, name: str, precision: str = "fp32", lora: Path | None = None) -> "Pipeline":
-        """An img2img pipeline by hub id or directory; a CPU computes in float32 whatever `precision` says."""
+        """Loads an img2img pipeline by hub id or directory; on a CPU it is float32 for any `precision`."""
         from skufp_pipeline.views.pipeline import load_pipeline
 
         return load_pipeline(name, self.torch_device(), precision, lora)

@@ -6,11 +6,7 @@ from skufp_pipeline.store import ArtifactStore
 
 
 class ArtifactStoreResource(dg.ConfigurableResource):
-    """Where every asset reads and writes.
-
-    Attributes:
-        root: the data root, a local path or an fsspec URL.
-    """
+    """The store that all assets use; `root` is the data root, a local path or an fsspec URL."""
 
     root: str
 

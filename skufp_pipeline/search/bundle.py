@@ -1,4 +1,4 @@
-"""The index bundle: what it is made of, and the one in use loaded."""
+"""Builds an index bundle and loads the one in use."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,23 +25,23 @@ def build_index(
     picture_side: int | None = None,
     find: Callable[[str], Path] = Path,
 ) -> FingerprintIndex:
-    """Writes the index of all fingerprints into `directory`, and loads it from there.
+    """Writes the index of all fingerprints to `directory` and loads it from there.
 
     Args:
-        fingerprints: `sku_id`, `split`, `num_views`, `bias`, `fingerprint`; read a segment at a time.
-        teachers: `sku_id` and the `image_path` of the view that represents it.
-        image_text: by key of the crops (`crops/shard_0000`), the shard's image-text table.
-        references: digests of the encoder, the aggregator, and the policy where there is one.
-        segment_rows: rows of a segment at most.
-        picture_side: of the pictures that are kept with it; None keeps none.
-        find: where a file that is named relative to the data root is on this machine.
+        fingerprints: `sku_id`, `split`, `num_views`, `bias`, `fingerprint`; read one segment at a time.
+        teachers: `sku_id` and the `image_path` of its representative view.
+        image_text: image-text table of each shard, by key of its crops (`crops/shard_0000`).
+        references: digests of the encoder, the aggregator and, if any, the policy.
+        segment_rows: maximum number of rows per segment.
+        picture_side: side of the thumbnails, pixels; None stores none.
+        find: maps a path relative to the data root to a local path.
 
     Raises:
-        UserError: a fingerprint or bias is not finite, one is not of unit norm, or a SKU has two.
+        UserError: a fingerprint is not finite or not of norm 1, a bias is not finite, or a SKU occurs twice.
     """
     known = pl.concat([_sku_rows(table, crops) for crops, table in image_text.items()])
     shown = known.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left")
-    image = pl.format("{}/{}", "crops", "image_path").alias("image")  # relative to the data root
+    image = pl.format("{}/{}", "crops", "image_path").alias("image")
     shown = shown.with_columns(image).drop("crops", "image_path")
     biases = fingerprints.select("bias").collect()["bias"].to_numpy().astype(np.float32)
     chunks = _chunks(fingerprints, shown, segment_rows)
@@ -54,17 +54,13 @@ def build_index(
 
 
 def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:
-    """The version of an index that is in use, and the index loaded.
-
-    Raises:
-        UserError: there is none, or it is incomplete or can't be read.
-    """
+    """The artifact in use and its index; raises UserError if there is none or it can't be read."""
     artifact = Versions(store, name).read()
     return artifact, FingerprintIndex.load(artifact.path)
 
 
 def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Iterator[Chunk]:
-    """Fingerprints and their SKU table, `rows` at a time; one empty chunk where there are none."""
+    """Yields fingerprints and their SKU table in chunks of `rows`; one empty chunk if there are none."""
     count = fingerprints.select(pl.len()).collect().item()
     for begin in range(0, max(count, 1), rows):
         part = fingerprints.slice(begin, rows).collect()
@@ -76,9 +72,9 @@ def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Itera
 
 
 def _sku_rows(table: pl.DataFrame, crops: str) -> pl.DataFrame:
-    """`sku_id`, what a result shows of it, what a filter asks for, and where its crops are.
+    """One row per SKU: `sku_id`, the columns for results and filters, and the key of its crops.
 
-    Colour (the first of each view), pattern and lightness are those of most of its catalog views.
+    Colour (the first of each view), pattern and lightness are the most frequent among its catalog views.
     """
     catalog = table.filter(pl.col("domain") == CATALOG).with_columns(colour=pl.col("colours").list.first())
     most = pl.col("colour", "pattern", "lightness").drop_nulls().mode(maintain_order=True).first()

@@ -1,4 +1,4 @@
-"""The coded copy of the fingerprints that a search scans first: made once, kept beside them in the bundle."""
+"""The coded copy of the fingerprints that a search scans first, stored next to them in the bundle."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ CODES_FILE = "codes.json"
 PLANES = ("codes_high.npy", "codes_low.npy")
 BOUNDS_FILE, ROTATION_FILE = "codes_bounds.npy", "codes_rotation.npy"
 VERSION = 3
-MAX_DIMENSION = 32_768  # beyond it 2 * 255 * 127 * D would not fit 32 bits
+MAX_DIMENSION = 32_768  # above it 2 * 255 * 127 * D would overflow 32 bits
 MAX_NORM = 1e6
 BUILD_ROWS = 8_192
 
@@ -30,10 +30,10 @@ class CodedFingerprints:
     """N fingerprints, rotated, centred and coded.
 
     Attributes:
-        codes: what is scanned.
         signs: (2, D) of -1 and 1, the rotation.
         centre: (D,) mean of the rotated rows.
-        largest_norm: the largest norm of a coded row, or of what its codes stand for.
+        largest_norm: largest norm of a centred row or of its decoded values; `with_biases` adds the
+            largest absolute bias.
     """
 
     codes: Codes
@@ -43,11 +43,7 @@ class CodedFingerprints:
 
 
 def encode(fingerprints: NDArray[np.float32], threads: int) -> CodedFingerprints:
-    """Codes of (N, D) fingerprints.
-
-    Raises:
-        UserError: a row is not finite or of a norm that no fingerprint has, or there are too many dimensions.
-    """
+    """Encodes (N, D) fingerprints; raises UserError on an unsupported D, a non-finite or implausible row."""
     count, dimension = fingerprints.shape
     if not 1 <= dimension <= MAX_DIMENSION:
         raise UserError(f"index: fingerprints have {dimension} dimensions; 1 to {MAX_DIMENSION} are possible")
@@ -70,7 +66,7 @@ def encode(fingerprints: NDArray[np.float32], threads: int) -> CodedFingerprints
 
 
 def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedFingerprints:
-    """The same codes, whose upper bounds allow for (N,) biases that are added to the scores."""
+    """The same codes with upper bounds that include (N,) biases."""
     codes, padding = coded.codes, len(coded.codes.scales) - len(biases)
     added = np.pad(biases, (0, padding)).astype(np.float64)
 
@@ -84,7 +80,7 @@ def with_biases(coded: CodedFingerprints, biases: NDArray[np.float32]) -> CodedF
 
 
 def save_codes(coded: CodedFingerprints, directory: Path, count: int) -> None:
-    """Writes the codes of `count` fingerprints beside them."""
+    """Writes the codes of `count` fingerprints."""
     codes = coded.codes
     np.save(directory / PLANES[0], codes.high)
     np.save(directory / PLANES[1], codes.low)
@@ -95,10 +91,9 @@ def save_codes(coded: CodedFingerprints, directory: Path, count: int) -> None:
 
 
 def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints:
-    """The codes of the (count, dimension) fingerprints at `directory`, memory-mapped.
+    """Loads the codes of (count, dimension) fingerprints, memory-mapped.
 
-    Raises:
-        OSError, ValueError: a file is missing, unreadable, of another version or of other fingerprints.
+    Raises OSError or ValueError if a file is missing, unreadable, of another version or of another shape.
     """
     known = json.loads((directory / CODES_FILE).read_text())
     if known.get("version") != VERSION or known.get("rows") != count:
@@ -115,7 +110,7 @@ def load_codes(directory: Path, count: int, dimension: int) -> CodedFingerprints
 
 
 def _empty(count: int, dimension: int) -> Codes:
-    """Codes to write into; rows past the last can never be found."""
+    """Empty codes to fill; the padding rows can never be found."""
     width, padded = _width(dimension), _padded(count)
     high, low = (aligned(size, np.uint8) for size in _plane_sizes(padded, width))
     scales, coarse, fine = aligned((3, padded), np.float32)
@@ -128,7 +123,7 @@ def _width(dimension: int) -> int:
 
 
 def _plane_sizes(padded: int, width: int) -> tuple[int, int]:
-    """Bytes of the high plane, five bits of eight a dimension, and of the low one."""
+    """Sizes in bytes of the high plane (five bits per dimension) and of the low plane."""
     return padded * width // 4 * HIGH_LINES, padded * width
 
 

@@ -1,4 +1,4 @@
-"""Answers a photo or a sentence: decode, encode, policy, search and what lies between, each stage timed."""
+"""Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
 import time
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
-CACHED_TEXTS = 4096  # sentences whose embeddings are kept: 8 MB at 512 dimensions
-MAX_QUERY_PIXELS = 50_000_000  # of a photo that anyone may send; a catalogue's own may have more
-UsePolicy = Literal["on", "off", "auto"]  # auto: on where the index has a policy
+CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
+MAX_QUERY_PIXELS = 50_000_000  # query photos are untrusted; catalogue photos may be larger
+UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One answer.
+    """One search result.
 
     Attributes:
         rank: 1 for the best.
-        score: cosine of query and fingerprint, plus the SKU's bias where the index has biases.
-        image: its representative image, relative to the data root.
+        score: cosine of query and fingerprint, plus the SKU's bias if the index has biases.
+        image: the SKU's representative image, relative to the data root.
     """
 
     rank: int
@@ -53,11 +53,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked SKUs, how long each stage took in milliseconds, and what the policy did to the photo.
-
-    Attributes:
-        action: one of the policy's actions; None where no policy was asked.
-    """
+    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used)."""
 
     hits: list[Hit]
     milliseconds: dict[str, float]
@@ -65,13 +61,13 @@ class Answer:
 
 
 class QueryEngine:
-    """An index and the encoder its fingerprints were made with.
+    """An index and the encoder that made its fingerprints.
 
     Args:
-        encoder: embeds sentences, and photos where there is no `image_encoder`.
-        image_encoder: embeds photos in its place.
-        policy: says what is to be done to a photo; None leaves photos as they are.
-        pictures: of the SKUs; None where the index was made without.
+        encoder: embeds texts, and photos if there is no `image_encoder`.
+        image_encoder: embeds photos instead of `encoder`.
+        policy: chooses how a photo is processed; None leaves photos unchanged.
+        pictures: thumbnails of the SKUs, if the index has them.
     """
 
     def __init__(
@@ -98,11 +94,10 @@ class QueryEngine:
         use_policy: UsePolicy = "auto",
         name: str = FINGERPRINTS,
     ) -> "QueryEngine":
-        """The index `name` as it is in use, and its encoder; photos by ONNX Runtime where `settings` say so.
+        """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
 
         Raises:
-            UserError: no index, no encoder that it was made with, or no ONNX form of it; or no policy and
-                one is asked for.
+            UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
         """
         artifact, index = current_index(store, name)
         index.warm_up()
@@ -112,7 +107,7 @@ class QueryEngine:
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         if settings is None or settings.engine == "pytorch":
             return cls(index, encoder, None, policy, pictures)
-        from skufp_pipeline.encoders.onnx import load_image_encoder  # PyTorch alone needs no onnxruntime
+        from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
@@ -122,28 +117,24 @@ class QueryEngine:
         )
 
     def picture(self, sku_id: str) -> bytes | None:
-        """The small JPEG that shows a SKU; None where the index has none of it."""
+        """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
         return None if self.pictures is None else self.pictures.get(sku_id)
 
     def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
-        """The SKUs nearest to a photo.
+        """Finds the SKUs nearest to a photo.
 
         Args:
-            within: the SKUs that may be found (`index.where`, `index.of_skus`); by default all.
+            within: restricts the search to these SKUs (`index.where`, `index.of_skus`); by default all.
 
         Raises:
-            UserError: the file is missing, no image, truncated or too large.
+            UserError: the file is missing, not an image, truncated or too large.
         """
         clock = _Clock()
         query, action = self._embed_photo(photo, clock)
         return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
-        """The SKUs nearest to a sentence; one asked before is not encoded again.
-
-        Raises:
-            UserError: the text is empty.
-        """
+        """Finds the SKUs nearest to a text; raises UserError if it is empty. Text embeddings are cached."""
         clock = _Clock()
         query = self._embed_text(text)
         clock.lap("encode")
@@ -152,13 +143,10 @@ class QueryEngine:
     def search_mixed(
         self, photo: PhotoSource, text: str, text_weight: float, top: int, within: Rows | None = None
     ) -> Answer:
-        """The SKUs nearest to a photo and a sentence together.
+        """Finds the SKUs nearest to a photo and a text combined.
 
-        Args:
-            text_weight: 0 for the photo alone, 1 for the sentence alone.
-
-        Raises:
-            UserError: as `search_image` and `search_text`, or a weight outside 0 to 1.
+        `text_weight` is 0 for the photo alone, 1 for the text alone. Raises as `search_image`, `search_text`
+        and `mix` do.
         """
         clock = _Clock()
         row, action = self._embed_photo(photo, clock)
@@ -167,11 +155,7 @@ class QueryEngine:
         return self._answer(query, top, within, clock, action)
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
-        """The SKUs nearest to a SKU of the index, itself left out.
-
-        Raises:
-            UserError: the SKU is not in the index.
-        """
+        """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
         _require_top(top)
         clock = _Clock()
         result = self.index.search_like(sku_id, top, within)
@@ -179,7 +163,7 @@ class QueryEngine:
         return Answer(self._hits(result), clock.milliseconds)
 
     def _embed_photo(self, source: PhotoSource, clock: "_Clock") -> tuple[NDArray[np.float32], str | None]:
-        """The query (1, D) that a photo is, and the policy's action."""
+        """Returns the query embedding (1, D) of a photo and the policy's action."""
         image = read_photo(source)
         clock.lap("decode")
         pixels = self.image_encoder.preprocess(image)[None]
@@ -228,7 +212,7 @@ class QueryEngine:
 
 
 def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Policy | None:
-    """The policy that the index was published with, warmed up."""
+    """Loads and warms up the policy that the index was published with, if it is to be used."""
     expected = index.manifest.recipe.inputs.get(VLA_CHECKPOINT.name)
     if use == "off" or (use == "auto" and expected is None):
         return None
@@ -250,10 +234,10 @@ def _require_top(top: int) -> None:
 
 
 def read_photo(source: PhotoSource) -> Image.Image:
-    """A user's photo as the catalogue's pictures are read: upright, RGB, at most 512 pixels long.
+    """Reads a query photo like a catalogue photo: upright, RGB, at most 512 pixels on the longer side.
 
     Raises:
-        UserError: missing, no image, truncated, or larger than 50 million pixels.
+        UserError: the photo is missing, not an image, truncated, or larger than 50 million pixels.
     """
     try:
         return whole_photo(source, max_pixels=MAX_QUERY_PIXELS)
@@ -263,7 +247,7 @@ def read_photo(source: PhotoSource) -> Image.Image:
 
 
 class _Clock:
-    """Milliseconds between laps; those of one stage add up."""
+    """Measures milliseconds between laps, summed per stage."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Fingerprints in the formats of other programs: Parquet, numpy, a FAISS file, a Qdrant collection."""
+"""Exports fingerprints as Parquet, numpy, a FAISS file or a Qdrant collection."""
 
 import importlib
 import json
@@ -20,23 +20,22 @@ _QDRANT_BATCH = 1000
 
 
 def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path) -> list[str]:
-    """Writes the fingerprints and ids of all SKUs into the folder `target`, in the order of the index.
+    """Writes the fingerprints and ids of all SKUs to the folder `target`, in index order.
 
     Args:
         file_format: one of `FORMATS`.
-            parquet: `fingerprints.parquet`, the SKU table with `fingerprint`, a list of D float32.
+            parquet: `fingerprints.parquet`, the SKU table with a `fingerprint` column, a list of D float32.
             numpy: `fingerprints.npy` (N, D) float32 unit rows, and `sku_ids.json`.
             faiss: `fingerprints.faiss`, an IndexFlatIP, and `sku_ids.json`.
-            qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`), scored by
-                the dot product, with the SKU table as payload; Qdrant itself advises a server above
-                20,000 points.
-            An index with biases has them as one more dimension, the last, in which a query is 1.
+            qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`) with
+                dot-product scores and the SKU table as payload; Qdrant advises a server above 20,000 points.
+            Biases are exported as an extra last dimension; set it to 1 in queries.
 
     Returns:
-        Names of what was written.
+        Names of the written files and folders.
 
     Raises:
-        UserError: an unknown format, a missing library, or a folder that is not empty.
+        UserError: unknown format, missing library, non-empty target folder, or failed write.
     """
     if file_format not in FORMATS:
         raise UserError(f"unknown format {file_format!r}: expected one of {', '.join(FORMATS)}")

@@ -1,12 +1,12 @@
-"""The folder that an index is kept in: `index.json`, and a folder for each segment that versions share.
+"""Reads and writes the folder of an index version.
 
 index.json                  segments, dimension, references
-removed_0000.npy            bitmap of the segment's removed rows, where there are some
-biases_0000.npy             (N,) float32, where there are some
-segment_0000/               never changes; the next version links its files
+removed_0000.npy            bitmap of the segment's removed rows, if any
+biases_0000.npy             (N,) float32, if any
+segment_0000/               immutable; later versions hard-link its files
     fingerprints.npy        (N, D) float32
-    codes*                  what a search scans first
-    skus.arrow              the SKU table, Arrow IPC without compression: it is memory-mapped
+    codes*                  the coded fingerprints that a search scans first
+    skus.arrow              the SKU table, uncompressed Arrow IPC so that it can be memory-mapped
 """
 
 import json
@@ -36,7 +36,7 @@ Parts = tuple[tuple[Segment, ...], Rows, dict[str, str]]
 
 
 class SegmentEntry(Settings):
-    """One segment of a version: its rows, how many of them are removed, whether they have biases."""
+    """One segment of a version: number of rows, number of removed rows, whether it has biases."""
 
     rows: int = Field(ge=0)
     removed: int = Field(0, ge=0)
@@ -44,7 +44,7 @@ class SegmentEntry(Settings):
 
 
 class IndexFile(Settings):
-    """What `index.json` holds."""
+    """Schema of `index.json`."""
 
     format: Literal[1] = 1
     dimension: int = Field(ge=1)
@@ -59,12 +59,7 @@ def save_parts(
     references: dict[str, str],
     previous: Path | None = None,
 ) -> None:
-    """Writes a version.
-
-    Args:
-        present: all rows but the removed ones.
-        previous: the directory of another version; segments that were loaded from there are linked.
-    """
+    """Writes an index version; segments that were loaded from the version at `previous` are linked."""
     removed, entries = ~present, []
     for number, segment in enumerate(segments):
         folder = _segment_folder(directory, number)
@@ -84,10 +79,9 @@ def save_parts(
 
 
 def load_parts(directory: Path, threads: int) -> Parts:
-    """Segments, rows that are not removed, and references of the version at `directory`, memory-mapped.
+    """Returns the memory-mapped segments, present rows and references of the version at `directory`.
 
-    Raises:
-        UserError: a file is missing, unreadable or does not belong to the others.
+    Raises UserError if a file is missing, unreadable or does not match the others.
     """
     try:
         known = _read_index_file(directory)
@@ -113,16 +107,16 @@ def write_index(
     biases: NDArray[np.float32] | None = None,
     threads: int | None = None,
 ) -> None:
-    """Writes an index that may be larger than memory: a segment a chunk, one chunk at a time.
+    """Writes an index that may be larger than memory: one segment per chunk, one chunk in memory at a time.
 
     Args:
-        chunks: (n, D) unit fingerprints and the table of their SKUs, each chunk let go before the next.
-        biases: (N,) float32 of all rows; None where they have none.
-        threads: by default the processors this process may run on.
+        chunks: (n, D) unit fingerprints and their SKU table.
+        biases: (N,) float32, optional.
+        threads: by default the processors available to this process.
 
     Raises:
-        UserError: there is no chunk, fingerprints are no unit rows or of several dimensions, a SKU id
-            occurs twice, or a bias is not finite.
+        UserError: no chunk, fingerprints not of norm 1 or of different dimensions, a repeated SKU id,
+            or biases that are not N finite ones.
     """
     threads = threads or cores_available()
     shapes: list[tuple[int, int]] = []
@@ -132,7 +126,7 @@ def write_index(
         _write_segment(segment, _segment_folder(directory, len(shapes)))
         shapes.append((len(segment), segment.fingerprints.shape[1]))
         sku_ids.append(chunk[1]["sku_id"])
-        del chunk, segment  # before the next is made
+        del chunk, segment  # free the memory before the next chunk is read
     if len({dimension for _, dimension in shapes}) != 1:
         found = f"chunks of {shapes}" if shapes else "none"
         raise UserError(f"index: fingerprints must be of one dimension, found {found}")
@@ -158,7 +152,7 @@ def _write_biases(directory: Path, biases: NDArray[np.float32], sizes: Sequence[
 
 
 def _folder_in(segment: Segment, previous: Path | None) -> Path | None:
-    """Where in `previous` the files of the segment lie; None where they do not, or no longer."""
+    """The folder of the segment if it still exists in `previous`, else None."""
     folder = segment.folder
     if previous is None or folder is None or folder.parent.resolve() != previous.resolve():
         return None
@@ -166,7 +160,7 @@ def _folder_in(segment: Segment, previous: Path | None) -> Path | None:
 
 
 def _link(source: Path, folder: Path) -> None:
-    """The same files under another name, or copies where the file system has no links."""
+    """Hard-links the files of `source` into `folder`; copies them if the file system has no links."""
     folder.mkdir()
     for path in sorted(source.iterdir()):
         try:

@@ -1,10 +1,9 @@
-"""The exact index: segments of fingerprints, top-K by cosine, ties by row.
+"""The exact index: segments of fingerprints, top-K by cosine, ties broken by row.
 
-Ids and order are those of float64 brute force. A scan of coded fingerprints bounds every score from below and
-above; only rows that no bound rules out are scored in float64 (docs/search.md has the proof).
+Results and order equal float64 brute force. A scan of coded fingerprints bounds every score; only rows that
+the bounds do not rule out are scored in float64 (proof in docs/search.md).
 
-An index is a value: adding, removing and biases make another one that shares its segments, and what was made
-before answers as before.
+An index is immutable: adding, removing and setting biases return a new index that shares the segments.
 """
 
 import difflib
@@ -24,15 +23,15 @@ from skufp_pipeline.search.rows import Rows, Words
 from skufp_pipeline.search.scan import unit_queries
 from skufp_pipeline.search.segment import Segment, make_segment, require_distinct, some, unit_rows
 
-BATCHED = 8  # queries that are searched as a batch
-COMPARED_VALUES = 10_000  # of a column, for the nearest to one that is not there
+BATCHED = 8  # a number of queries that is searched as a batch
+COMPARED_VALUES = 10_000  # values of a column that are compared to suggest the nearest to an unknown one
 
 
 class SearchResult(NamedTuple):
-    """The best SKUs of one query, best first.
+    """The top SKUs of one query, best first.
 
     Attributes:
-        rows: (K,) rows of the index.
+        rows: (K,) int64 row numbers.
         scores: (K,) float64, cosine plus bias.
     """
 
@@ -41,11 +40,11 @@ class SearchResult(NamedTuple):
 
 
 class FingerprintIndex:
-    """N unit fingerprints and their SKU table. Several threads may search it at once.
+    """N unit fingerprints and their SKU table; thread-safe.
 
-    A SKU's row is counted through all segments, and stays its own when SKUs are added or removed; ties are
-    broken by it. A removed SKU keeps its row in `fingerprints`, `skus` and `biases`, so that these can always
-    be asked by row; `present` holds the rows of those that can be found, and `len` counts them.
+    Rows are numbered across all segments and do not change when SKUs are added or removed. A removed SKU
+    keeps its row in `fingerprints`, `skus` and `biases`; `present` holds the searchable rows and `len` is
+    their number.
 
     >>> skus = pl.DataFrame({"sku_id": ["belt", "hat", "shirt"], "category_name": ["small", "small", "top"]})
     >>> index = FingerprintIndex(np.eye(3, dtype=np.float32), skus)
@@ -57,11 +56,11 @@ class FingerprintIndex:
     Args:
         fingerprints: (N, D) float32 unit rows; may be memory-mapped.
         skus: N rows; `sku_id` and whatever a result shows (category, representative image).
-        references: digests of what the fingerprints were made with (encoder, aggregator).
-        threads: threads that one search may use; by default the processors this process may run on.
+        references: digests of the models that made the fingerprints (encoder, aggregator).
+        threads: threads per search; by default the processors available to this process.
 
     Raises:
-        UserError: the two lengths differ, a fingerprint is not finite, or a SKU id occurs twice.
+        UserError: lengths differ, a fingerprint is not finite, or a SKU id occurs twice.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class FingerprintIndex:
 
     @property
     def row_count(self) -> int:
-        """Rows, those of removed SKUs too."""
+        """Number of rows, including those of removed SKUs."""
         return int(self._starts[-1])
 
     @property
@@ -110,25 +109,25 @@ class FingerprintIndex:
 
     @property
     def fingerprints(self) -> NDArray[np.float32]:
-        """(row_count, D) by row; of several segments a copy."""
+        """(row_count, D); a copy if there are several segments."""
         parts = [segment.fingerprints for segment in self.segments]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @cached_property
     def skus(self) -> pl.DataFrame:
-        """The SKU table by row; null where a segment lacks a column."""
+        """The SKU table by row; a column that a segment lacks is null there."""
         parts = [segment.table.frame for segment in self.segments]
         return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
 
     @property
     def biases(self) -> NDArray[np.float32]:
-        """(row_count,) what is added to the cosines, by row."""
+        """(row_count,) values added to the cosines."""
         return np.concatenate(
             [np.zeros(len(s), np.float32) if s.biases is None else s.biases for s in self.segments]
         )
 
     def contents(self) -> tuple[NDArray[np.float32], pl.DataFrame]:
-        """(len, D) fingerprints and the table of the SKUs that can be found, by row."""
+        """(len, D) fingerprints and SKU table of the present rows."""
         if len(self) == self.row_count:
             return np.ascontiguousarray(self.fingerprints, dtype=np.float32), self.skus
         kept = zip(self.segments, self.present.of_segments(), strict=True)
@@ -140,23 +139,22 @@ class FingerprintIndex:
     # -- search ---------------------------------------------------------------------------------------------
 
     def search(self, queries: ArrayLike, k: int, within: Rows | None = None) -> list[SearchResult]:
-        """The `k` SKUs of highest score for each query, as `best` finds them."""
+        """The results of `best` as one `SearchResult` per query."""
         rows, scores = self.best(queries, k, within)
         return [SearchResult(*found) for found in zip(rows, scores, strict=True)]
 
     def best(
         self, queries: ArrayLike, k: int, within: Rows | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows and scores of the `k` SKUs of highest score, (Q, k) each, best first; fewer if so many
-        are not there.
+        """Rows and scores of the `k` best SKUs, (Q, k) each, best first; fewer if there are fewer rows.
 
         Args:
-            queries: (Q, D) or (D,), any norm; a zero query has cosine 0 everywhere.
-            within: the rows that may be found (`where`, `of_skus`); by default all.
+            queries: (Q, D) or (D,), any norm; a zero query has cosine 0 with every row.
+            within: restricts the search to these rows (`where`, `of_skus`); by default all.
 
         Raises:
-            ValueError: another D, `k` below 1, or a query that is not finite.
-            UserError: `within` is of another index.
+            ValueError: wrong D, `k` below 1, or a query that is not finite.
+            UserError: `within` belongs to another index.
         """
         given = query_rows(queries, self.dimension)
         if k < 1:
@@ -167,9 +165,7 @@ class FingerprintIndex:
         return self._best(given, k, chosen.words, chosen.counts)
 
     def warm_up(self) -> None:
-        """Compiles the loops, or loads them from disk, and reads the codes: the first search is then as fast
-        as the next.
-        """
+        """Compiles (or loads) the kernels and reads the codes, so that the first search is not slower."""
         if len(self):
             like = self._fingerprint(int(self.present.numbers()[0]))
             for queries in (like[None], np.tile(like, (BATCHED, 1))):
@@ -178,11 +174,9 @@ class FingerprintIndex:
                 segment.scanner.warm_up()
 
     def search_like(self, sku_id: Any, k: int, within: Rows | None = None) -> SearchResult:
-        """The `k` SKUs nearest to a SKU's own fingerprint, itself left out.
+        """The `k` SKUs nearest to a SKU's fingerprint, excluding itself.
 
-        Raises:
-            UserError: the SKU is not in the index, or `within` is of another index.
-            ValueError: `k` below 1.
+        Raises UserError if the SKU is not in the index; otherwise as `best`.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")
@@ -208,7 +202,7 @@ class FingerprintIndex:
             [np.empty((len(queries), 0), np.int64), *(r + start for start, r, _ in found)], 1
         )
         scores = np.concatenate([np.empty((len(queries), 0)), *(scores for _, _, scores in found)], 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # of equal ones the lower row stands first
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: on ties the lower row comes first
         return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
 
     def _fingerprint(self, row: int) -> NDArray[np.float32]:
@@ -218,12 +212,11 @@ class FingerprintIndex:
     # -- filters --------------------------------------------------------------------------------------------
 
     def where(self, /, **columns: Any) -> Rows:
-        """The rows whose columns have these values: one value, or several of which any will do.
+        """The rows whose columns match: each column takes one value or several alternatives.
 
         `where(category_name=["shorts", "trousers"], colour="red")`: shorts or trousers, and red.
 
-        Raises:
-            UserError: a column that the SKU table lacks, or a value that no SKU has in it.
+        Raises UserError for an unknown column, a column without values, or a value that no SKU has in it.
         """
         chosen = self.present
         for column, asked in columns.items():
@@ -231,11 +224,7 @@ class FingerprintIndex:
         return chosen
 
     def of_skus(self, sku_ids: Iterable[Any]) -> Rows:
-        """The rows of these SKUs.
-
-        Raises:
-            UserError: one of them is not in the index.
-        """
+        """The rows of these SKUs; raises UserError if one of them is not in the index."""
         wanted = self._ids(sku_ids).unique(maintain_order=True)
         rows = self._rows_of(wanted)
         if rows.count < len(wanted):
@@ -267,7 +256,7 @@ class FingerprintIndex:
         return f"nearest: {', '.join(nearest)}" if nearest else "no SKU has any"
 
     def _ids(self, sku_ids: Iterable[Any]) -> pl.Series:
-        """The ids as a series of the index's own type."""
+        """The ids as a series of the type of the index's ids."""
         asked = [sku_ids] if isinstance(sku_ids, str) else list(sku_ids)
         kind = self.skus.schema["sku_id"]
         try:
@@ -276,7 +265,7 @@ class FingerprintIndex:
             raise UserError(f"SKU ids of this index are {kind}: {error}") from error
 
     def _rows_of(self, wanted: pl.Series) -> Rows:
-        """The rows of those of these SKUs that are in the index."""
+        """The present rows of these SKUs; unknown ids are ignored."""
         ids = (segment.table.frame["sku_id"] for segment in self.segments)
         listed = wanted.implode()
         return (
@@ -288,18 +277,18 @@ class FingerprintIndex:
     def add(
         self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
     ) -> "FingerprintIndex":
-        """The index with more SKUs, behind those it has.
+        """The index with SKUs appended.
 
         Args:
             fingerprints: (n, D) unit rows.
-            skus: n rows; columns of the index's own table, `sku_id` at least.
-            biases: (n,) of theirs; 0 by default.
+            skus: n rows; `sku_id` and any other columns of the index's table.
+            biases: (n,); 0 by default.
 
         Raises:
-            UserError: another D, no unit rows, a SKU that is there already or twice, other columns, or biases
-                that are not n finite ones.
+            UserError: wrong D, rows not of norm 1, a repeated or already present SKU, unknown columns,
+                or biases that are not n finite ones.
         """
-        rows = unit_rows(fingerprints).copy()  # the caller's may change later
+        rows = unit_rows(fingerprints).copy()  # the caller may change its array later
         if rows.shape[1] != self.dimension:
             raise UserError(f"fingerprints have {rows.shape[1]} dimensions, the index has {self.dimension}")
         self._require_columns(skus)
@@ -315,40 +304,28 @@ class FingerprintIndex:
         return index if biases is None else index.with_biases(np.append(self.biases, biases))
 
     def remove(self, sku_ids: Iterable[Any]) -> "FingerprintIndex":
-        """The index without these SKUs.
-
-        Raises:
-            UserError: one of them is not in the index.
-        """
+        """The index without these SKUs; raises UserError if one of them is not in the index."""
         present = self.present & ~self.of_skus(sku_ids)
         return self._of(self.segments, present, self.references)
 
     def update(
         self, fingerprints: ArrayLike, skus: pl.DataFrame, biases: ArrayLike | None = None
     ) -> "FingerprintIndex":
-        """The index with other fingerprints and table rows of SKUs that it has; they move behind the others.
-
-        Raises:
-            UserError: as `remove` and `add`.
-        """
+        """The index with existing SKUs replaced and moved to the end. Raises as `remove` and `add`."""
         self._require_columns(skus)
         return self.remove(skus["sku_id"]).add(fingerprints, skus, biases)
 
     def compacted(self) -> "FingerprintIndex":
-        """The same SKUs in one segment, with no trace of removed ones; they keep their order."""
+        """The present SKUs in a single segment, in the same order."""
         index = FingerprintIndex(*self.contents(), self.references, self.threads)
         if all(segment.biases is None for segment in self.segments):
             return index
         return index.with_biases(self.biases[self.present.numbers()])
 
     def with_biases(self, values: ArrayLike) -> "FingerprintIndex":
-        """The index whose scores are cosine + bias: a correction of hubs, say.
+        """The index with scores cosine + bias, for example a hubness correction.
 
-        Args:
-            values: (row_count,), by row; kept in float32.
-
-        Raises:
-            UserError: another number of them, or one is not finite.
+        `values` is (row_count,), stored as float32; raises UserError on a wrong length or a non-finite bias.
         """
         biases = np.array(values, dtype=np.float32)
         if biases.shape != (self.row_count,):
@@ -374,28 +351,18 @@ class FingerprintIndex:
     def save(self, directory: Path, previous: Path | None = None) -> None:
         """Writes this version into an empty directory.
 
-        Args:
-            previous: the directory that this index, or the one it was made from, was loaded from: files of
-                its segments are linked (copied where the file system has no links), not written again.
+        Segments that were loaded from the directory `previous` are linked, or copied if links fail.
         """
         save_parts(directory, self.segments, self.present, self.references, previous)
 
     @classmethod
     def load(cls, directory: Path, threads: int | None = None) -> "FingerprintIndex":
-        """The version at `directory`, memory-mapped.
-
-        Raises:
-            UserError: a file is missing, unreadable or does not belong to the others.
-        """
+        """Opens the version at `directory`, memory-mapped. Raises as `load_parts`."""
         return cls._of(*load_parts(directory, threads or cores_available()))
 
 
 def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:
-    """(Q, D) or (D,) queries as contiguous (Q, D) float32 or float64.
-
-    Raises:
-        ValueError: another D.
-    """
+    """(Q, D) or (D,) queries as contiguous (Q, D) float32 or float64; raises ValueError on another D."""
     rows = np.asarray(queries)
     rows = np.ascontiguousarray(rows if rows.ndim == 2 else np.atleast_2d(rows))
     if rows.dtype.char not in "fd":
@@ -406,21 +373,21 @@ def query_rows(queries: ArrayLike, dimension: int) -> NDArray[np.floating]:
 
 
 def mix(image: ArrayLike, text: ArrayLike, text_weight: float) -> NDArray[np.float64]:
-    """One query of a photo and words: unit((1 - w) unit(image) + w unit(text)).
+    """Combines a photo and a text into one query: unit((1 - w) unit(image) + w unit(text)).
 
     >>> mix([3, 0], [0, 5], 0.5).round(3).tolist()
     [[0.707, 0.707]]
 
     Args:
         image, text: (D,) or (1, D) embeddings, any norm.
-        text_weight: w, 0 for the photo alone, 1 for the words alone.
+        text_weight: w, 0 for the photo alone, 1 for the text alone.
 
     Returns:
-        (1, D) of norm 1; 0 where the two cancel.
+        (1, D) of norm 1; 0 if the two cancel out.
 
     Raises:
         UserError: a weight outside 0 to 1.
-        ValueError: two dimensions, or an embedding that is not finite.
+        ValueError: different dimensions, or an embedding that is not finite.
     """
     if not 0 <= text_weight <= 1:
         raise UserError(f"the text's weight must be 0 to 1, got {text_weight}")

@@ -1,4 +1,4 @@
-"""Judges an index before customers meet it: is it exact, is every SKU in it, does it find them."""
+"""Checks of an index before it is published: exactness, coverage of the SKUs, recall."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 from skufp_pipeline.search.index import FingerprintIndex
 
 QUERIES, TOP = 64, 10
-_ROWS = 65_536  # whose float64 scores are made at once
+_ROWS = 65_536  # rows scored in float64 at once
 
 
 class Coverage(NamedTuple):
-    """The share of the wanted SKUs that an index holds, and the ids of the others."""
+    """The share of the wanted SKUs that an index holds, and the ids of the missing ones."""
 
     share: float
     missing: list[str]
 
 
 def wrong_answers(index: FingerprintIndex, seed: int) -> int:
-    """How many of `QUERIES` random queries get other rows, or another order, than float64 brute force."""
+    """Counts the random queries (of `QUERIES`) whose rows or order differ from float64 brute force."""
     queries = np.random.default_rng(seed).standard_normal((QUERIES, index.dimension))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     rows, top = index.present.numbers(), min(TOP, len(index))
@@ -33,7 +33,7 @@ def wrong_answers(index: FingerprintIndex, seed: int) -> int:
 
 
 def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl.Series) -> float | None:
-    """The share of queries (Q, D) whose first answer is the SKU of `truth` (Q ids); None without queries."""
+    """Share of queries (Q, D) with the SKU of `truth` (Q ids) first; None without queries or index rows."""
     if len(truth) == 0 or len(index) == 0:
         return None
     first = np.array([found.rows[0] for found in index.search(queries, 1)])
@@ -41,14 +41,14 @@ def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl
 
 
 def coverage(index: FingerprintIndex, wanted: Iterable[str]) -> Coverage:
-    """Which of the `wanted` SKUs can be found."""
+    """Computes how many of the `wanted` SKUs are in the index."""
     ids = sorted(set(wanted))
     missing = sorted(set(ids) - set(index.contents()[1]["sku_id"]))
     return Coverage(1 - len(missing) / len(ids) if ids else 1.0, missing)
 
 
 def _scores(index: FingerprintIndex, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(Q, len) float64 scores, each summed in the order of the dimensions as the definition says."""
+    """(Q, len) float64 scores, each summed by NumPy over the dimensions, as the score is defined."""
     gallery, _ = index.contents()
     biases = index.biases[index.present.numbers()].astype(np.float64)
     scores = np.empty((len(queries), len(gallery)))

@@ -1,7 +1,7 @@
-"""The photos that an exported image encoder is judged on, and what PyTorch made of them.
+"""Photos for comparing an exported image encoder with PyTorch.
 
-They are photos of training SKUs, never a query of the evaluation. The gallery stays PyTorch's, as the
-index does: what is compared is the query's side alone.
+They show training SKUs and are never evaluation queries. Only the query side is compared: the gallery stays
+PyTorch's, as in the index.
 """
 
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ class ParityPhotos:
     """Photos with known answers.
 
     Attributes:
-        rows: one a photo: `item_id`, `sku_id`, `role`, `image_path` and more.
-        reference: (N, D) their embeddings by PyTorch.
-        answers: (N,) the row of each one's SKU in the gallery.
-        gallery: (S, D) the mean of each training SKU's views, by PyTorch.
+        rows: one row per photo: `item_id`, `sku_id`, `role`, `image_path` and more.
+        reference: (N, D) PyTorch embeddings of the photos.
+        answers: (N,) gallery row of each photo's SKU.
+        gallery: (S, D) mean PyTorch embedding of each training SKU's views.
     """
 
     rows: pl.DataFrame
@@ -37,22 +37,20 @@ class ParityPhotos:
     gallery: NDArray[np.float32]
 
     def judge(self, found: NDArray[np.float32]) -> Parity:
-        """Parity of another encoder's rows of the same photos."""
+        """Compares another encoder's embeddings (N, D) of the same photos."""
         return compare(self.reference, found, self.answers, self.gallery)
 
     def used(self) -> pl.DataFrame:
-        """`USED_SCHEMA` of the queries among them."""
+        """Table (`USED_SCHEMA`) of the queries among the photos."""
         queries = self.rows.rename({"item_id": "query_id"})
         uses = [used_queries(queries.filter(pl.col("role") == role), role) for role in (TRAIN, DEVELOPMENT)]
         return pl.concat(uses).select(*USED_SCHEMA)
 
 
 def parity_photos(images: pl.DataFrame, count: int, max_views: int) -> ParityPhotos:
-    """`count` photos by a stable draw: development queries first, then training queries, then views.
+    """Draws `count` photos deterministically: development queries first, then training queries, then views.
 
-    Args:
-        images: the embedding table of all shards.
-        max_views: of one SKU that make its mean.
+    `images` is the embedding table of all shards; at most `max_views` views are averaged per SKU.
     """
     mine = images.filter((pl.col("split") == "train") & (pl.col("role") != EVALUATION))
     draw = pl.col("item_id").map_elements(lambda item: stable_hash(item, "parity"), return_dtype=pl.UInt64)

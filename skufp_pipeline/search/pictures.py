@@ -1,6 +1,6 @@
-"""Small pictures of the SKUs, kept with a version of the index: it can be shown wherever it is copied.
+"""Thumbnails of the SKUs, stored in the index bundle so that a copied bundle can show its results.
 
-One Arrow file of JPEG bytes by SKU, memory-mapped: nothing is read but the pictures that are asked for.
+They are JPEG bytes in one memory-mapped Arrow file; only the requested thumbnails are read.
 """
 
 import io
@@ -20,13 +20,13 @@ _QUALITY, _AT_ONCE = 80, 1024
 
 
 class Pictures:
-    """The pictures of one version of an index."""
+    """The thumbnails of one index version."""
 
     def __init__(self, path: Path) -> None:
         self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
     def get(self, sku_id: str) -> bytes | None:
-        """The JPEG of a SKU; None where it has none."""
+        """Returns the JPEG of a SKU, or None if it has none."""
         row = pc.index(self._table["sku_id"], pa.scalar(sku_id)).as_py()
         return None if row < 0 else self._table["jpeg"][row].as_py()
 
@@ -34,12 +34,12 @@ class Pictures:
 def write_pictures(
     directory: Path, sku_ids: Sequence[str], images: Sequence[str], side: int, find: Callable[[str], Path]
 ) -> None:
-    """Writes the picture of each SKU; the same bytes for the same crops.
+    """Writes one thumbnail per SKU; the output is deterministic.
 
     Args:
-        images: the crop that shows each SKU, relative to the data root.
-        side: of the longer side, pixels; a smaller crop is kept as it is.
-        find: where such a crop is on this machine.
+        images: crop of each SKU, relative to the data root.
+        side: maximum length of the longer side, pixels; smaller crops are not scaled up.
+        find: maps such a relative path to a local path.
 
     Raises:
         UserError: a crop is missing or can't be decoded.
@@ -53,11 +53,7 @@ def write_pictures(
 
 
 def load_pictures(directory: Path) -> Pictures | None:
-    """The pictures in the folder of a version; None where it was made without.
-
-    Raises:
-        UserError: the file is damaged.
-    """
+    """Opens the thumbnails of a bundle, None if it has none; raises UserError if the file is damaged."""
     path = directory / PICTURES_FILE
     try:
         return Pictures(path) if path.is_file() else None

@@ -1,4 +1,4 @@
-"""Sets of an index's rows, as bitmaps: what a filter yields, and what a search stays within."""
+"""Sets of index rows as bitmaps: the result of a filter, and the restriction of a search."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -9,18 +9,17 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
 
-WORD = 64  # rows to a word
+WORD = 64  # rows per word
 Words = NDArray[np.uint64]
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some rows of an index: one bitmap for each of its segments.
+    """A set of index rows: one bitmap per segment.
 
     Attributes:
-        sizes: rows of each segment.
-        words: of each, (ceil(size / 64),); bit i of word b is row 64 b + i of the segment. Bits past the
-            last row are 0.
+        sizes: number of rows of each segment.
+        words: per segment (ceil(size / 64),); bit i of word b is row 64 b + i. Bits past the last row are 0.
     """
 
     sizes: tuple[int, ...]
@@ -28,7 +27,7 @@ class Rows:
 
     @classmethod
     def of_masks(cls, masks: Iterable[NDArray[np.bool_]]) -> "Rows":
-        """The rows that are True; one mask a segment."""
+        """The rows where the masks, one per segment, are True."""
         kept = tuple(masks)
         return cls(tuple(len(mask) for mask in kept), tuple(words_of(mask) for mask in kept))
 
@@ -39,7 +38,7 @@ class Rows:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """How many of each segment's rows there are."""
+        """Number of rows of the set in each segment."""
         return tuple(int(np.bitwise_count(words).sum()) for words in self.words)
 
     @property
@@ -47,14 +46,14 @@ class Rows:
         return sum(self.counts)
 
     def of_segments(self) -> list[NDArray[np.int64]]:
-        """The rows by segment, each counted from its segment's first."""
+        """Row numbers within each segment."""
         return [
             np.flatnonzero(np.unpackbits(words.view(np.uint8), count=size, bitorder="little"))
             for words, size in zip(self.words, self.sizes, strict=True)
         ]
 
     def numbers(self) -> NDArray[np.int64]:
-        """(count,) row numbers in the index, ascending."""
+        """(count,) row numbers in the whole index, ascending."""
         starts = np.cumsum([0, *self.sizes])
         parts = [start + rows for start, rows in zip(starts, self.of_segments(), strict=False)]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -66,7 +65,7 @@ class Rows:
         return self._joined(other, np.bitwise_or)
 
     def __invert__(self) -> "Rows":
-        """All other rows, those of removed SKUs too; a search finds none of these."""
+        """All other rows, including those of removed SKUs, which a search never returns."""
         whole = Rows.everything(self.sizes)
         return Rows(self.sizes, tuple(a & ~b for a, b in zip(whole.words, self.words, strict=True)))
 
@@ -80,7 +79,7 @@ class Rows:
 
 
 def words_of(mask: NDArray[np.bool_]) -> Words:
-    """(N,) flags as (ceil(N / 64),) words, the first flag in the lowest bit."""
+    """Packs (N,) flags into (ceil(N / 64),) words, the first flag in the lowest bit."""
     packed = np.zeros(-(-len(mask) // WORD) * WORD // 8, dtype=np.uint8)
     bits = np.packbits(mask, bitorder="little")
     packed[: len(bits)] = bits

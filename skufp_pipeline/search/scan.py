@@ -1,4 +1,4 @@
-"""Runs the compiled search over all processors: buffers that are kept between searches, threads that help."""
+"""Runs the compiled search on several threads, with buffers that are reused between searches."""
 
 import threading
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from skufp_pipeline.search.kernels.shapes import BLOCK, Codes, Queries, Rotation
 from skufp_pipeline.search.kernels.simd import LANES
 from skufp_pipeline.search.kernels.threads import BARRIER, FIRST_PART, NOT_FINITE, OPEN
 
-BATCH = 64  # queries scanned together
-ALONE = 3  # up to here queries are faster one after another
-TOGETHER = 1 << 20  # bytes of the high plane from which on one query is worth several threads
+BATCH = 64  # queries per batch
+ALONE = 3  # up to this many queries it is faster to search one after another
+TOGETHER = 1 << 20  # bytes of the high plane from which a single query uses several threads
 NOT_FINITE_QUERY = "a query holds NaN or infinity"
 
 
 class _Fixed(NamedTuple):
-    """What all searches read."""
+    """Read-only data shared by all searches."""
 
     codes: Codes
     rows: Rows
@@ -32,12 +32,12 @@ class _Fixed(NamedTuple):
 
 
 class Scanner:
-    """Finds the best rows; may be called from several threads at once.
+    """Finds the best rows; thread-safe.
 
     Args:
         rows: (N, D) float32, contiguous.
-        coded: their codes.
-        threads: threads that one search may use.
+        coded: codes of the rows.
+        threads: threads per search.
         biases: (N,) finite float32, added to the cosines; zeros by default.
     """
 
@@ -58,18 +58,18 @@ class Scanner:
         scanned = coded.codes.high.nbytes
         self._threads = threads if scanned >= TOGETHER else 1  # for one query
         self._helpers = _helping_threads(threads - 1)
-        self._one: list[_One] = []
-        self._many: list[_Many] = []
+        self._one: list[_SingleBuffers] = []
+        self._many: list[_BatchBuffers] = []
 
     def best(
         self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.uint64] | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows and scores, (Q, K) each, best first; row -1 and score -inf where fewer than K are allowed.
+        """Rows and scores, (Q, K) each, best first; padded with row -1, score -inf if fewer are allowed.
 
         Args:
             queries: (Q, D) float32 or float64, contiguous, of any norm.
             k: at most N.
-            allowed: (ceil(N / 64),) words; bit i of word b is for row 64 b + i. All rows by default.
+            allowed: (ceil(N / 64),) uint64; bit i of word b allows row 64 b + i. By default all rows.
 
         Raises:
             ValueError: a query is not finite.
@@ -85,8 +85,8 @@ class Scanner:
         return rows, scores
 
     def warm_up(self) -> None:
-        """Compiles what helping threads run, after a search of each kind, which does not wait for that."""
-        elsewhere = np.ones(1, np.int64)  # to come back at once
+        """Compiles the helper functions, which no search waits for; call after a search of each kind."""
+        elsewhere = np.ones(1, np.int64)  # makes the helper return at once
         for buffers in (*self._one, *self._many):
             buffers.help(elsewhere, 0)
 
@@ -97,12 +97,14 @@ class Scanner:
         scores: NDArray[np.float64],
         rows: NDArray[np.int64],
     ) -> None:
-        buffers = _take(self._one, scores.shape) or _One(self._fixed, self._threads, scores.shape)
+        buffers = _take_buffers(self._one, scores.shape) or _SingleBuffers(
+            self._fixed, self._threads, scores.shape
+        )
         buffers.prepare(given, allowed)
         self._call_help(buffers, self._threads - 1)
         single.search_one(buffers.words, scores[0], rows[0])
         buffers.assert_finite()
-        self._one.append(buffers)  # another search may have them from here on
+        self._one.append(buffers)  # from here on another search may use them
 
     def _search_many(
         self,
@@ -112,7 +114,7 @@ class Scanner:
         rows: NDArray[np.int64],
     ) -> None:
         threads = len(self._helpers) + 1
-        buffers = _take(self._many, scores.shape) or _Many(self._fixed, threads, scores.shape)
+        buffers = _take_buffers(self._many, scores.shape) or _BatchBuffers(self._fixed, threads, scores.shape)
         buffers.prepare(given, allowed)
         self._call_help(buffers, threads - 1)
         batch.search_many(buffers.words)
@@ -121,7 +123,7 @@ class Scanner:
         self._many.append(buffers)
 
     def _call_help(self, buffers: "_Buffers", helpers: int) -> None:
-        """Wakes the helping threads that are not at these buffers already."""
+        """Wakes the helper threads that do not serve these buffers yet."""
         for number, helper in enumerate(self._helpers[:helpers], start=1):
             if number not in buffers.called:
                 buffers.called.add(number)
@@ -129,16 +131,16 @@ class Scanner:
 
 
 class _Buffers:
-    """What one search writes on its way, kept for the next.
+    """Working memory of one search, reused by later ones.
 
     Attributes:
         shape: (Q, K).
-        search: what the search reads and writes, with `scan` or `tiles`.
-        words: addresses of all these; they do not keep it alive.
-        counts: what its threads count together.
-        called: numbers of the helping threads that are here or on their way.
-        help: takes part in searches that use these buffers, until none comes for a while or the thread is
-            called elsewhere: `called` and `thread` of `single.help_one`.
+        search: inputs and shared state of the search; `scan` or `tiles` holds the rest.
+        words: addresses of all these arrays; they do not keep the arrays alive.
+        counts: counters shared by the threads.
+        called: numbers of the helper threads that serve these buffers or are about to.
+        help: runs a helper thread in searches with these buffers until it is idle or called elsewhere;
+            takes `called` and `thread` of `single.help_one`.
     """
 
     words: NDArray[np.int64]
@@ -153,18 +155,18 @@ class _Buffers:
         self._given = queries.given.reshape(shape[0], -1)
 
     def prepare(self, given: NDArray[np.floating], allowed: NDArray[np.uint8]) -> None:
-        """Copies what is asked: a thread may look at it when the search that it comes from has ended."""
+        """Copies the inputs, because a helper thread may still read them after the search has ended."""
         self._given[:] = given
         self.search.allowed[:] = allowed
 
     def assert_finite(self) -> None:
-        """Raises ValueError: a query was not."""
+        """Raises ValueError if a query was not finite."""
         if self.counts[NOT_FINITE]:
             raise ValueError(NOT_FINITE_QUERY)
 
 
-class _One(_Buffers):
-    """For one query."""
+class _SingleBuffers(_Buffers):
+    """Buffers of a search for one query."""
 
     def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
         padded, k = len(fixed.codes.scales), shape[1]
@@ -189,8 +191,8 @@ class _One(_Buffers):
         self.help = partial(single.help_one, self.words)
 
 
-class _Many(_Buffers):
-    """For a batch."""
+class _BatchBuffers(_Buffers):
+    """Buffers of a search for a batch."""
 
     def __init__(self, fixed: _Fixed, threads: int, shape: tuple[int, ...]) -> None:
         padded, length = -(-shape[0] // batch.PAIR) * batch.PAIR, 2 * fixed.codes.width
@@ -219,11 +221,7 @@ class _Many(_Buffers):
 
 
 def unit_queries(queries: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(Q, D) queries as float64 rows of norm 1, or 0: what their scores are made with.
-
-    Raises:
-        ValueError: a query is not finite.
-    """
+    """(Q, D) queries as float64 rows of norm 1 (or 0); raises ValueError if one is not finite."""
     given, unit = queries.astype(np.float64).reshape(-1), np.empty(queries.shape)
     if not normalise(given, unit.reshape(-1), queries.shape[1]):
         raise ValueError(NOT_FINITE_QUERY)
@@ -253,15 +251,15 @@ def _copied(array: NDArray[np.float64]) -> NDArray[np.float64]:
     return copy
 
 
-Buffers = TypeVar("Buffers", _One, _Many)
+Buffers = TypeVar("Buffers", _SingleBuffers, _BatchBuffers)
 
 
-def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
-    """Of buffers of this shape, those last used of which no thread is in, if any; other shapes are let go."""
+def _take_buffers(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
+    """Pops the last used buffers of this shape that no thread is in, if any; drops other shapes."""
     for _ in range(len(kept)):
         try:
             buffers = kept.pop()
-        except IndexError:  # another search was faster
+        except IndexError:  # taken by another search meanwhile
             break
         if buffers.shape != shape:
             continue
@@ -271,14 +269,14 @@ def _take(kept: list[Buffers], shape: tuple[int, ...]) -> Buffers | None:
     return None
 
 
-Task = tuple[_Buffers, int]  # and the number of the thread there
+Task = tuple[_Buffers, int]  # buffers, thread number in their search
 
 
 class _Helper:
-    """A thread that helps wherever it is called, of whatever index.
+    """A helper thread, shared by the searches of all indexes.
 
     Attributes:
-        called: (1,) 1 while a call waits to be answered; it may be late by one, which costs a moment's help.
+        called: (1,) 1 while a call is pending; it may lag by one call, which only delays the help.
     """
 
     def __init__(self) -> None:
@@ -286,21 +284,21 @@ class _Helper:
         self._tasks: SimpleQueue[Task] = SimpleQueue()
 
     def call(self, task: Task) -> None:
-        """Has it help with some buffers as soon as it can."""
+        """Queues the buffers of a search to help with."""
         self.called[0] = 1
         self._tasks.put(task)
 
     def run(self) -> None:
-        """Answers calls for as long as the process lives."""
+        """Serves calls until the process ends."""
         while True:
             buffers, thread = self._tasks.get()
             self.called[0] = not self._tasks.empty()
             while thread in buffers.called:
                 buffers.help(self.called, thread)
                 buffers.called.discard(thread)
-                if buffers.counts[BARRIER] >= OPEN and not self.called[0]:  # a search counts on this thread
+                if buffers.counts[BARRIER] >= OPEN and not self.called[0]:  # one opened before discard
                     buffers.called.add(thread)
-            del buffers  # not to hold an index's memory while waiting
+            del buffers  # free the index's memory while waiting
 
 
 _threads: list[_Helper] = []
@@ -308,7 +306,7 @@ _starting = threading.Lock()
 
 
 def _helping_threads(count: int) -> list[_Helper]:
-    """So many threads that wait for calls, shared by all indexes of the process."""
+    """Returns `count` helper threads, which all indexes of the process share; starts missing ones."""
     with _starting:
         while len(_threads) < count:
             helper = _Helper()

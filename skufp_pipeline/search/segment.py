@@ -1,4 +1,4 @@
-"""A segment of the index: fingerprints, codes and SKU table that never change once they are made."""
+"""A segment of the index: immutable fingerprints, codes and SKU table."""
 
 from functools import lru_cache, partial
 from pathlib import Path
@@ -13,23 +13,19 @@ from skufp_pipeline.search.codes import CodedFingerprints, encode
 from skufp_pipeline.search.rows import Words, words_of
 from skufp_pipeline.search.scan import Scanner
 
-KEPT_FILTERS = 256  # bitmaps by column and value that a segment keeps: 32 MB for a million rows
+KEPT_FILTERS = 256  # cached bitmaps per segment, by column and value: 32 MB for a million rows
 UNIT_TOLERANCE = 1e-5
 
 
 class SkuTable:
-    """The SKUs of a segment, and the bitmaps of its filters.
-
-    Args:
-        frame: one row a fingerprint; `sku_id` and whatever a result shows or a filter asks for.
-    """
+    """The SKUs of a segment, one row per fingerprint, with cached filter bitmaps."""
 
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
         self._matching = lru_cache(KEPT_FILTERS)(partial(_matching, frame))
 
     def matching(self, column: str, value: Any) -> Words:
-        """Bitmap of the rows whose `column` is `value`, or holds it where it is a list."""
+        """Bitmap of the rows whose `column` equals `value` or, for a list column, contains it."""
         return self._matching(column, value)
 
 
@@ -38,11 +34,9 @@ class Segment:
 
     Args:
         fingerprints: (N, D) float32 unit rows; may be memory-mapped.
-        coded: their codes.
-        table: their SKUs.
-        threads: threads that one search may use.
-        biases: (N,) finite float32 that are added to the cosines.
-        folder: where its files lie.
+        threads: threads per search.
+        biases: (N,) finite float32, added to the cosines.
+        folder: folder that the segment was loaded from.
     """
 
     def __init__(
@@ -72,10 +66,9 @@ class Segment:
 
 
 def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads: int) -> Segment:
-    """A new segment.
+    """Encodes (N, D) fingerprints into a new segment.
 
-    Raises:
-        UserError: the two lengths differ, there is no `sku_id`, or a fingerprint is not finite.
+    Raises UserError if lengths differ, there is no `sku_id` column, or a fingerprint is not finite.
     """
     if len(fingerprints) != len(skus):
         raise UserError(f"index: {len(fingerprints)} fingerprints but {len(skus)} SKUs")
@@ -86,11 +79,7 @@ def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads:
 
 
 def unit_rows(fingerprints: ArrayLike) -> NDArray[np.float32]:
-    """(N, D) fingerprints as float32.
-
-    Raises:
-        UserError: they are no matrix, or a row is not finite or not of norm 1.
-    """
+    """Fingerprints as float32; raises UserError unless they are (N, D) with finite rows of norm 1."""
     rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
     if rows.ndim != 2:
         raise UserError(f"index: fingerprints must be (N, D), found {rows.shape}")
@@ -105,14 +94,14 @@ def unit_rows(fingerprints: ArrayLike) -> NDArray[np.float32]:
 
 
 def require_distinct(sku_ids: pl.Series) -> None:
-    """Refuses SKU ids that occur twice."""
+    """Raises a UserError if a SKU id occurs twice."""
     if sku_ids.n_unique() < len(sku_ids):
         twice = sku_ids.filter(sku_ids.is_duplicated()).unique(maintain_order=True)
         raise UserError(f"index: {some(twice)} occurs more than once; a SKU has one fingerprint")
 
 
 def some(sku_ids: pl.Series) -> str:
-    """A few of the ids, for a message."""
+    """The first three ids, for an error message."""
     shown = ", ".join(repr(sku_id) for sku_id in sku_ids.head(3))
     return f"SKU {shown}" + (f" and {len(sku_ids) - 3} more" if len(sku_ids) > 3 else "")
 
@@ -130,7 +119,7 @@ def _matching(frame: pl.DataFrame, column: str, value: Any) -> Words:
 
 
 def _as(value: Any, kind: Any) -> Any:
-    """The value as the column has it, or None where it can't be; a command line gives words only."""
+    """Casts the value to the column's type, since the command line passes strings; None if impossible."""
     if kind == pl.String:
         return str(value)
     if kind == pl.Null:

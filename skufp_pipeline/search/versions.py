@@ -1,10 +1,9 @@
-"""The versions of an index: which one is in use, published, rolled back, and how long old ones are kept.
+"""Index versions: publishing, rolling back and pruning.
 
-A data root holds any number of indexes by name, and each has its own versions: `index/<name>/<version>/` is
-a bundle, `index/<name>/CURRENT` names the one in use, and `index/<name>/releases.json` holds the order of
-publication and the versions that were rolled back, which no later run publishes again. The encoders that a
-version was made with are kept for all indexes together, so that an older version can be asked after its
-encoder was trained again.
+A data root holds any number of named indexes. `index/<name>/<version>/` is a bundle, `index/<name>/CURRENT`
+names the version in use, and `index/<name>/releases.json` records the publication order and the rolled back
+versions, which later runs do not publish again. The encoders of all kept versions are stored in one shared
+place, so that an older version can still be searched after its encoder was retrained.
 """
 
 import os
@@ -22,12 +21,12 @@ from skufp_pipeline.settings import Settings
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 INDEX, RELEASES = "index", "releases.json"
-FINGERPRINTS = "fingerprints"  # the index that every graph makes: one row a SKU
-KEPT_ENCODERS = "checkpoints/published"  # by digest, as long as a version of any index refers to them
+FINGERPRINTS = "fingerprints"  # the index that every graph builds: one row per SKU
+KEPT_ENCODERS = "checkpoints/published"  # by digest, kept while a version of any index refers to them
 
 
 class Releases(Settings):
-    """Versions in the order of their publication, and those that were rolled back."""
+    """Published versions in order, and the withdrawn (rolled back) ones."""
 
     published: list[str] = []
     withdrawn: list[str] = []
@@ -35,50 +34,38 @@ class Releases(Settings):
 
 @dataclass(frozen=True)
 class Versions:
-    """The versions of the index `name` in a store; what is done to them touches no other index."""
+    """The versions of the index `name` in a store."""
 
     store: ArtifactStore
     name: str = FINGERPRINTS
 
     def key(self, file: str) -> str:
-        """Key of a version, or of a file beside them."""
+        """Store key of a version or of a file next to the versions."""
         return f"{INDEX}/{self.name}/{file}"
 
     @property
     def in_use(self) -> str | None:
-        """The version in use, None before the first."""
+        """The version in use; None before the first is published."""
         return self.store.read_pointer(self.key(CURRENT))
 
     def find(self) -> Artifact | None:
-        """The files of the version in use, None before the first.
-
-        Raises:
-            UserError: it is incomplete.
-        """
+        """The artifact in use, or None; raises UserError if it is incomplete."""
         version = self.in_use
         return None if version is None else self.store.read(self.key(version))
 
     def read(self) -> Artifact:
-        """The files of the version in use.
-
-        Raises:
-            UserError: there is none, or it is incomplete.
-        """
+        """The artifact in use; raises UserError if there is none or it is incomplete."""
         found = self.find()
         if found is None:
-            raise self._absence()
+            raise self._missing_error()
         return found
 
     def listed(self) -> list[str]:
-        """All versions that are there, candidates too; the last written first."""
+        """All stored versions including candidates, newest first."""
         return self.store.newest_keys(f"{INDEX}/{self.name}")
 
     def releases(self) -> Releases:
-        """What was published so far.
-
-        Raises:
-            UserError: the file is not of this version.
-        """
+        """Reads the publication record; raises UserError if the file has another format."""
         text = self.store.read_pointer(self.key(RELEASES))
         try:
             return Releases() if text is None else Releases.model_validate_json(text)
@@ -87,10 +74,10 @@ class Versions:
             raise UserError(f"{file} can't be read: {error}; delete it") from error
 
     def publish(self, version: str, kept: int) -> int:
-        """Makes a version the one in use, and deletes older ones; returns how many.
+        """Puts a version in use, deletes older ones and returns the number deleted.
 
         Args:
-            kept: published versions that stay, this one among them.
+            kept: number of published versions to keep, including this one.
 
         Raises:
             UserError: there is no such version, or it is incomplete.
@@ -105,51 +92,51 @@ class Versions:
         return self.prune(kept)
 
     def roll_back(self, version: str | None = None) -> str:
-        """Puts an earlier version back in use, by default the one before; returns it.
+        """Puts an earlier version back in use, by default the previous one; returns it.
 
-        The version that was in use is withdrawn: runs that would make it again do not publish it.
+        The version that was in use is withdrawn: runs that rebuild it do not publish it.
 
         Raises:
-            UserError: nothing is in use, there is no earlier version, or not the one asked for.
+            UserError: no version is in use, or there is no earlier or no such version.
         """
         current, known, listed = self.in_use, self.releases(), self.listed()
         if current is None:
-            raise self._absence()
-        there = [other for other in known.published if other in listed]
-        left = [other for other in there if other != current and other not in known.withdrawn]
-        if version is None and not left:
+            raise self._missing_error()
+        stored = [other for other in known.published if other in listed]
+        candidates = [other for other in stored if other != current and other not in known.withdrawn]
+        if version is None and not candidates:
             raise UserError(f"{self.store.root} has no published index version to roll back to but {current}")
-        target = version or left[-1]
-        if target not in there:
+        target = version or candidates[-1]
+        if target not in stored:
             raise UserError(
-                f"no published index version {target!r}: expected one of {', '.join(there) or 'none'}"
+                f"no published index version {target!r}: expected one of {', '.join(stored) or 'none'}"
             )
-        gone = {*known.withdrawn, current} - {target}
-        # First the ban, then the swap: a run in between must not publish the version that is left.
-        self._record(known, Releases(published=known.published, withdrawn=sorted(gone)))
+        withdrawn = {*known.withdrawn, current} - {target}
+        # Record the withdrawal before switching: a concurrent run must not publish the withdrawn version.
+        self._record(known, Releases(published=known.published, withdrawn=sorted(withdrawn)))
         self.store.write_pointer(self.key(CURRENT), target)
         return target
 
     def prune(self, kept: int) -> int:
-        """Deletes all but the `kept` last published versions, never the one in use; returns how many.
+        """Deletes all but the `kept` last published versions; returns the number deleted.
 
-        Candidates that were never published go too, and encoders that no version of any index refers to.
+        The version in use always stays. Unpublished candidates and unreferenced encoders are deleted too.
         """
-        current, there = self.in_use, self.listed()
-        older = [other for other in self.releases().published if other in there and other != current]
-        stay = {current, *older[::-1][: max(kept - 1, 0)]}
-        gone = [version for version in there if version not in stay]
-        for version in gone:
+        current, stored = self.in_use, self.listed()
+        older = [other for other in self.releases().published if other in stored and other != current]
+        keep = {current, *older[::-1][: max(kept - 1, 0)]}
+        deleted = [version for version in stored if version not in keep]
+        for version in deleted:
             self.store.delete(self.key(version))
         _prune_encoders(self.store)
-        return len(gone)
+        return len(deleted)
 
     def _record(self, known: Releases, changed: Releases) -> None:
         if changed != known:
             self.store.write_pointer(self.key(RELEASES), changed.model_dump_json())
 
-    def _absence(self) -> UserError:
-        """What to tell where no version is in use."""
+    def _missing_error(self) -> UserError:
+        """The error to raise when no version is in use."""
         if self.store.read_pointer(f"{INDEX}/{CURRENT}") is not None:
             folder = f"{self.store.root}/{INDEX}"
             return UserError(f"{folder} is of an earlier layout; delete it and materialize the graph again")
@@ -160,7 +147,7 @@ class Versions:
 
 
 def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
-    """Links (or copies) the encoders of a version to where they outlive their asset, each once."""
+    """Links (or copies) the encoders of a version to `KEPT_ENCODERS`, so that they survive retraining."""
     for encoder in encoders:
 
         def build(directory: Path, source: Artifact = encoder) -> Mapping[str, Any]:
@@ -172,13 +159,10 @@ def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
 
 
 def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
-    """The encoder that a version was made with: at `key`, or kept since another one stands there.
+    """The encoder of an index version: the one at `key` if its digest matches, else the kept copy.
 
-    Args:
-        name: under which the version refers to it.
-
-    Raises:
-        UserError: there is neither.
+    Without a kept copy it returns the artifact at `key`, whatever its digest; raises UserError if neither
+    exists. `name` is the encoder's name among the version's inputs.
     """
     wanted, latest = index.manifest.recipe.inputs.get(name), store.find(key)
     if latest is not None and latest.digest == wanted:
@@ -187,7 +171,7 @@ def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Ar
 
 
 def _prune_encoders(store: ArtifactStore) -> None:
-    kept = store.newest_keys(KEPT_ENCODERS)  # asked first: what is kept from now on is not among them
+    kept = store.newest_keys(KEPT_ENCODERS)  # listed first, so that encoders added meanwhile are not deleted
     indexes = [Versions(store, name) for name in store.names(INDEX)]
     manifests = [store.manifest(index.key(version)) for index in indexes for version in index.listed()]
     used = {digest for found in manifests if found for digest in found.recipe.inputs.values()}

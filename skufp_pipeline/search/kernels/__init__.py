@@ -2,18 +2,18 @@
 
 Glossary:
 
-- row: a SKU's fingerprint; a query is compared with all of them.
-- code: one byte a dimension of a rotated row or query; products of codes give the estimate of a score.
-- plane: a part of every code, stored apart: the high five bits (read of every row), the low three (of few).
-- line: 64 bytes, what the processor fetches at once.
-- octet: eight rows whose products are added up together; block: 64 rows, eight octets.
-- tile: eight rows by 32 queries, what a batch scans at once.
-- bound: the most that a score can be, the estimate plus what the codes leave out.
-- coarse, fine: by the high plane alone, by both planes.
-- threshold: the least score that is still among the best K; a row whose bound is below it is ruled out.
-- seed: rows that promise most by estimate, scored first, so that the threshold is high from the start.
-- scan: the pass over the high plane of all rows; sweep: the pass over what the scan did not rule out.
-- ceiling: the highest bound of an octet for each query of a batch, noted by the scan for the sweep.
-- part: the rows that one thread takes at a time; one that is left undone is done again by another thread.
-- barrier: the count of threads inside a search; the caller waits at it until all helping threads have left.
+- row: a SKU's fingerprint; a query is compared with all rows.
+- code: one byte per dimension of a rotated row or query; products of codes give the estimate of a score.
+- plane: the same bits of all codes: the high five (read for every row) or the low three (read for few).
+- line: 64 bytes, a cache line.
+- octet: eight rows whose products are summed together; block: 64 rows, eight octets.
+- tile: eight rows by 32 queries, the unit of a batch scan.
+- bound: upper bound of a score: the estimate plus the maximum error of the codes.
+- coarse, fine: from the high plane alone, from both planes.
+- threshold: the lowest score that is still among the best K; rows with a lower bound are ruled out.
+- seed: one of the rows with the highest estimates, scored first so that the threshold is high from the start.
+- scan: the pass over the codes of all rows; sweep: the pass over the rows that the scan did not rule out.
+- ceiling: the highest bound in a block (one query) or in a tile (each query of a batch), kept for the sweep.
+- part: the rows that one thread takes at a time; an unfinished part of the scan is redone by the caller.
+- barrier: the number of threads inside a search; the caller waits until all helper threads have left.
 """

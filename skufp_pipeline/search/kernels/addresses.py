@@ -1,7 +1,7 @@
-"""Hands many arrays to a compiled function at once, by their addresses.
+"""Passes many arrays to a compiled function as a single array of addresses.
 
-Numba looks at every array that it is given. For the forty that a search needs, just after another search has
-used the caches, that takes a good part of the time of a small search.
+Numba inspects every array argument. For the forty arrays of a search, with cold caches, that takes a good
+part of the time of a small search.
 """
 
 import typing
@@ -16,7 +16,7 @@ from numba.np import numpy_support
 from numba.np.arrayobj import populate_array
 from numpy.typing import NDArray
 
-LINE = 64  # bytes of memory that a processor reads at once
+LINE = 64  # bytes of a cache line
 
 ScalarT = typing.TypeVar("ScalarT", bound=np.generic)
 Matrix = np.ndarray[tuple[int, int], np.dtype[ScalarT]]
@@ -24,7 +24,7 @@ Cube = np.ndarray[tuple[int, int, int], np.dtype[ScalarT]]
 
 
 def aligned(shape: int | tuple[int, ...], dtype: Any = np.float64) -> NDArray[Any]:
-    """Zeros that begin where a line does: a vector that straddles two is read at half the speed."""
+    """Zeros aligned to cache lines: a vector that straddles two lines is read at half the speed."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     zeros = np.zeros(size + LINE, np.uint8)
     first = -zeros.ctypes.data % LINE
@@ -32,17 +32,17 @@ def aligned(shape: int | tuple[int, ...], dtype: Any = np.float64) -> NDArray[An
 
 
 def addresses(values: tuple[Any, ...]) -> NDArray[np.int64]:
-    """Where `at_addresses` finds the arrays and numbers of a NamedTuple, and of those in it.
+    """Addresses, shapes and numbers of a (nested) NamedTuple, as `at_addresses` reads them.
 
-    The arrays must be contiguous, stay where they are, and outlive this.
+    The arrays must be contiguous, stay in place and outlive the result.
     """
     return np.array(list(_words(values, _compiled_kind(type(values)))), np.int64)
 
 
 def at_addresses(kind: type[tuple[Any, ...]]) -> Any:
-    """A function for compiled code that makes a NamedTuple of this class from its `addresses`.
+    """A function for compiled code that builds a NamedTuple of this class from its `addresses`.
 
-    Arrays are flat where their annotation does not say that they are a `Matrix` or a `Cube`.
+    Arrays are flat unless they are annotated as `Matrix` or `Cube`.
     """
     compiled_kind = _compiled_kind(kind)
 
@@ -71,7 +71,7 @@ def _words(values: tuple[Any, ...], kinds: Any) -> typing.Iterator[int]:
 
 
 def _require_kind(array: NDArray[Any], kind: Any) -> None:
-    """Compiled code can't tell what lies at an address."""
+    """Checks the array's type, because compiled code can't check what is at an address."""
     dtype = numpy_support.as_dtype(kind.dtype)
     if not (array.flags.c_contiguous and array.dtype == dtype and array.ndim == kind.ndim):
         raise TypeError(f"expected a contiguous {kind}, found {array.dtype} of strides {array.strides}")
@@ -91,7 +91,7 @@ def _compiled_kind(kind: Any) -> types.Type:
 
 
 class _Reader:
-    """Code that reads one word after another."""
+    """Generates code that reads consecutive words."""
 
     def __init__(self, builder: Any, words: Any) -> None:
         self.builder = builder

@@ -1,4 +1,4 @@
-"""The search for many queries at once: both planes, eight rows by thirty-two queries."""
+"""The search for a batch of queries: scans both planes, eight rows by 32 queries at a time."""
 
 from typing import Any, NamedTuple
 
@@ -66,33 +66,33 @@ from skufp_pipeline.search.kernels.threads import (
     waited,
 )
 
-TILE = OCTET  # rows that are multiplied with PAIR queries together
+TILE = OCTET  # rows that are multiplied with PAIR queries at once
 PAIR = 2 * LANES
 PART = 8  # tiles that a thread takes at a time
-SHARE = 8  # queries that a thread sweeps at a time, half a group: so that threads end together
-WINDOW = 256  # tiles that are swept stage by stage
-STRETCH = 2 * BYTES // TILE  # dimensions multiplied for each prefetched line of the next tile
-AHEAD = 2  # how many rows ahead of the one that is scored are prefetched
-PORTION = LANES  # queries that a thread encodes at a time; they share lines
+SHARE = 8  # queries that a thread sweeps at a time; half a group, so that threads finish together
+WINDOW = 256  # tiles that go through the stages of a sweep together
+STRETCH = 2 * BYTES // TILE  # dimensions multiplied per prefetched line of the next tile
+AHEAD = 2  # rows prefetched ahead of the scored one
+PORTION = LANES  # queries that a thread encodes at a time; they share cache lines
 
 
 class Tiles(NamedTuple):
-    """What the search for a batch writes; T threads, L = LANES.
+    """Working memory of a batch search; T threads, L = LANES.
 
     Attributes:
-        scores, rows: (Q, K) heaps, and in the end the results, best first.
-        ceilings: (Q / L, R / TILE, L) flat, float32, the upper bound of any row's score in a tile; the lowest
-            three bits are the number of that row.
-        others: the same shape, the upper bound of all other rows of the tile.
-        unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte a dimension.
-        values, seeds: (T, L, K) for each query of a group, heap of the most promising rows, of a tile each.
-        bounds: (T, L) float32, the upper bound of each row of a tile, at `row % L`.
-        least: (T, L) float32, the threshold of each query of a group.
-        sizes: (T, L) int64, entries of each heap.
-        picks, lanes: (T, WINDOW) int64, tiles of which several rows may be among the best of some queries, a
-            bit for each of these.
-        kept_rows, kept_lanes: (T, max(WINDOW * TILE, K) * SHARE) int64, rows that must be scored, and the
-            place in its group of the query that they are for.
+        scores, rows: (Q, K) heaps, finally the results, best first.
+        ceilings: (Q / L, R / TILE, L) flat, float32, highest bound in a tile; the lowest three bits are the
+            number of the row that has it.
+        others: the same shape, highest bound of the other rows of the tile.
+        unpacked: (T, PART * TILE * 2W) uint8, rows of some tiles, one byte per dimension.
+        values, seeds: (T, L, K) per query of a group, heap of the rows with the highest ceilings of tiles.
+        bounds: (T, L) float32, bound of each row of a tile, at `row % L`.
+        least: (T, L) float32, threshold of each query of a group.
+        sizes: (T, L) int64, sizes of the heaps.
+        picks, lanes: (T, WINDOW) int64, tiles where several rows reach the threshold, and a bit for each
+            query for which they do.
+        kept_rows, kept_lanes: (T, max(WINDOW * TILE, K) * SHARE) int64, rows to score, and the lane of the
+            query that each is for.
     """
 
     scores: Matrix[np.float64]
@@ -112,7 +112,7 @@ class Tiles(NamedTuple):
 
 
 class ManySearch(NamedTuple):
-    """All that a search for a batch reads and writes."""
+    """The complete state of a batch search."""
 
     search: Search
     tiles: Tiles
@@ -123,7 +123,7 @@ many_search = at_addresses(ManySearch)
 
 @inner
 def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> None:
-    """TILE rows from their planes to one byte a dimension, (TILE, 2W) from `begin` on."""
+    """Unpacks TILE rows from both planes to one byte per dimension, (TILE, 2W) from `begin` on."""
     width, at = codes.width, high_at(codes, row)
     for half in range(2):
         for place in range(0, width, BYTES):
@@ -140,11 +140,9 @@ def unpack(codes: Codes, row: int, unpacked: NDArray[np.uint8], begin: int) -> N
 def note_best(
     codes: Codes, queries: Queries, query: int, row: int, products: Any, tiles: Tiles, to: int
 ) -> None:
-    """Writes the ceilings of a tile for LANES queries, and those of its other rows.
+    """Writes the `ceilings` and `others` of a tile for LANES queries at offset `to`.
 
-    Args:
-        products: of each row of the tile with the queries.
-        to: where they go.
+    `products` holds the products of each row of the tile with the queries.
     """
     centres, steps = load_ints(queries.centres, query), load_floats(queries.steps, query)
     half = np.float32(0.5)
@@ -172,11 +170,11 @@ def tile_ceilings(
     coming: NDArray[np.uint8],
     coming_at: int,
 ) -> None:
-    """Upper bounds of the TILE rows from `row` on, unpacked from `at` on, with each of the PAIR queries from
-    `query` on; each half of the queries is written to its own place.
+    """Writes the ceilings of the TILE rows from `row` on, unpacked at `at`, for PAIR queries from `query` on:
+    the first half of the queries to `to`, the second to `to_second`.
 
-    Meanwhile the rows of a tile from byte `coming_at` on of the plane `coming` are prefetched (four fifths of
-    what the high plane has), a line at a time: a processor tracks only a few outstanding loads.
+    It interleaves prefetches of another tile, from byte `coming_at` of the plane `coming` (four fifths of it
+    in the high plane), one line at a time, because a processor tracks only a few outstanding loads.
     """
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     i, j, k, l, m, n, o, p = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()  # noqa: E741
@@ -209,7 +207,7 @@ def tile_ceilings(
 
 @inner
 def fetch_tile(codes: Codes, tile: int) -> None:
-    """Prefetches the codes of a tile that is scanned next."""
+    """Prefetches the codes of a tile."""
     fetch_high(codes, tile * TILE, TILE)
     fetch_low(codes, tile * TILE, TILE)
 
@@ -224,7 +222,7 @@ def scan_tiles(
     part: int,
     coming_part: int,
 ) -> None:
-    """Ceilings of a part of PART tiles, both planes at once, prefetching the codes of the next part."""
+    """Writes the ceilings of a part of PART tiles from both planes and prefetches the next part."""
     count, size, unpacked = len(allowed), TILE * 2 * codes.width, tiles.unpacked[thread]
     begin, end, ahead = part * PART, min((part + 1) * PART, count), (coming_part - part) * PART
     for tile in range(begin, end):
@@ -248,7 +246,7 @@ def scan_tiles(
 
 @bare
 def best_tiles(tiles: Tiles, count: int, first_query: int, thread: int) -> None:
-    """For each query of a share, a heap of the rows with the K highest ceilings."""
+    """Fills a heap of the rows with the K highest ceilings for each query of a share."""
     least, sizes, lane = tiles.least[thread], tiles.sizes[thread], first_query % LANES
     first = (first_query - lane) * count
     least[:] = np.inf
@@ -276,7 +274,7 @@ def allowed_near(
     allowed: NDArray[np.uint8],
     bounds: NDArray[np.float32],
 ) -> int:
-    """The row itself if it may be found, else the best by its bound of those in its tile that may."""
+    """The row if it is allowed, else the allowed row of its tile with the highest bound."""
     if is_allowed(allowed, row):
         return row
     first, best = row - row % TILE, -1
@@ -289,7 +287,7 @@ def allowed_near(
 
 @inner
 def keep(tiles: Tiles, thread: int, kept: int, row: int, lane: int) -> int:
-    """Notes a row that must be scored for a query; returns how many there are."""
+    """Adds a row to the rows to score; returns their number."""
     tiles.kept_rows[thread, kept], tiles.kept_lanes[thread, kept] = row, lane
     return kept + 1
 
@@ -298,7 +296,7 @@ def keep(tiles: Tiles, thread: int, kept: int, row: int, lane: int) -> int:
 def score_kept(
     queries: Queries, rows: Rows, tiles: Tiles, thread: int, group: int, pick: int, kept: int
 ) -> float:
-    """The score of a kept row for its query. Prefetches a later row: prefetching all at once is slower."""
+    """The score of a kept row for its query. Prefetches a later row; prefetching all at once is slower."""
     kept_rows = tiles.kept_rows[thread]
     if pick == 0:
         for early in range(min(AHEAD, kept)):
@@ -319,7 +317,7 @@ def settle_share(
     begin: int,
     end: int,
 ) -> None:
-    """The threshold of each query of a share: the least score of K rows of the most promising tiles."""
+    """Sets the threshold of each query of a share: the lowest score of K rows with the highest ceilings."""
     k, sizes, least = tiles.scores.shape[1], tiles.sizes[thread], tiles.least[thread]
     best_tiles(tiles, len(allowed), begin, thread)
     kept = 0
@@ -350,8 +348,8 @@ def pick_tiles(
     begin: int,
     end: int,
 ) -> tuple[int, int]:
-    """Keeps rows of the tiles `begin` to `end` that alone of their tile can be among the best of a query, and
-    picks the tiles of which several can, or not all may be found; returns how many of either.
+    """Keeps the rows of the tiles `begin` to `end` that alone in their tile reach a query's threshold; picks
+    the tiles where several rows do or not all rows are allowed. Returns the numbers of picks and kept rows.
     """
     count, picked, kept = len(allowed), 0, 0
     least = load_floats(tiles.least[thread], 0)
@@ -385,7 +383,7 @@ def pick_rows(
     picked: int,
     kept: int,
 ) -> int:
-    """Keeps the rows of the picked tiles that the codes do not rule out; returns how many are kept."""
+    """Keeps the rows of the picked tiles that the fine bounds do not rule out; returns the number kept."""
     least = tiles.least[thread]
     for pick in range(picked):
         tile, lanes = tiles.picks[thread, pick], tiles.lanes[thread, pick]
@@ -412,10 +410,10 @@ def sweep_share(
     begin: int,
     end: int,
 ) -> None:
-    """The best rows of the queries `begin` to `end`, (Q, K), best first.
+    """Finds the best rows of the queries `begin` to `end`, best first.
 
-    In stages, so that prefetched data arrives in time: tiles whose ceilings reach the threshold, rows where a
-    ceiling does not say which, and the scores.
+    It works in stages, so that prefetched data arrives in time: select tiles by ceiling, select rows in the
+    tiles where the ceiling does not identify them, score the rows.
     """
     settle_share(codes, queries, rows, tiles, allowed, thread, begin, end)
     count, group, k = len(allowed), begin // LANES, tiles.scores.shape[1]
@@ -437,7 +435,7 @@ def sweep_share(
 
 @inner
 def encode_portions(queries: Queries, rotation: Rotation, counts: NDArray[np.int64], thread: int) -> None:
-    """Encodes portions of the queries until all are taken."""
+    """Encodes portions of the queries until none is left."""
     count = len(queries.unit) // queries.dimension
     taken = fetch_add(counts, ENCODE_TAKEN, 1)
     while taken * PORTION < count:
@@ -456,7 +454,7 @@ def scan_parts(
     counts: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Scans parts of PART tiles until all are taken."""
+    """Scans parts of PART tiles until none is left."""
     count = len(allowed)
     taken = fetch_add(counts, SCAN_TAKEN, 1)
     while taken * PART < count:
@@ -476,7 +474,7 @@ def sweep_shares(
     counts: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Sweeps shares of the queries until all are taken."""
+    """Sweeps shares of the queries until none is left."""
     count = len(tiles.scores)
     taken = fetch_add(counts, SWEEP_TAKEN, 1)
     while taken * SHARE < count:
@@ -488,7 +486,7 @@ def sweep_shares(
 
 @bare
 def search_many(words: NDArray[np.int64]) -> None:
-    """The K best for each query of a batch, best first, into `tiles`; `words`: addresses of `ManySearch`."""
+    """Writes the K best rows of each query, best first, to `tiles`; `words`: addresses of a `ManySearch`."""
     (codes, queries, rotation, rows, allowed, counts), tiles = many_search(words)
     count, queries_count = len(allowed), len(tiles.scores)
     parts, shares = (count + PART - 1) // PART, (queries_count + SHARE - 1) // SHARE
@@ -512,7 +510,7 @@ def search_many(words: NDArray[np.int64]) -> None:
 
 @bare
 def help_many(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
-    """Helps in one `search_many` after another, until none comes for a while; arguments as in `comes_in`."""
+    """Helps in consecutive calls of `search_many` until `comes_in` returns False."""
     (codes, queries, rotation, rows, allowed, counts), tiles = many_search(words)
     while comes_in(counts, called):
         encode_portions(queries, rotation, counts, thread)

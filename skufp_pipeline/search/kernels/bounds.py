@@ -1,4 +1,4 @@
-"""Bounds on scores from the codes; which rows may be found."""
+"""Upper bounds of scores from the codes, and the filter of allowed rows."""
 
 from typing import Any
 
@@ -29,13 +29,13 @@ from skufp_pipeline.search.kernels.simd import (
     zeros,
 )
 
-OCTET = 8  # rows whose products are added up together
-HIGH_LINES = 5  # lines of the high plane that hold 64 dimensions of an octet
+OCTET = 8  # rows whose products are summed together
+HIGH_LINES = 5  # lines of the high plane per 64 dimensions of an octet
 
 
 @inner
 def add_line(sums: Any, line: Any, left: Any, right: Any) -> Any:
-    """Adds the products of a line of the low plane with the codes of a query, `left` for its low nibbles."""
+    """Adds the products of a low-plane line with query codes: `left` for low, `right` for high nibbles."""
     return add_products(add_products(sums, low_nibbles(line), left), high_nibbles(line), right)
 
 
@@ -51,7 +51,7 @@ def low_dot(codes: Codes, row: int, query: NDArray[np.int8]) -> int:
 
 @inner
 def low_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) -> Any:
-    """The same for eight rows from `row` on, each as two numbers that add up to it, with any query."""
+    """`low_dot` of eight rows from `row` on with any query, each as two numbers to be added."""
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     plane, width, line = codes.low, codes.width, row * codes.width
     for place in range(query_at, query_at + width, BYTES):
@@ -71,7 +71,7 @@ def low_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) -> 
 
 @inner
 def high_line(plane: NDArray[np.uint8], at: int, number: int) -> Any:
-    """Eight times the high five bits of one of eight rows in 64 dimensions, from the five lines at `at`."""
+    """Eight times the high five bits of row `number` of an octet, 64 dimensions, from five lines at `at`."""
     if number < HIGH_LINES:
         return high_fives(load(plane, at + number * BYTES))
     if number < OCTET - 1:
@@ -82,7 +82,7 @@ def high_line(plane: NDArray[np.uint8], at: int, number: int) -> Any:
 
 @inner
 def high_lines(plane: NDArray[np.uint8], at: int) -> Any:
-    """The same of all eight."""
+    """`high_line` of all eight rows."""
     return (
         high_line(plane, at, 0),
         high_line(plane, at, 1),
@@ -97,13 +97,13 @@ def high_lines(plane: NDArray[np.uint8], at: int) -> Any:
 
 @inner
 def high_at(codes: Codes, row: int) -> int:
-    """Where in the high plane the eight rows from `row` on begin."""
+    """Offset of the eight rows from `row` on in the high plane."""
     return row * (codes.width // 4 * HIGH_LINES)
 
 
 @inner
 def high_dot(codes: Codes, row: int, query: NDArray[np.int8]) -> int:
-    """As `low_dot`, of eight times the high five bits."""
+    """As `low_dot`, for eight times the high five bits."""
     sums, number = zeros(), row % OCTET
     at = high_at(codes, row - number)
     for place in range(0, 2 * codes.width, BYTES):
@@ -114,7 +114,7 @@ def high_dot(codes: Codes, row: int, query: NDArray[np.int8]) -> int:
 
 @inner
 def high_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) -> Any:
-    """As `low_dots`, of eight times the high five bits."""
+    """As `low_dots`, for eight times the high five bits."""
     a, b, c, d, e, f, g, h = zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros(), zeros()
     at = high_at(codes, row)
     for place in range(query_at, query_at + 2 * codes.width, BYTES):
@@ -130,7 +130,7 @@ def high_dots(codes: Codes, row: int, query: NDArray[np.int8], query_at: int) ->
 
 @inner
 def fetch_high(codes: Codes, row: int, count: int) -> None:
-    """Prefetches the high five bits of `count` rows from `row` on, a multiple of eight."""
+    """Prefetches the high five bits of `count` rows from `row` on; both are multiples of eight."""
     for place in range(high_at(codes, row), high_at(codes, row + count), BYTES):
         prefetch(codes.high, place)
 
@@ -144,17 +144,14 @@ def fetch_low(codes: Codes, row: int, count: int) -> None:
 
 @inner
 def fine_bound(codes: Codes, queries: Queries, row: int, sums: int) -> np.float32:
-    """Upper bound of a row's score with the first query, from the product of its codes with it."""
+    """Upper bound of a row's score with the first query, from the product `sums` of their codes."""
     doubled = np.float32(2 * sums - queries.centres[0])
     return np.float32(0.5) * queries.steps[0] * codes.scales[row] * doubled + codes.fine_errors[row]
 
 
 @inner
 def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
-    """Upper bounds of the eight rows from `row` on, from their codes.
-
-    Twice, so that each also stands at its row's place among sixteen, `row % LANES`.
-    """
+    """Fine upper bounds of the eight rows from `row` on, twice, so that each is in lane `row % LANES`."""
     query_at = query * 2 * codes.width
     high = high_dots(codes, row, queries.codes, query_at)
     low = low_dots(codes, row, queries.codes, query_at)
@@ -166,17 +163,17 @@ def fine_bounds(codes: Codes, queries: Queries, query: int, row: int) -> Any:
 
 @inner
 def reach_of(queries: Queries, query: int, score: float) -> np.float32:
-    """The least sum of the score from codes and the row's error at which a row can reach `score`."""
+    """The lowest bound (estimate plus the row's error) at which a row can reach `score`."""
     return np.float32(score - queries.offsets[query] - queries.errors[query])
 
 
 @inner
 def is_allowed(allowed: NDArray[np.uint8], row: int) -> bool:
-    """Bit `row` of (R / 8,) bytes, lowest bits first."""
+    """Bit `row` of (R / 8,) bytes, lowest bit first."""
     return (allowed[row >> 3] >> (row & 7)) & 1 == 1
 
 
 @inner
 def allowed_bits(allowed: NDArray[np.uint8], block: int) -> int:
-    """A bit for each of the 64 rows of a block."""
+    """The 64 bits of the rows of a block."""
     return load_bits(allowed, block * BLOCK // 8)

@@ -1,7 +1,7 @@
-"""How the loops of the search are compiled: numba, without the interpreter lock, kept on disk.
+"""Compiles the kernels with numba, without the GIL, and caches them on disk.
 
-Machine code is cached in `$NUMBA_CACHE_DIR` or the user's cache folder: in the package's own folder it would
-stay behind when the package is removed.
+The cache is in `$NUMBA_CACHE_DIR` or the user's cache folder; in the package's own folder it would remain
+after the package is removed.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from platformdirs import user_cache_path
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
-    """Compiles on first call; caches the result on disk where a folder for it can be written."""
+    """Compiles on first call; caches the result on disk if a cache folder is writable."""
     before = config.CACHE_DIR
     config.CACHE_DIR = before or cache_folder()
     try:
@@ -29,7 +29,7 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 @cache
 def cache_folder() -> str:
-    """By the content of all kernels: numba looks at a function's own file, not at what is inlined into it."""
+    """A folder per content of all kernels, as numba checks a function's own file but not inlined callees."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -37,18 +37,15 @@ def cache_folder() -> str:
 
 
 def bare(function: Callable[..., Any]) -> Any:
-    """The same without reference counts, which cost more than the arithmetic of small inner functions.
-
-    Such a function can't allocate.
-    """
+    """`compiled` without reference counting, which costs more than small functions; they can't allocate."""
     return compiled(function, _nrt=False)
 
 
 def reordered(function: Callable[..., Any]) -> Any:
-    """The same with sums in whatever order is fastest."""
+    """`bare` with floating-point sums in any order."""
     return compiled(function, _nrt=False, fastmath={"reassoc", "nsz", "nnan"})
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """The same as part of whoever calls it: to pass the arrays costs more than the work."""
+    """`bare` and inlined into the caller, because passing the arrays costs more than the work."""
     return compiled(function, _nrt=False, forceinline=True)

@@ -1,4 +1,4 @@
-"""Rows and queries to codes: normalise, rotate, quantise, and bound what that leaves out."""
+"""Encodes rows and queries: normalise, rotate, quantise, and bound the quantization error."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,7 @@ HALF = (LARGEST + 1) / 2  # a row's largest value divided by its scale
 
 @reordered
 def dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    """Sum of products, for bounds; scores have an order of summation of their own."""
+    """Dot product for bounds; exact scores use `pairwise_dot`."""
     products = 0.0
     for place in range(len(left)):
         products += left[place] * right[place]
@@ -22,7 +22,7 @@ def dot(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
 
 @reordered
 def largest_square(values: NDArray[np.float64]) -> float:
-    """The largest of the squares."""
+    """The largest square of the values."""
     largest = 0.0
     for place in range(len(values)):
         largest = max(largest, values[place] * values[place])
@@ -31,7 +31,7 @@ def largest_square(values: NDArray[np.float64]) -> float:
 
 @inner
 def eights(values: NDArray[np.float64]) -> None:
-    """The first three steps of the transform, on eight neighbours at a time."""
+    """The first three steps of the Hadamard transform, on eight neighbours at a time."""
     for at in range(0, len(values), 8):
         a, b, c, d = values[at], values[at + 1], values[at + 2], values[at + 3]
         e, f, g, h = values[at + 4], values[at + 5], values[at + 6], values[at + 7]
@@ -59,11 +59,9 @@ def hadamard(values: NDArray[np.float64]) -> None:
 
 @compiled
 def rotate(values: NDArray[np.float64], signs: NDArray[np.float64]) -> None:
-    """Orthogonal mixing of all dimensions in place: signs, transform of the head, signs again, of the tail.
+    """Rotates values (D,) in place: signs[0], Hadamard transform of the head, signs[1], the same of the tail.
 
-    Args:
-        values: (D,).
-        signs: (2, D) of -1 and 1.
+    Head and tail have the largest power of two that fits in D; if that is D, the second half is skipped.
     """
     window = 1
     while 2 * window <= len(values):
@@ -77,7 +75,7 @@ def rotate(values: NDArray[np.float64], signs: NDArray[np.float64]) -> None:
 
 @inner
 def put_high(codes: Codes, row: int, place: int, high: int) -> None:
-    """Writes the high five bits of a code to where `shapes` says."""
+    """Writes the high five bits of a code in the layout of `shapes`."""
     plane, number = codes.high, row % OCTET
     at = high_at(codes, row - number) + place // BYTES * HIGH_LINES * BYTES + place % BYTES
     if number < HIGH_LINES:
@@ -101,7 +99,7 @@ def encode_rows(
     begin: int,
     end: int,
 ) -> float:
-    """Writes the codes of rows `begin` to `end`; returns the largest norm of any of them, coded or not."""
+    """Writes the codes of rows `begin` to `end`; returns their largest norm, before or after coding."""
     width, largest_norm = codes.width, 0.0
     values = np.empty(rows.shape[1])
     for row in range(begin, end):
@@ -133,7 +131,7 @@ def encode_rows(
 
 @inner
 def normalise_one(given: NDArray[np.float64], at: int, unit: NDArray[np.float64]) -> bool:
-    """The query from `at` on to norm 1, or 0 where it is 0 or not finite; returns whether it was finite."""
+    """Scales the query at `at` to norm 1, or to 0 if it is 0 or not finite; returns whether it is finite."""
     largest, bad = 0.0, 0
     for place in range(len(unit)):
         unit[place] = given[at + place]
@@ -154,7 +152,7 @@ def normalise_one(given: NDArray[np.float64], at: int, unit: NDArray[np.float64]
 
 @compiled
 def normalise(given: NDArray[np.float64], unit: NDArray[np.float64], dimension: int) -> bool:
-    """Flat queries to norm 1, as `normalise_one`; returns whether all were finite."""
+    """Applies `normalise_one` to flat queries; returns whether all are finite."""
     finite = True
     for at in range(0, len(given), dimension):
         finite &= normalise_one(given, at, unit[at : at + dimension])
@@ -163,9 +161,9 @@ def normalise(given: NDArray[np.float64], unit: NDArray[np.float64], dimension: 
 
 @compiled
 def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, thread: int) -> bool:
-    """Fills everything from `given`, for the queries `begin` to `end`; returns whether they are finite.
+    """Fills all fields from `given` for the queries `begin` to `end`; returns whether they are finite.
 
-    Two threads may do the same at once: what they share is only ever written with its final value.
+    Two threads may encode the same query at once: shared memory is only ever written with its final value.
     """
     dimension, length = queries.dimension, len(queries.codes) // len(queries.sums)
     values, finite = queries.rotated[thread], True
@@ -196,7 +194,7 @@ def encode_queries(queries: Queries, rotation: Rotation, begin: int, end: int, t
 
 @inner
 def pack(queries: Queries, query: int, length: int) -> None:
-    """Puts the codes of a query into its lane."""
+    """Writes the codes of a query into its lane of `packed`."""
     group, lane = query // LANES, query % LANES
     at = group * LANES * length + lane * 4
     for place in range(0, length, 4):

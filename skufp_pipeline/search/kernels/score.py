@@ -1,4 +1,4 @@
-"""The score that defines the order, and heaps of the best by it."""
+"""Exact scores, which define the order of results, and heaps of the best rows."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from skufp_pipeline.search.kernels.simd import (
 
 @inner
 def half_of(count: int) -> int:
-    """Where NumPy's sum parts more than 128 numbers."""
+    """Where NumPy's pairwise sum splits more than 128 numbers."""
     return count // 2 - count // 2 % 8
 
 
@@ -57,7 +57,7 @@ def pairwise_dot(
 ) -> float:
     """Float64 dot product of `count` numbers of two flat arrays, summed in the order of NumPy's `sum`.
 
-    It calls itself only for more than 512: a call costs as much as 100 numbers.
+    It recurses only above 512 numbers, because a call costs as much as 100 numbers.
     """
     half = half_of(count)
     if count <= 256:
@@ -71,7 +71,7 @@ def pairwise_dot(
 
 @inner
 def exact_score(rows: Rows, row: int, queries: Queries, query: int) -> float:
-    """The score that defines the order."""
+    """The float64 score that defines the order of results."""
     dimension = queries.dimension
     product = pairwise_dot(rows.vectors, row * dimension, queries.unit, query * dimension, dimension)
     return product + rows.biases[row]
@@ -79,14 +79,14 @@ def exact_score(rows: Rows, row: int, queries: Queries, query: int) -> float:
 
 @inner
 def fetch_row(rows: Rows, row: int, dimension: int) -> None:
-    """Prefetches a row that is scored next."""
+    """Prefetches a row that will be scored."""
     for place in range(row * dimension, (row + 1) * dimension, LANES):
         prefetch(rows.vectors, place)
 
 
 @inner
 def worse(score: float, row: int, other_score: float, other_row: int) -> bool:
-    """Whether the first comes after the second: lower score, or the same and a later row."""
+    """Whether the first entry ranks below the second: lower score, or the same score and a later row."""
     return score < other_score or (score == other_score and row > other_row)
 
 
@@ -94,7 +94,7 @@ def worse(score: float, row: int, other_score: float, other_row: int) -> bool:
 def sink(
     scores: NDArray[np.float64], rows: NDArray[np.int64], size: int, at: int, score: float, row: int
 ) -> None:
-    """Puts an entry at `at` or, while it is better than the worse child there, below."""
+    """Sifts an entry down from `at` in a heap with the worst entry first."""
     while 2 * at + 1 < size:
         child = 2 * at + 1
         if child + 1 < size and worse(scores[child + 1], rows[child + 1], scores[child], rows[child]):
@@ -108,7 +108,7 @@ def sink(
 
 @bare
 def push(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int, score: float, row: int) -> int:
-    """Offers an entry to a heap of the best `len(scores)`, worst first; returns its size."""
+    """Offers an entry to a heap of the best `len(scores)`, worst first; returns the heap's size."""
     if size == len(scores):
         if worse(scores[0], rows[0], score, row):
             sink(scores, rows, size, 0, score, row)
@@ -123,7 +123,7 @@ def push(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int, score:
 
 @bare
 def sort_best_first(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int) -> None:
-    """Turns a heap into a list from best to worst."""
+    """Sorts a heap in place from best to worst."""
     for last in range(size - 1, 0, -1):
         score, row = scores[last], rows[last]
         scores[last], rows[last] = scores[0], rows[0]
@@ -132,7 +132,7 @@ def sort_best_first(scores: NDArray[np.float64], rows: NDArray[np.int64], size: 
 
 @bare
 def best_places(values: NDArray[np.float32], scores: NDArray[np.float64], places: NDArray[np.int64]) -> int:
-    """Heap of the places of the `len(places)` largest values; returns how many there are."""
+    """Fills a heap with the places of the `len(places)` largest values; returns its size."""
     size = 0
     for begin in range(0, len(values), BLOCK):
         end = min(begin + BLOCK, len(values))
@@ -149,7 +149,7 @@ def best_places(values: NDArray[np.float32], scores: NDArray[np.float64], places
 
 @bare
 def finish(scores: NDArray[np.float64], rows: NDArray[np.int64], size: int) -> None:
-    """Turns a heap of `size` into a list from best to worst; -1 and -inf where there are fewer than K."""
+    """Sorts a heap of `size` from best to worst and pads it to K with row -1 and score -inf."""
     sort_best_first(scores, rows, size)
     for place in range(size, len(rows)):
         scores[place], rows[place] = -np.inf, -1

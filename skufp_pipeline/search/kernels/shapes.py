@@ -1,13 +1,13 @@
-"""What the loops of the search read: codes, rows, queries. The bounds they rely on: docs/search.md.
+"""Data layout of the search kernels: codes, rows, queries. For the bounds see docs/search.md.
 
-Shapes: N rows of D dimensions, one byte a dimension, parted: the high five bits in one plane, the low three
-in another. R is N rounded up to a whole block and W = D / 2 rounded up to whole vectors.
+N rows of D dimensions, one byte per dimension, are split into two planes: the high five bits and the low
+three. R is N rounded up to a whole block and W = D / 2 rounded up to whole vectors.
 
-The high plane holds eight rows by 64 dimensions in five lines of 64 bytes, (R / 8, W / 32, 5, 64): the rows 0
-to 4 in the high five bits of a line each, the others in the low three that these leave. Of row 5 the upper
-three bits are in line 0, the lower two in line 1, of row 6 in the lines 2 and 3; of row 7 the upper three are
-in line 4, and the lines 1 and 3 have one more each. The low plane holds four bits a dimension, the highest
-of them 0, (R, W): byte b of a row has dimension b in its low nibble and W + b in its high nibble.
+The high plane stores eight rows by 64 dimensions in five lines of 64 bytes, (R / 8, W / 32, 5, 64). Rows 0 to
+4 occupy the high five bits of one line each; rows 5 to 7 fill the remaining low three bits. Row 5 has its
+upper three bits in line 0 and the lower two in line 1, row 6 likewise in lines 2 and 3; row 7 has its upper
+three in line 4 and one more in each of lines 1 and 3. The low plane stores four bits per dimension, the
+highest 0, (R, W): byte b of a row holds dimension b in its low nibble and W + b in its high nibble.
 """
 
 from typing import NamedTuple
@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.search.kernels.addresses import Matrix
 
-BLOCK = 64  # rows whose coarse scores are compared with the least score together
-LARGEST = 255  # the codes of rows; code c stands for `scale * (c - LARGEST / 2)`
-TWICE_COARSE = 248  # the same, doubled, for the high five bits alone: 2 * (16 - 1/2) * 8
+BLOCK = 64  # rows whose coarse scores are compared with the threshold together
+LARGEST = 255  # largest row code; code c stands for `scale * (c - LARGEST / 2)`
+TWICE_COARSE = 248  # the same offset, doubled, for the high five bits alone: 2 * (16 - 1/2) * 8
 LOWEST = np.float32(-3e38)  # below every score
-NO_ROW = np.float32(-3.4e38)  # error of a row past the last: its bound is below LOWEST
+NO_ROW = np.float32(-3.4e38)  # error of a padding row: its bound is below LOWEST
 
 
 class Codes(NamedTuple):
     """A code of 0 to LARGEST for each dimension, in two planes.
 
     Attributes:
-        high: (R * W * 5 / 4,) uint8, the high five bits, which are read of every row.
-        low: (R * W,) uint8, the low three.
+        high: (R * W * 5 / 4,) uint8, the high five bits.
+        low: (R * W,) uint8, the low three bits.
         scales: (R,) float32.
-        coarse_errors: (R,) float32, norm of what the high five bits leave out; NO_ROW past the last.
-        fine_errors: (R,) float32, norm of what all eight leave out.
+        coarse_errors: (R,) float32, norm of the quantization error of the high five bits; NO_ROW for padding.
+        fine_errors: (R,) float32, the same for all eight bits.
         width: W.
     """
 
@@ -45,12 +45,7 @@ class Codes(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """How queries are encoded.
-
-    Attributes:
-        signs, centre, largest_norm: those of the codes.
-        rounding: bound on the error of float32 arithmetic.
-    """
+    """Parameters of query encoding: those of the codes, and a bound on the error of float32 arithmetic."""
 
     signs: Matrix[np.float64]
     centre: NDArray[np.float64]
@@ -59,7 +54,7 @@ class Rotation(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What a score is made of.
+    """The inputs of exact scores.
 
     Attributes:
         vectors: (N * D,) float32.
@@ -71,20 +66,20 @@ class Rows(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Q queries as the scan needs them.
+    """Q queries and their codes.
 
     Attributes:
         given: (Q, D) flat, float64, of any norm.
         unit: (Q, D) flat, float64 rows of norm 1 or 0.
         dimension: D.
-        rotated: (T, D) float64, for each thread the query that it encodes.
+        rotated: (T, D) float64, the query that each thread is encoding.
         codes: (Q, 2W) flat, int8.
-        packed: the same for sixteen queries at a time, (Q / 16, W / 2, 16, 4) flat; empty for one query.
-        sums: (Q,) int32, sum of the codes of each.
-        centres: (Q,) int32, LARGEST times that: twice the excess of a product with whole codes.
+        packed: the codes interleaved for sixteen queries, (Q / 16, W / 2, 16, 4) flat; empty for one query.
+        sums: (Q,) int32, sum of each query's codes.
+        centres: (Q,) int32, LARGEST * sums: twice the offset of a product with full row codes.
         steps: (Q,) float32; code c of a query stands for `step * c`.
         offsets: (Q,) float64, product with the centre of the rows.
-        errors: (Q,) float64, bound on the error of a score from codes, beyond the row's own error.
+        errors: (Q,) float64, bound on the error of an estimate, in addition to the row's error.
     """
 
     given: NDArray[np.float64]
@@ -101,11 +96,11 @@ class Queries(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What every search reads and writes.
+    """The inputs and counters of a search.
 
     Attributes:
-        allowed: (R / 8,) bytes, a bit for each row that may be found.
-        counts: (FIRST_PART + parts of the scan,), what the threads count together; zeros at first.
+        allowed: (R / 8,) bytes, one bit per row.
+        counts: (FIRST_PART + parts of the scan,) counters shared by the threads, initially 0.
     """
 
     codes: Codes

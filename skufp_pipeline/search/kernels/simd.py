@@ -1,7 +1,7 @@
-"""Vectors for compiled loops: sixteen int32 (or 64 bytes), sixteen float32, eight float64.
+"""Vector types and operations for numba: sixteen int32 (or 64 bytes), sixteen float32, eight float64.
 
-Numba has no vector types; these few functions give it three. On processors with AVX-512 VNNI a dot product of
-64 bytes is one instruction; elsewhere LLVM compiles the same arithmetic from plain vector operations.
+With AVX-512 VNNI a dot product of 64 bytes is one instruction; otherwise LLVM compiles the same arithmetic
+from plain vector operations.
 """
 
 from typing import Any
@@ -64,7 +64,7 @@ INTS, FLOATS, DOUBLES = Int32x16(), Float32x16(), Float64x8()
 
 
 def can(feature: str) -> bool:
-    """Whether code is compiled for a processor with this feature, by LLVM's name for it."""
+    """Whether the compilation target has this CPU feature (LLVM name)."""
     if config.CPU_NAME is None:
         return bool(llvmlite.binding.get_host_cpu_features().get(feature))
     return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
@@ -89,7 +89,7 @@ def load(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def prefetch(typing: Any, array: Any, offset: Any) -> Any:
-    """Has the 64 bytes at the element `offset` of a flat array fetched, without waiting for them."""
+    """Prefetches the 64 bytes at the element `offset` of a flat array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = builder.bitcast(_pointer(context, builder, signature, arguments), _BYTE.as_pointer())
@@ -104,7 +104,7 @@ def prefetch(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def broadcast(typing: Any, array: Any, offset: Any) -> Any:
-    """The 4 bytes at `offset` of a flat array of bytes, sixteen times."""
+    """Broadcasts the 4 bytes at `offset` of a flat array of bytes to sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
@@ -118,7 +118,7 @@ def broadcast(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def store(typing: Any, vector: Any, array: Any, offset: Any) -> Any:
-    """Writes the vector to `array`, flat, from the element `offset`."""
+    """Writes the vector to the flat `array` from the element `offset` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments, first=1)
@@ -142,25 +142,25 @@ def high_nibbles(typing: Any, vector: Any) -> Any:
 
 @intrinsic
 def high_fives(typing: Any, vector: Any) -> Any:
-    """The high five bits of each of the 64 bytes, where they are: eight times a number from 0 to 31."""
+    """The high five bits of each of the 64 bytes, unshifted: eight times a number from 0 to 31."""
     return INTS(vector), _gathered((0, 0xF8))
 
 
 @intrinsic
 def spare_fives(typing: Any, first: Any, second: Any) -> Any:
-    """The same; their upper three are the lowest of the first vector, the other two of the second."""
+    """As `high_fives`, joined from the lowest three bits of `first` and the lowest two bits of `second`."""
     return INTS(first, second), _gathered((5, 0xE0), (3, 0x18))
 
 
 @intrinsic
 def last_fives(typing: Any, first: Any, second: Any, third: Any) -> Any:
-    """The same; their upper three are the lowest of the first vector, then come the third of each other."""
+    """As `high_fives`, joined from the lowest three bits of `first` and bit 2 of `second` and of `third`."""
     return INTS(first, second, third), _gathered((5, 0xE0), (2, 0x10), (1, 0x08))
 
 
 @intrinsic
 def add_bytes(typing: Any, left: Any, right: Any) -> Any:
-    """64 sums of two bytes that fit a byte each."""
+    """64 byte sums; they must not overflow."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.add(*arguments)
@@ -170,7 +170,7 @@ def add_bytes(typing: Any, left: Any, right: Any) -> Any:
 
 @intrinsic
 def add_products(typing: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
-    """To each of sixteen sums, the products of four unsigned bytes with four bytes from -127 to 127."""
+    """Adds to each of sixteen sums the products of four unsigned bytes with four bytes from -127 to 127."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         produce = _products_vnni if can("avx512vnni") else _products_anywhere
@@ -181,7 +181,7 @@ def add_products(typing: Any, sums: Any, unsigned: Any, signed: Any) -> Any:
 
 @intrinsic
 def add_sums(typing: Any, left: Any, right: Any) -> Any:
-    """Sixteen sums of two numbers."""
+    """Adds sixteen int32 lane by lane."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.add(*arguments)
@@ -191,26 +191,26 @@ def add_sums(typing: Any, left: Any, right: Any) -> Any:
 
 @intrinsic
 def fold_pairs(typing: Any, left: Any, right: Any) -> Any:
-    """Sums of two numbers of four: in every four places two of the left and two of the right, in turns."""
+    """Adds lanes 0, 1 to lanes 2, 3 in every four: left and right results alternate."""
     return INTS(left, right), _fold((0, 16, 1, 17), (2, 18, 3, 19), stride=4)
 
 
 @intrinsic
 def fold_quads(typing: Any, left: Any, right: Any) -> Any:
-    """From two results of `fold_pairs`: in every four places, what each of four vectors has there."""
+    """Adds two results of `fold_pairs`: every four lanes hold one sum of four of each of four vectors."""
     return INTS(left, right), _fold((0, 1, 16, 17), (2, 3, 18, 19), stride=4)
 
 
 @intrinsic
 def fold_fours(typing: Any, left: Any, right: Any) -> Any:
-    """Sums of neighbouring fours: two of the left, two of the right."""
+    """Adds neighbouring groups of four lanes: two sums of the left, two of the right."""
     evens, odds = (0, 1, 2, 3, 8, 9, 10, 11), (4, 5, 6, 7, 12, 13, 14, 15)
     return INTS(left, right), _fold(evens, odds, stride=16)
 
 
 @intrinsic
 def total(typing: Any, vector: Any) -> Any:
-    """The sum of the sixteen numbers."""
+    """The sum of the sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(_INT, [_INTS])
@@ -244,7 +244,7 @@ def load_floats(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def affine(typing: Any, sums: Any, centres: Any, steps: Any, scale: Any, error: Any) -> Any:
-    """`scale * steps * (2 * sums - centres) + error`, sixteen times."""
+    """`scale * steps * (2 * sums - centres) + error` in sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, centres, steps, scale, error = arguments
@@ -258,7 +258,7 @@ def affine(typing: Any, sums: Any, centres: Any, steps: Any, scale: Any, error: 
 
 @intrinsic
 def affine_rows(typing: Any, sums: Any, centre: Any, factor: Any, scales: Any, errors: Any) -> Any:
-    """`factor * scales * (2 * sums - centre) + errors`, sixteen times."""
+    """`factor * scales * (2 * sums - centre) + errors` in sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         sums, centre, factor, scales, errors = arguments
@@ -271,7 +271,7 @@ def affine_rows(typing: Any, sums: Any, centre: Any, factor: Any, scales: Any, e
 
 @intrinsic
 def largest(typing: Any, vector: Any) -> Any:
-    """The largest of the sixteen numbers."""
+    """The largest of the sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = ir.FunctionType(_FLOAT, [_FLOATS])
@@ -283,19 +283,19 @@ def largest(typing: Any, vector: Any) -> Any:
 
 @intrinsic
 def larger(typing: Any, left: Any, right: Any) -> Any:
-    """The larger number of each of sixteen pairs."""
+    """The lane-wise maximum."""
     return FLOATS(left, right), _chosen(">")
 
 
 @intrinsic
 def smaller(typing: Any, left: Any, right: Any) -> Any:
-    """The smaller number of each of sixteen pairs."""
+    """The lane-wise minimum."""
     return FLOATS(left, right), _chosen("<")
 
 
 @intrinsic
 def numbered(typing: Any, vector: Any, number: Any) -> Any:
-    """Sixteen numbers whose lowest three bits are replaced by a number from 0 to 7, the same for all."""
+    """Replaces the lowest three bits of all sixteen float32 by `number`, 0 to 7."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.and_(builder.bitcast(arguments[0], _INTS), _splat(~7))
@@ -307,7 +307,7 @@ def numbered(typing: Any, vector: Any, number: Any) -> Any:
 
 @intrinsic
 def number_of(typing: Any, array: Any, offset: Any) -> Any:
-    """The number from 0 to 7 in the lowest three bits of the float32 at `offset` of a flat array."""
+    """The number in the lowest three bits of the float32 at `offset` of a flat array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
@@ -319,7 +319,7 @@ def number_of(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def reaching(typing: Any, left: Any, right: Any) -> Any:
-    """Sixteen bits: whether the left number is at least the right one, of each of sixteen pairs."""
+    """Sixteen bits: in which lanes left >= right."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         flags = builder.fcmp_ordered(">=", *arguments)
@@ -330,7 +330,7 @@ def reaching(typing: Any, left: Any, right: Any) -> Any:
 
 @intrinsic
 def same_floats(typing: Any, value: Any) -> Any:
-    """One number, sixteen times."""
+    """Broadcasts a float32 to sixteen lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return _everywhere(builder, arguments[0])
@@ -352,13 +352,13 @@ def load_bits(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def count_bits(typing: Any, bits: Any) -> Any:
-    """How many of the 64 bits are set."""
+    """The number of set bits of 64."""
     return types.int64(types.int64), _of_bits("llvm.ctpop.i64")
 
 
 @intrinsic
 def lowest_bit(typing: Any, bits: Any) -> Any:
-    """The place of the lowest bit that is set; 64 if none is."""
+    """The position of the lowest set bit; 64 if none is set."""
     return types.int64(types.int64), _of_bits("llvm.cttz.i64", ir.Constant(ir.IntType(1), 0))
 
 
@@ -370,7 +370,7 @@ def zero_doubles(typing: Any) -> Any:
 
 @intrinsic
 def add_double_products(typing: Any, sums: Any, narrow: Any, at: Any, wide: Any, wide_at: Any) -> Any:
-    """To each of eight sums, the product of a float32 from `narrow[at]` on and a float64 of `wide`."""
+    """Adds the products of float32 from `narrow[at]` on and float64 from `wide[wide_at]` on to eight sums."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         left = _pointer(context, builder, signature, arguments, first=1)
@@ -385,7 +385,7 @@ def add_double_products(typing: Any, sums: Any, narrow: Any, at: Any, wide: Any,
 
 @intrinsic
 def pairwise_total(typing: Any, vector: Any) -> Any:
-    """The sum of eight numbers: neighbours first, then neighbouring sums."""
+    """The sum of eight lanes: neighbours first, then neighbouring sums."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         parts = [builder.extract_element(arguments[0], ir.Constant(_INT, lane)) for lane in range(8)]
@@ -398,7 +398,7 @@ def pairwise_total(typing: Any, vector: Any) -> Any:
 
 @intrinsic
 def fetch_add(typing: Any, array: Any, offset: Any, value: Any) -> Any:
-    """Adds to an int64 that several threads share; returns what it was before."""
+    """Adds to a shared int64 atomically; returns the previous value."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
@@ -410,7 +410,7 @@ def fetch_add(typing: Any, array: Any, offset: Any, value: Any) -> Any:
 
 @intrinsic
 def peek(typing: Any, array: Any, offset: Any) -> Any:
-    """An int64 that several threads share, as it is now."""
+    """Loads a shared int64 atomically."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         pointer = _pointer(context, builder, signature, arguments)
@@ -422,7 +422,7 @@ def peek(typing: Any, array: Any, offset: Any) -> Any:
 
 @intrinsic
 def pause(typing: Any) -> Any:
-    """Tells the processor that a loop waits for another thread, where it can be told."""
+    """Hints to the processor that this is a spin loop (x86-64 only)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if llvmlite.binding.get_process_triple().startswith("x86_64"):
@@ -434,7 +434,7 @@ def pause(typing: Any) -> Any:
 
 
 def _fold(first: tuple[int, ...], second: tuple[int, ...], stride: int) -> Any:
-    """Code that adds two choices from two vectors; the places are of `stride` numbers, repeated."""
+    """Generates the sum of two shuffles of two vectors; the lane patterns repeat every `stride` lanes."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         parts = []
@@ -449,7 +449,7 @@ def _fold(first: tuple[int, ...], second: tuple[int, ...], stride: int) -> Any:
 
 
 def _chosen(comparison: str) -> Any:
-    """Code that takes of each pair the left number where it compares so with the right one, else that."""
+    """Generates a lane-wise choice: the left number if `left <comparison> right`, else the right one."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.select(builder.fcmp_ordered(comparison, *arguments), *arguments)
@@ -458,7 +458,7 @@ def _chosen(comparison: str) -> Any:
 
 
 def _gathered(*parts: tuple[int, int]) -> Any:
-    """Code that joins bits of some vectors: of each, moved up by so many, those of a mask for every byte."""
+    """Generates the union of vectors, each shifted left (right if negative) and masked per byte."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         joined = ir.Constant(_INTS, None)
@@ -472,7 +472,7 @@ def _gathered(*parts: tuple[int, int]) -> Any:
 
 
 def _of_bits(name: str, *options: Any) -> Any:
-    """Code that calls a function of 64 bits."""
+    """Generates a call of an LLVM intrinsic on an int64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word = ir.IntType(64)
@@ -491,7 +491,7 @@ def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, first: 
 
 
 def _everywhere(builder: Any, value: Any, kind: ir.VectorType = _FLOATS) -> Any:
-    """One number, sixteen times."""
+    """Broadcasts a number to sixteen lanes."""
     undefined = ir.Constant(kind, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
     return builder.shuffle_vector(first, undefined, ir.Constant(_INTS, None))

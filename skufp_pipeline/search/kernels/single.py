@@ -1,4 +1,4 @@
-"""The search for one query: scan the high plane, then score what it does not rule out."""
+"""The search for one query: scans the high plane, then scores the rows that it does not rule out."""
 
 from typing import Any, NamedTuple
 
@@ -64,28 +64,27 @@ from skufp_pipeline.search.kernels.threads import (
     waited,
 )
 
-DENSE = 24  # rows of a block that pass by the high plane up to which the low plane is read row by row
+DENSE = 24  # up to this many rows of a block pass the coarse bound, the low plane is read row by row
 EVERY_ROW = np.int64(-1)  # all 64 bits
-SPARSE = 16  # allowed rows of a block up to which only they are read
-SEEDS = 2  # times K rows are scored for a first threshold
+SPARSE = 16  # up to this many allowed rows of a block, only those are read
+SEEDS = 2  # SEEDS * K blocks are searched for the rows that set the first threshold
 CHUNK = 16  # blocks that a thread takes at a time
-WINDOW = 64  # blocks that are swept stage by stage
+WINDOW = 64  # blocks that go through the stages of a sweep together
 
 
 class Scan(NamedTuple):
-    """What the scan for one query writes; T threads.
+    """Working memory of a search for one query; T threads.
 
     Attributes:
         sums: (R,) int32, product of the high plane with the query.
-        ceilings: (R / BLOCK,) float32, the upper bound of any row's score in a block.
-        promises: (R / BLOCK,) float32, the estimated score of a block's best row.
-        seed_scores, seeds: (SEEDS * K,) heap of the most promising blocks.
+        ceilings: (R / BLOCK,) float32, highest coarse bound in a block.
+        promises: (R / BLOCK,) float32, highest estimate in a block.
+        seed_scores, seeds: (SEEDS * K,) heap of the blocks with the highest estimates.
         reached: (1,) float64, a score that K rows are known to reach.
-        scores, rows: (T, K) heap of the best of each thread.
-        sizes: (T,) int64, entries of each heap.
-        bounds, lows: (T, BLOCK) float32 and int32: of one block, the upper bound of each row, and the
-            product of the low plane.
-        picks: (T, WINDOW * BLOCK) int64, rows that have passed so far.
+        scores, rows: (T, K) heap of the best rows of each thread.
+        sizes: (T,) int64, sizes of the heaps.
+        bounds, lows: (T, BLOCK) float32 and int32, bound and low-plane product of each row of a block.
+        picks: (T, WINDOW * BLOCK) int64, rows not ruled out so far.
     """
 
     sums: NDArray[np.int32]
@@ -103,7 +102,7 @@ class Scan(NamedTuple):
 
 
 class OneSearch(NamedTuple):
-    """All that a search for one query reads and writes."""
+    """The complete state of a search for one query."""
 
     search: Search
     scan: Scan
@@ -114,7 +113,7 @@ one_search = at_addresses(OneSearch)
 
 @inner
 def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int) -> None:
-    """High-plane products of a block; of the allowed rows alone where they are few."""
+    """Writes the high-plane products of a block, only those of the allowed rows if they are few."""
     first = block * BLOCK
     if count_bits(bits) > SPARSE:
         for row in range(first, first + BLOCK, LANES):
@@ -129,9 +128,9 @@ def sum_block(codes: Codes, queries: Queries, scan: Scan, bits: int, block: int)
 
 @inner
 def coarse_scores(codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np.float32], row: int) -> Any:
-    """Scores of the sixteen rows from `row` on by the high plane, plus an error of each.
+    """High-plane scores of the sixteen rows from `row` on, plus each row's error.
 
-    With the coarse errors these are upper bounds; with the fine ones, which are small, estimates. Either is
+    With the coarse errors these are upper bounds; with the fine errors, which are small, estimates. Both are
     below LOWEST for padding rows.
     """
     factor, centre = np.float32(0.5) * queries.steps[0], np.int32(TWICE_COARSE * queries.sums[0])
@@ -150,7 +149,7 @@ def highest_of_block(
     bits: int,
     block: int,
 ) -> np.float32:
-    """The highest of `coarse_scores` of the allowed rows of a block."""
+    """The highest of the `coarse_scores` of a block's allowed rows."""
     if bits != EVERY_ROW:
         bounds, highest = scan.bounds[thread], np.float32(-np.inf)
         for place in range(0, BLOCK, LANES):
@@ -175,7 +174,7 @@ def highest_of_block(
 def reaching_bits(
     codes: Codes, queries: Queries, scan: Scan, errors: NDArray[np.float32], block: int, reach: np.float32
 ) -> int:
-    """A bit for each row of a block whose score by `coarse_scores` is at least `reach`."""
+    """Bits of the rows of a block whose `coarse_scores` are at least `reach`."""
     bits = 0
     for place in range(0, BLOCK, LANES):
         scores = coarse_scores(codes, queries, scan, errors, block * BLOCK + place)
@@ -193,7 +192,7 @@ def scan_blocks(
     begin: int,
     end: int,
 ) -> None:
-    """High-plane products, ceilings and promises of the blocks `begin` to `end`."""
+    """Writes the high-plane products, ceilings and promises of the blocks `begin` to `end`."""
     for block in range(begin, end):
         bits = allowed_bits(allowed, block)
         if bits == 0:
@@ -210,17 +209,17 @@ def scan_blocks(
 def promising_bits(
     codes: Codes, queries: Queries, scan: Scan, allowed: NDArray[np.uint8], block: int, promised: np.float32
 ) -> int:
-    """A bit for each allowed row of a block whose estimate is `promised` or more."""
+    """Bits of the allowed rows of a block whose estimates are at least `promised`."""
     bits = reaching_bits(codes, queries, scan, codes.fine_errors, block, promised)
     return bits & allowed_bits(allowed, block)
 
 
 @bare
 def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: NDArray[np.uint8]) -> None:
-    """Scores K rows that promise much; the least of their scores is `reached`.
+    """Scores K seed rows; `reached` becomes the lowest of their scores.
 
-    The S rows that promise most by the high plane are all in the S most promising blocks, since another block
-    promises less than S rows do. Of these the K that promise most by both planes are scored.
+    The S rows with the highest high-plane estimates are all in the S blocks with the highest promises, as any
+    other block promises less than S rows do. Of these rows the K with the highest fine bounds are scored.
     """
     scores, best, k = scan.scores[0], scan.rows[0], scan.scores.shape[1]
     scan.reached[0] = LOWEST
@@ -251,7 +250,7 @@ def seed_one(codes: Codes, queries: Queries, rows: Rows, scan: Scan, allowed: ND
 
 @inner
 def fine_bits(codes: Codes, queries: Queries, scan: Scan, thread: int, block: int, reach: np.float32) -> int:
-    """Which rows of a block pass by both planes; reads the low plane of all."""
+    """Bits of the rows of a block whose fine bounds reach `reach`; reads the whole low plane of the block."""
     first, lows, bits = block * BLOCK, scan.lows[thread], 0
     for place in range(0, BLOCK, LANES):
         row = first + place
@@ -278,9 +277,9 @@ def pick_coarsely(
     reach: np.float32,
     picked: int,
 ) -> int:
-    """Adds the rows of a block that pass by the high plane to the `picked` ones; returns how many there are.
+    """Adds the rows of a block that the coarse bound does not rule out to the picks; returns their number.
 
-    Where many pass, the whole low plane of the block is read, and only those that pass by both are added.
+    If there are many, the whole low plane of the block is read and the fine bound is applied at once.
     """
     picks, first = scan.picks[thread], block * BLOCK
     bits = reaching_bits(codes, queries, scan, codes.coarse_errors, block, reach)
@@ -309,10 +308,9 @@ def sweep_blocks(
     begin: int,
     end: int,
 ) -> None:
-    """Scores in float64 the rows of the blocks `begin` to `end` that no bound rules out.
+    """Scores in float64 the rows of the blocks `begin` to `end` that the bounds do not rule out.
 
-    In three stages, so that prefetched data arrives in time: rows that pass by the high plane,
-    of these the ones that pass by both planes, and their scores.
+    It works in three stages, so that prefetched data arrives in time: coarse bounds, fine bounds, scores.
     """
     scores, best, size = scan.scores[thread], scan.rows[thread], scan.sizes[thread]
     picks = scan.picks[thread]
@@ -345,7 +343,7 @@ def scan_parts(
     counts: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Scans parts of CHUNK blocks until all are taken."""
+    """Scans parts of CHUNK blocks until none is left."""
     blocks = len(scan.ceilings)
     taken = fetch_add(counts, SCAN_TAKEN, 1)
     while taken * CHUNK < blocks:
@@ -364,7 +362,7 @@ def sweep_parts(
     counts: NDArray[np.int64],
     thread: int,
 ) -> None:
-    """Sweeps parts of CHUNK blocks until all are taken."""
+    """Sweeps parts of CHUNK blocks until none is left."""
     blocks = len(scan.ceilings)
     taken = fetch_add(counts, SWEEP_TAKEN, 1)
     while taken * CHUNK < blocks:
@@ -376,11 +374,9 @@ def sweep_parts(
 
 @bare
 def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDArray[np.int64]) -> None:
-    """The K best scores and rows for one query, best first, with whatever help there is.
+    """Writes the K best scores and rows, best first, to `scores` and `best`, (K,) each.
 
-    Args:
-        words: addresses of a `OneSearch`.
-        scores, best: (K,) to write.
+    `words` are addresses of a `OneSearch`. Helper threads take part if they are free.
     """
     (codes, queries, rotation, rows, allowed, counts), scan = one_search(words)
     blocks = len(scan.ceilings)
@@ -406,7 +402,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
 
 @bare
 def help_one(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -> None:
-    """Helps in one `search_one` after another, until none comes for a while; arguments as in `comes_in`."""
+    """Helps in consecutive calls of `search_one` until `comes_in` returns False."""
     (codes, queries, _, rows, allowed, counts), scan = one_search(words)
     while comes_in(counts, called):
         wait_for(counts, ENCODED, 1)
@@ -418,7 +414,7 @@ def help_one(words: NDArray[np.int64], called: NDArray[np.int64], thread: int) -
 
 @bare
 def merge(scan: Scan, scores: NDArray[np.float64], rows: NDArray[np.int64]) -> None:
-    """The best of all threads, (K,) each, best first."""
+    """Merges the heaps of all threads into (K,) scores and rows, best first."""
     size = 0
     for thread in range(len(scan.sizes)):
         for place in range(scan.sizes[thread]):
