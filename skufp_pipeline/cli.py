@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import polars as pl
 
-from skufp_pipeline.artifacts.places import IMAGE_TEXT, RAW_DATASET, RETRIEVAL_REPORT, SKU_CROPS
+from skufp_pipeline.artifacts.places import ANNOTATIONS, IMAGE_TEXT, RAW_DATASET, RETRIEVAL_REPORT, SKU_CROPS
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
@@ -55,24 +55,31 @@ def main() -> None:
         raise click.ClickException("skufp runs on Linux and macOS; on Windows, run it inside WSL 2")
 
 
+removals_option = click.option(
+    "--allow-removals", is_flag=True, help="Go on although the catalogue lacks many of the SKUs in use."
+)
+
+
 @main.command()
 @preset_option
+@removals_option
 @user_errors
-def materialize(name: str | None) -> None:
+def materialize(name: str | None, allow_removals: bool) -> None:
     """Materialize the whole graph through Dagster; unchanged results are skipped."""
-    _materialize(load_preset(name), name)
+    _materialize(_load(name, allow_removals), name)
 
 
 @main.command()
 @preset_option
 @click.option("--retrain", is_flag=True, help="Train again too, where the catalogue has changed.")
+@removals_option
 @user_errors
-def refresh(name: str | None, retrain: bool) -> None:
+def refresh(name: str | None, retrain: bool, allow_removals: bool) -> None:
     """Read the catalogue and rebuild what is stale: the scheduled job, without a daemon."""
     from skufp_pipeline.orchestration.materialize import refresh_graph
     from skufp_pipeline.orchestration.schedules import DAILY, WEEKLY
 
-    preset = load_preset(name)
+    preset = _load(name, allow_removals)
     kind = WEEKLY if retrain else DAILY
     _run_graph(preset, name, lambda instance, say: refresh_graph(preset, instance, say, kind))
 
@@ -246,7 +253,45 @@ def setup_instance(name: str | None) -> None:
 
 @main.group()
 def catalog() -> None:
-    """Show changes of the catalogue."""
+    """Read the catalogue without building anything: what is in it, and what has changed."""
+
+
+@catalog.command("check")
+@preset_option
+@click.option(
+    "--csv",
+    "table",
+    type=click.Path(path_type=Path),
+    default="skipped_items.csv",
+    show_default=True,
+    help="Where the rows that are left out are listed, with the reason.",
+)
+@user_errors
+def catalog_check_command(name: str | None, table: Path) -> None:
+    """Read the whole catalogue, count what is left out and why, and list it; build nothing.
+
+    Fails if more is left out than `evaluation.thresholds.rows_left_out` tolerates.
+    """
+    from skufp_pipeline.datasets.counts import CatalogueCounts
+    from skufp_pipeline.show import progress
+
+    preset = load_preset(name)
+    raw = RAW_DATASET.read(ArtifactStore(preset.data_root)).path if preset.dataset.folder is None else Path()
+    found = preset.dataset.items(raw, preset.splits, progress(_say, "images"))
+    counts = CatalogueCounts.of(found.items, found.skipped)
+    temporary = table.with_name(f".{table.name}.partial")
+    try:
+        found.skipped.write_csv(temporary, include_bom=True)  # without it a spreadsheet misreads UTF-8
+        temporary.replace(table)
+    except OSError as error:
+        raise UserError(f"--csv {table}: {error}") from error
+    click.echo(f"{counts}\nlisted in {table}")
+    tolerated = preset.evaluation.thresholds.rows_left_out
+    if counts.share_left_out > tolerated:
+        raise UserError(
+            f"{counts.share_left_out:.1%} of the wanted rows can't be read, {tolerated:.1%} are tolerated "
+            "(evaluation.thresholds.rows_left_out): a run would stop before anything is trained"
+        )
 
 
 @catalog.command("diff")
@@ -331,6 +376,20 @@ def index_publish(name: str | None, index: str, version: str) -> None:
     click.echo(f"in use: {version}")
 
 
+def _load(name: str | None, allow_removals: bool) -> Preset:
+    """The preset; with `allow_removals` a catalogue may lack any number of the SKUs in use."""
+    preset = load_preset(name)
+    if not allow_removals:
+        return preset
+    thresholds = preset.evaluation.thresholds.model_copy(update={"skus_removed": 1.0})
+    evaluation = preset.evaluation.model_copy(update={"thresholds": thresholds})
+    return preset.model_copy(update={"evaluation": evaluation})
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _materialize(preset: Preset, name: str | None) -> None:
     from skufp_pipeline.orchestration.materialize import materialize_graph
 
@@ -347,10 +406,14 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance:
-        outcome = run(instance, lambda line: click.echo(line, err=True))
-    click.echo(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s", err=True)
+        outcome = run(instance, _say)
+    _say(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s")
     for check in outcome.failed_checks:
-        click.echo(f"check not passed: {check}", err=True)
+        _say(f"check not passed: {check}")
+    annotations = ANNOTATIONS.read(ArtifactStore(preset.data_root))
+    _say(f"catalogue: {annotations.counts}")
+    if annotations.counts.skipped_items:
+        _say(f"left out rows: {annotations.path / 'skipped_items.parquet'}; `skufp catalog check` lists them")
 
 
 def _engine(

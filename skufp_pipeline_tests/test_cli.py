@@ -19,7 +19,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import Recipe
 
-from .datasets.trees import truncate
+from .datasets.trees import truncate, write_image
 from .graphs import SMALL, Graph, pretend_made_with, skufp, write_preset
 
 
@@ -481,3 +481,35 @@ def test_the_demo_prints_tables_and_answers_a_photo_and_a_sentence(
 def test_help_names_every_command() -> None:
     shown = ask("-h").stdout
     assert all(name in shown for name in ("demo", "doctor", "export", "materialize", "report", "search"))
+
+
+def shop(folder: Path, rows: int, missing: int) -> Path:
+    """The preset of a manifest of `rows` rows, `missing` of which name no file."""
+    write_image(folder / "shop" / "a.jpg")
+    paths = ["gone.jpg" if row < missing else "a.jpg" for row in range(rows)]
+    lines = [f"sku{row},{path},catalog" for row, path in enumerate(paths)]
+    (folder / "shop" / "manifest.csv").write_text("\n".join(["sku_id,image_path,domain", *lines]))
+    dataset = {"source": "manifest", "read": {"path": str(folder / "shop" / "manifest.csv")}}
+    return write_preset(folder, {**SMALL, "dataset": dataset})
+
+
+def test_a_catalogue_is_checked_and_what_is_left_out_is_listed_without_building_anything(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "left_out.csv"
+    result = ask("catalog", "check", "--preset", shop(tmp_path, 100, 2), "--csv", table)
+    assert result.exit_code == 0, result.stderr
+    assert "100 rows read, 98 kept, 2 left out (missing_image 2)" in result.stdout
+    assert "100 SKUs read, 98 kept, 2 lost entirely" in result.stdout
+    assert pl.read_csv(table).select("sku_id", "reason").rows() == [
+        ("sku0", "missing_image"),
+        ("sku1", "missing_image"),
+    ]
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_catalogue_of_which_too_much_is_unreadable_fails_the_check(tmp_path: Path) -> None:
+    result = ask("catalog", "check", "--preset", shop(tmp_path, 100, 3), "--csv", tmp_path / "out.csv")
+    assert result.exit_code == 1
+    assert "3.0% of the wanted rows can't be read, 2.0% are tolerated" in result.stderr
+    assert pl.read_csv(tmp_path / "out.csv").height == 3

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from skufp_pipeline.artifacts.stored import Reader, write_frames, write_json
+from skufp_pipeline.datasets.counts import CatalogueCounts
 from skufp_pipeline.datasets.table import ITEM_SCHEMA
 from skufp_pipeline.store import shard_name
 
@@ -51,6 +52,10 @@ class Annotations(Reader):
     def skipped(self) -> pl.DataFrame:
         return self.frame("skipped_items")
 
+    @property
+    def counts(self) -> CatalogueCounts:
+        return CatalogueCounts(**self.summary)
+
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
         return None if shard is None else items_file(shard)
@@ -62,13 +67,7 @@ class Annotations(Reader):
         for shard, table in enumerate(tables):
             (directory / items_file(shard)).write_bytes(table)
         write_frames(directory, skipped_items=skipped)
-        reasons = skipped.group_by("reason").len().sort("reason")
-        return {
-            "items": items.height,
-            "skus": items["sku_id"].n_unique(),
-            "skipped_items": skipped.height,
-            "skipped_by_reason": dict(reasons.iter_rows()),
-        }
+        return CatalogueCounts.of(items, skipped).summary()
 
 
 class Crops(Reader):

@@ -9,10 +9,18 @@ import polars as pl
 
 from skufp_pipeline.artifacts.kinds import ANNOTATED_SCHEMA, Annotations, Crops, ImageText
 from skufp_pipeline.artifacts.places import ANNOTATIONS, IMAGE_TEXT, RAW_DATASET, SKU_CROPS
-from skufp_pipeline.checks.catalog import CROPS_COMPLETE, crops_complete, splits_disjoint
+from skufp_pipeline.checks.catalog import (
+    CATALOGUE_READ,
+    CROPS_COMPLETE,
+    catalogue_read,
+    crops_complete,
+    few_skus_removed,
+    splits_disjoint,
+)
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.catalogue import shard_table
 from skufp_pipeline.datasets.contact_sheet import sheet_of_skus
+from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.crops import write_crops
 from skufp_pipeline.datasets.difference import count_changes
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
@@ -52,6 +60,7 @@ def group(preset: Preset) -> Group:
             },
             needs=light,
             deps=(RAW_DATASET,),
+            check_specs=(CATALOGUE_READ,),
         ),
         Step(
             stored=SKU_CROPS,
@@ -75,7 +84,7 @@ def group(preset: Preset) -> Group:
             deps=(SKU_CROPS,),
         ),
     ]
-    return Group.of("catalog", preset, steps, lambda steps: [splits_disjoint()])
+    return Group.of("catalog", preset, steps, lambda steps: [splits_disjoint(), few_skus_removed(preset)])
 
 
 def raw_dataset(run: Run) -> dg.MaterializeResult:
@@ -108,8 +117,12 @@ def annotations(run: Run) -> dg.MaterializeResult:
         **count_changes(before, items, preset.shards),
         "items_by_role": counts_table(items, ["split", "domain", "role"]),
         "skipped_by_reason": counts_table(result.skipped(), ["reason"]),
+        "catalogue": str(result.counts),
+        "skus_lost_entirely": lost_skus(items, result.skipped())[:50],
     }
-    return run.done(result, metadata)
+    return run.done(
+        result, metadata, catalogue_read(result.counts, preset.evaluation.thresholds.rows_left_out)
+    )
 
 
 def sku_crops(run: Run) -> dg.MaterializeResult:

@@ -26,6 +26,7 @@ from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
@@ -103,8 +104,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
     table = items.items()
-    wanted = table.filter(table["role"] == GALLERY)["sku_id"].unique()
-    checks = judge(candidate.artifact, versions, wanted, preset)
+    catalogue = {*table.filter(table["role"] == GALLERY)["sku_id"], *lost_skus(table, items.skipped())}
+    checks = judge(candidate.artifact, versions, catalogue, preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
     pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
     release = {"version": version, "published": int(passed), "pruned_versions": pruned}

@@ -126,7 +126,9 @@ def _cut_image(
 
 
 def _skipped(row: Row, error: ItemError) -> Row:
-    return skipped_row(row["split"], row["image_id"], row["item_idx"], row["orig_image_path"], error)
+    return skipped_row(
+        row["split"], row["image_id"], row["item_idx"], row["orig_image_path"], error, row["sku_id"]
+    )
 
 
 def _read(source: Path, whole: bool, settings: CropSettings) -> Image.Image:

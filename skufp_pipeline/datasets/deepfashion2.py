@@ -2,6 +2,10 @@
 
 A visual SKU is (pair_id, style > 0, category_id): items of shop images are its catalog views, items of user
 images its queries (report, section 3). Every item that is left out is listed with a reason.
+
+DeepFashion2 numbers its pairs anew in each split: pair 1 of `validation` is another garment than pair 1 of
+`train`. If any number occurs in two splits, the SKUs of all splits but the first get the split's name before
+their id, so that a `sku_id` is unique in the data set.
 """
 
 import json
@@ -98,6 +102,7 @@ def read_deepfashion2(
     for kept, left_out in results:
         rows += kept
         skipped += left_out
+    _make_ids_unique(rows, skipped)
     catalogue = build_catalogue(rows, skipped, settings.only_pairs, splits, root)
     if "train" in settings.splits and "train" not in catalogue.items["split"]:
         raise UserError(f"{root}/train holds no usable item; left out: {skip_summary(catalogue.skipped)}")
@@ -166,18 +171,23 @@ def _read_annotation(
         fields = _load_json(root / annotation.json_path)
         domain = _domain(fields)
         pair_id = whole_number(fields, "pair_id", 2**63 - 1)
-        size = size_of(root / annotation.image_path, settings.max_pixels)
         items = _items(fields)
+        size = _size(root / annotation.image_path, settings.max_pixels)
     except ItemError as error:
         path = annotation.json_path if error.reason == "bad_json" else annotation.image_path
         return [], [skipped_row(split, image_id, None, path, error)]
     kept: list[Row] = []
     skipped: list[Row] = []
     for item_idx, item in items:
+        sku_id = None
         try:
-            row = _item_row(item, pair_id, size)
+            row = _item_row(item, pair_id)
+            sku_id = row["sku_id"]
+            if isinstance(size, ItemError):
+                raise size
+            row["bbox"] = clip_bbox(item["bounding_box"], *size)
         except ItemError as error:
-            skipped.append(skipped_row(split, image_id, item_idx, annotation.image_path, error))
+            skipped.append(skipped_row(split, image_id, item_idx, annotation.image_path, error, sku_id))
             continue
         image = {"split": split, "image_id": image_id, "orig_image_path": annotation.image_path}
         kept.append(row | image | {"domain": domain, "item_idx": item_idx})
@@ -212,8 +222,29 @@ def _items(fields: dict[str, Any]) -> list[tuple[int, Any]]:
     return items
 
 
-def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
-    """Validates one item; returns its row without the fields that the caller adds."""
+def _size(path: Path, max_pixels: int) -> tuple[int, int] | ItemError:
+    """Returns the upright size of an image, or why there is none, which is then said of each of its items."""
+    try:
+        return size_of(path, max_pixels)
+    except ItemError as error:
+        return error
+
+
+def _make_ids_unique(rows: list[Row], skipped: list[Row]) -> None:
+    """Puts the split before the ids of SKUs outside the first split if a pair number is in two splits."""
+    pairs: dict[str, set[int]] = {}
+    for row in rows:
+        pairs.setdefault(row["split"], set()).add(row["pair_id"])
+    present = [split for split in SPLITS if split in pairs]
+    if sum(map(len, pairs.values())) == len(set().union(*pairs.values())):
+        return
+    for row in (*rows, *skipped):
+        if row["split"] != present[0] and row["sku_id"] is not None:
+            row["sku_id"] = f"{row['split']}_{row['sku_id']}"
+
+
+def _item_row(item: Any, pair_id: int) -> Row:
+    """Validates one item; returns its row without its box and the fields that the caller adds."""
     if not isinstance(item, dict):
         raise ItemError("bad_field", f"the item is not a JSON object: {item!r}")
     style = whole_number(item, "style", 2**31 - 1)
@@ -225,15 +256,19 @@ def _item_row(item: Any, pair_id: int, size: tuple[int, int]) -> Row:
     if category_id not in CATEGORIES:
         raise ItemError("unknown_category", f"category_id {category_id} is not one of 1 to {len(CATEGORIES)}")
     return {
-        "sku_id": f"{pair_id:06d}_{style:02d}_{category_id:02d}",
+        "sku_id": reference_id(pair_id, style, category_id),
         "pair_id": pair_id,
         "style": style,
         "category_id": category_id,
         "category_name": CATEGORIES[category_id],
-        "bbox": clip_bbox(item["bounding_box"], *size),
         "occlusion": _grade(item.get("occlusion")),
         "viewpoint": _grade(item.get("viewpoint")),
     }
+
+
+def reference_id(pair_id: int, style: int, category_id: int) -> str:
+    """Returns the id that the reference pipeline gives a SKU, unique within its split."""
+    return f"{pair_id:06d}_{style:02d}_{category_id:02d}"
 
 
 def _grade(value: object) -> int | None:

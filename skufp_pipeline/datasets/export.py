@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from skufp_pipeline.datasets.crops import told_when_disk_is_full
+from skufp_pipeline.datasets.deepfashion2 import reference_id
 from skufp_pipeline.datasets.prompts import CONTRACT_FIELDS
 from skufp_pipeline.datasets.reading import Row
 from skufp_pipeline.datasets.table import CATALOG, ITEM_ORDER, QUERY, SPLITS
@@ -40,8 +41,9 @@ def export_df2_jsonl(
     """
     tables = []
     for image_text, crop_dir in shards:
-        _copy_crops(image_text, crop_dir, out_root)
-        tables.append(image_text.select(*CONTRACT_FIELDS))
+        exported = _in_reference_form(image_text)
+        _copy_crops(image_text["image_path"], exported["image_path"], crop_dir, out_root)
+        tables.append(exported.select(*CONTRACT_FIELDS))
     if not tables:
         raise UserError("there is no shard to export; materialize image_text first")
     everything = pl.concat(tables).sort(ITEM_ORDER)
@@ -75,9 +77,22 @@ def _sku_metadata(split: str, rows: list[Row], out_root: Path, df2_root: str) ->
     }
 
 
-def _copy_crops(image_text: pl.DataFrame, crop_dir: Path, out_root: Path) -> None:
-    for relative in image_text["image_path"]:
-        source, target = crop_dir / relative, out_root / relative
+def _in_reference_form(image_text: pl.DataFrame) -> pl.DataFrame:
+    """Gives DeepFashion2's SKUs the reference's id, unique within a split, in `sku_id` and `image_path`."""
+    rows = image_text.select("sku_id", "image_path", "pair_id", "style", "category_id").iter_rows()
+    found = [
+        (sku_id, path) if pair_id is None
+        else (own := reference_id(pair_id, style, category_id), path.replace(f"/{sku_id}/", f"/{own}/"))
+        for sku_id, path, pair_id, style, category_id in rows
+    ]  # fmt: skip
+    return image_text.with_columns(
+        pl.DataFrame(found, schema={"sku_id": pl.String, "image_path": pl.String}, orient="row")
+    )
+
+
+def _copy_crops(sources: Iterable[str], targets: Iterable[str], crop_dir: Path, out_root: Path) -> None:
+    for source_path, target_path in zip(sources, targets, strict=True):
+        source, target = crop_dir / source_path, out_root / target_path
         if not source.is_file():
             raise UserError(f"the crop {source} is missing; materialize sku_crops of this shard again")
         temporary = _temporary(target)

@@ -53,10 +53,16 @@ def _is_finite(value: object) -> bool:
 
 
 def skipped_row(
-    split: str | None, image_id: str | None, item_idx: int | None, path: str | None, error: ItemError
+    split: str | None,
+    image_id: str | None,
+    item_idx: int | None,
+    path: str | None,
+    error: ItemError,
+    sku_id: str | None = None,
 ) -> Row:
     """Returns one row of `SKIPPED_SCHEMA`."""
     return {
+        "sku_id": sku_id,
         "split": split,
         "image_id": image_id,
         "item_idx": item_idx,
@@ -135,7 +141,7 @@ def keep_pairs(items: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
 def _as_skipped(items: pl.DataFrame, reason: pl.Expr, detail: pl.Expr) -> pl.DataFrame:
     path = pl.col("orig_image_path").alias("path")
     frame = items.select(
-        "split", "image_id", "item_idx", path, reason.alias("reason"), detail.alias("detail")
+        "sku_id", "split", "image_id", "item_idx", path, reason.alias("reason"), detail.alias("detail")
     )
     return frame.cast(pl.Schema(SKIPPED_SCHEMA))
 

@@ -35,6 +35,7 @@ ITEM_SCHEMA: dict[str, pl.DataType] = {
 }
 
 SKIPPED_SCHEMA: dict[str, pl.DataType] = {
+    "sku_id": pl.String(),  # null where it is not known
     "split": pl.String(),
     "image_id": pl.String(),
     "item_idx": pl.Int32(),  # null where the whole image or row was skipped

@@ -14,6 +14,10 @@ class Thresholds(Settings):
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
     index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold
     index_recall_drop: float | None = 0.02  # in R@1 of development queries, from the index in use
+    rows_left_out: float = Field(
+        0.02, ge=0, le=1
+    )  # share of a catalogue's wanted rows that may be unreadable
+    skus_removed: float = Field(0.2, ge=0, le=1)  # share of the SKUs in use that a catalogue may lack at once
     skipped_fraction: float = Field(0.05, ge=0, le=1)  # of crops that may be undecodable
     search_p95_ms: float = Field(50.0, gt=0)  # one query at a time, search alone
 

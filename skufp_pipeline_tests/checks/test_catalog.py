@@ -1,4 +1,4 @@
-"""The check of the crops passes on a whole shard and fails on a spoilt one."""
+"""The checks of the catalogue pass on what is whole and fail on what is spoilt."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from skufp_pipeline.artifacts.kinds import Crops
-from skufp_pipeline.checks.catalog import crops_complete
+from skufp_pipeline.checks.catalog import catalogue_read, crops_complete
+from skufp_pipeline.datasets.counts import CatalogueCounts
 from skufp_pipeline.store import ArtifactStore, Recipe
 
 from ..datasets.trees import truncate
@@ -65,3 +66,11 @@ def test_an_empty_shard_passes(tmp_path: Path) -> None:
 
     empty = ArtifactStore(tmp_path).produce("crops/shard_0000", Recipe(code_version="1"), build)
     assert crops_complete(Crops(empty), tolerated=0.0).passed
+
+
+@pytest.mark.parametrize(("missing", "passes"), [(2, True), (3, False)])
+def test_more_unreadable_rows_than_are_tolerated_fail(missing: int, passes: bool) -> None:
+    counts = CatalogueCounts(98, 40, 0, missing + 50, {"missing_image": missing, "style_zero": 50})
+    result = catalogue_read(counts, tolerated=0.02)
+    assert result.passed == passes
+    assert f"{148 + missing} rows read" in str(result.metadata["catalogue"].value)

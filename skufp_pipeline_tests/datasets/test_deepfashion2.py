@@ -302,3 +302,36 @@ def test_inventory_counts_files_per_split(tmp_path: Path) -> None:
         "validation": {"images": 0, "annotations": 0},
         "test": {"images": 1, "annotations": 0},
     }
+
+
+def test_equal_pair_numbers_in_two_splits_are_different_garments(tmp_path: Path) -> None:
+    good_pair(tmp_path, "train", pair_id=1)
+    good_pair(tmp_path, "train", pair_id=2, first_id=3)
+    good_pair(tmp_path, "validation", pair_id=1)
+    good_pair(tmp_path, "validation", pair_id=5000, first_id=3)
+    items = read(tmp_path).items
+    assert items.group_by("split", "sku_id").len().sort("split", "sku_id").rows() == [
+        ("train", "000001_01_01", 2),
+        ("train", "000002_01_01", 2),
+        ("validation", "validation_000001_01_01", 2),
+        ("validation", "validation_005000_01_01", 2),
+    ]
+    assert set(items.filter(split="validation")["pair_id"]) == {1, 5000}
+
+
+def test_pair_numbers_of_one_count_keep_the_reference_ids(tmp_path: Path) -> None:
+    good_pair(tmp_path, "train", pair_id=1)
+    good_pair(tmp_path, "validation", pair_id=2)
+    assert set(read(tmp_path).items["sku_id"]) == {"000001_01_01", "000002_01_01"}
+
+
+def test_every_item_of_an_image_that_is_missing_is_listed_with_its_sku(tmp_path: Path) -> None:
+    good_pair(tmp_path)
+    annotate(tmp_path, "000003", "shop", pair_id=9, item1=item(), item2=item(style=2), item3=item(style=0))
+    (tmp_path / "train/image/000003.jpg").unlink()
+    left_out = read(tmp_path).skipped.filter(image_id="000003").sort("item_idx")
+    assert left_out.select("sku_id", "item_idx", "reason").rows() == [
+        ("000009_01_01", 1, "missing_image"),
+        ("000009_02_01", 2, "missing_image"),
+        (None, 3, "style_zero"),
+    ]

@@ -136,3 +136,12 @@ def test_a_missing_crop_is_a_user_error(tmp_path: Path, shards: list) -> None:
 def test_nothing_to_export_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no shard to export"):
         export_df2_jsonl([], tmp_path / "out", "raw")
+
+
+def test_skus_have_the_references_ids_although_ours_name_their_split(tmp_path: Path) -> None:
+    ours = CATALOG_LINE.replace("010001_01_01", "validation_010001_01_01").replace("train", "validation")
+    export_df2_jsonl([shard(tmp_path / "one", ours)], tmp_path / "out", "raw")
+    row = json.loads((tmp_path / "out/validation_image_text.jsonl").read_text())
+    assert row["sku_id"] == "010001_01_01"
+    assert row["image_path"] == "validation/catalog/010001_01_01/000002_item1.jpg"
+    assert (tmp_path / "out" / row["image_path"]).read_bytes() == b"000002"

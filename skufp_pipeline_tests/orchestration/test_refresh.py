@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 from skufp_pipeline.cli import main
 from skufp_pipeline.definitions import build_defs
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.orchestration import schedules
 from skufp_pipeline.orchestration.materialize import refresh_graph
 from skufp_pipeline.orchestration.schedules import (
@@ -227,3 +228,24 @@ def test_the_weekly_refresh_covers_the_graph_and_the_daily_one_trains_nothing(sm
     daily = refreshed(steps, DAILY)
     assert {"sku_crops", "clip_embeddings", "fingerprints", "search_index"} <= daily
     assert not [name for name in daily if steps[name].trained]
+
+
+def test_a_catalogue_that_is_cut_short_keeps_the_index_in_use_until_it_is_allowed(
+    living: tuple[Graph, Path], instance: dg.DagsterInstance
+) -> None:
+    graph, shop = living
+    preset = graph.preset
+    refresh_graph(preset, instance, lambda line: None)
+    before, version = skus(graph), current_index(graph.store)[0]
+    annos = sorted((shop / "train" / "annos").glob("*.json"))
+    for path in annos[len(annos) // 2 :]:
+        path.unlink()
+        (shop / "train" / "image" / f"{path.stem}.jpg").unlink()
+    with pytest.raises(UserError, match=r"few_skus_removed did not pass: removed \d+ of the 50 SKUs in use"):
+        refresh_graph(preset, instance, lambda line: None)
+    assert current_index(graph.store)[0] == version
+    asked = ["refresh", "--preset", str(graph.preset_file), "--allow-removals"]
+    done = CliRunner(env={"DAGSTER_HOME": str(graph.preset_file.parent)}).invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    assert skus(graph) < before
+    assert "rows read" in done.stderr
