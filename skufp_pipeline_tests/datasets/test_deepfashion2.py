@@ -225,18 +225,6 @@ def test_only_pairs_drops_skus_without_both_domains(tmp_path: Path) -> None:
     assert len(read(tmp_path, only_pairs=False).items) == 5
 
 
-def test_a_sku_of_two_splits_stays_in_the_first(tmp_path: Path) -> None:
-    good_pair(tmp_path, "validation", pair_id=1)
-    good_pair(tmp_path, "validation", pair_id=2, first_id=3)
-    good_pair(tmp_path, "test", pair_id=2)
-    good_pair(tmp_path, "train", pair_id=1)
-    catalogue = read(tmp_path)
-    skus = catalogue.items.select("sku_id", "split").unique().sort("split").rows()
-    assert skus == [("000001_01_01", "train"), ("000002_01_01", "validation")]
-    leaked = catalogue.skipped.filter(reason="sku_in_two_splits")
-    assert sorted(leaked["split"]) == ["test", "test", "validation", "validation"]
-
-
 def test_queries_of_validation_skus_are_for_evaluation_only(tmp_path: Path) -> None:
     good_pair(tmp_path)
     good_pair(tmp_path, "validation", pair_id=2)
