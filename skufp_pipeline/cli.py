@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import polars as pl
 
-from skufp_pipeline.artifacts.places import IMAGE_TEXT, RAW_DATASET, RETRIEVAL_REPORT, SKU_CROPS
+from skufp_pipeline.artifacts.places import (
+    CLIP_EMBEDDINGS,
+    IMAGE_TEXT,
+    RAW_DATASET,
+    RETRIEVAL_REPORT,
+    SKU_CROPS,
+)
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
@@ -246,7 +252,7 @@ def setup_instance(name: str | None) -> None:
 
 @main.group()
 def catalog() -> None:
-    """Show changes of the catalogue."""
+    """Show changes of the catalogue, and products that look alike."""
 
 
 @catalog.command("diff")
@@ -282,6 +288,38 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
     click.echo(
         f"{skipped} of {preset.shards} shards are skipped; not trained again: {', '.join(left) or '-'}"
     )
+
+
+@catalog.command("duplicates")
+@preset_option
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.98,
+    show_default=True,
+    help="The least cosine of two pictures' embeddings.",
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the list to this file, too.")
+@user_errors
+def catalog_duplicates(name: str | None, threshold: float, csv_file: Path | None) -> None:
+    """List groups of SKUs whose catalog pictures are the same or nearly: customers see them as wrong answers."""
+    from skufp_pipeline.artifacts.inputs import Inputs
+    from skufp_pipeline.fingerprint.tables import EmbeddingTables
+    from skufp_pipeline.search.duplicates import find_duplicates
+    from skufp_pipeline.show import progress
+
+    preset = load_preset(name)
+    inputs = Inputs(ArtifactStore(preset.data_root), preset.shards)
+    images, crop_of = EmbeddingTables.images_of(inputs.read_all(CLIP_EMBEDDINGS)), inputs.crop_files()
+    inputs.digests()  # raises UserError if crops and embeddings do not belong together
+    say = progress(lambda line: click.echo(line, err=True), "blocks of pictures")
+    found = find_duplicates(images, crop_of, threshold, say)
+    for row in found.iter_rows(named=True):
+        alike = f"{row['kind']:<4}  {row['cosine']:.4f}  {row['sku_id']:<24} like {row['like_sku_id']:<24}"
+        click.echo(f"{row['group']:>5}  {alike} {row['picture']}")
+    click.echo(f"{found.height} SKUs in {found['group'].n_unique()} groups, cosine of at least {threshold:g}")
+    if csv_file is not None:
+        _write_csv(found, csv_file)
 
 
 @main.group("index")
@@ -329,6 +367,16 @@ def index_publish(name: str | None, index: str, version: str) -> None:
     preset = load_preset(name)
     Versions(ArtifactStore(preset.data_root), index).publish(version, preset.kept_index_versions)
     click.echo(f"in use: {version}")
+
+
+def _write_csv(frame: pl.DataFrame, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        frame.write_csv(temporary)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--csv {path}: {error}") from error
+    click.echo(f"saved {path}", err=True)
 
 
 def _materialize(preset: Preset, name: str | None) -> None:

@@ -206,7 +206,7 @@ def _sku_id(record: _Record) -> str:
 
 
 def _image_path(record: _Record) -> str:
-    """Normalises a path, which must stay in the manifest's folder; an address becomes what is `shown` of it."""
+    """Normalises a path, which must stay in the manifest's folder; an address becomes `shown`."""
     path = _text(record, "image_path")
     if path is None:
         raise ItemError("bad_image_path", "image_path is empty")

@@ -137,15 +137,14 @@ def shown(path: str) -> str:
     """An address without user, password and fragment, and a hash in place of the query; other paths as is.
 
     >>> shown("https://me:secret@Shop.example/a.jpg?key=1#top")
-    'https://shop.example/a.jpg?97ac4b3e0ed6'
+    'https://shop.example/a.jpg?5d5a2f99dc82'
     """
     match = _URL.match(path)
     if match is None:
         return path
     scheme, rest = match[1].lower(), path[match.end() :]
-    authority, tail = (
-        re.split(r"(?=[/?#\\])", rest, maxsplit=1) if re.search(r"[/?#\\]", rest) else (rest, "")
-    )
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    tail = rest[len(authority) :]
     user, _, host = authority.rpartition("@")
     if scheme not in WEB:
         return f"{scheme}://{host if ':' in user else authority}{tail}"
@@ -271,9 +270,8 @@ class Fetcher:
         scheme = path.partition("://")[0]
         if scheme not in (*WEB, *self.settings.stores):
             known = ", ".join(f"{name}://" for name in (*WEB, *self.settings.stores))
-            raise ItemError(
-                "url_refused", f"{scheme}:// is not opened; expected {known} (dataset.remote.stores)"
-            )
+            detail = f"{scheme}:// is not opened; expected {known} (dataset.remote.stores)"
+            raise ItemError("url_refused", detail)
         load = self._load_web if scheme in WEB else self._load_stored
         host = path.split("/")[2]
         for attempt in range(self.settings.retries + 1):
@@ -352,7 +350,8 @@ class Fetcher:
         try:
             query = f"?{quote(target.query, safe=_SAFE + '?')}" if target.query else ""
             connection.request("GET", (quote(target.path, safe=_SAFE) or "/") + query, headers=headers)
-            yield connection.getresponse()
+            with connection.getresponse() as answer:  # it may outlive the connection's own socket
+                yield answer
             if connection.expired:
                 raise timeout  # without a declared length the end that `expire` made looks like any other
         except TimeoutError as error:
@@ -363,11 +362,8 @@ class Fetcher:
         except (OSError, http.client.HTTPException) as error:
             if connection.expired:
                 raise timeout from error
-            reason = (
-                "incomplete_download"
-                if isinstance(error, http.client.IncompleteRead)
-                else "connection_failed"
-            )
+            is_short = isinstance(error, http.client.IncompleteRead)
+            reason = "incomplete_download" if is_short else "connection_failed"
             raise _HostError(reason, f"{path}: {in_a_line(error)}") from error
         except _HostError:
             if connection.expired:
@@ -378,18 +374,17 @@ class Fetcher:
             connection.close()
 
     def _load_stored(self, url: str, path: str, record: _Record | None) -> _Record:
-        scheme, rest = path.split("://", 1)
-        if path != f"{scheme}://{url.split('://', 1)[1]}":
-            raise ItemError(
-                "url_refused", f"{path} was given with a key; keys belong in dataset.remote.stores"
-            )
-        files = self._filesystem(scheme)
+        scheme, rest = url.split("://", 1)
+        if path != f"{scheme.lower()}://{rest}":
+            detail = f"{path} was given with a key; keys belong in dataset.remote.stores"
+            raise ItemError("url_refused", detail)
+        files = self._filesystem(scheme.lower())
         try:
-            info = files.info(rest)
+            info = files.info(path)
             etag = str(info.get("ETag") or info.get("etag") or "") or None
             if record is not None and etag is not None and record.etag == etag:
                 return record.model_copy(update={"checked": time.time()})
-            with files.open(rest, "rb", block_size=self.settings.max_bytes) as stream:
+            with files.open(path, "rb", block_size=self.settings.max_bytes) as stream:
                 blocks = iter(lambda: stream.read(BLOCK), b"")
                 return self._keep(blocks, info.get("size"), path).model_copy(update={"etag": etag})
         except (ItemError, UserError):
@@ -476,19 +471,20 @@ class Fetcher:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection to one of the given addresses; the host's name is used for TLS and the Host header only."""
+    """A connection to one of the given addresses; the host's name is for TLS and the header."""
 
     def __init__(self, target: SplitResult, port: int, addresses: list[tuple], timeout: float) -> None:
         super().__init__(target.hostname or "", port, timeout=timeout)
         self.default_port = 443 if target.scheme == "https" else 80
+        self._open: socket.socket | None = None  # `sock` may be forgotten while the answer is read
         self.expired, self._addresses, self._tls = False, addresses, target.scheme == "https"
 
     def connect(self) -> None:
-        self.sock = self._connected()
+        self._open = self.sock = self._connected()
         if self.expired:
             raise TimeoutError
         if self._tls:
-            self.sock = _tls_context().wrap_socket(
+            self._open = self.sock = _tls_context().wrap_socket(
                 self.sock, server_hostname=self.host, do_handshake_on_connect=False
             )
             self.sock.do_handshake()  # `expire` can end it
@@ -510,9 +506,9 @@ class _Connection(http.client.HTTPConnection):
     def expire(self) -> None:
         """Ends the connection from another thread, also while the server sends a byte now and then."""
         self.expired = True
-        if self.sock is not None:
+        if self._open is not None:
             with suppress(OSError):
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)
 
 
 def public_addresses(host: str, port: int, path: str, allow_private: bool = False) -> list[tuple]:
@@ -599,7 +595,7 @@ def _cache_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the image cache {folder} can't be written: {error}; free some space, or set dataset.remote.cache"
+            f"the image cache {folder} can't be written: {error}; free some space or set dataset.remote.cache"
         ) from error
 
 

@@ -153,7 +153,7 @@ def test_many_are_fetched_at_once_with_progress_and_in_one_order(shop: Shop, tmp
         ((404, {}, b""), "http_404", "the server answered 404 Not Found"),
         ((403, {}, png()), "http_403", "the server answered 403 Forbidden"),
         ((503, {}, b""), "http_503", "the server answered 503 Service Unavailable"),
-        ((200, {"Content-Type": "image/png"}, b"<html>sold out</html>"), "not_an_image", "is no readable JPEG"),
+        ((200, {"Content-Type": "image/png"}, b"<html>sold</html>"), "not_an_image", "is no readable JPEG"),
         ((200, {}, b""), "not_an_image", "is no readable JPEG"),
         ((200, {}, png() + b"\0" * 5000), "file_too_large", "has more than 5,000 bytes"),
         ((200, {"Content-Length": "9999999999"}, b""), "file_too_large", "has more than 5,000 bytes"),
