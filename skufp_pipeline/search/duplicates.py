@@ -115,13 +115,17 @@ def _note(
     linked = same | (cosine >= threshold - ROUNDING)
     i, j, same = i[linked], j[linked], same[linked]
     cosine = np.where(same, 1.0, np.minimum(np.round(cosine[linked], 4), 1.0))
-    for mine, its in ((i, j), (j, i)):
-        order = np.lexsort((its, mine, -cosine, sku[mine]))
-        first = order[np.unique(sku[mine][order], return_index=True)[1]]  # the best pair of each SKU
-        better = first[cosine[first] > found.best[sku[mine[first]]]]
-        found.best[sku[mine[better]]] = cosine[better]
-        found.pair[sku[mine[better]]] = np.stack([mine[better], its[better]], axis=1)
-        found.same[sku[mine[same]]] = True
+    found.same[sku[np.concatenate([i[same], j[same]])]] = True
+    mine, its, cosine = np.concatenate([i, j]), np.concatenate([j, i]), np.tile(cosine, 2)
+    order = np.lexsort((its, mine, -cosine, sku[mine]))
+    mine, its, cosine = mine[order], its[order], cosine[order]
+    skus, first = np.unique(sku[mine], return_index=True)  # the best pair of each SKU
+    mine, its, cosine = mine[first], its[first], cosine[first]
+    best, (old_mine, old_its) = found.best[skus], found.pair[skus].T
+    earlier = (mine < old_mine) | ((mine == old_mine) & (its < old_its))  # so that blocks do not matter
+    better = (cosine > best) | ((cosine == best) & earlier)
+    found.best[skus[better]] = cosine[better]
+    found.pair[skus[better]] = np.stack([mine, its], axis=1)[better]
     join(found.parent, sku[i], sku[j])
 
 
