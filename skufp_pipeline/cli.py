@@ -302,7 +302,7 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the list to this file, too.")
 @user_errors
 def catalog_duplicates(name: str | None, threshold: float, csv_file: Path | None) -> None:
-    """List groups of SKUs whose catalog pictures are the same or nearly: customers see them as wrong answers."""
+    """List groups of SKUs with the same or nearly the same catalog pictures, which look like wrong answers."""
     from skufp_pipeline.artifacts.inputs import Inputs
     from skufp_pipeline.fingerprint.tables import EmbeddingTables
     from skufp_pipeline.search.duplicates import find_duplicates

@@ -72,7 +72,7 @@ class GallerySearch(Machine):
 
 
 class Duplicates(Settings):
-    """How many SKUs show the catalog picture of another, nearly (cosine of at least `threshold`) or exactly."""
+    """How many SKUs show another's catalog picture, exactly or nearly (cosine of at least `threshold`)."""
 
     threshold: float
     groups: int

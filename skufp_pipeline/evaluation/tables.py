@@ -215,8 +215,8 @@ def duplicates_note(report: Report) -> str:
     if found is None:
         return ""
     return (
-        f"{found.skus} SKUs in {found.groups} groups show nearly the same catalog picture (cosine of at least "
-        f"{found.threshold:g}), {found.same} of them the very same: `skufp catalog duplicates` lists them."
+        f"{found.skus} SKUs in {found.groups} groups show nearly the same catalog picture (cosine of at "
+        f"least {found.threshold:g}), {found.same} of them the very same: `skufp catalog duplicates` lists them."
     )
 
 

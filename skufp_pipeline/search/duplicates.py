@@ -1,8 +1,8 @@
 """Finds SKUs that show the same catalog picture, or nearly: customers see them as wrong answers.
 
-Two SKUs belong together if a picture of one and a picture of the other have a cosine of at least a threshold,
-or the same pixels; groups are the connected components. The pass is exact: all pairs of pictures are compared,
-a block of them at a time.
+Two SKUs belong together if a picture of one and a picture of the other have a cosine of at least a
+threshold, or the same pixels; groups are the connected components. The pass is exact: all pairs of pictures
+are compared, a block of them at a time.
 """
 
 import hashlib
@@ -23,9 +23,7 @@ from skufp_pipeline.photos import read_crop
 from skufp_pipeline.progress import Progress
 
 THRESHOLD = 0.98
-SAME_COSINE = (
-    0.999  # equal pixels differ by less, in any batch and precision: only above it they are compared
-)
+SAME_COSINE = 0.999  # pixels are compared only above it: equal ones are nearer, in any batch and precision
 BLOCK = 1024  # pictures; a block of pairs takes 8 MiB for their cosines
 ROUNDING = 1e-9  # more than float64 products can be off, so that the threshold itself counts everywhere
 
@@ -66,7 +64,7 @@ def find_duplicates(
     """Returns `DUPLICATES_SCHEMA`, a row for each SKU of a group, by group and `sku_id`.
 
     Args:
-        images: embedded crops (`sku_id`, `role`, `image_path`, `embedding` of unit norm); queries are ignored.
+        images: embedded crops (`sku_id`, `role`, `image_path`, `embedding`); queries are ignored.
         crop_of: local path of the crop of such a row.
         threshold: least cosine, above 0 and at most 1.
         progress: called with (blocks of pairs done, total).

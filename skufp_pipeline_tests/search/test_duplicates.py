@@ -109,6 +109,7 @@ def test_any_block_gives_the_groups_of_all_pairs(crop_of: Any) -> None:
     results = [find_duplicates(images, crop_of, 0.9995, block=block) for block in (1, 7, 1000)]
     find_duplicates(images, crop_of, 0.9995, lambda *done: told.append(done), block=20)
     assert told == [(n, 6) for n in range(1, 7)]
+    assert all(found.equals(results[0]) for found in results)
     for found in results:
         assert sorted(groups(found)) == sorted(sorted(group) for group in expected)
         assert [len(group) for group in groups(found)] == sorted(map(len, expected), reverse=True)
