@@ -302,12 +302,14 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the list to this file, too.")
 @user_errors
 def catalog_duplicates(name: str | None, threshold: float, csv_file: Path | None) -> None:
-    """List groups of SKUs with the same or nearly the same catalog pictures, which look like wrong answers."""
+    """List groups of SKUs whose catalog pictures are the same or nearly, so that searches confuse them."""
     from skufp_pipeline.artifacts.inputs import Inputs
     from skufp_pipeline.fingerprint.tables import EmbeddingTables
     from skufp_pipeline.search.duplicates import find_duplicates
     from skufp_pipeline.show import progress
 
+    if csv_file is not None and not csv_file.parent.is_dir():
+        raise UserError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
     preset = load_preset(name)
     inputs = Inputs(ArtifactStore(preset.data_root), preset.shards)
     images, crop_of = EmbeddingTables.images_of(inputs.read_all(CLIP_EMBEDDINGS)), inputs.crop_files()

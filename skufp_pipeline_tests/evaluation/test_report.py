@@ -9,7 +9,7 @@ import pytest
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
-from skufp_pipeline.evaluation.report import Duplicates, FRAME_SCHEMA, Report
+from skufp_pipeline.evaluation.report import FRAME_SCHEMA, Duplicates, Report
 from skufp_pipeline.measures.metrics import METRICS
 
 from .examples import LATENCY, gallery, report_of
