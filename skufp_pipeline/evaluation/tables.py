@@ -216,7 +216,7 @@ def duplicates_note(report: Report) -> str:
         return ""
     return (
         f"{found.skus} SKUs in {found.groups} groups show nearly the same catalog picture (cosine of at "
-        f"least {found.threshold:g}), {found.same} of them the very same: `skufp catalog duplicates` has a list."
+        f"least {found.threshold:g}), {found.same} of them the very same; see `skufp catalog duplicates`."
     )
 
 
