@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import polars as pl
 
-from skufp_pipeline.artifacts.places import ANNOTATIONS, IMAGE_TEXT, RAW_DATASET, RETRIEVAL_REPORT, SKU_CROPS
+from skufp_pipeline.artifacts.places import (
+    ANNOTATIONS,
+    CLIP_EMBEDDINGS,
+    IMAGE_TEXT,
+    RAW_DATASET,
+    RETRIEVAL_REPORT,
+    SKU_CROPS,
+)
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
@@ -253,7 +260,7 @@ def setup_instance(name: str | None) -> None:
 
 @main.group()
 def catalog() -> None:
-    """Read the catalogue without building anything: what is in it, and what has changed."""
+    """The catalogue: what is in it, what has changed, and products that look alike."""
 
 
 @catalog.command("check")
@@ -279,13 +286,8 @@ def catalog_check_command(name: str | None, table: Path) -> None:
     raw = RAW_DATASET.read(ArtifactStore(preset.data_root)).path if preset.dataset.folder is None else Path()
     found = preset.dataset.items(raw, preset.splits, progress(_say, "images"))
     counts = CatalogueCounts.of(found.items, found.skipped)
-    temporary = table.with_name(f".{table.name}.partial")
-    try:
-        found.skipped.write_csv(temporary, include_bom=True)  # without it a spreadsheet misreads UTF-8
-        temporary.replace(table)
-    except OSError as error:
-        raise UserError(f"--csv {table}: {error}") from error
-    click.echo(f"{counts}\nlisted in {table}")
+    _write_csv(found.skipped, table)
+    click.echo(counts)
     tolerated = preset.evaluation.thresholds.rows_left_out
     if counts.share_left_out > tolerated:
         raise UserError(
@@ -327,6 +329,40 @@ def catalog_diff_command(name: str | None, retrain: bool, as_json: bool) -> None
     click.echo(
         f"{skipped} of {preset.shards} shards are skipped; not trained again: {', '.join(left) or '-'}"
     )
+
+
+@catalog.command("duplicates")
+@preset_option
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.98,
+    show_default=True,
+    help="The least cosine of two pictures' embeddings.",
+)
+@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Write the list to this file, too.")
+@user_errors
+def catalog_duplicates(name: str | None, threshold: float, csv_file: Path | None) -> None:
+    """List groups of SKUs whose catalog pictures are the same or nearly, so that searches confuse them."""
+    from skufp_pipeline.artifacts.inputs import Inputs
+    from skufp_pipeline.fingerprint.tables import EmbeddingTables
+    from skufp_pipeline.search.duplicates import find_duplicates
+    from skufp_pipeline.show import progress
+
+    if csv_file is not None and not csv_file.parent.is_dir():
+        raise UserError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
+    preset = load_preset(name)
+    inputs = Inputs(ArtifactStore(preset.data_root), preset.shards)
+    images, crop_of = EmbeddingTables.images_of(inputs.read_all(CLIP_EMBEDDINGS)), inputs.crop_files()
+    inputs.digests()  # raises UserError if crops and embeddings do not belong together
+    say = progress(lambda line: click.echo(line, err=True), "blocks of pictures")
+    found = find_duplicates(images, crop_of, threshold, say)
+    for row in found.iter_rows(named=True):
+        alike = f"{row['kind']:<4}  {row['cosine']:.4f}  {row['sku_id']:<24} like {row['like_sku_id']:<24}"
+        click.echo(f"{row['group']:>5}  {alike} {row['picture']}")
+    click.echo(f"{found.height} SKUs in {found['group'].n_unique()} groups, cosine of at least {threshold:g}")
+    if csv_file is not None:
+        _write_csv(found, csv_file)
 
 
 @main.group("index")
@@ -388,6 +424,16 @@ def _load(name: str | None, allow_removals: bool) -> Preset:
 
 def _say(line: str) -> None:
     click.echo(line, err=True)
+
+
+def _write_csv(frame: pl.DataFrame, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        frame.write_csv(temporary, include_bom=True)  # without it a spreadsheet misreads UTF-8
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"--csv {path}: {error}") from error
+    _say(f"saved {path}")
 
 
 def _materialize(preset: Preset, name: str | None) -> None:

@@ -25,7 +25,7 @@ def progress(log: Callable[[str], None], what: str) -> Progress:
     """Returns a callback that logs counts and rate every few seconds and draws a bar in a terminal."""
     started = time.monotonic()
     last = started
-    bar = tqdm(desc=what, unit="", leave=False, disable=not sys.stderr.isatty())
+    bar = tqdm(desc=what, unit="", leave=False, delay=0.1, disable=not sys.stderr.isatty())
 
     def report(done: int, total: int) -> None:
         nonlocal last

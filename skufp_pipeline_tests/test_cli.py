@@ -113,6 +113,29 @@ def test_a_policy_that_is_not_there_is_told(small_graph: Graph) -> None:
     assert ask(*asked, "--policy", "auto").exit_code == 0
 
 
+def test_products_with_the_same_picture_are_listed_and_counted_in_the_report(
+    small_graph: Graph, tmp_path: Path
+) -> None:
+    preset, listed = ("--preset", small_graph.preset_file), tmp_path / "list.csv"
+    result = ask("catalog", "duplicates", *preset, "--csv", listed)
+    assert result.exit_code == 0, result.stderr
+    rows = pl.read_csv(listed)
+    counted = json.loads(ask("report", *preset, "--json").stdout)["duplicates"]
+    groups = rows["group"].n_unique()
+    same = rows.filter(kind="same").height
+    assert counted == {"threshold": 0.98, "groups": groups, "skus": rows.height, "same": same}
+    *lines, total = result.stdout.splitlines()
+    assert total == f"{rows.height} SKUs in {groups} groups, cosine of at least 0.98"
+    assert len(lines) == rows.height
+    assert all(
+        f" {row['sku_id']} " in line for row, line in zip(rows.iter_rows(named=True), lines, strict=True)
+    )
+    few = ask("catalog", "duplicates", *preset, "--threshold", "1").stdout.splitlines()
+    assert len(few) <= len(lines) + 1
+    told = refused(ask("catalog", "duplicates", *preset, "--csv", tmp_path / "no" / "list.csv"))
+    assert told.startswith("--csv ")
+
+
 def test_what_is_most_like_a_sku_is_not_itself(
     graph: Graph, preset: tuple[str, Path], tmp_path: Path
 ) -> None:

@@ -136,7 +136,7 @@ def test_index_and_query_see_the_same_pixels(picture: str, tmp_path: Path) -> No
     path = tmp_path / "raw.jpg"
     path.write_bytes(PICTURES[picture]())
     items = table({"orig_image_path": path.name, "bbox": [0, 0, *size_of(path)]})
-    crops, skipped = write_crops(items, tmp_path, tmp_path / "crops", CropSettings())
+    crops, skipped = write_crops(items, tmp_path.joinpath, tmp_path / "crops", CropSettings())
     assert skipped.is_empty()
     photo = read_photo(path)
     assert max(photo.size) <= SIDE

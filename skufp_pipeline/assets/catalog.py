@@ -90,10 +90,10 @@ def group(preset: Preset) -> Group:
 def raw_dataset(run: Run) -> dg.MaterializeResult:
     """The raw data set: the rendered sample in DeepFashion2's layout, or the inventory of a user's folder."""
     dataset = run.preset.dataset
-    listing = dataset.listing()
+    listing = dataset.listing(run.progress("images from addresses"))
     run.inputs.add({"folder": listing["digest"]} if listing else {})
     result = run.produce(
-        RAW_DATASET, lambda directory: dataset.write_raw(directory, run.progress("sample images"))
+        RAW_DATASET, lambda directory: dataset.write_raw(directory, run.progress("sample images"), listing)
     )
     return run.done(result, {"inventory": dg.MetadataValue.json(result.summary)})
 
@@ -128,11 +128,11 @@ def annotations(run: Run) -> dg.MaterializeResult:
 def sku_crops(run: Run) -> dg.MaterializeResult:
     """One JPEG per item of the shard's SKUs, cut out of its photo."""
     preset, shard, table = run.preset, run.shard, run.read(ANNOTATIONS)
-    root = preset.dataset.root(RAW_DATASET.read(run.store).path)
+    find = preset.dataset.find(RAW_DATASET.read(run.store).path)
 
     def build(directory: Path) -> dict[str, Any]:
         items, progress = table.items(shard), run.progress("crops")
-        return Crops.write(directory, items, *write_crops(items, root, directory, preset.crops, progress))
+        return Crops.write(directory, items, *write_crops(items, find, directory, preset.crops, progress))
 
     result = run.produce(SKU_CROPS, build)
     crops = result.table()

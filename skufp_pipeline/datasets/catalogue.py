@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,15 @@ def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:
     return items.with_columns(shard.alias("shard"))
 
 
-def with_image_digests(items: pl.DataFrame, root: Path, progress: Progress | None = None) -> pl.DataFrame:
-    """Adds `image_digest`, so that a changed image changes its rows and re-runs only its shards."""
+def with_image_digests(
+    items: pl.DataFrame, find: Callable[[str], Path], progress: Progress | None = None
+) -> pl.DataFrame:
+    """Adds `image_digest`, so that a changed image changes its rows and re-runs only its shards.
+
+    `find` returns the local file of an `orig_image_path`.
+    """
     paths = items["orig_image_path"].unique(maintain_order=True).to_list()
-    digests = map_in_threads(lambda path: file_digest(root / path), paths, progress)
+    digests = map_in_threads(lambda path: file_digest(find(path)), paths, progress)
     digest_table = pl.DataFrame(
         {"orig_image_path": paths, "image_digest": digests},
         schema={"orig_image_path": pl.String, "image_digest": pl.String},

@@ -5,7 +5,7 @@ query photo is (see photos.py); any other is cut at full resolution.
 """
 
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def crop_path(row: Mapping[str, Any]) -> str:
 
 def write_crops(
     items: pl.DataFrame,
-    source_root: Path,
+    find: Callable[[str], Path],
     out_dir: Path,
     settings: CropSettings,
     progress: Progress | None = None,
@@ -55,7 +55,8 @@ def write_crops(
     """Writes one JPEG per item; the same image and settings give the same bytes.
 
     Args:
-        items: rows of `ITEM_SCHEMA`; their `orig_image_path` is relative to `source_root`.
+        items: rows of `ITEM_SCHEMA`.
+        find: returns the local file of an `orig_image_path`, or raises an `ItemError`.
         out_dir: crops are written to `out_dir / crop_path`.
         progress: called with (source images cut, total).
 
@@ -70,7 +71,7 @@ def write_crops(
     for index, row in enumerate(items.iter_rows(named=True)):
         by_image.setdefault(row["orig_image_path"], []).append(row | {"index": index})
     outcomes = map_in_threads(
-        lambda rows: _cut_image(rows, source_root, out_dir, settings),
+        lambda rows: _cut_image(rows, find, out_dir, settings),
         list(by_image.values()),
         progress,
         threads=DECODE_THREADS,
@@ -98,11 +99,11 @@ def told_when_disk_is_full(path: Path) -> Iterator[None]:
 
 
 def _cut_image(
-    rows: list[Row], source_root: Path, out_dir: Path, settings: CropSettings
+    rows: list[Row], find: Callable[[str], Path], out_dir: Path, settings: CropSettings
 ) -> tuple[list[Row], list[Row]]:
     """Returns crop rows and skip rows of one image, decoded once for whole and once for other boxes."""
-    source = source_root / rows[0]["orig_image_path"]
     try:
+        source = find(rows[0]["orig_image_path"])
         whole = [0, 0, *size_of(source, settings.max_pixels)]
         kinds = {row["bbox"] == whole for row in rows}
         images = {is_whole: _read(source, is_whole, settings) for is_whole in kinds}

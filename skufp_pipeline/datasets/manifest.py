@@ -8,7 +8,7 @@ import csv
 import difflib
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from skufp_pipeline.datasets.reading import (
     map_in_threads,
     skipped_row,
 )
+from skufp_pipeline.datasets.remote import is_url, shown
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
 from skufp_pipeline.errors import ItemError, UserError
@@ -72,7 +73,11 @@ class _Item:
 
 
 def read_manifest(
-    path: Path, settings: ManifestSettings, splits: SplitSettings, progress: Progress | None = None
+    path: Path,
+    settings: ManifestSettings,
+    splits: SplitSettings,
+    progress: Progress | None = None,
+    find: Callable[[str], Path] | None = None,
 ) -> Catalogue:
     """Returns the items of a manifest, in the same order on every run.
 
@@ -84,6 +89,8 @@ def read_manifest(
     Args:
         path: `settings.path` as the caller resolved it.
         progress: called with (image headers read, total).
+        find: returns the local file of an image path or (`shown`) address, or raises an `ItemError`; by
+            default the file is in the manifest's folder.
 
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
@@ -101,9 +108,16 @@ def read_manifest(
             skipped.append(
                 _skipped(record.number, _text(record, "image_path"), _text(record, "split"), error)
             )
-    sizes = _read_sizes(path.parent, items, settings.max_pixels, progress)
+    sizes = _read_sizes(find or path.parent.joinpath, items, settings.max_pixels, progress)
     rows, left_out = _place(items, sizes)
     return build_catalogue(rows, skipped + left_out, settings.only_pairs, splits, path)
+
+
+def image_urls(path: Path) -> list[str]:
+    """Returns the addresses among a manifest's image paths. Raises `UserError` as `read_manifest`."""
+    _, records = _read_file(path)
+    paths = (_text(record, "image_path") for record in records)
+    return [path for path in paths if path is not None and is_url(path)]
 
 
 def _read_file(path: Path) -> tuple[list[str], list[_Record]]:
@@ -192,10 +206,12 @@ def _sku_id(record: _Record) -> str:
 
 
 def _image_path(record: _Record) -> str:
-    """Normalises a path, which must stay in the manifest's folder."""
+    """Normalises a path, which must stay in the manifest's folder; an address becomes `shown`."""
     path = _text(record, "image_path")
     if path is None:
         raise ItemError("bad_image_path", "image_path is empty")
+    if is_url(path):
+        return shown(path)
     normal = posixpath.normpath(path)
     if posixpath.isabs(normal) or normal.split("/")[0] == "..":
         raise ItemError("bad_image_path", f"image_path {path!r} leads out of the manifest's folder")
@@ -256,14 +272,14 @@ def _text(record: _Record, name: str) -> str | None:
 
 
 def _read_sizes(
-    folder: Path, items: list[_Item], max_pixels: int, progress: Progress | None
+    find: Callable[[str], Path], items: list[_Item], max_pixels: int, progress: Progress | None
 ) -> dict[str, tuple[int, int] | ItemError]:
     """Reads each image's header once; returns its upright size, or the error, by path."""
     paths = list(dict.fromkeys(item.path for item in items))
 
     def size(path: str) -> tuple[int, int] | ItemError:
         try:
-            return size_of(folder / path, max_pixels)
+            return size_of(find(path), max_pixels)
         except ItemError as error:
             return error
 
@@ -297,6 +313,7 @@ def _clipped(item: _Item, size: tuple[int, int] | ItemError) -> list[int]:
 
 
 def _skipped(number: int, path: str | None, split: str | None, error: ItemError) -> Row:
-    image_id = None if path is None else _image_id(posixpath.normpath(path))
+    path = None if path is None else shown(path)
+    image_id = None if path is None else _image_id(path if is_url(path) else posixpath.normpath(path))
     row_error = ItemError(error.reason, f"row {number}: {error.detail}")
     return skipped_row(split, image_id, None, path, row_error)

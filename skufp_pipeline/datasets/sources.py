@@ -5,7 +5,7 @@ To add one, write a subclass of `Source` and add it to `Dataset`.
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -15,7 +15,8 @@ from pydantic import Field
 
 from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
-from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
+from skufp_pipeline.datasets.manifest import ManifestSettings, image_urls, read_manifest
+from skufp_pipeline.datasets.remote import Fetcher, RemoteImages, RemoteSettings, table_digest
 from skufp_pipeline.datasets.sample import SampleSettings, render_sample
 from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.datasets.splits import SplitSettings
@@ -25,6 +26,7 @@ from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
 DATASETS = "skufp_pipeline.datasets."
+REMOTE_IMAGES = "remote_images"  # the table of a raw data set, `REMOTE_SCHEMA`
 
 
 class Source(Settings):
@@ -45,23 +47,41 @@ class Source(Settings):
         """Returns the settings that determine the raw data set, JSON-able."""
         return self.model_dump(mode="json", exclude={"read"})
 
-    def listing(self) -> dict[str, Any]:
-        """Summarises `folder`, with a `digest`; empty if it is None. Raises `UserError` if it is missing."""
+    def listing(self, progress: Progress | None = None) -> dict[str, Any]:
+        """Summarises `folder`, with a `digest`; empty if it is None. Raises `UserError` if it is missing.
+
+        Tables that belong to the raw data set are under `tables`, by name. `progress` is called with
+        (images fetched, total).
+        """
         if self.folder is None:
             return {}
         if not self.folder.is_dir():
             raise UserError(f"dataset.path {str(self.folder)!r} is no folder; see README, 'Your own data'")
         return folder_listing(self.folder)
 
-    def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:
-        """Writes the raw data set, by default the listing, into an empty directory; returns its summary."""
-        listing = self.listing()
+    def write_raw(
+        self,
+        directory: Path,
+        progress: Progress | None = None,
+        listing: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        """Writes the raw data set, by default the listing, into an empty directory; returns its summary.
+
+        `listing` is what `listing` returned, which is called without it.
+        """
+        listing = dict(self.listing() if listing is None else listing)
+        for name, table in listing.pop("tables", {}).items():
+            table.write_parquet(directory / f"{name}.parquet", compression="zstd")
         (directory / "inventory.json").write_text(json.dumps(listing, indent=1, sort_keys=True) + "\n")
         return listing
 
     def root(self, raw: Path) -> Path:
         """Returns the folder that `orig_image_path` is relative to; `raw` was filled by `write_raw`."""
         return self.folder or raw
+
+    def find(self, raw: Path) -> Callable[[str], Path]:
+        """Returns a function from `orig_image_path` to a local file; it may raise an `ItemError`."""
+        return self.root(raw).joinpath
 
     @abstractmethod
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
@@ -77,7 +97,7 @@ class Source(Settings):
     ) -> Catalogue:
         """Returns `items` with the shard of each SKU and the digest of each image."""
         found = self.items(raw, splits, items_progress)
-        items = with_image_digests(found.items, self.root(raw), images_progress)
+        items = with_image_digests(found.items, self.find(raw), images_progress)
         return replace(found, items=with_shards(items, shards))
 
     def degradations(self, raw: Path) -> pl.DataFrame | None:
@@ -103,7 +123,12 @@ class SampleDataset(Source):
         """Leaves out the number of processes, which does not affect the files."""
         return self.model_dump(mode="json", exclude={"read": True, "render": {"workers"}})
 
-    def write_raw(self, directory: Path, progress: Progress | None = None) -> Mapping[str, Any]:
+    def write_raw(
+        self,
+        directory: Path,
+        progress: Progress | None = None,
+        listing: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
         return asdict(render_sample(self.render, directory, progress))
 
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
@@ -130,7 +155,7 @@ class DeepFashion2Dataset(Source):
     def folder(self) -> Path:
         return Path(self.path)
 
-    def listing(self) -> dict[str, Any]:
+    def listing(self, progress: Progress | None = None) -> dict[str, Any]:
         return {**super().listing(), "splits": inventory(self.folder)}
 
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
@@ -138,10 +163,11 @@ class DeepFashion2Dataset(Source):
 
 
 class ManifestDataset(Source):
-    """A user's own catalogue: a CSV or Parquet file of SKUs and image paths."""
+    """A user's own catalogue: a CSV or Parquet file of SKUs and image paths or addresses."""
 
     source: Literal["manifest"]
     read: ManifestSettings
+    remote: RemoteSettings = RemoteSettings()
 
     reader_code = (DATASETS + "manifest",)
 
@@ -149,15 +175,37 @@ class ManifestDataset(Source):
     def folder(self) -> Path:
         return Path(self.read.path).parent
 
-    def listing(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Any]:
+        """Leaves out how images are fetched: what was fetched is in the listing."""
+        return self.model_dump(mode="json", exclude={"read", "remote"})
+
+    def listing(self, progress: Progress | None = None) -> dict[str, Any]:
         if not Path(self.read.path).is_file():
             raise UserError(
                 f"dataset.read.path {self.read.path!r} is no file; expected a .csv or .parquet manifest"
             )
-        return super().listing()
+        listing, urls = super().listing(), image_urls(Path(self.read.path))
+        if not urls:
+            return listing
+        images = Fetcher(self.remote).fetch_all(urls, progress)
+        left_out = images["reason"].drop_nulls().value_counts(sort=True).rows()
+        kept_unchecked = images.filter(pl.col("digest").is_not_null() & pl.col("detail").is_not_null()).height
+        return {
+            **listing,
+            "digest": f"{listing['digest']} {table_digest(images)}",
+            "remote_images": images["digest"].count(),
+            "remote_not_checked_again": kept_unchecked,
+            "remote_left_out": dict(sorted(left_out)),
+            "tables": {REMOTE_IMAGES: images},
+        }
+
+    def find(self, raw: Path) -> Callable[[str], Path]:
+        table = raw / f"{REMOTE_IMAGES}.parquet"
+        images = pl.read_parquet(table) if table.is_file() else None
+        return RemoteImages(self.remote, self.folder, lambda: image_urls(Path(self.read.path)), images).find
 
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
-        return read_manifest(Path(self.read.path), self.read, splits, progress)
+        return read_manifest(Path(self.read.path), self.read, splits, progress, self.find(raw))
 
 
 Dataset = Annotated[SampleDataset | DeepFashion2Dataset | ManifestDataset, Field(discriminator="source")]

@@ -40,13 +40,14 @@ from skufp_pipeline.evaluation.controls import control_tables, judge_controls
 from skufp_pipeline.evaluation.labels import make_labels
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
 from skufp_pipeline.evaluation.protocol import Model
-from skufp_pipeline.evaluation.report import Report, Results, results, source_results
+from skufp_pipeline.evaluation.report import Duplicates, Report, Results, results, source_results
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
 from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.search.duplicates import find_duplicates
 from skufp_pipeline.search.engine import QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
 
@@ -162,6 +163,9 @@ def make_report(
         view_controls=controls,
         skipped_items=parts.annotations.summary["skipped_by_reason"],
         query_encoder=parts.exported.summary if parts.exported else {"precision": "PyTorch"},
+        duplicates=None
+        if (least := settings.duplicate_threshold) is None
+        else Duplicates.of(find_duplicates(inputs.tables.images, crop_of, least), least),
     )
     retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
     return report

@@ -71,6 +71,21 @@ class GallerySearch(Machine):
     batch: int
 
 
+class Duplicates(Settings):
+    """How many SKUs show another's catalog picture, exactly or nearly (cosine of at least `threshold`)."""
+
+    threshold: float
+    groups: int
+    skus: int
+    same: int  # of these SKUs, those with the very pixels of another
+
+    @classmethod
+    def of(cls, found: pl.DataFrame, threshold: float) -> Self:
+        """Counts a table of `search.duplicates`."""
+        same = found.filter(kind="same").height
+        return cls(threshold=threshold, groups=found["group"].n_unique(), skus=found.height, same=same)
+
+
 class Missing(Settings):
     """Queries whose SKU is not in the gallery, and those SKUs."""
 
@@ -202,6 +217,7 @@ class Report(Settings):
         view_controls: the fingerprint with generated views, without them and with copies.
         skipped_items: number of items left out of the catalogue, by reason.
         query_encoder: the encoder of query photos and how near it is to PyTorch.
+        duplicates: SKUs that no ranking can tell apart; null if not counted.
     """
 
     preset: str
@@ -215,6 +231,7 @@ class Report(Settings):
     view_controls: Results | None = None
     skipped_items: dict[str, int] | None = None
     query_encoder: dict[str, str | int | float] | None = None
+    duplicates: Duplicates | None = None
 
     @classmethod
     def read(cls, path: Path) -> Self:

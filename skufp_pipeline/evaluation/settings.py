@@ -29,4 +29,5 @@ class EvaluationSettings(Settings):
     latency_queries: int = Field(200, ge=1)
     batch: int = Field(64, ge=1)  # queries of a batched search
     grid_queries: int = Field(8, ge=1)  # rows of the results grid
+    duplicate_threshold: float | None = Field(0.98, gt=0, le=1)  # a cosine; null: not counted
     thresholds: Thresholds = Thresholds()

@@ -107,7 +107,12 @@ def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -
     sections = []
     for modality in MODALITIES:
         title = f"{TITLES[modality]} (preset {report.preset}, {report.protocol} protocol)"
-        notes = [missing_note(report.settings, modality), seeds_note(report), gallery_latency_note(report)]
+        notes = [
+            missing_note(report.settings, modality),
+            duplicates_note(report) if modality == "image" else "",
+            seeds_note(report),
+            gallery_latency_note(report),
+        ]
         parts: list[Table | str] = [result_table(report, report.settings, modality), *filter(None, notes)]
         differences = difference_table(report.settings, modality, metrics)
         if differences.rows:
@@ -202,6 +207,17 @@ def missing_note(results: Results, modality: str) -> str:
             named = ", ".join(skus[:NAMED_SKUS]) + (", ..." if len(skus) > NAMED_SKUS else "")
             parts.append(f"{count} of {result.queries} {SETTING_LABELS[setting]} queries ({named})")
     return f"Scored 0 because their SKU is not in the gallery: {'; '.join(parts)}." if parts else ""
+
+
+def duplicates_note(report: Report) -> str:
+    """A sentence on SKUs that show the same picture or nearly; empty if they were not counted."""
+    found = report.duplicates
+    if found is None:
+        return ""
+    return (
+        f"{found.skus} SKUs in {found.groups} groups show nearly the same catalog picture (cosine of at "
+        f"least {found.threshold:g}), {found.same} of them the very same; see `skufp catalog duplicates`."
+    )
 
 
 def seeds_note(report: Report) -> str:

@@ -31,19 +31,19 @@ def test_an_image_is_known_by_its_bytes(tmp_path: Path) -> None:
         write_image(tmp_path / name, colour=colour)
     items = table(*[{"orig_image_path": name} for name in ("b.png", "a.png", "same.png", "b.png")])
     told: list[tuple[int, int]] = []
-    found = with_image_digests(items, tmp_path, lambda done, total: told.append((done, total)))
+    found = with_image_digests(items, tmp_path.joinpath, lambda done, total: told.append((done, total)))
     b, a, same, again = found["image_digest"].to_list()
     assert a == same != b == again
     assert found.drop("image_digest").equals(items)
     assert told[-1] == (3, 3)
     write_image(tmp_path / "b.png", colour="green")
-    changed = with_image_digests(items, tmp_path)["image_digest"].to_list()
+    changed = with_image_digests(items, tmp_path.joinpath)["image_digest"].to_list()
     assert changed[1:3] == [a, same]
     assert changed[0] != b
 
 
 def test_no_rows_have_no_digests(tmp_path: Path) -> None:
-    found = with_image_digests(table(), tmp_path)
+    found = with_image_digests(table(), tmp_path.joinpath)
     assert found.is_empty()
     assert found.schema["image_digest"] == pl.String
 

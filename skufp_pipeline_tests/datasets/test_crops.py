@@ -18,7 +18,7 @@ PATH = "train/image/000001.jpg"
 
 
 def cut(tmp_path: Path, items: pl.DataFrame, **settings: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
-    return write_crops(items, tmp_path / "raw", tmp_path / "crops", CropSettings(**settings))
+    return write_crops(items, (tmp_path / "raw").joinpath, tmp_path / "crops", CropSettings(**settings))
 
 
 def save(tmp_path: Path, image: Image.Image, name: str = PATH, **options: Any) -> None:
@@ -158,7 +158,7 @@ def test_the_same_image_gives_the_same_bytes(tmp_path: Path) -> None:
     save(tmp_path, quadrants(), comment=b"made at noon")
     written = []
     for run in ("one", "two"):
-        crops, _ = write_crops(table({}), tmp_path / "raw", tmp_path / run, CropSettings())
+        crops, _ = write_crops(table({}), (tmp_path / "raw").joinpath, tmp_path / run, CropSettings())
         written.append((tmp_path / run / crops["crop_path"][0]).read_bytes())
     assert written[0] == written[1]
     assert b"noon" not in written[0]

@@ -9,7 +9,7 @@ import pytest
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import Evaluation, Model, evaluate
-from skufp_pipeline.evaluation.report import FRAME_SCHEMA, Report
+from skufp_pipeline.evaluation.report import FRAME_SCHEMA, Duplicates, Report
 from skufp_pipeline.measures.metrics import METRICS
 
 from .examples import LATENCY, gallery, report_of
@@ -67,6 +67,7 @@ def test_a_report_is_read_as_it_was_written(by_source: Report, tmp_path: Path) -
             "view_controls": by_source.settings,
             "skipped_items": {"style_zero": 12},
             "query_encoder": {"precision": "int8", "int8_photos": 500, "int8_recall": 0.5},
+            "duplicates": Duplicates(threshold=0.98, groups=1, skus=3, same=2),
         }
     )
     path = tmp_path / "report.json"

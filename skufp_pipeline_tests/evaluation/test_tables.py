@@ -1,5 +1,6 @@
 from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.protocol import Model, evaluate
+from skufp_pipeline.evaluation.report import Duplicates
 from skufp_pipeline.evaluation.tables import (
     markdown_tables,
     source_sections,
@@ -34,6 +35,16 @@ def test_text_tables_have_the_papers_columns_and_rows(report):
         ["swapped", "Seen-SKU", "3", "0.000", "1.000", "1.000", "1.000", "0.500", "0.631"],
     ]
     assert max(map(len, lines)) <= 120
+
+
+def test_duplicates_are_counted_in_one_line_of_the_first_table(report):
+    told = "3 SKUs in 1 groups show nearly the same catalog picture (cosine of at least 0.98), 2 of them"
+    counted = Duplicates(threshold=0.98, groups=1, skus=3, same=2)
+    text = text_tables(report.model_copy(update={"duplicates": counted}))
+    lines = text.splitlines()
+    (line,) = (number for number, line in enumerate(lines) if line.startswith(told))
+    assert text.index(told) < text.index("Table 2")
+    assert [*lines[:line], *lines[line + 2 :]] == text_tables(report).splitlines()
 
 
 def test_text_tables_show_differences_with_intervals_and_mark_those_that_leave_out_zero(report):
