@@ -523,6 +523,7 @@ def test_a_box_of_a_halved_jpeg_is_the_same_part_of_it(tmp_path: Path) -> None:
     assert np.abs(pixels(found) - pixels(expected)).mean() < 2
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_phone_s_200_million_pixels_are_read_by_catalogue_and_query(tmp_path: Path) -> None:
     path = tmp_path / "raw.jpg"
     Image.new("L", (16_384, 12_288), 90).save(path, exif=exif(6))

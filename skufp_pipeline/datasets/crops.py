@@ -35,7 +35,7 @@ class CropSettings(Settings):
 
     max_side: int = Field(SIDE, ge=1, le=65_500)  # pixels; a larger crop is scaled down, a smaller one kept
     quality: int = Field(95, ge=1, le=100)  # of the JPEG
-    max_pixels: MaxPixels = MAX_PIXELS  # of the source image
+    max_pixels: MaxPixels = MAX_PIXELS  # of the source image; a JPEG may have four times as many
 
 
 def crop_path(row: Mapping[str, Any]) -> str:

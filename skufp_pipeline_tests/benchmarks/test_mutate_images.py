@@ -11,7 +11,7 @@ from .programs import load_program
 program = load_program("mutate_images")
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning", "ignore::DeprecationWarning")
 def test_catalogue_and_query_agree_on_300_damaged_images(capsys: pytest.CaptureFixture[str]) -> None:
     verdicts = [verdict for first in (0, 100, 200) for verdict in program.judge(1, first, 100)]
     assert [verdict.fault for verdict in verdicts if verdict.fault] == []
