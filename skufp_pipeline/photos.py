@@ -1,10 +1,12 @@
 """Decodes all pictures, of the catalogue and of queries, from a path or bytes to upright 8-bit RGB.
 
 - The format, one of `FORMATS`, is detected from the content; only the first frame is used.
-- Pictures above `max_pixels` are rejected by their header, before decoding.
+- Pictures above `max_pixels` are rejected by their header, before decoding. A JPEG may have four times as
+  many (phones' have 50 to 200 million), because it can be decoded at half its size; not so a progressive one.
 - JPEGs larger than needed are reduced by 2, 4 or 8 while decoding (libjpeg's scaled DCT).
 - EXIF orientation is applied if it precedes the pixels, so that `size_of` need not decode them.
 - Any colour model and depth becomes 8-bit RGB, and transparency becomes white.
+- Whatever a decoder raises is a `PhotoError` of this one file; its warnings are not shown.
 - Metadata is dropped. ICC profiles are ignored, as they were when the encoders were trained.
 
 Catalogue pictures without a box and query photos are both read by `whole_photo`, so that the same picture has
@@ -24,17 +26,35 @@ import numpy as np
 from PIL import ExifTags, Image
 from pydantic import Field
 
-from skufp_pipeline.errors import ItemError, UserError
+from skufp_pipeline.errors import ItemError, UserError, in_a_line
 
 PhotoSource = Path | bytes
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # JPEG includes MPO, which phones write
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")  # JPEG includes phones' MPO
 SIDE = 512  # pixels; at least twice the input size of the encoders and of the policy
 
-PILLOW_LIMIT = 178_956_970  # above this Pillow rejects an image in any case
-MaxPixels = Annotated[int, Field(gt=0, le=PILLOW_LIMIT)]
-MAX_PIXELS = 100_000_000  # default for catalogue pictures
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `max_pixels` decides
+LARGEST = 2**28  # pixels; Pillow rejects a larger image in any case
+MaxPixels = Annotated[int, Field(gt=0, le=LARGEST)]
+MAX_PIXELS = 100_000_000  # of query photos, and the default for catalogue pictures
+Image.MAX_IMAGE_PIXELS = LARGEST // 2  # Pillow rejects from twice this
+warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata, palettes and sizes
+
+MISSING = "can't be read: it does not exist or is no file"
+START = 64  # bytes, which tell a format
+HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+HEIC = (
+    "can't be read as an image: it is a HEIC photo; save it as JPEG "
+    "(iPhones take JPEGs with Settings > Camera > Formats > Most Compatible)"
+)
+OTHERS = {  # lower case, after white space
+    "a web page": (b"<!doctype html", b"<html"),
+    "an SVG or another XML file": (b"<svg", b"<?xml"),
+    "a PDF file": (b"%pdf-",),
+    "a PostScript file": (b"%!ps",),
+    "a Photoshop file": (b"8bps",),
+    "a JPEG XL file": (b"\xff\x0a", b"\0\0\0\x0cjxl "),
+    "an icon file": (b"\0\0\1\0",),
+}
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,7 +71,8 @@ class PhotoError(ItemError):
     """A picture that can't be used.
 
     Attributes:
-        reason: missing_image, image_too_large or broken_image.
+        reason: missing_image, unreadable_image (access denied), image_too_large, unsupported_image (a format
+            that is not read) or broken_image.
         why: what is wrong, worded to follow the picture's name.
     """
 
@@ -67,11 +88,14 @@ def what_is_wrong(error: PhotoError | OSError) -> str:
 
 def whole_photo(source: PhotoSource, side: int = SIDE, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Reads a picture reduced to at most `side` pixels on the longer side. Raises as `open_photo`."""
-    return reduced(open_photo(source, max_pixels, enough=side), side)
+    with _opened(source, max_pixels) as image:
+        return reduced(_upright(image, max_pixels, side), side)
 
 
 def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | None = None) -> Image.Image:
     """Reads a picture as upright 8-bit RGB on white, without metadata.
+
+    A JPEG of more than `max_pixels` comes at half its size (see `size_of`) or less.
 
     Args:
         enough: a JPEG is decoded at the smallest scale with at least this many pixels per side.
@@ -81,12 +105,7 @@ def open_photo(source: PhotoSource, max_pixels: int = MAX_PIXELS, enough: int | 
         OSError: disk or network failure; the picture may be intact.
     """
     with _opened(source, max_pixels) as image:
-        turn = _TURNS.get(_orientation(image))  # before loading, which adds EXIF data after a PNG's pixels
-        if enough is not None:
-            image.draft(None, (enough, enough))
-        picture = to_rgb(image)
-        picture.info = {}
-        return picture if turn is None else picture.transpose(turn)
+        return _upright(image, max_pixels, enough)
 
 
 def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -156,6 +175,26 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey.astype(np.uint8))
 
 
+def _upright(image: Image.Image, max_pixels: int, enough: int | None) -> Image.Image:
+    turn = _TURNS.get(_orientation(image))  # before loading, which adds EXIF data after a PNG's pixels
+    half = 2 if _is_halved(image, max_pixels) else 1
+    if enough is not None or half == 2:
+        side = enough or max(image.size)
+        image.draft(None, (min(side, image.width // half), min(side, image.height // half)))
+    picture = to_rgb(image)
+    picture.info = {}
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _is_halved(image: Image.Image, max_pixels: int) -> bool:
+    """Whether it has more than `max_pixels` and can be decoded at half its size or less.
+
+    A progressive JPEG can too, but all its coefficients are kept in memory meanwhile.
+    """
+    can_be = image.format in ("JPEG", "MPO") and "progressive" not in image.info and min(image.size) > 1
+    return can_be and image.width * image.height > max_pixels
+
+
 @contextmanager
 def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
     """Opens an image lazily, reading only its header.
@@ -163,25 +202,56 @@ def _opened(source: PhotoSource, max_pixels: int) -> Iterator[Image.Image]:
     Decoding errors inside the `with` block are raised as PhotoError too.
     """
     name = source.name if isinstance(source, Path) else "the picture"
+    start = b""
     if isinstance(source, Path) and not os.path.isfile(source):
-        raise PhotoError("missing_image", name, "can't be read: it does not exist or is no file")
+        raise PhotoError("missing_image", name, MISSING)
     try:
-        with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                why = f"has {image.width} x {image.height} pixels; the limit is {max_pixels:,}"
-                raise PhotoError("image_too_large", name, why)
-            yield image
+        # Pillow maps the file of a path into memory; if it is cut short meanwhile, that ends the process.
+        with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
+            start = file.read(START)
+            with Image.open(file, formats=FORMATS) as image:
+                _check_size(image, name, max_pixels)
+                yield image
     except Image.DecompressionBombError as error:
-        raise PhotoError("image_too_large", name, f"has more than {PILLOW_LIMIT:,} pixels") from error
+        raise PhotoError("image_too_large", name, f"has more than {LARGEST:,} pixels") from error
+    except MemoryError as error:
+        raise PhotoError("image_too_large", name, "needs more memory than is free") from error
     except Image.UnidentifiedImageError as error:
-        why = f"can't be read as an image: it is no readable {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        raise PhotoError("broken_image", name, why) from error
-    except (PhotoError, MemoryError):
+        raise _not_identified(name, start) from error
+    except FileNotFoundError as error:  # removed meanwhile
+        raise PhotoError("missing_image", name, MISSING) from error
+    except PermissionError as error:
+        why = "can't be read: access is denied; change its permissions"
+        raise PhotoError("unreadable_image", name, why) from error
+    except PhotoError:
         raise
     except Exception as error:  # decoders raise many types on broken files
         if isinstance(error, OSError) and error.errno not in (None, EINVAL):  # EINVAL: an offset below 0
             raise
-        raise PhotoError("broken_image", name, f"can't be read as an image: {error}") from error
+        raise PhotoError("broken_image", name, f"can't be read as an image: {in_a_line(error)}") from error
+
+
+def _check_size(image: Image.Image, name: str, max_pixels: int) -> None:
+    width, height = image.size
+    half = 2 if _is_halved(image, max_pixels) else 1
+    if -(-width // half) * -(-height // half) > max_pixels:
+        limit = f"{max_pixels:,}" if half == 1 else f"{4 * max_pixels:,} for a JPEG"
+        raise PhotoError("image_too_large", name, f"has {width} x {height} pixels; the limit is {limit}")
+
+
+def _not_identified(name: str, start: bytes) -> PhotoError:
+    """The error for a file of no format in `FORMATS`, which says what it is if its first bytes tell."""
+    if not start:
+        return PhotoError("broken_image", name, "can't be read as an image: the file is empty")
+    if start[4:8] == b"ftyp" and any(brand in start[8:START] for brand in HEIC_BRANDS):
+        return PhotoError("unsupported_image", name, HEIC)
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+    for what, marks in OTHERS.items():
+        if text.startswith(marks):
+            why = f"can't be read as an image: it is {what}; save it as {known}"
+            return PhotoError("unsupported_image", name, why)
+    return PhotoError("broken_image", name, f"can't be read as an image: it is no readable {known} file")
 
 
 def _orientation(image: Image.Image) -> int:

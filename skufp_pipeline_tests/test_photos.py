@@ -1,5 +1,7 @@
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
 
 from skufp_pipeline.datasets.crops import CropSettings, write_crops
 from skufp_pipeline.errors import UserError
@@ -38,7 +40,9 @@ SUFFIXES = {
     "BMP": "bmp",
     "TIFF": "tiff",
     "AVIF": "avif",
+    "JPEG2000": "jp2",
 }
+WITHOUT_EXIF = ("BMP", "GIF", "JPEG2000")
 
 
 def scene(width: int = 60, height: int = 40) -> Image.Image:
@@ -101,7 +105,7 @@ def pictures() -> dict[str, Callable[[], bytes]]:
     for kind in FORMATS:
         add("plain", SMALL, kind)
         add("large", LARGE, kind)
-        if kind != "BMP":
+        if kind not in WITHOUT_EXIF:
             add("on its side", SMALL, kind, exif=exif(6))
     for kind in ("PNG", "WEBP", "TIFF", "AVIF"):
         add("transparent", see_through(SMALL), kind)
@@ -228,7 +232,7 @@ def test_a_picture_is_turned_upright(value: int) -> None:
 
 
 @pytest.mark.parametrize("value", range(1, 9))
-@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in ("BMP", "GIF")])
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind not in WITHOUT_EXIF])
 def test_sizes_are_those_of_the_upright_image(kind: str, value: int) -> None:
     content = encoded(SMALL, kind, exif=exif(value))
     assert open_photo(content).size == size_of(content) == ((60, 40) if value < 5 else (40, 60))
@@ -320,11 +324,11 @@ def test_what_is_wrong_with_an_image_is_named(tmp_path: Path) -> None:
         "bomb.png": "image_too_large",
         "empty.jpg": "broken_image",
         "folder.jpg": "missing_image",
-        "icon.ico": "broken_image",
+        "icon.ico": "unsupported_image",
         "large.png": "image_too_large",
-        "page.pdf": "broken_image",
+        "page.pdf": "unsupported_image",
         "progressive.jpg": "broken_image",
-        "script.eps": "broken_image",
+        "script.eps": "unsupported_image",
         "short.jpg": "broken_image",
         "short.png": "broken_image",
         "words.jpg": "broken_image",
@@ -339,7 +343,9 @@ def test_what_is_wrong_with_an_image_is_named(tmp_path: Path) -> None:
 
 
 def test_the_formats_that_are_read_are_told() -> None:
-    with pytest.raises(PhotoError, match="it is no readable JPEG, PNG, WEBP, GIF, BMP, TIFF or AVIF file"):
+    with pytest.raises(
+        PhotoError, match="is no readable JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF or JPEG2000 file"
+    ):
         open_photo(b"GIF, so it says")
 
 
@@ -402,11 +408,163 @@ def test_a_file_that_may_not_be_read_is_not_taken_for_a_broken_image(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", denied)
-    with pytest.raises(PermissionError):
+    with pytest.raises(PhotoError, match=r"^a\.png can't be read: access is denied; change its") as caught:
         size_of(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"photo .*a\.png can't be read: .*Permission denied"):
+    assert caught.value.reason == "unreadable_image"
+    with pytest.raises(UserError, match=r"photo .*a\.png can't be read: access is denied"):
         read_photo(tmp_path / "a.png")
     assert not decodes(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(struct.error("cut"), SyntaxError("no IDAT"), OverflowError("too large"), MemoryError(), EOFError()),
+        *(
+            ZeroDivisionError("0/0"),
+            RecursionError("deep"),
+            Image.DecompressionBombError("bomb"),
+            KeyError(3),
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_a_decoder_raises_skips_one_picture_of_a_catalogue_and_is_told_of_a_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    write_image(tmp_path / "bad.png", size=(7, 5))
+    write_image(tmp_path / "good.png", size=(40, 60))
+    load = Image.Image.convert
+
+    def failing(image: Image.Image, *arguments: Any, **options: Any) -> Image.Image:
+        if image.size == (7, 5):
+            raise error
+        return load(image, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "convert", failing)
+    items = table(
+        {"image_id": "bad", "orig_image_path": "bad.png", "bbox": [0, 0, 7, 5]},
+        {"image_id": "good", "orig_image_path": "good.png", "bbox": [0, 0, 40, 60]},
+    )
+    crops, skipped = write_crops(items, tmp_path, tmp_path / "crops", CropSettings())
+    assert crops["image_id"].to_list() == ["good"]
+    by_size = isinstance(error, (MemoryError, Image.DecompressionBombError))
+    expected = "image_too_large" if by_size else "broken_image"
+    assert skipped.select("image_id", "reason").rows() == [("bad", expected)]
+    with pytest.raises(UserError, match=r"^photo .*bad\.png (can't be read as an image|has more|needs more)"):
+        read_photo(tmp_path / "bad.png")
+
+
+def test_a_box_that_memory_does_not_hold_skips_its_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "a.png")
+
+    def failing(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "crop", failing)
+    _, skipped = write_crops(
+        table({"orig_image_path": "a.png"}), tmp_path, tmp_path / "crops", CropSettings()
+    )
+    assert skipped["reason"].to_list() == ["image_too_large"]
+
+
+@pytest.mark.filterwarnings("ignore:Metadata Warning")
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (TiffTags.SIGNED_LONG, -6),
+        (TiffTags.LONG, 2**32 - 1),
+        (TiffTags.SIGNED_RATIONAL, -6.0),
+        (TiffTags.SIGNED_RATIONAL, 0.5),
+        (TiffTags.ASCII, "six"),
+        (TiffTags.UNDEFINED, b"\6"),
+        (TiffTags.DOUBLE, float("nan")),
+    ],
+)
+def test_odd_exif_costs_no_picture_and_turns_none(kind: int, value: Any) -> None:
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory.tagtype = {ExifTags.Base.Orientation: kind, ExifTags.Base.XResolution: TiffTags.SIGNED_RATIONAL}
+    directory[ExifTags.Base.Orientation] = value
+    directory[ExifTags.Base.XResolution] = -72.5
+    data = b"Exif\0\0II*\0\x08\0\0\0" + directory.tobytes(8)
+    assert Image.open(io.BytesIO(encoded(SMALL, "JPEG", exif=data))).getexif()[ExifTags.Base.XResolution] < 0
+    for kind_of_file in ("JPEG", "PNG", "WEBP"):
+        content = encoded(SMALL, kind_of_file, exif=data)
+        assert size_of(content) == open_photo(content).size == (60, 40)
+
+
+def test_an_uncompressed_tiff_on_its_side_is_the_same_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(encoded(SMALL.convert("L"), "TIFF", exif=exif(6)))
+    upright = SMALL.convert("L").transpose(Image.Transpose.ROTATE_270).convert("RGB")
+    np.testing.assert_array_equal(pixels(open_photo(tmp_path / "a.tif")), pixels(upright))
+
+
+def test_a_jpeg_of_up_to_four_times_the_limit_is_decoded_at_half_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "raw.jpg"
+    SMALL.save(path, quality=95)
+    assert size_of(path, 600) == (60, 40)
+    assert open_photo(path, 600).size == whole_photo(path, 100, 600).size == (30, 20)
+    assert whole_photo(path, 15, 600).size == (15, 10)
+    with pytest.raises(PhotoError, match="has 60 x 40 pixels; the limit is 2,396 for a JPEG"):
+        size_of(path, 599)
+    for content in (encoded(SMALL, "JPEG", progressive=True), encoded(SMALL, "PNG")):
+        assert reason_of(content, 2399) == "image_too_large"
+
+
+def test_a_box_of_a_halved_jpeg_is_the_same_part_of_it(tmp_path: Path) -> None:
+    LARGE.save(tmp_path / "raw.jpg", quality=95)
+    items = table({"orig_image_path": "raw.jpg", "bbox": [200, 101, 500, 300]})
+    crops, _ = write_crops(items, tmp_path, tmp_path / "crops", CropSettings(max_pixels=500_000))
+    found = open_photo(tmp_path / "crops" / crops["crop_path"][0])
+    expected = LARGE.reduce(2).crop((100, 50, 250, 150))
+    assert found.size == expected.size
+    assert np.abs(pixels(found) - pixels(expected)).mean() < 2
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_phone_s_200_million_pixels_are_read_by_catalogue_and_query(tmp_path: Path) -> None:
+    path = tmp_path / "raw.jpg"
+    Image.new("L", (16_384, 12_288), 90).save(path, exif=exif(6))
+    size = size_of(path)
+    assert size == (12_288, 16_384)
+    items = table({"orig_image_path": "raw.jpg", "bbox": [0, 0, *size]})
+    crops, _ = write_crops(items, tmp_path, tmp_path / "crops", CropSettings())
+    assert crops.select("width", "height").rows() == [(384, 512)]
+    assert read_photo(path).size == (384, 512)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "it is a HEIC photo; save it as JPEG .*Most Compatible"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "it is a HEIC photo; save it as JPEG .*Most Compatible"),
+        (b"\n<!DOCTYPE html><html>404</html>", "it is a web page; save it as JPEG, PNG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "it is an SVG or another XML file; save it as JPEG"),
+        (b"\xff\x0a\0\0", "it is a JPEG XL file; save it as JPEG"),
+    ],
+)
+def test_a_format_that_is_not_read_is_told_with_the_remedy(content: bytes, told: str) -> None:
+    assert reason_of(content) == "unsupported_image"
+    with pytest.raises(UserError, match=told):
+        read_photo(content)
+
+
+def test_an_empty_file_is_told() -> None:
+    with pytest.raises(PhotoError, match="can't be read as an image: the file is empty"):
+        open_photo(b"")
+
+
+def test_no_warning_of_pillow_is_shown() -> None:
+    program = (
+        "import io; from PIL import Image; from skufp_pipeline.photos import open_photo\n"
+        "buffer = io.BytesIO()\n"
+        "Image.new('P', (4, 4)).save(buffer, 'PNG', transparency=bytes([0, 9]))\n"
+        "print(open_photo(buffer.getvalue()).size)"
+    )
+    done = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("(4, 4)\n", "")
 
 
 def test_a_tiff_whose_pixels_lie_before_the_file_is_broken(tmp_path: Path) -> None:

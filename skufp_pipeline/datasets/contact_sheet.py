@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw, ImageOps
 
+from skufp_pipeline.datasets.lettering import write_lines
 from skufp_pipeline.datasets.table import CATALOG, QUERY
 from skufp_pipeline.photos import PhotoError, open_photo
 
@@ -20,7 +21,7 @@ Colour = str | tuple[int, int, int]
 def contact_sheet(
     rows: Sequence[Sequence[Picture]],
     tile: int = 96,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[Sequence[str]] | None = None,
     frames: Sequence[Sequence[str | None]] | None = None,
 ) -> Image.Image:
     """Draws one row of square tiles per entry of `rows`; rows may differ in length.
@@ -28,7 +29,7 @@ def contact_sheet(
     Args:
         rows: (H, W, 3) or (H, W) uint8 arrays, paths or file contents; an unreadable one becomes a grey tile.
         tile: side of a tile in pixels; pictures keep their proportions.
-        labels: one text per row, written at its left.
+        labels: the lines of text at the left of each row.
         frames: a colour name (or None) for every tile, drawn around it.
 
     Raises:
@@ -45,7 +46,7 @@ def contact_sheet(
     for y, row in enumerate(rows):
         top = GAP + y * step
         if labels is not None:
-            draw.multiline_text((GAP, top), labels[y], fill=INK)
+            write_lines(draw, (GAP, top), labels[y], LABEL_WIDTH - GAP, INK)
         for x, picture in enumerate(row):
             corner = (left + GAP + x * step, top)
             sheet.paste(fitted(picture, tile), corner)
@@ -77,5 +78,5 @@ def sheet_of_skus(crops: pl.DataFrame, folder: Path, skus: int = 6, views: int =
             [sku_rows.filter(pl.col("domain") == domain).head(views) for domain in (CATALOG, QUERY)]
         )
         rows.append([folder / path for path in picked["crop_path"]])
-        labels.append(sku_id)
+        labels.append([sku_id])
     return contact_sheet(rows, tile=72, labels=labels)

@@ -7,6 +7,7 @@ query photo is (see photos.py); any other is cut at full resolution.
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -32,9 +33,9 @@ CROP_SCHEMA: dict[str, pl.DataType] = {
 class CropSettings(Settings):
     """Size and quality of the saved crops."""
 
-    max_side: int = Field(SIDE, ge=1)  # pixels; a larger crop is scaled down, a smaller one kept
+    max_side: int = Field(SIDE, ge=1, le=65_500)  # pixels; a larger crop is scaled down, a smaller one kept
     quality: int = Field(95, ge=1, le=100)  # of the JPEG
-    max_pixels: MaxPixels = MAX_PIXELS  # of the source image
+    max_pixels: MaxPixels = MAX_PIXELS  # of the source image; a JPEG may have four times as many
 
 
 def crop_path(row: Mapping[str, Any]) -> str:
@@ -104,7 +105,8 @@ def _cut_image(
     """Returns crop rows and skip rows of one image, decoded once for whole and once for other boxes."""
     try:
         source = find(rows[0]["orig_image_path"])
-        whole = [0, 0, *size_of(source, settings.max_pixels)]
+        size = size_of(source, settings.max_pixels)
+        whole = [0, 0, *size]
         kinds = {row["bbox"] == whole for row in rows}
         images = {is_whole: _read(source, is_whole, settings) for is_whole in kinds}
     except ItemError as error:
@@ -114,7 +116,7 @@ def _cut_image(
     for row in rows:
         try:
             is_whole = row["bbox"] == whole
-            crop = images[True] if is_whole else _cut(images[False], row["bbox"], settings.max_side)
+            crop = images[True] if is_whole else _cut(images[False], row["bbox"], size, settings.max_side)
         except ItemError as error:
             skipped.append(_skipped(row, error))
             continue
@@ -138,12 +140,18 @@ def _read(source: Path, whole: bool, settings: CropSettings) -> Image.Image:
     return open_photo(source, settings.max_pixels)
 
 
-def _cut(image: Image.Image, bbox: list[int], max_side: int) -> Image.Image:
+def _cut(image: Image.Image, bbox: list[int], size: tuple[int, int], max_side: int) -> Image.Image:
+    """Cuts a box, in pixels of an image of `size`, out of that image, which may have been read reduced."""
     x1, y1, x2, y2 = bbox
-    if x2 > image.width or y2 > image.height:
-        now = f"{image.width} x {image.height}"
+    if x2 > size[0] or y2 > size[1]:
+        now = f"{size[0]} x {size[1]}"
         raise ItemError("image_changed", f"bounding box {bbox} is outside the image, which is now {now}")
-    return reduced(image.crop((x1, y1, x2, y2)), max_side)
+    across, down = image.width / size[0], image.height / size[1]
+    box = (int(x1 * across), int(y1 * down), ceil(x2 * across), ceil(y2 * down))
+    try:
+        return reduced(image.crop(box), max_side)
+    except MemoryError as error:
+        raise ItemError("image_too_large", f"bounding box {bbox} needs more memory than is free") from error
 
 
 def _save(crop: Image.Image, path: Path, quality: int) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from skufp_pipeline.datasets.contact_sheet import fitted
+from skufp_pipeline.datasets.lettering import dejavu, readable, write_lines
 from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.measures.metrics import recall_at_k
@@ -28,6 +28,7 @@ RIGHT, WRONG, INK, UNREADABLE = "#009E73", "#c8c8c8", "#222222", "#eeeeee"
 LARGEST_PNG = 150_000
 THUMBNAILS = (112, 96, 80, 64, 48, 32)  # pixels; the largest whose grid stays below LARGEST_PNG
 SHOWN = 5
+CAPTION, SENTENCE = 9, 11  # points
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _draw_grid(rows: Sequence[GridRow], side: int, shown: int) -> Image.Image:
     query_width = max(side, 120) + 2 * gap
     size = (query_width + shown * cell_width + gap, max(len(rows), 1) * cell_height + gap)
     image = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(image), _font(9)
+    draw = ImageDraw.Draw(image)
     for r, row in enumerate(rows):
         top = gap + r * cell_height
         _draw_query(image, draw, row, (gap, top), query_width - 2 * gap, side)
@@ -204,42 +205,30 @@ def _draw_grid(rows: Sequence[GridRow], side: int, shown: int) -> Image.Image:
             right = sku_id == row.truth_sku
             frame = (left - 2, top - 2, left + side + 1, top + side + 1)
             draw.rectangle(frame, outline=RIGHT if right else WRONG, width=3 if right else 1)
-            text = f"{_cut(sku_id, font, side)}\n{score:.3f}"
-            draw.text((left, top + side + 3), text, fill=RIGHT if right else INK, font=font, spacing=1)
+            lines, colour = (sku_id, f"{score:.3f}"), RIGHT if right else INK
+            write_lines(draw, (left, top + side + 3), lines, side, colour, CAPTION, spacing=1)
     return image
 
 
 def _draw_query(
     image: Image.Image, draw: ImageDraw.ImageDraw, row: GridRow, at: tuple[int, int], width: int, side: int
 ) -> None:
-    font = _font(9)
     if isinstance(row.query, str):
-        lines = _wrap(row.query, _font(11), width)[: max(side // 14, 1)]
-        draw.multiline_text(at, "\n".join(lines), fill=INK, font=_font(11), spacing=3)
+        lines = _wrap(row.query, width)[: max(side // 14, 1)]
+        write_lines(draw, at, lines, width, INK, SENTENCE, spacing=3)
     else:
         image.paste(fitted(row.query, side), at)
     if row.truth_sku is not None:
-        caption = f"right answer:\n{_cut(row.truth_sku, font, width)}"
-        draw.text((at[0], at[1] + side + 3), caption, fill=INK, font=font, spacing=1)
+        below, lines = (at[0], at[1] + side + 3), ["right answer:", row.truth_sku]
+        write_lines(draw, below, lines, width, INK, CAPTION, spacing=1)
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font matplotlib ships, so that a report looks the same on every machine."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
-
-
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    while text and font.getlength(text) > width:
-        text = text[:-2] + "…" if len(text) > 2 else ""
-    return text
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+def _wrap(text: str, width: int) -> list[str]:
     lines = [""]
-    for word in text.split():
+    for word in readable(text).split():
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
+        if lines[-1] and dejavu(SENTENCE).getlength(longer) > width:
             lines.append(word)
         else:
             lines[-1] = longer
-    return [_cut(line, font, width) for line in lines]
+    return lines

@@ -38,7 +38,7 @@ def before_and_after(
     for row in shown.iter_rows(named=True):
         photo, _ = read_working_copy(Path(row["path"]), settings)
         rows.append([photo, apply_action(row["action"], photo, settings)])
-        labels.append(f"{row['sku_id']}\n{row['action']}\nrank {row[OFF]} to {row[GATED]}")
+        labels.append([row["sku_id"], row["action"], f"rank {row[OFF]} to {row[GATED]}"])
         frames.append([None, BETTER if row[GATED] < row[OFF] else WORSE])
     return contact_sheet(rows, tile, labels, frames)
 

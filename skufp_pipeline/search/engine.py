@@ -29,7 +29,6 @@ from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
-MAX_QUERY_PIXELS = 50_000_000  # query photos are untrusted; catalogue photos may be larger
 UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
@@ -237,10 +236,10 @@ def read_photo(source: PhotoSource) -> Image.Image:
     """Reads a query photo like a catalogue photo: upright, RGB, at most 512 pixels on the longer side.
 
     Raises:
-        UserError: the photo is missing, not an image, truncated, or larger than 50 million pixels.
+        UserError: the photo is missing, not an image, truncated, or too large (see photos.py).
     """
     try:
-        return whole_photo(source, max_pixels=MAX_QUERY_PIXELS)
+        return whole_photo(source)
     except (PhotoError, OSError) as error:
         name = f"photo {source}" if isinstance(source, Path) else "the photo"
         raise UserError(f"{name} {what_is_wrong(error)}") from error

@@ -22,7 +22,7 @@ def drift_sheet(
         for before, after in zip(frozen, lora, strict=True)
     ]
     labels = [
-        f"{item.candidate.sku_id}\nstrength {item.candidate.strength}\nsource, frozen, LoRA"
+        [item.candidate.sku_id, f"strength {item.candidate.strength}", "source, frozen, LoRA"]
         for item in frozen
     ]
     return contact_sheet(rows, tile, labels)
@@ -40,7 +40,7 @@ def candidates_sheet(
         view_candidates = candidates.filter(pl.col("item_id") == item_id)
         verdicts = view_candidates["verdict"].to_list()
         rows.append([sources[item_id], *(image_dir / path for path in view_candidates["image_path"])])
-        labels.append("\n".join([item_id.rpartition("/")[2], *verdicts]))
+        labels.append([item_id.rpartition("/")[2], *verdicts])
         colours = [ACCEPTED_FRAME if verdict == ACCEPTED else REJECTED_FRAME for verdict in verdicts]
         frames.append([None, *colours])
     return contact_sheet(rows, tile, labels, frames)

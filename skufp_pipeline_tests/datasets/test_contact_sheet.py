@@ -33,7 +33,7 @@ def test_a_broken_or_missing_picture_is_a_grey_tile(tmp_path: Path) -> None:
 
 
 def test_labels_and_frames_are_drawn() -> None:
-    sheet = contact_sheet([[RED, RED]], tile=20, labels=["sku 1"], frames=[["lime", None]])
+    sheet = contact_sheet([[RED, RED]], tile=20, labels=[["sku 1"]], frames=[["lime", None]])
     assert sheet.getpixel((LABEL_WIDTH + GAP, GAP)) == (0, 255, 0)
     assert sheet.getpixel((LABEL_WIDTH + 2 * GAP + 20, GAP)) == (255, 0, 0)
     assert np.asarray(sheet)[:, :LABEL_WIDTH].min() < 100, "the label's ink"
@@ -41,4 +41,4 @@ def test_labels_and_frames_are_drawn() -> None:
 
 def test_a_label_too_few_is_an_error() -> None:
     with pytest.raises(ValueError, match="labels must have one entry per row: expected 2, found 1"):
-        contact_sheet([[RED], [RED]], labels=["one"])
+        contact_sheet([[RED], [RED]], labels=[["one"]])

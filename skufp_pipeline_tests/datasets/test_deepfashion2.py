@@ -187,7 +187,7 @@ def test_a_png_bomb_is_skipped(tmp_path: Path, side: int) -> None:
 def test_max_pixels_is_a_setting(tmp_path: Path) -> None:
     good_pair(tmp_path)
     annotate(tmp_path, "000003", "user")
-    write_image(tmp_path / "train/image/000003.jpg", size=(41, 60))
+    write_image(tmp_path / "train/image/000003.jpg", size=(82, 120))
     assert skipped_train(tmp_path, max_pixels=40 * 60) == {"image_too_large": 1}
 
 
