@@ -1,5 +1,7 @@
 """A segment of the index: immutable fingerprints, codes and SKU table."""
 
+import operator
+from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,12 @@ from skufp_pipeline.search.scan import Scanner
 
 KEPT_FILTERS = 256  # cached bitmaps per segment, by column and value: 32 MB for a million rows
 UNIT_TOLERANCE = 1e-5
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class SkuTable:
@@ -23,10 +31,15 @@ class SkuTable:
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
         self._matching = lru_cache(KEPT_FILTERS)(partial(_matching, frame))
+        self._compared = lru_cache(KEPT_FILTERS)(partial(_compared, frame))
 
     def matching(self, column: str, value: Any) -> Words:
         """Bitmap of the rows whose `column` equals `value` or, for a list column, contains it."""
         return self._matching(column, value)
+
+    def compared(self, column: str, sign: str, bound: Any) -> Words:
+        """Bitmap of the rows whose `column` is `sign` (of `COMPARISONS`) `bound`."""
+        return self._compared(column, sign, bound)
 
 
 class Segment:
@@ -111,14 +124,14 @@ def _matching(frame: pl.DataFrame, column: str, value: Any) -> Words:
         return words_of(np.zeros(len(frame), dtype=bool))
     values = frame[column]
     kind = values.dtype
-    wanted = _as(value, kind.inner if isinstance(kind, pl.List) else kind)
+    wanted = as_kind(value, kind.inner if isinstance(kind, pl.List) else kind)
     if wanted is None:
         return words_of(np.zeros(len(frame), dtype=bool))
     mask = values.list.contains(wanted) if isinstance(kind, pl.List) else values == wanted
     return words_of(mask.fill_null(False).to_numpy())
 
 
-def _as(value: Any, kind: Any) -> Any:
+def as_kind(value: Any, kind: Any) -> Any:
     """Casts the value to the column's type, since the command line passes strings; None if impossible."""
     if kind == pl.String:
         return str(value)
@@ -126,4 +139,15 @@ def _as(value: Any, kind: Any) -> Any:
         return None
     if not isinstance(value, str):
         return value
+    if kind == pl.Boolean:
+        return {"true": True, "false": False}.get(value.lower())
+    if kind.is_integer():
+        number = pl.Series([value]).cast(pl.Int128, strict=False)[0]
+        return as_kind(value, pl.Float64()) if number is None else number
     return pl.Series([value]).cast(kind, strict=False)[0]
+
+
+def _compared(frame: pl.DataFrame, column: str, sign: str, bound: Any) -> Words:
+    if column not in frame.columns:
+        return words_of(np.zeros(len(frame), dtype=bool))
+    return words_of(COMPARISONS[sign](frame[column], bound).fill_null(False).to_numpy())
