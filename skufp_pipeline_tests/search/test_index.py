@@ -2,6 +2,7 @@ import itertools
 import math
 import os
 import threading
+from datetime import date
 from pathlib import Path
 from typing import Any
 
