@@ -77,7 +77,7 @@ def files(draw: st.DrawFn) -> tuple[str, str]:
 
 def read_csv(folder: Path, rows: list[dict[str, Any]], delimiter: str, encoding: str) -> Catalogue | None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), delimiter=delimiter)
+    writer = csv.DictWriter(text, sorted(rows[0]), delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     path = folder / "manifest.csv"
