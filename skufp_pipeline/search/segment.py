@@ -2,9 +2,11 @@
 
 import operator
 from collections.abc import Callable
+from datetime import date, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -141,10 +143,24 @@ def as_kind(value: Any, kind: Any) -> Any:
         return value
     if kind == pl.Boolean:
         return {"true": True, "false": False}.get(value.lower())
+    if kind.is_temporal():
+        return _moment(value, kind)
     if kind.is_integer():
         number = pl.Series([value]).cast(pl.Int128, strict=False)[0]
         return as_kind(value, pl.Float64()) if number is None else number
     return pl.Series([value]).cast(kind, strict=False)[0]
+
+
+def _moment(text: str, kind: pl.DataType) -> date | None:
+    """Reads an ISO date or date and time, in the column's time zone unless it names one; None if it is none."""
+    try:
+        if not isinstance(kind, pl.Datetime):
+            return date.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    zone = ZoneInfo(kind.time_zone) if kind.time_zone else None
+    return found.replace(tzinfo=zone) if found.tzinfo is None or zone is None else found
 
 
 def _compared(frame: pl.DataFrame, column: str, sign: str, bound: Any) -> Words:

@@ -2,7 +2,7 @@ import itertools
 import math
 import os
 import threading
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +368,7 @@ def test_a_filter_that_fits_nothing_names_what_there_is(shop: FingerprintIndex) 
         ("price", ">=", "9.9", [0, 2]),
         ("price", "<", "9.9", [1]),
         ("launched", ">=", "2026-03-01", [1]),
+        ("seen", "<", "2026-03-01T12:00", [0]),
     ],
 )
 def test_a_range_holds_the_rows_on_its_side_and_no_empty_ones(
@@ -376,6 +377,7 @@ def test_a_range_holds_the_rows_on_its_side_and_no_empty_ones(
     priced = shop.skus.with_columns(
         price=pl.Series([9.9, 5.0, 20.0, None, None]),
         launched=pl.Series([date(2026, 1, 31), date(2026, 3, 1), None, None, None]),
+        seen=pl.Series([datetime(2026, 3, 1, 9), datetime(2026, 3, 1, 12), None, None, None]),
     )
     index = FingerprintIndex(ROWS[:5], priced)
     within = index.compare(column, sign, bound)
