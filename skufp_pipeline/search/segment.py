@@ -152,7 +152,7 @@ def as_kind(value: Any, kind: Any) -> Any:
 
 
 def _moment(text: str, kind: pl.DataType) -> date | None:
-    """Reads an ISO date or date and time, in the column's time zone unless it names one; None if it is none."""
+    """Reads an ISO date, or date and time in the column's zone unless it names one; None if it is none."""
     try:
         if not isinstance(kind, pl.Datetime):
             return date.fromisoformat(text)
