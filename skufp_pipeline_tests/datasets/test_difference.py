@@ -5,6 +5,8 @@ import pytest
 
 from skufp_pipeline.datasets.difference import catalogue_changes, described_items
 
+from .trees import table
+
 ROWS = [
     {"sku_id": sku, "domain": "catalog", "image_id": image, "item_idx": 1, "title": "t",
      "image_digest": image, "bbox": [0, 0, 9, 9], "shard": shard}
