@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import wraps
+from functools import reduce, wraps
+from operator import and_
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,7 @@ from skufp_pipeline.artifacts.places import (
     RETRIEVAL_REPORT,
     SKU_CROPS,
 )
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import ArtifactStore, shard_name
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from skufp_pipeline.search.engine import Answer, QueryEngine, UsePolicy
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
+
+CONDITION = re.compile(r"\s*(.+?)\s*(<=|>=|=|<|>)\s*(.*\S)\s*", re.DOTALL)
+ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.IGNORECASE)
 
 preset_option = click.option(
     "--preset", "name", help="A preset's name or YAML file; $SKUFP_PRESET or demo by default."
@@ -123,8 +129,17 @@ def demo(name: str | None) -> None:
     "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
 )
 @click.option("--like", metavar="SKU_ID", help="A SKU of the index: what is most like it.")
-@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only SKUs with this; repeatable.")
-@click.option("--within", type=click.Path(path_type=Path), help="Only SKUs of this file, an id a line.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help='Only SKUs with this; also <, <=, >, >= for numbers and dates ("price<=50"); repeatable.',
+)
+@click.option(
+    "--within",
+    type=click.Path(path_type=Path),
+    help="Only SKUs of this file: an id a line, or a CSV with the column sku_id.",
+)
 @click.option(
     "--policy",
     type=click.Choice(["on", "off", "auto"]),
@@ -153,7 +168,7 @@ def search(
 ) -> None:
     """Find the SKUs that match a photo, a sentence, both together or another SKU, best first.
 
-    Several --where values for one column are alternatives; each column narrows the search further.
+    Several --where values for one column are alternatives; each column and each range narrows the search.
     """
     query = _Query(image, text, text_weight, like)
     preset = load_preset(name)
@@ -162,7 +177,7 @@ def search(
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
-        click.echo(json.dumps({**found, "action": answer.action}, indent=1))
+        click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
     else:
         _print_answer(answer)
     if save is not None:
@@ -509,7 +524,8 @@ class _Query:
             raise UserError('give --image FILE or --text "..." or both, or --like SKU_ID alone')
         if text_weight is not None and (image is None or text is None):
             raise UserError("--text-weight needs both --image and --text")
-        self.image, self.text, self.like = image, text, like
+        self.image, self.text = image, text
+        self.like = None if like is None else unicodedata.normalize("NFC", like)
         self.text_weight = 0.5 if text_weight is None else text_weight
 
     def ask(self, engine: "QueryEngine", top: int, within: "Rows | None") -> "Answer":
@@ -536,24 +552,56 @@ class _Query:
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":
     """The rows selected by --where and --within; None for all."""
     columns: dict[str, list[str]] = {}
+    chosen: list[Rows] = []
     for condition in where:
-        column, sign, value = condition.partition("=")
-        if not (column and sign and value):
-            raise UserError(f"--where {condition!r}: expected column=value, such as category_name=shorts")
-        columns.setdefault(column, []).append(value)
-    rows = index.where(**columns) if columns else None
-    if within is None:
-        return rows
-    listed = index.of_skus(_sku_ids(within))
-    return listed if rows is None else rows & listed
+        found = CONDITION.fullmatch(unicodedata.normalize("NFC", condition))
+        if found is None:
+            raise UserError(
+                f"--where {condition!r}: expected column=value, such as category_name=shorts, or a range, "
+                "such as price<=50"
+            )
+        column, sign, value = found.groups()
+        if sign == "=":
+            columns.setdefault(column, []).append(value)
+        else:
+            chosen.append(index.compare(column, sign, value))
+    if columns:
+        chosen.append(index.where(**columns))
+    if within is not None:
+        chosen.append(_listed(index, within))
+    return reduce(and_, chosen) if chosen else None
+
+
+def _listed(index: "FingerprintIndex", path: Path) -> "Rows":
+    """The rows of a list of SKU ids; ids that the index lacks are counted on stderr."""
+    from skufp_pipeline.search.segment import some
+
+    sku_ids = _sku_ids(path)
+    rows, unknown = index.known_skus(sku_ids)
+    if not rows.count:
+        raise UserError(f"--within {path}: {some(unknown)} is not in the index, so no SKU is left")
+    if len(unknown):
+        counted = f"{len(unknown)} of {len(set(sku_ids))} ids {'is' if len(unknown) == 1 else 'are'}"
+        click.echo(f"--within {path}: {counted} not in the index: {some(unknown)}", err=True)
+    return rows
 
 
 def _sku_ids(path: Path) -> list[str]:
+    """The ids of a file: its column sku_id if it has one, else its lines."""
+    from skufp_pipeline.datasets.cells import sku_id_of
+    from skufp_pipeline.datasets.text_files import read_cells, read_text
+
+    text = read_text(path)
+    lines = text.splitlines()
+    header = next((line for line in lines if line.strip()), "")
+    if column := ID_COLUMN.search(header):
+        rows = read_cells(path, text, [column["name"]])
+        place = [name.strip() for name in rows[0]].index(column["name"])
+        lines = [row[place] for row in rows[1:] if len(row) > place]
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--within {path}: {error}") from error
-    sku_ids = [line.strip() for line in lines if line.strip()]
+        sku_ids = [sku_id_of(line) for line in lines if line.strip()]
+    except ItemError as error:
+        raise UserError(f"--within {path}: {error.detail}") from error
     if not sku_ids:
         raise UserError(f"--within {path} holds no SKU id; expected one a line")
     return sku_ids

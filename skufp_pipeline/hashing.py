@@ -47,7 +47,7 @@ def content_digest(path: Path) -> str:
     if not path.is_file():
         files = sorted(file for file in path.rglob("*") if file.is_file())
         lines = (f"{file.relative_to(path).as_posix()}\0{content_digest(file)}\n" for file in files)
-        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+        return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
     stat = path.stat()
     if time.time_ns() - stat.st_mtime_ns < SETTLED_SECONDS * 1e9:
         return file_digest(path)

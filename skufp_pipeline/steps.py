@@ -159,6 +159,14 @@ class Run:
     def log(self) -> Callable[[str], None]:
         return self.context.log.info
 
+    def warn(self, warnings: Sequence[str]) -> dict[str, Any]:
+        """Logs each sentence as a warning; returns them as metadata, empty if there are none."""
+        for line in warnings:
+            self.context.log.warning(line)
+        return (
+            {"warnings": dg.MetadataValue.md("\n".join(f"- {line}" for line in warnings))} if warnings else {}
+        )
+
     @property
     def scratch(self) -> Path:
         """A folder that survives a killed run of the same recipe."""

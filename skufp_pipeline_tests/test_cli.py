@@ -173,11 +173,36 @@ def test_a_search_stays_where_it_is_told_to(graph: Graph, preset: tuple[str, Pat
     assert found(*text, *within, *conditions) == [sku["sku_id"]]
 
 
+def test_a_range_narrows_a_search(graph: Graph, preset: tuple[str, Path]) -> None:
+    _, index = current_index(graph.store)
+    bound = int(index.skus["num_views"].max()) - 1
+    narrowed = index.skus.filter(pl.col("num_views") > bound, pl.col("num_views") <= bound + 1)
+    conditions = ("--where", f"num_views > {bound}", "--where", f"num_views<={bound + 1}")
+    assert sorted(found(*preset, "--text", "a dress", "--top", "1000", *conditions)) == sorted(
+        narrowed["sku_id"]
+    )
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}\n{1}\nnope\n", "sku_id\n{0}\n{1}\nnope", "price;sku_id\n1;{0}\n2;{1}\n3;nope\n"]
+)
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_list_of_ids_may_be_a_spreadsheets(
+    graph: Graph, preset: tuple[str, Path], tmp_path: Path, form: str, encoding: str
+) -> None:
+    ids = current_index(graph.store)[1].skus["sku_id"][:2].sort().to_list()
+    (tmp_path / "ids.csv").write_text(form.format(*ids), encoding=encoding)
+    result = ask("search", *preset, "--text", "a dress", "--within", tmp_path / "ids.csv", "--json")
+    assert sorted(hit["sku_id"] for hit in json.loads(result.stdout)["hits"]) == ids
+    assert f"--within {tmp_path / 'ids.csv'}: 1 of 3 ids is not in the index: SKU 'nope'" in result.stderr
+
+
 def test_a_filter_that_means_nothing_is_refused(preset: tuple[str, Path], tmp_path: Path) -> None:
     (tmp_path / "ids.txt").write_text("nope\n")
     (tmp_path / "empty.txt").touch()
     for words, told in (
         (("--where", "colour"), "--where 'colour': expected column=value, such as category_name=shorts"),
+        (("--where", "num_views>900"), "no SKU has num_views > 900; there are "),
         (("--where", "size=L"), "the SKU table has no column 'size' to filter by; it has sku_id, split, "),
         (("--where", "pattern=plane"), "no SKU has pattern 'plane'; nearest: plain"),
         (("--within", tmp_path / "ids.txt"), "SKU 'nope' is not in the index"),

@@ -7,6 +7,7 @@ and read by that model; only its location is defined here.
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from skufp_pipeline.artifacts.stored import Reader, write_frames, write_json
 from skufp_pipeline.datasets.counts import CatalogueCounts
+from skufp_pipeline.datasets.difference import described_items
 from skufp_pipeline.datasets.table import ITEM_SCHEMA
 from skufp_pipeline.store import shard_name
 
@@ -54,20 +56,41 @@ class Annotations(Reader):
 
     @property
     def counts(self) -> CatalogueCounts:
-        return CatalogueCounts(**self.summary)
+        names = (field.name for field in fields(CatalogueCounts))
+        return CatalogueCounts(**{name: self.summary[name] for name in names})
+
+    def skus(self) -> pl.DataFrame:
+        """Reads the catalogue's further columns by `sku_id`; that column alone if there are none."""
+        known = (self.path / "skus.parquet").is_file()
+        return self.frame("skus") if known else pl.DataFrame(schema={"sku_id": pl.String()})
+
+    def described(self) -> pl.DataFrame:
+        """Reads the items with the further columns of their SKUs, to compare catalogues."""
+        return described_items(self.items(), self.skus())
 
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
         return None if shard is None else items_file(shard)
 
     @staticmethod
-    def write(directory: Path, tables: Sequence[bytes], items: pl.DataFrame, skipped: pl.DataFrame) -> dict:
-        """Writes `tables`, the Parquet files of the shards in order; `items` are all their rows."""
+    def write(
+        directory: Path,
+        tables: Sequence[bytes],
+        items: pl.DataFrame,
+        skipped: pl.DataFrame,
+        skus: pl.DataFrame | None = None,
+        warnings: Sequence[str] = (),
+    ) -> dict:
+        """Writes `tables`, the Parquet files of the shards in order; `items` are all their rows, `skus` the
+        catalogue's further columns by SKU."""
+        if skus is not None and skus.width > 1:
+            write_frames(directory, skus=skus)
         (directory / "items").mkdir()
         for shard, table in enumerate(tables):
             (directory / items_file(shard)).write_bytes(table)
         write_frames(directory, skipped_items=skipped)
-        return CatalogueCounts.of(items, skipped).summary()
+        counts = CatalogueCounts.of(items, skipped).summary()
+        return {**counts, **({"warnings": list(warnings)} if warnings else {})}
 
 
 class Crops(Reader):

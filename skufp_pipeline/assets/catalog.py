@@ -102,23 +102,24 @@ def annotations(run: Run) -> dg.MaterializeResult:
     """The internal table: one row per annotated item, with SKU, split, role and box; skipped items with
     reasons."""
     preset, raw, last = run.preset, run.read(RAW_DATASET), ANNOTATIONS.find(run.store)
-    before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
+    before = last.described() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
 
     def build(directory: Path) -> dict[str, Any]:
         progress = run.progress("annotations"), run.progress("images")
         found = preset.dataset.catalogue(raw.path, preset.splits, preset.shards, *progress)
         tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
-        return Annotations.write(directory, tables, found.items, found.skipped)
+        return Annotations.write(directory, tables, found.items, found.skipped, found.skus, found.warnings)
 
     result = run.produce(ANNOTATIONS, build)
     items = result.items()
     metadata = {
         **frame_metadata(items),
-        **count_changes(before, items, preset.shards),
+        **count_changes(before, result.described(), preset.shards),
         "items_by_role": counts_table(items, ["split", "domain", "role"]),
         "skipped_by_reason": counts_table(result.skipped(), ["reason"]),
         "catalogue": str(result.counts),
         "skus_lost_entirely": lost_skus(items, result.skipped())[:50],
+        **run.warn(result.summary.get("warnings", [])),
     }
     return run.done(
         result, metadata, catalogue_read(result.counts, preset.evaluation.thresholds.rows_left_out)

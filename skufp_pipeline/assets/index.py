@@ -97,7 +97,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts, sizes = (fingerprints.scan(), teachers.table(), tables, references), run.step.config
-        index = build_index(directory, *parts, **sizes, find=run.store.local_path)
+        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         return {**size, RECALL: _development_recall(index, embeddings)}
 

@@ -47,6 +47,7 @@ def folder_listing(root: Path) -> dict[str, Any]:
     digest, count, size = hashlib.sha256(), 0, 0
     for path in sorted(path for path in root.rglob("*") if path.is_file()):
         stat = path.stat()
-        digest.update(f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        line = f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+        digest.update(line.encode(errors="surrogateescape"))  # a file name may be any bytes
         count, size = count + 1, size + stat.st_size
     return {"files": count, "bytes": size, "digest": digest.hexdigest()[:16]}

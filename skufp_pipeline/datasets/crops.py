@@ -19,10 +19,12 @@ from pydantic import Field
 from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads, skipped_row
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import ItemError, UserError
+from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.photos import MAX_PIXELS, SIDE, MaxPixels, open_photo, reduced, size_of, whole_photo
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
+MAX_FILE_NAME = 255  # bytes
 CROP_SCHEMA: dict[str, pl.DataType] = {
     "crop_path": pl.String(),  # relative to the crop folder
     "width": pl.Int32(),  # of the saved crop, pixels
@@ -39,8 +41,11 @@ class CropSettings(Settings):
 
 
 def crop_path(row: Mapping[str, Any]) -> str:
-    """`<split>/<catalog|query>/<sku_id>/<image_id>_item<idx>.jpg`, the SKU id quoted as in a URL."""
+    """`<split>/<catalog|query>/<sku_id>/<image_id>_item<idx>.jpg`, the SKU id quoted as in a URL; if that is
+    longer than a file name can be, its beginning and a hash."""
     folder = quote(row["sku_id"], safe="")
+    if len(folder) > MAX_FILE_NAME:
+        folder = f"{folder[:200]}~{stable_hash(row['sku_id'], 'crop-folder'):016x}"
     if folder.startswith("."):  # quote() leaves dots, and ".." would lead out of the tree
         folder = "%2E" + folder[1:]
     return f"{row['split']}/{row['domain']}/{folder}/{row['image_id']}_item{row['item_idx']}.jpg"

@@ -28,6 +28,12 @@ def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame
     return pl.DataFrame(rows, schema=CHANGES_SCHEMA)
 
 
+def described_items(items: pl.DataFrame, skus: pl.DataFrame) -> pl.DataFrame:
+    """Returns the items with the catalogue's further columns of their SKUs, as `catalogue NAME`."""
+    further = skus.select("sku_id", pl.exclude("sku_id").name.prefix("catalogue "))
+    return items.join(further, on="sku_id", how="left", maintain_order="left")
+
+
 def _by_sku(items: pl.DataFrame) -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
     """Groups rows by SKU, and within it by item."""
     found: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
@@ -38,7 +44,9 @@ def _by_sku(items: pl.DataFrame) -> dict[str, dict[tuple[Any, ...], dict[str, An
 
 def _detail(old: dict[tuple[Any, ...], dict[str, Any]], new: dict[tuple[Any, ...], dict[str, Any]]) -> str:
     both = old.keys() & new.keys()
-    columns = sorted({name for key in both for name in new[key] if new[key][name] != old[key].get(name)})
+    columns = sorted(
+        {name for key in both for name in {*new[key], *old[key]} if new[key].get(name) != old[key].get(name)}
+    )
     parts = [
         f"{_count(len(new.keys() - old.keys()), 'item')} more" if new.keys() - old.keys() else "",
         f"{_count(len(old.keys() - new.keys()), 'item')} less" if old.keys() - new.keys() else "",

@@ -4,19 +4,20 @@ Each row is one item of one image. An unusable row is skipped and listed with it
 a file that is invalid as a whole is an error.
 """
 
-import csv
 import difflib
+import os
 import posixpath
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import polars as pl
 from pydantic import Field
 
+from skufp_pipeline.datasets.cells import WHOLE, kind_of_dtype, kind_of_texts, sku_id_of, typed, words
 from skufp_pipeline.datasets.reading import (
     Progress,
     Row,
@@ -28,6 +29,7 @@ from skufp_pipeline.datasets.reading import (
 from skufp_pipeline.datasets.remote import is_url, shown
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import CATALOG, QUERY, SPLITS, Catalogue
+from skufp_pipeline.datasets.text_files import read_cells, read_text
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.hashing import stable_fraction, stable_hash
 from skufp_pipeline.photos import MAX_PIXELS, MaxPixels, size_of
@@ -35,10 +37,11 @@ from skufp_pipeline.settings import Settings
 
 REQUIRED = ("sku_id", "image_path", "domain")
 CORNERS = ("x1", "y1", "x2", "y2")
-OPTIONAL = ("split", "category", "title", "description", "attributes", "bbox", *CORNERS)
+TEXTS = ("category", "title", "description", "attributes")  # of the SKU, not of the row
+OPTIONAL = ("split", *TEXTS, "bbox", *CORNERS)
 UNNAMED_CATEGORY = "product"
-MAX_SKU_ID = 128
-MAX_FILE_NAME = 255  # of a SKU's URL-quoted folder name
+EXACT_FLOAT32 = 2**24  # whole numbers below it are exact
+MISSPELT = 0.8  # difflib's similarity from which an unknown column is likely a known one
 
 
 class ManifestSettings(Settings):
@@ -48,6 +51,7 @@ class ManifestSettings(Settings):
     only_pairs: bool = False  # keep only SKUs that have both catalog and query items
     validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, if there is no split column
     max_pixels: MaxPixels = MAX_PIXELS
+    encoding: str | None = None  # of a CSV, such as cp1252; null recognises it
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,19 @@ class _Record:
 
 
 @dataclass(frozen=True)
+class _File:
+    """The rows of a manifest and the type of each of its columns."""
+
+    kinds: Mapping[str, pl.DataType]
+    records: Sequence[_Record]
+
+    @property
+    def extra(self) -> list[str]:
+        """The columns that only the index keeps."""
+        return [name for name in self.kinds if name not in (*REQUIRED, *OPTIONAL)]
+
+
+@dataclass(frozen=True)
 class _Item:
     """A valid row whose image has not been read yet."""
 
@@ -67,9 +84,13 @@ class _Item:
     bbox: list[float] | None  # None: the whole image
     fields: Row
 
-    @property
-    def image_id(self) -> str:
-        return self.fields["image_id"]
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of the manifest: its path on the disk, relative to the manifest's folder, and upright size."""
+
+    path: str
+    size: tuple[int, int]
 
 
 def read_manifest(
@@ -79,12 +100,13 @@ def read_manifest(
     progress: Progress | None = None,
     find: Callable[[str], Path] | None = None,
 ) -> Catalogue:
-    """Returns the items of a manifest, in the same order on every run.
+    """Returns the items of a manifest and the further columns of its SKUs, in the same order on every run.
 
     Columns: sku_id, image_path, domain (catalog or query); optional are split (train, validation, test;
     without the column a stable hash of the SKU decides), category, title, description, attributes (text
     appended to the description), and a bounding box in pixels of the upright image, as bbox ("x1,y1,x2,y2" or
-    a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the image path.
+    a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the image path. Any other column is kept by
+    SKU. A SKU's texts and further columns are their first non-empty value in file order.
 
     Args:
         path: `settings.path` as the caller resolved it.
@@ -95,119 +117,194 @@ def read_manifest(
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
-    columns, records = _read_file(path)
-    _check_columns(path, columns)
-    if not records:
+    file = _read_file(path, settings)
+    warnings = _check_columns(path, list(file.kinds))
+    if not file.records:
         raise UserError(f"{path} has a header and no rows; expected one row per image of a SKU")
+    sku_ids = _sku_ids(file.records)
+    of_sku, conflicts = _values_of_skus(file, sku_ids)
     items: list[_Item] = []
     skipped: list[Row] = []
-    for record in records:
+    for record, sku_id in zip(file.records, sku_ids, strict=True):
         try:
-            items.append(_parse(record, columns, settings))
+            items.append(_parse(record, sku_id, of_sku, file, settings))
         except ItemError as error:
-            skipped.append(
-                _skipped(record.number, _text(record, "image_path"), _text(record, "split"), error)
-            )
-    sizes = _read_sizes(find or path.parent.joinpath, items, settings.max_pixels, progress)
-    rows, left_out = _place(items, sizes)
-    return build_catalogue(rows, skipped + left_out, settings.only_pairs, splits, path)
+            skipped.append(_skipped(record.number, sku_id, _path(record), _text(record, "split"), error))
+    images = _read_images(path.parent, find or path.parent.joinpath, items, settings.max_pixels, progress)
+    rows, left_out = _place(items, images)
+    found = build_catalogue(rows, skipped + left_out, settings.only_pairs, splits, path)
+    found = replace(found, warnings=(*warnings, *conflicts))
+    kept = found.items["sku_id"].unique().sort()
+    return replace(found, skus=_sku_table(kept, of_sku, file)) if file.extra else found
 
 
-def image_urls(path: Path) -> list[str]:
+def image_urls(path: Path, settings: ManifestSettings) -> list[str]:
     """Returns the addresses among a manifest's image paths. Raises `UserError` as `read_manifest`."""
-    _, records = _read_file(path)
-    paths = (_text(record, "image_path") for record in records)
+    paths = map(_path, _read_file(path, settings).records)
     return [path for path in paths if path is not None and is_url(path)]
 
 
-def _read_file(path: Path) -> tuple[list[str], list[_Record]]:
-    readers = {".csv": _read_csv, ".parquet": _read_parquet}
-    if path.suffix.lower() not in readers:
+def _read_file(path: Path, settings: ManifestSettings) -> _File:
+    if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"{path} is neither a .csv nor a .parquet file; save the manifest as one of them")
     if not path.is_file():
         raise UserError(f"there is no manifest {path}; set its path to a .csv or .parquet file")
-    return readers[path.suffix.lower()](path)
+    return _read_csv(path, settings) if path.suffix.lower() == ".csv" else _read_parquet(path)
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[_Record]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file, strict=True) if row]
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}); save it as CSV UTF-8") from error
-    except csv.Error as error:
-        raise UserError(f"{path} is not a CSV file: {error}; check its quotes") from error
+def _read_csv(path: Path, settings: ManifestSettings) -> _File:
+    rows = read_cells(path, read_text(path, settings.encoding), REQUIRED)
     if not rows:
         raise UserError(
             f"{path} is empty; expected a header with {', '.join(REQUIRED)} and one row per image"
         )
-    columns = [name.strip() for name in rows[0]]
-    cells = (dict(zip(columns, row, strict=True)) if len(row) == len(columns) else None for row in rows[1:])
-    return columns, [_Record(number, row) for number, row in enumerate(cells, start=1)]
+    columns, full = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    cells = [[text for row in full if (text := words(row[place]))] for place in range(len(columns))]
+    named = _named(path, columns, [not texts for texts in cells])
+    kinds = {name: kind_of_texts(cells[place]) for name, place in named.items()}
+    return _File(kinds, _records(named, rows[1:], len(columns)))
 
 
-def _read_parquet(path: Path) -> tuple[list[str], list[_Record]]:
+def _read_parquet(path: Path) -> _File:
     try:
-        frame = pl.read_parquet(path)
+        frame = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"{path} is not a readable Parquet file: {error}") from error
-    frame = frame.with_columns(pl.selectors.float().fill_nan(None))
-    rows = frame.iter_rows(named=True)
-    return frame.columns, [_Record(number, row) for number, row in enumerate(rows, start=1)]
+    named = _named(path, frame.columns, [column.null_count() == len(column) for column in frame])
+    dtypes = frame.dtypes
+    kinds = {name: kind_of_dtype(dtypes[place]) for name, place in named.items()}
+    if "sku_id" in named and dtypes[named["sku_id"]] == pl.Float32:
+        largest = frame.to_series(named["sku_id"]).abs().max()
+        if largest is not None and not largest < EXACT_FLOAT32:  # type: ignore[operator]
+            raise UserError(
+                f"{path}: sku_id is Float32, which has rounded large ids; save the column as text"
+            )
+    return _File(kinds, _records(named, frame.iter_rows(), frame.width))
 
 
-def _check_columns(path: Path, columns: list[str]) -> None:
+def _named(path: Path, columns: Sequence[str], empty: Sequence[bool]) -> dict[str, int]:
+    """Returns each column's place by its name; an empty column without a name is left out."""
+    names = [unicodedata.normalize("NFC", name).strip() for name in columns]
+    places = [place for place, name in enumerate(names) if name or not empty[place]]
+    for name, count in Counter(names[place] for place in places).items():
+        if count > 1 or not name:
+            what = f"{count} columns named {name!r}; keep one" if name else "a column without a name; name it"
+            raise UserError(f"{path} has {what}")
+    return {names[place]: place for place in places}
+
+
+def _records(named: Mapping[str, int], rows: Iterable[Sequence[Any]], width: int) -> list[_Record]:
+    return [
+        _Record(number, {name: row[at] for name, at in named.items()} if len(row) == width else None)
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _check_columns(path: Path, columns: list[str]) -> list[str]:
+    """Returns warnings of likely misspelt columns. Raises UserError for a missing one or a half-given box."""
     known = (*REQUIRED, *OPTIONAL)
-    expected = f"known columns: {', '.join(known)}"
-    for name in columns:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"{path} has an unknown column {name!r}{hint} ({expected})")
-    for name, count in Counter(columns).items():
-        if count > 1:
-            raise UserError(f"{path} has {count} columns named {name!r}; keep one")
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
+        close = difflib.get_close_matches(missing[0], [name for name in columns if name not in known], n=1)
+        hint = f" (is it {close[0]!r}?)" if close else ""
         raise UserError(
-            f"{path} lacks the column {missing[0]!r}; required are {', '.join(REQUIRED)} ({expected})"
+            f"{path} lacks the column {missing[0]!r}{hint}; required are {', '.join(REQUIRED)} "
+            f"(known columns: {', '.join(known)})"
         )
     corners = [name for name in CORNERS if name in columns]
     if corners and ("bbox" in columns or len(corners) < len(CORNERS)):
         raise UserError(f"{path} gives boxes as {corners}; give either bbox or all of {', '.join(CORNERS)}")
+    absent = [name for name in known if name not in columns]
+    close_to = {
+        name: difflib.get_close_matches(name.lower(), absent, n=1, cutoff=MISSPELT)
+        for name in columns
+        if name not in known
+    }
+    return [
+        f"{path}: the column {name!r} is kept as it is; did you mean {close[0]!r}?"
+        for name, close in close_to.items()
+        if close
+    ]
 
 
-def _parse(record: _Record, columns: list[str], settings: ManifestSettings) -> _Item:
+def _sku_ids(records: Sequence[_Record]) -> list[str | ItemError]:
+    """Returns each row's SKU id or why it has none: 1001.0 is 1001, unless the file names both."""
+    written = {_text(record, "sku_id") for record in records}
+
+    def read(record: _Record) -> str | ItemError:
+        if record.cells is None:
+            return ItemError("malformed_row", "the row has not as many cells as the header")
+        value, text = record.cells["sku_id"], _text(record, "sku_id")
+        try:
+            sku_id = sku_id_of(value)
+        except ItemError as error:
+            return error
+        if isinstance(value, str) and text and WHOLE.fullmatch(text) and written >= {text, sku_id}:
+            return ItemError("bad_sku_id", f"sku_id {text!r} may be {sku_id!r}, which is a SKU too; keep one")
+        return sku_id
+
+    return [read(record) for record in records]
+
+
+def _values_of_skus(file: _File, sku_ids: Sequence[str | ItemError]) -> tuple[dict[str, Row], list[str]]:
+    """Returns the first non-empty value of each column of a SKU, and a warning for each column of which a SKU
+    has several."""
+    texts = {name: pl.String() for name in TEXTS if name in file.kinds}
+    kinds: dict[str, pl.DataType] = texts | {name: file.kinds[name] for name in file.extra}
+    found: dict[str, Row] = {}
+    others: dict[str, dict[str, int]] = {}
+    for record, sku_id in zip(file.records, sku_ids, strict=True):
+        if isinstance(sku_id, ItemError) or record.cells is None:
+            continue
+        of_sku = found.setdefault(sku_id, {})
+        for name, kind in kinds.items():
+            value = typed(record.cells[name], kind)
+            if value is not None and of_sku.setdefault(name, value) != value:
+                others.setdefault(name, {}).setdefault(sku_id, record.number)
+    warnings = []
+    for name, rows in others.items():
+        sku_id, number = next(iter(rows.items()))
+        skus = "1 SKU has" if len(rows) == 1 else f"{len(rows)} SKUs have"
+        warnings.append(
+            f"{skus} several values of {name!r}, the first is used; not so row {number} of SKU {sku_id!r}"
+        )
+    return found, warnings
+
+
+def _sku_table(sku_ids: pl.Series, of_sku: Mapping[str, Row], file: _File) -> pl.DataFrame:
+    """Returns one row per SKU with the columns that only the index keeps."""
+    values = {
+        name: pl.Series(name, [of_sku[sku_id].get(name) for sku_id in sku_ids], dtype=file.kinds[name])
+        for name in file.extra
+    }
+    return pl.DataFrame({"sku_id": sku_ids, **values})
+
+
+def _parse(
+    record: _Record,
+    sku_id: str | ItemError,
+    of_sku: Mapping[str, Row],
+    file: _File,
+    settings: ManifestSettings,
+) -> _Item:
     """Parses and validates a row without reading its image."""
-    if record.cells is None:
-        raise ItemError("malformed_row", f"the row has not {len(columns)} cells as the header has")
-    sku_id = _sku_id(record)
-    path = _image_path(record)
+    if isinstance(sku_id, ItemError):
+        raise sku_id
+    path, texts = _image_path(record), of_sku[sku_id]
     fields = {
         "sku_id": sku_id,
-        "split": _split(record, sku_id, columns, settings),
+        "split": _split(record, sku_id, file, settings),
         "domain": _one_of(record, "domain", (CATALOG, QUERY)),
-        "image_id": _image_id(path),
-        "category_name": _text(record, "category") or UNNAMED_CATEGORY,
-        "orig_image_path": path,
-        "title": _text(record, "title"),
-        "description": _description(record),
+        "category_name": texts.get("category") or UNNAMED_CATEGORY,
+        "title": texts.get("title"),
+        "description": _description(texts),
     }
     return _Item(record.number, path, _bbox(record), fields)
 
 
-def _sku_id(record: _Record) -> str:
-    sku_id = _text(record, "sku_id")
-    if sku_id is None:
-        raise ItemError("bad_sku_id", "sku_id is empty")
-    if len(sku_id) > MAX_SKU_ID or len(quote(sku_id, safe="")) > MAX_FILE_NAME:
-        raise ItemError("bad_sku_id", f"sku_id is longer than {MAX_SKU_ID} characters or a file name can be")
-    return sku_id
-
-
 def _image_path(record: _Record) -> str:
     """Normalises a path, which must stay in the manifest's folder; an address becomes `shown`."""
-    path = _text(record, "image_path")
+    path = _path(record)
     if path is None:
         raise ItemError("bad_image_path", "image_path is empty")
     if is_url(path):
@@ -223,8 +320,8 @@ def _image_id(path: str) -> str:
     return f"{stable_hash(path, 'image-path'):016x}"
 
 
-def _split(record: _Record, sku_id: str, columns: list[str], settings: ManifestSettings) -> str:
-    if "split" in columns:
+def _split(record: _Record, sku_id: str, file: _File, settings: ManifestSettings) -> str:
+    if "split" in file.kinds:
         return _one_of(record, "split", SPLITS)
     return "validation" if stable_fraction(sku_id, "sku-split") < settings.validation_fraction else "train"
 
@@ -236,9 +333,9 @@ def _one_of(record: _Record, name: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _description(record: _Record) -> str | None:
+def _description(texts: Row) -> str | None:
     """Returns the description with the attributes appended as one more sentence."""
-    description, attributes = _text(record, "description"), _text(record, "attributes")
+    description, attributes = texts.get("description"), texts.get("attributes")
     if description is None or attributes is None:
         return description or attributes
     stop = "" if description.endswith((".", "!", "?")) else "."
@@ -267,53 +364,105 @@ def _numbers(values: Iterable[Any]) -> list[float]:
 
 def _text(record: _Record, name: str) -> str | None:
     """Returns a cell as stripped text; None if it is empty or absent."""
-    value = (record.cells or {}).get(name)
-    return None if value is None else str(value).strip() or None
+    return words((record.cells or {}).get(name))
 
 
-def _read_sizes(
-    find: Callable[[str], Path], items: list[_Item], max_pixels: int, progress: Progress | None
-) -> dict[str, tuple[int, int] | ItemError]:
-    """Reads each image's header once; returns its upright size, or the error, by path."""
+def _path(record: _Record) -> str | None:
+    """Returns the image path as it is written, because a file name may be in either Unicode form."""
+    value = (record.cells or {}).get("image_path")
+    return value.strip() or None if isinstance(value, str) else words(value)
+
+
+def _read_images(
+    folder: Path,
+    find: Callable[[str], Path],
+    items: list[_Item],
+    max_pixels: int,
+    progress: Progress | None,
+) -> dict[str, _Image | ItemError]:
+    """Reads each image's header once; returns the image, or the error, by the manifest's path."""
     paths = list(dict.fromkeys(item.path for item in items))
+    names = _FileNames(folder)
 
-    def size(path: str) -> tuple[int, int] | ItemError:
+    def read(path: str) -> _Image | ItemError:
         try:
-            return size_of(find(path), max_pixels)
+            found = path if is_url(path) else names.find(path)
+            return _Image(found, size_of(find(found), max_pixels))
         except ItemError as error:
             return error
 
-    return dict(zip(paths, map_in_threads(size, paths, progress), strict=True))
+    return dict(zip(paths, map_in_threads(read, paths, progress), strict=True))
 
 
-def _place(items: list[_Item], sizes: dict[str, tuple[int, int] | ItemError]) -> tuple[list[Row], list[Row]]:
-    """Returns kept rows with box and item number within the image, and skip rows."""
-    rows: list[Row] = []
-    skipped: list[Row] = []
-    first_use: dict[tuple[str, tuple[int, ...]], int] = {}
-    items_of_image: Counter[str] = Counter()
-    for item in items:
+class _FileNames:
+    """Finds files whose names are in another Unicode form than asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, path: str) -> str:
+        """Returns the path as it stands on the disk; `path` itself if there is no such file."""
+        if path.isascii() or os.path.exists(self.folder / path):
+            return path
+        found = self.folder
+        for part in path.split("/"):
+            found /= self._names(found).get(unicodedata.normalize("NFC", part), part)
+        return found.relative_to(self.folder).as_posix()
+
+    def _names(self, folder: Path) -> dict[str, str]:
+        """The entries of a folder by their NFC form; of two with the same form the first in byte order."""
+        if folder not in self._listed:
+            names = sorted(os.listdir(folder), reverse=True) if os.path.isdir(folder) else []
+            self._listed[folder] = {unicodedata.normalize("NFC", name): name for name in names}
+        return self._listed[folder]
+
+
+def _place(items: list[_Item], images: dict[str, _Image | ItemError]) -> tuple[list[Row], list[Row]]:
+    """Returns kept rows with box and item number within the image, and skip rows.
+
+    The same SKU, image and box is kept once, as a catalog view or in the earlier split if its rows differ.
+    Neither this choice nor the item numbers depend on the order of rows.
+    """
+    kept: dict[tuple[str, str, tuple[int, ...]], tuple[_Item, Row]] = {}
+    left_out: list[tuple[_Item, ItemError]] = []
+    for item in sorted(items, key=lambda item: (item.fields["domain"], SPLITS.index(item.fields["split"]))):
+        image = images[item.path]
         try:
-            bbox = _clipped(item, sizes[item.path])
-            first = first_use.setdefault((item.path, tuple(bbox)), item.number)
-            if first != item.number:
-                raise ItemError("duplicate_row", f"the same image and box as row {first}")
+            bbox = _clipped(item, image)
         except ItemError as error:
-            skipped.append(_skipped(item.number, item.path, item.fields["split"], error))
+            left_out.append((item, error))
             continue
-        items_of_image[item.path] += 1
-        rows.append(item.fields | {"bbox": bbox, "item_idx": items_of_image[item.path]})
-    return rows, skipped
+        assert isinstance(image, _Image)
+        key = (image.path, item.fields["sku_id"], tuple(bbox))
+        place = {"orig_image_path": image.path, "image_id": _image_id(image.path), "bbox": bbox}
+        first, _ = kept.setdefault(key, (item, item.fields | place))
+        if first is not item:
+            left_out.append(
+                (item, ItemError("duplicate_row", f"the same SKU, image and box as row {first.number}"))
+            )
+    items_of_image: Counter[str] = Counter()
+    rows = []
+    for (path, *_), (_, row) in sorted(kept.items(), key=lambda pair: pair[0]):
+        items_of_image[path] += 1
+        rows.append(row | {"item_idx": items_of_image[path]})
+    left_out.sort(key=lambda pair: pair[0].number)
+    return rows, [
+        _skipped(item.number, item.fields["sku_id"], item.path, item.fields["split"], error)
+        for item, error in left_out
+    ]
 
 
-def _clipped(item: _Item, size: tuple[int, int] | ItemError) -> list[int]:
-    if isinstance(size, ItemError):
-        raise size
-    return [0, 0, *size] if item.bbox is None else clip_bbox(item.bbox, *size)
+def _clipped(item: _Item, image: _Image | ItemError) -> list[int]:
+    if isinstance(image, ItemError):
+        raise image
+    return [0, 0, *image.size] if item.bbox is None else clip_bbox(item.bbox, *image.size)
 
 
-def _skipped(number: int, path: str | None, split: str | None, error: ItemError) -> Row:
+def _skipped(
+    number: int, sku_id: str | ItemError, path: str | None, split: str | None, error: ItemError
+) -> Row:
     path = None if path is None else shown(path)
     image_id = None if path is None else _image_id(path if is_url(path) else posixpath.normpath(path))
     row_error = ItemError(error.reason, f"row {number}: {error.detail}")
-    return skipped_row(split, image_id, None, path, row_error)
+    return skipped_row(split, image_id, None, path, row_error, sku_id if isinstance(sku_id, str) else None)

@@ -36,7 +36,7 @@ from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, field_validator
 
 from skufp_pipeline.errors import ItemError, UserError, in_a_line
-from skufp_pipeline.photos import PILLOW_LIMIT, PhotoError, size_of
+from skufp_pipeline.photos import LARGEST, PhotoError, size_of
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
@@ -428,7 +428,7 @@ class Fetcher:
                 detail = f"{path}: {size:,} of {declared:,} bytes were received"
                 raise _HostError("incomplete_download", detail)
             try:
-                size_of(temporary, PILLOW_LIMIT)
+                size_of(temporary, LARGEST)
             except PhotoError as error:
                 reason = "not_an_image" if error.reason == "broken_image" else error.reason
                 raise ItemError(reason, f"{path} {error.why}") from error

@@ -184,7 +184,7 @@ class ManifestDataset(Source):
             raise UserError(
                 f"dataset.read.path {self.read.path!r} is no file; expected a .csv or .parquet manifest"
             )
-        listing, urls = super().listing(), image_urls(Path(self.read.path))
+        listing, urls = super().listing(), image_urls(Path(self.read.path), self.read)
         if not urls:
             return listing
         images = Fetcher(self.remote).fetch_all(urls, progress)
@@ -202,7 +202,9 @@ class ManifestDataset(Source):
     def find(self, raw: Path) -> Callable[[str], Path]:
         table = raw / f"{REMOTE_IMAGES}.parquet"
         images = pl.read_parquet(table) if table.is_file() else None
-        return RemoteImages(self.remote, self.folder, lambda: image_urls(Path(self.read.path)), images).find
+        return RemoteImages(
+            self.remote, self.folder, lambda: image_urls(Path(self.read.path), self.read), images
+        ).find
 
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
         return read_manifest(Path(self.read.path), self.read, splits, progress, self.find(raw))

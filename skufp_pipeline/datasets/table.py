@@ -4,7 +4,7 @@ Readers (`deepfashion2`, `manifest`) return a `Catalogue` of kept and skipped it
 reads these columns and does not depend on their source.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import polars as pl
 
@@ -59,3 +59,6 @@ class Catalogue:
 
     items: pl.DataFrame  # one row per kept item, columns of `ITEM_SCHEMA`, sorted by `ITEM_ORDER`
     skipped: pl.DataFrame  # one row per item, image or manifest row left out, columns of `SKIPPED_SCHEMA`
+    # One row per kept SKU: `sku_id` and the catalogue's further columns, typed. Only the index depends on it.
+    skus: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"sku_id": pl.String()}))
+    warnings: tuple[str, ...] = ()  # sentences for the user about what was read but may not be meant

@@ -47,6 +47,7 @@ from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.search.bundle import seen_looks
 from skufp_pipeline.search.duplicates import find_duplicates
 from skufp_pipeline.search.engine import QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
@@ -106,7 +107,7 @@ class ReportParts:
             self.teachers.table(),
             self.fingerprints.table(),
             max_views,
-            make_labels(FingerprintIndex.load(self.index.path).skus, image_text, tables.texts),
+            make_labels(seen_looks(FingerprintIndex.load(self.index.path).skus), image_text, tables.texts),
             retrieval.embed_sources(image_text, encoder, batch_size),
             EmbeddingTables.images_of(self.reid) if self.reid else None,
         )

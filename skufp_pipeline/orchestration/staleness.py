@@ -13,7 +13,7 @@ import polars as pl
 from skufp_pipeline.artifacts.kinds import ANNOTATED_SCHEMA
 from skufp_pipeline.artifacts.places import ANNOTATIONS, RAW_DATASET
 from skufp_pipeline.datasets.catalogue import shard_table
-from skufp_pipeline.datasets.difference import catalogue_changes
+from skufp_pipeline.datasets.difference import catalogue_changes, described_items
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.steps import Step
 from skufp_pipeline.store import ArtifactStore, shard_name
@@ -104,15 +104,17 @@ def catalog_diff(preset: Preset, steps: Mapping[str, Step], among: Collection[st
     """
     store = ArtifactStore(preset.data_root)
     raw = RAW_DATASET.read(store).path
-    items = preset.dataset.catalogue(raw, preset.splits, preset.shards).items
-    tables = [shard_table(items, shard) for shard in range(preset.shards)]
-    digests = {
+    found = preset.dataset.catalogue(raw, preset.splits, preset.shards)
+    tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
+    digests: dict[Place, str] = {
         Place(ANNOTATIONS.name, shard): hashlib.sha256(table).hexdigest()
         for shard, table in enumerate(tables)
     }
     last = ANNOTATIONS.find(store)
-    before = last.items() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
-    changes = catalogue_changes(before, items)
+    if last is not None and not last.skus().equals(found.skus):
+        digests[Place(ANNOTATIONS.name)] = "other columns"
+    before = last.described() if last else pl.DataFrame(schema=ANNOTATED_SCHEMA)
+    changes = catalogue_changes(before, described_items(found.items, found.skus))
     return CatalogDiff(changes, stale(steps, store, among, digests))
 
 

@@ -14,6 +14,10 @@ from skufp_pipeline.search.pictures import write_pictures
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import Artifact, ArtifactStore
 
+LOOKS = ("colour", "pattern", "lightness")  # of most catalog views
+SEEN = "photo_"  # before the name of a look, where the catalogue has a column of its name
+OWN = ("sku_id", "split", "num_views", "category_name", "title", "text", "image", "fingerprint")
+
 
 def build_index(
     directory: Path,
@@ -24,6 +28,7 @@ def build_index(
     segment_rows: int,
     picture_side: int | None = None,
     find: Callable[[str], Path] = Path,
+    columns: pl.DataFrame | None = None,
 ) -> FingerprintIndex:
     """Writes the index of all fingerprints to `directory` and loads it from there.
 
@@ -35,6 +40,9 @@ def build_index(
         segment_rows: maximum number of rows per segment.
         picture_side: side of the thumbnails, pixels; None stores none.
         find: maps a path relative to the data root to a local path.
+        columns: the catalogue's further columns by `sku_id`. A colour, pattern or lightness of the catalogue
+            takes the place of the one seen in the pictures, which is kept as `photo_colour` and so on; any
+            other name that the index needs for itself gets `catalogue_` before it.
 
     Raises:
         UserError: a fingerprint is not finite or not of norm 1, a bias is not finite, or a SKU occurs twice.
@@ -42,7 +50,7 @@ def build_index(
     known = pl.concat([_sku_rows(table, crops) for crops, table in image_text.items()])
     shown = known.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left")
     image = pl.format("{}/{}", "crops", "image_path").alias("image")
-    shown = shown.with_columns(image).drop("crops", "image_path")
+    shown = _with_columns(shown.with_columns(image).drop("crops", "image_path"), columns)
     biases = fingerprints.select("bias").collect()["bias"].to_numpy().astype(np.float32)
     chunks = _chunks(fingerprints, shown, segment_rows)
     write_index(directory, chunks, references, biases if biases.any() else None)
@@ -57,6 +65,32 @@ def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artif
     """The artifact in use and its index; raises UserError if there is none or it can't be read."""
     artifact = Versions(store, name).read()
     return artifact, FingerprintIndex.load(artifact.path)
+
+
+def catalogue_columns(skus: pl.DataFrame) -> list[str]:
+    """The columns of an index's SKU table that came from the catalogue's further columns."""
+    seen = [name for name in LOOKS if SEEN + name not in skus.columns]
+    return [name for name in skus.columns if name not in (*OWN, *seen, *(SEEN + look for look in LOOKS))]
+
+
+def seen_looks(skus: pl.DataFrame) -> pl.DataFrame:
+    """The SKU table with colour, pattern and lightness as seen in the pictures."""
+    seen = [look for look in LOOKS if SEEN + look in skus.columns]
+    return skus.with_columns(pl.col(SEEN + look).alias(look) for look in seen)
+
+
+def _with_columns(shown: pl.DataFrame, columns: pl.DataFrame | None) -> pl.DataFrame:
+    """Adds the catalogue's further columns to the table of SKUs."""
+    if columns is None or columns.width == 1:
+        return shown
+    names = {name: name for name in columns.columns[1:]}
+    reserved = {*OWN, *(SEEN + look for look in LOOKS)}
+    for name in names:
+        while names[name] in reserved:
+            names[name] = f"catalogue_{names[name]}"
+        reserved.add(names[name])
+    seen = {look: SEEN + look for look in LOOKS if look in names}
+    return shown.rename(seen).join(columns.rename(names), on="sku_id", how="left", maintain_order="left")
 
 
 def _chunks(fingerprints: pl.LazyFrame, shown: pl.DataFrame, rows: int) -> Iterator[Chunk]:
@@ -77,7 +111,7 @@ def _sku_rows(table: pl.DataFrame, crops: str) -> pl.DataFrame:
     Colour (the first of each view), pattern and lightness are the most frequent among its catalog views.
     """
     catalog = table.filter(pl.col("domain") == CATALOG).with_columns(colour=pl.col("colours").list.first())
-    most = pl.col("colour", "pattern", "lightness").drop_nulls().mode(maintain_order=True).first()
+    most = pl.col(*LOOKS).drop_nulls().mode(maintain_order=True).first()
     shown = catalog.group_by("sku_id", maintain_order=True).agg(
         pl.col("category_name", "title", "text").first(), most
     )

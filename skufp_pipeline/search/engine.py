@@ -1,10 +1,10 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.pictures import Pictures, load_pictures
 from skufp_pipeline.search.rows import Rows
@@ -40,6 +40,7 @@ class Hit:
         rank: 1 for the best.
         score: cosine of query and fingerprint, plus the SKU's bias if the index has biases.
         image: the SKU's representative image, relative to the data root.
+        columns: what else the catalogue says of the SKU, typed as in the catalogue.
     """
 
     rank: int
@@ -48,6 +49,7 @@ class Hit:
     category_name: str | None
     title: str | None
     image: str
+    columns: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -203,10 +205,14 @@ class QueryEngine:
         return Answer(self._hits(result), clock.milliseconds, action)
 
     def _hits(self, result: SearchResult) -> list[Hit]:
-        rows = self.index.skus[result.rows].iter_rows(named=True)
+        table = self.index.skus[result.rows]
+        further = table.select(catalogue_columns(table)).to_dicts()
+        shown = table.select("sku_id", "category_name", "title", "image").rows()
         return [
-            Hit(rank, row["sku_id"], float(score), row["category_name"], row["title"], row["image"])
-            for rank, (row, score) in enumerate(zip(rows, result.scores, strict=True), start=1)
+            Hit(rank, sku_id, float(score), category, title, image, further[rank - 1] if further else {})
+            for rank, ((sku_id, category, title, image), score) in enumerate(
+                zip(shown, result.scores, strict=True), start=1
+            )
         ]
 
 

@@ -21,7 +21,14 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.files import load_parts, save_parts
 from skufp_pipeline.search.rows import Rows, Words
 from skufp_pipeline.search.scan import unit_queries
-from skufp_pipeline.search.segment import Segment, make_segment, require_distinct, some, unit_rows
+from skufp_pipeline.search.segment import (
+    Segment,
+    as_kind,
+    make_segment,
+    require_distinct,
+    some,
+    unit_rows,
+)
 
 BATCHED = 8  # a number of queries that is searched as a batch
 COMPARED_VALUES = 10_000  # values of a column that are compared to suggest the nearest to an unknown one
@@ -223,20 +230,49 @@ class FingerprintIndex:
             chosen = chosen & self._matching(column, asked)
         return chosen
 
+    def compare(self, column: str, sign: str, bound: Any) -> Rows:
+        """The rows whose number or date in a column is `sign` (<, <=, > or >=) `bound`; empty ones are not.
+
+        Raises UserError for an unknown column, one of words, a bound of another type, or if no SKU is in the
+        range.
+        """
+        values = self._column(column)
+        kind = values.dtype
+        limit = as_kind(bound, kind) if kind.is_numeric() or kind.is_temporal() else None
+        if limit is None:
+            held = (
+                "numbers" if kind.is_numeric() else "dates" if kind.is_temporal() else "no numbers or dates"
+            )
+            raise UserError(f"{column} {sign} {bound}: the column {column!r} holds {held}")
+        masks = (segment.table.compared(column, sign, limit) for segment in self.segments)
+        chosen = Rows(self.present.sizes, tuple(masks)) & self.present
+        if not chosen.count:
+            ends: Any = (values.min(), values.max())
+            raise UserError(f"no SKU has {column} {sign} {bound}; there are {ends[0]} to {ends[1]}")
+        return chosen
+
     def of_skus(self, sku_ids: Iterable[Any]) -> Rows:
         """The rows of these SKUs; raises UserError if one of them is not in the index."""
-        wanted = self._ids(sku_ids).unique(maintain_order=True)
-        rows = self._rows_of(wanted)
-        if rows.count < len(wanted):
-            known = self.skus["sku_id"][rows.numbers()]
-            unknown = wanted.filter(~wanted.is_in(known.implode()))
+        rows, unknown = self.known_skus(sku_ids)
+        if len(unknown):
             raise UserError(f"{some(unknown)} is not in the index")
         return rows
 
-    def _matching(self, column: str, asked: Any) -> Rows:
+    def known_skus(self, sku_ids: Iterable[Any]) -> tuple[Rows, pl.Series]:
+        """The rows of those of the SKUs that are in the index, and the ids of the others."""
+        wanted = self._ids(sku_ids).unique(maintain_order=True)
+        rows = self._rows_of(wanted)
+        known = self.skus["sku_id"][rows.numbers()]
+        return rows, wanted.filter(~wanted.is_in(known.implode()))
+
+    def _column(self, column: str) -> pl.Series:
         if column not in self.skus.columns:
             known = ", ".join(self.skus.columns)
             raise UserError(f"the SKU table has no column {column!r} to filter by; it has {known}")
+        return self.skus[column]
+
+    def _matching(self, column: str, asked: Any) -> Rows:
+        self._column(column)
         values = asked if isinstance(asked, Collection) and not isinstance(asked, str) else [asked]
         if not values:
             raise UserError(f"no value to filter {column} by")

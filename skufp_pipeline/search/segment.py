@@ -1,8 +1,12 @@
 """A segment of the index: immutable fingerprints, codes and SKU table."""
 
+import operator
+from collections.abc import Callable
+from datetime import date, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
@@ -15,6 +19,12 @@ from skufp_pipeline.search.scan import Scanner
 
 KEPT_FILTERS = 256  # cached bitmaps per segment, by column and value: 32 MB for a million rows
 UNIT_TOLERANCE = 1e-5
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 
 class SkuTable:
@@ -23,10 +33,15 @@ class SkuTable:
     def __init__(self, frame: pl.DataFrame) -> None:
         self.frame = frame
         self._matching = lru_cache(KEPT_FILTERS)(partial(_matching, frame))
+        self._compared = lru_cache(KEPT_FILTERS)(partial(_compared, frame))
 
     def matching(self, column: str, value: Any) -> Words:
         """Bitmap of the rows whose `column` equals `value` or, for a list column, contains it."""
         return self._matching(column, value)
+
+    def compared(self, column: str, sign: str, bound: Any) -> Words:
+        """Bitmap of the rows whose `column` is `sign` (of `COMPARISONS`) `bound`."""
+        return self._compared(column, sign, bound)
 
 
 class Segment:
@@ -111,14 +126,14 @@ def _matching(frame: pl.DataFrame, column: str, value: Any) -> Words:
         return words_of(np.zeros(len(frame), dtype=bool))
     values = frame[column]
     kind = values.dtype
-    wanted = _as(value, kind.inner if isinstance(kind, pl.List) else kind)
+    wanted = as_kind(value, kind.inner if isinstance(kind, pl.List) else kind)
     if wanted is None:
         return words_of(np.zeros(len(frame), dtype=bool))
     mask = values.list.contains(wanted) if isinstance(kind, pl.List) else values == wanted
     return words_of(mask.fill_null(False).to_numpy())
 
 
-def _as(value: Any, kind: Any) -> Any:
+def as_kind(value: Any, kind: Any) -> Any:
     """Casts the value to the column's type, since the command line passes strings; None if impossible."""
     if kind == pl.String:
         return str(value)
@@ -126,4 +141,29 @@ def _as(value: Any, kind: Any) -> Any:
         return None
     if not isinstance(value, str):
         return value
+    if kind == pl.Boolean:
+        return {"true": True, "false": False}.get(value.lower())
+    if kind.is_temporal():
+        return _moment(value, kind)
+    if kind.is_integer():
+        number = pl.Series([value]).cast(pl.Int128, strict=False)[0]
+        return as_kind(value, pl.Float64()) if number is None else number
     return pl.Series([value]).cast(kind, strict=False)[0]
+
+
+def _moment(text: str, kind: pl.DataType) -> date | None:
+    """Reads an ISO date, or date and time in the column's zone unless it names one; None if it is none."""
+    try:
+        if not isinstance(kind, pl.Datetime):
+            return date.fromisoformat(text)
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    zone = ZoneInfo(kind.time_zone) if kind.time_zone else None
+    return found.replace(tzinfo=zone) if found.tzinfo is None or zone is None else found
+
+
+def _compared(frame: pl.DataFrame, column: str, sign: str, bound: Any) -> Words:
+    if column not in frame.columns:
+        return words_of(np.zeros(len(frame), dtype=bool))
+    return words_of(COMPARISONS[sign](frame[column], bound).fill_null(False).to_numpy())

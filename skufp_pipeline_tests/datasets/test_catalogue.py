@@ -57,6 +57,11 @@ def test_a_listing_counts_files_and_bytes_of_the_whole_tree(tmp_path: Path) -> N
     assert folder_listing(tmp_path) == listing
 
 
+def test_a_file_name_that_is_no_unicode_is_listed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"stray-\xff.jpg")).write_text("1")
+    assert folder_listing(tmp_path)["files"] == 1
+
+
 @pytest.mark.parametrize("change", ["content", "time", "name", "new"])
 def test_a_listing_changes_with_the_folder(tmp_path: Path, change: str) -> None:
     path = tmp_path / "a"

@@ -48,6 +48,8 @@ def quadrants() -> Image.Image:
         ({"domain": "query", "item_idx": 10}, "train/query/000001_01_01/000001_item10.jpg"),
         ({"sku_id": "a/b c"}, "train/catalog/a%2Fb%20c/000001_item1.jpg"),
         ({"sku_id": ".."}, "train/catalog/%2E./000001_item1.jpg"),
+        ({"sku_id": "x" * 255}, f"train/catalog/{'x' * 255}/000001_item1.jpg"),
+        ({"sku_id": "x" * 256}, f"train/catalog/{'x' * 200}~bf2b88d8bce640e2/000001_item1.jpg"),
     ],
 )
 def test_a_crop_path_stays_in_its_folder(row: dict, expected: str) -> None:

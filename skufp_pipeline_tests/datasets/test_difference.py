@@ -3,7 +3,9 @@
 import polars as pl
 import pytest
 
-from skufp_pipeline.datasets.difference import catalogue_changes
+from skufp_pipeline.datasets.difference import catalogue_changes, described_items
+
+from .trees import table
 
 ROWS = [
     {"sku_id": sku, "domain": "catalog", "image_id": image, "item_idx": 1, "title": "t",
@@ -49,3 +51,13 @@ def test_a_changed_sku_says_what_is_other(after: list[dict], detail: str) -> Non
 
 def test_of_an_empty_catalogue_everything_is_new() -> None:
     assert [row[2] for row in changes(items(), items(*ROWS))] == ["new", "new"]
+
+
+def test_a_further_column_changes_its_sku() -> None:
+    items = table({"sku_id": "a"}, {"sku_id": "b"}).with_columns(shard=pl.lit(0, pl.Int32))
+    before = described_items(items, pl.DataFrame({"sku_id": ["a", "b"], "price": [1, 2]}))
+    after = described_items(items, pl.DataFrame({"sku_id": ["a", "b"], "price": [1, 3]}))
+    assert catalogue_changes(before, before).is_empty()
+    assert catalogue_changes(before, after).select("sku_id", "change", "detail").rows() == [
+        ("b", "changed", "other catalogue price")
+    ]

@@ -1,5 +1,11 @@
+import csv
+import io
+import os
+import unicodedata
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 import pytest
@@ -67,7 +73,8 @@ def test_a_csv_becomes_the_internal_table(folder: Path) -> None:
         "title": "Granny Smith",
         "description": "A green apple. Tart.",
     }
-    assert (query["category_name"], query["title"], query["description"]) == ("product", None, None)
+    words = ("category_name", "title", "description")
+    assert [query[name] for name in words] == [catalog[name] for name in words]
 
 
 def test_parquet_gives_the_same_as_csv(folder: Path) -> None:
@@ -106,7 +113,9 @@ def test_several_boxes_of_one_image_are_numbered_in_row_order(folder: Path) -> N
     [
         ({"sku_id": " "}, "bad_sku_id"),
         ({"sku_id": "x" * 129}, "bad_sku_id"),
-        ({"sku_id": "梨" * 40}, "bad_sku_id"),
+        ({"sku_id": "two\nlines"}, "bad_sku_id"),
+        ({"sku_id": "zero\u200bwidth"}, "bad_sku_id"),
+        ({"sku_id": "4.01235E+12"}, "bad_sku_id"),
         ({"image_path": ""}, "bad_image_path"),
         ({"image_path": "/etc/passwd"}, "bad_image_path"),
         ({"image_path": "../a.jpg"}, "bad_image_path"),
@@ -148,7 +157,7 @@ def test_a_half_given_box_is_skipped(folder: Path) -> None:
     assert reasons(catalogue) == {"bbox_malformed": 1}
 
 
-def test_the_same_image_and_box_twice_is_a_duplicate(folder: Path) -> None:
+def test_the_same_sku_image_and_box_twice_is_a_duplicate(folder: Path) -> None:
     catalogue = read_rows(
         folder,
         row(bbox=""),
@@ -156,12 +165,54 @@ def test_the_same_image_and_box_twice_is_a_duplicate(folder: Path) -> None:
         row(sku_id="pear", bbox="0,0,50,70"),
         row(bbox="0,0,20,20"),
     )
-    assert reasons(catalogue) == {"duplicate_row": 2}
-    assert catalogue.skipped["detail"].to_list() == [
-        "row 2: the same image and box as row 1",
-        "row 3: the same image and box as row 1",
+    assert catalogue.skipped["reason"].to_list() == ["duplicate_row"]
+    assert catalogue.skipped["detail"].to_list() == ["row 2: the same SKU, image and box as row 1"]
+    kept = catalogue.items.select("sku_id", "item_idx", "bbox").rows()
+    assert kept == [
+        ("apple-1", 1, [0, 0, 20, 20]),
+        ("apple-1", 2, [0, 0, 40, 60]),
+        ("pear", 3, [0, 0, 40, 60]),
     ]
-    assert catalogue.items["item_idx"].to_list() == [1, 2]
+
+
+def test_all_skus_that_share_a_picture_are_kept(folder: Path) -> None:
+    catalogue = read_rows(folder, *(row(sku_id=f"shirt-{size}", size=size) for size in "SML"))
+    assert catalogue.skipped.is_empty()
+    assert catalogue.items.select("sku_id", "item_idx").rows() == [
+        ("shirt-L", 1),
+        ("shirt-M", 2),
+        ("shirt-S", 3),
+    ]
+    assert catalogue.items["image_id"].n_unique() == 1
+    assert catalogue.skus.rows() == [("shirt-L", "L"), ("shirt-M", "M"), ("shirt-S", "S")]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_picture_that_is_both_catalog_and_query_is_catalog(folder: Path, order: int) -> None:
+    rows = [row(domain="query"), row(domain="catalog")][::order]
+    catalogue = read_rows(folder, *rows)
+    assert catalogue.items["domain"].to_list() == ["catalog"]
+    assert reasons(catalogue) == {"duplicate_row": 1}
+
+
+def test_a_skus_words_are_its_first_in_file_order(folder: Path) -> None:
+    rows = [
+        row(image_path="nowhere.jpg", title="", brand="", category=""),
+        row(title="Granny Smith", brand="", category=""),
+        row(image_path="b.jpg", title="Golden", brand="Acme", category="Apple", domain="query"),
+        row(sku_id="pear", title="", brand="", category=""),
+    ]
+    catalogue = read_rows(folder, *rows)
+    words = catalogue.items.select("sku_id", "domain", "title", "category_name").rows()
+    assert words == [
+        ("apple-1", "catalog", "Granny Smith", "Apple"),
+        ("apple-1", "query", "Granny Smith", "Apple"),
+        ("pear", "catalog", None, "product"),
+    ]
+    assert catalogue.skus.rows() == [("apple-1", "Acme"), ("pear", None)]
+    assert catalogue.warnings == (
+        "1 SKU has several values of 'title', the first is used; not so row 3 of SKU 'apple-1'",
+    )
 
 
 def test_a_sku_of_two_splits_stays_in_training(folder: Path) -> None:
@@ -202,11 +253,107 @@ def test_image_ids_depend_on_the_relative_path_alone(folder: Path) -> None:
     assert among.filter(sku_id="pear")["image_id"].item() == alone
 
 
-def test_an_unknown_column_gets_a_suggestion(folder: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"unknown column 'titel'; did you mean 'title'\? \(known columns: sku_id"
-    ):
-        read_rows(folder, row(titel="x"))
+def test_a_likely_misspelling_is_kept_with_a_warning(folder: Path) -> None:
+    catalogue = read_rows(folder, row(titel="x", price="9.90"))
+    assert catalogue.skus.to_dicts() == [{"sku_id": "apple-1", "titel": "x", "price": 9.9}]
+    (warning,) = catalogue.warnings
+    assert warning.endswith("the column 'titel' is kept as it is; did you mean 'title'?")
+
+
+def test_columns_of_a_csv_are_numbers_where_all_cells_are(folder: Path) -> None:
+    columns = {
+        "stock": ("3", "40"), "price": ("9.90", "12"), "gtin": ("0401", "12"), "size": ("38", "M"),
+        "cost": ("9,90", "8"), "grouped": ("1,000", "2"), "empty": ("", ""),
+    }  # fmt: skip
+    first, second = ({name: cells[i] for name, cells in columns.items()} for i in (0, 1))
+    skus = read_rows(folder, row(**first), row(sku_id="pear", **second)).skus
+    assert skus.drop("sku_id").to_dict(as_series=False) == {
+        "stock": [3, 40], "price": [9.9, 12.0], "gtin": ["0401", "12"], "size": ["38", "M"],
+        "cost": [9.9, 8.0], "grouped": ["1,000", "2"], "empty": [None, None],
+    }  # fmt: skip
+
+
+def test_columns_of_a_parquet_keep_their_types_and_nested_ones_become_words(folder: Path) -> None:
+    cells = {
+        "price": Decimal("19.99"), "launched": date(2026, 3, 1), "sold_out": False, "big": 2**63,
+        "colours": ["red", "navy"], "cut": {"fit": "slim", "pockets": 2}, "nothing": None,
+        "raw": b"caf\xc3\xa9", "attributes": ["warm", "light"], "title": 501.0,
+    }  # fmt: skip
+    frame = pl.DataFrame([row(**cells)], schema_overrides={"big": pl.UInt64})
+    frame.write_parquet(folder / "manifest.parquet")
+    catalogue = read(folder / "manifest.parquet")
+    assert catalogue.skus.drop("sku_id").to_dicts() == [
+        {
+            "price": 19.99, "launched": date(2026, 3, 1), "sold_out": False, "big": 2**63,
+            "colours": ["red", "navy"], "cut": "fit slim, pockets 2", "nothing": None, "raw": "café",
+        }
+    ]  # fmt: skip
+    assert catalogue.items.select("title", "description").row(0) == ("501", "warm, light")
+
+
+@pytest.mark.parametrize(
+    ("value", "sku_id"),
+    [
+        (1001.0, "1001"),
+        (1001, "1001"),
+        (Decimal("1001.00"), "1001"),
+        (b"A-1", "A-1"),
+        ("1001.0", "1001"),
+        ("007", "007"),
+        (" Cafe\u0301 ", "Caf\u00e9"),
+        ("梨" * 128, "梨" * 128),
+        ("1.50", "1.50"),
+        (float(2**53), None),
+        (1001.5, None),
+        (b"\xff", None),
+        (["A-1"], None),
+        ("梨" * 129, None),
+        (True, None),
+    ],
+)
+def test_an_id_has_one_reading_or_is_refused(folder: Path, value: Any, sku_id: str | None) -> None:
+    rows = {"sku_id": [value], "image_path": ["a.jpg"], "domain": ["catalog"], "split": ["train"]}
+    pl.DataFrame(rows).write_parquet(folder / "manifest.parquet")
+    if sku_id is None:
+        with pytest.raises(UserError, match="no usable item; left out: bad_sku_id 1"):
+            read(folder / "manifest.parquet")
+    else:
+        assert read(folder / "manifest.parquet").items["sku_id"].to_list() == [sku_id]
+
+
+def test_an_id_that_may_be_another_sku_is_refused(folder: Path) -> None:
+    catalogue = read_rows(folder, row(sku_id="1001"), row(sku_id="1001.0", image_path="b.jpg"))
+    assert catalogue.items["sku_id"].to_list() == ["1001"]
+    assert catalogue.skipped["detail"].to_list() == [
+        "row 2: sku_id '1001.0' may be '1001', which is a SKU too; keep one"
+    ]
+
+
+def test_ids_of_a_column_that_has_rounded_them_are_refused(folder: Path) -> None:
+    frame = pl.DataFrame([row(sku_id=16_777_217.0)]).with_columns(pl.col("sku_id").cast(pl.Float32))
+    frame.write_parquet(folder / "manifest.parquet")
+    with pytest.raises(UserError, match="sku_id is Float32, which has rounded large ids"):
+        read(folder / "manifest.parquet")
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_is_found_in_either_unicode_form(folder: Path, form: Literal["NFC", "NFD"]) -> None:
+    other = "NFD" if form == "NFC" else "NFC"
+    on_disk = unicodedata.normalize(form, "été/café.jpg")
+    write_image(folder / on_disk)
+    (folder / os.fsdecode(b"stray-\xff.jpg")).touch()
+    catalogue = read_rows(
+        folder, row(image_path=unicodedata.normalize(other, on_disk)), row(image_path=on_disk)
+    )
+    assert catalogue.items["orig_image_path"].to_list() == [on_disk]
+    assert reasons(catalogue) == {"duplicate_row": 1}
+
+
+def test_two_files_that_differ_in_their_unicode_form_are_two_images(folder: Path) -> None:
+    for name in ("\u00e9.jpg", "e\u0301.jpg"):
+        write_image(folder / name)
+    items = read_rows(folder, row(image_path="\u00e9.jpg"), row(image_path="e\u0301.jpg")).items
+    assert items["image_id"].n_unique() == 2
 
 
 @pytest.mark.parametrize("name", ["sku_id", "image_path", "domain"])
@@ -229,7 +376,16 @@ def test_boxes_are_given_in_one_form(folder: Path) -> None:
         ("manifest.csv", b"", "is empty"),
         ("manifest.csv", b"sku_id,image_path,domain\n", "has a header and no rows"),
         ("manifest.csv", b"sku_id,sku_id,image_path,domain\n1,1,a.jpg,query\n", "2 columns named 'sku_id'"),
-        ("manifest.csv", b"sku_id,image_path,domain\n\xff,a.jpg,query\n", "is not UTF-8"),
+        ("manifest.csv", b",sku_id,image_path,domain\n0,1,a.jpg,query\n", "a column without a name; name it"),
+        ("manifest.csv", b"SKU,image_path,domain\n1,a.jpg,query\n", r"lacks the column 'sku_id'; required"),
+        ("manifest.csv", b"sku id,image_path,domain\n1,a.jpg,query\n", r"'sku_id' \(is it 'sku id'\?\)"),
+        ("manifest.csv", b"sku_id,image_path,domain\n\x81,a.jpg,query\n", "row 1, column 'sku_id'"),
+        (
+            "manifest.csv",
+            b"sku_id,image_path,domain,title\n1,a.jpg,query,Cr\xe8me\n",
+            r"may read 'Crème' or 'Crčme' in row 1, column 'title'; save it as CSV UTF-8",
+        ),
+        ("manifest.csv", b"\xef\xbb\xbfsku_id;\xff\n", "is not utf-8-sig text: the header, column 2"),
         ("manifest.csv", b'sku_id,image_path,domain\n"1,a.jpg,query\n', "is not a CSV file"),
         ("manifest.parquet", b"PAR1", "is not a readable Parquet file"),
         ("manifest.xlsx", b"", "is neither a .csv nor a .parquet file"),
@@ -251,6 +407,27 @@ def test_a_missing_manifest_is_a_user_error(tmp_path: Path) -> None:
 def test_a_manifest_without_a_usable_row_says_why(folder: Path) -> None:
     with pytest.raises(UserError, match="no usable item; left out: missing_image 1"):
         read_rows(folder, row(image_path="nowhere.jpg"))
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-8"])
+def test_what_spreadsheets_write_is_read(folder: Path, delimiter: str, encoding: str) -> None:
+    lines = [
+        ("sku_id", "image_path", "domain", "title"),
+        ("ä-1", "a.jpg", "catalog", "Größe 38, 5 € “süß”"),
+    ]
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows(lines)
+    (folder / "manifest.csv").write_bytes(text.getvalue().encode(encoding))
+    assert read(folder / "manifest.csv").items.select("sku_id", "title").rows() == [lines[1][::3]]
+
+
+def test_an_encoding_that_is_named_is_not_guessed(folder: Path) -> None:
+    path = write_manifest(folder, [row(title="Crème")])
+    path.write_bytes(path.read_text().encode("cp1252"))
+    assert read(path, encoding="cp1252").items["title"].to_list() == ["Crème"]
+    with pytest.raises(UserError, match="unknown encoding 'ansi-western'"):
+        read(path, encoding="ansi-western")
 
 
 def test_a_spreadsheet_byte_order_mark_and_blank_lines_are_tolerated(folder: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.search.bundle import build_index, current_index
+from skufp_pipeline.search.bundle import build_index, catalogue_columns, current_index, seen_looks
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.versions import CURRENT, Versions
 from skufp_pipeline.store import ArtifactStore
@@ -35,11 +35,16 @@ def build(tmp_path: Path) -> Build:
     """An index of tables like the above, in segments of so many rows."""
 
     def build_here(
-        fingerprints: pl.DataFrame, teachers: pl.DataFrame, text: pl.DataFrame, segment_rows: int = 100
+        fingerprints: pl.DataFrame,
+        teachers: pl.DataFrame,
+        text: pl.DataFrame,
+        segment_rows: int = 100,
+        columns: pl.DataFrame | None = None,
     ) -> FingerprintIndex:
         folder = tmp_path / f"index{segment_rows}"
         folder.mkdir()
-        return build_index(folder, fingerprints.lazy(), teachers, {"crops/0": text}, {}, segment_rows)
+        tables = (fingerprints.lazy(), teachers, {"crops/0": text}, {}, segment_rows)
+        return build_index(folder, *tables, columns=columns)
 
     return build_here
 
@@ -99,6 +104,27 @@ def test_what_is_filtered_by_is_what_most_catalog_views_show(build: Build) -> No
     assert skus["colour"].to_list() == ["red", "teal"]
     assert skus["pattern"].to_list() == ["striped", None]
     assert skus["lightness"].to_list() == ["light", "dark"]
+
+
+def test_further_columns_of_the_catalogue_are_kept_with_their_types(build: Build) -> None:
+    columns = pl.DataFrame(
+        {"sku_id": ["1", "0", "x"], "price": [5.0, 9.9, 1.0], "colour": ["navy", None, "z"], "image": "u"}
+    )
+    index = build(*tables([[1, 0], [0, 1]]), segment_rows=1, columns=columns)
+    skus = index.skus
+    assert skus["price"].to_list() == [9.9, 5.0]
+    assert skus["colour"].to_list() == [None, "navy"]
+    assert skus["photo_colour"].to_list() == ["red", "red"]
+    assert skus["image"].to_list() == ["crops/0/0.jpg", "crops/0/1.jpg"]
+    assert skus["catalogue_image"].to_list() == ["u", "u"]
+    assert catalogue_columns(skus) == ["price", "colour", "catalogue_image"]
+    assert seen_looks(skus)["colour"].to_list() == ["red", "red"]
+    assert index.compare("price", "<=", "5").numbers().tolist() == [1]
+
+
+def test_without_further_columns_a_hit_has_none(index: FingerprintIndex) -> None:
+    assert catalogue_columns(index.skus) == []
+    assert seen_looks(index.skus).equals(index.skus)
 
 
 def test_rows_follow_the_fingerprints_whatever_the_order_of_the_rest(build: Build) -> None:

@@ -76,6 +76,13 @@ def ids(answer: Answer) -> list[str]:
     return [hit.sku_id for hit in answer.hits]
 
 
+def test_a_hit_has_what_else_the_catalogue_says(encoder: Encoder, index: FingerprintIndex) -> None:
+    further = index.skus.with_columns(price=pl.Series([9.9, 5.0, None]))
+    hits = QueryEngine(FingerprintIndex(index.fingerprints, further), encoder).search_text("a plum", 3).hits
+    prices = {hit.sku_id: hit.columns for hit in hits}
+    assert prices == {"apple": {"price": 9.9}, "lime": {"price": 5.0}, "plum": {"price": None}}
+
+
 def test_only_skus_within_are_found(engine: QueryEngine, tmp_path: Path) -> None:
     picture(SKUS["plum"]).save(tmp_path / "photo.png")
     within = engine.index.where(colour=["red", "lime"])

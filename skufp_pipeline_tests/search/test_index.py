@@ -2,6 +2,7 @@ import itertools
 import math
 import os
 import threading
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,54 @@ def test_a_filter_that_fits_nothing_names_what_there_is(shop: FingerprintIndex) 
         shop.where(num_views="many")
     with pytest.raises(UserError, match="no value to filter colour by"):
         shop.where(colour=[])
+
+
+@pytest.mark.parametrize(
+    ("column", "sign", "bound", "rows"),
+    [
+        ("num_views", "<=", "2", [0, 1, 3, 4]),
+        ("num_views", "<", 2, [0, 3]),
+        ("num_views", ">", "1.5", [1, 2, 4]),
+        ("price", ">=", "9.9", [0, 2]),
+        ("price", "<", "9.9", [1]),
+        ("launched", ">=", "2026-03-01", [1]),
+        ("seen", "<", "2026-03-01T12:00", [0]),
+    ],
+)
+def test_a_range_holds_the_rows_on_its_side_and_no_empty_ones(
+    shop: FingerprintIndex, column: str, sign: str, bound: Any, rows: list[int]
+) -> None:
+    priced = shop.skus.with_columns(
+        price=pl.Series([9.9, 5.0, 20.0, None, None]),
+        launched=pl.Series([date(2026, 1, 31), date(2026, 3, 1), None, None, None]),
+        seen=pl.Series([datetime(2026, 3, 1, 9), datetime(2026, 3, 1, 12), None, None, None]),
+    )
+    index = FingerprintIndex(ROWS[:5], priced)
+    within = index.compare(column, sign, bound)
+    assert within.numbers().tolist() == rows
+    assert sorted(index.search([0, 0, 0], 10, within)[0].rows.tolist()) == rows
+
+
+def test_a_range_that_means_nothing_is_refused(shop: FingerprintIndex) -> None:
+    with pytest.raises(UserError, match="the column 'colour' holds no numbers or dates"):
+        shop.compare("colour", "<", "red")
+    with pytest.raises(UserError, match="num_views < many: the column 'num_views' holds numbers"):
+        shop.compare("num_views", "<", "many")
+    with pytest.raises(UserError, match="no SKU has num_views > 3; there are 1 to 3"):
+        shop.compare("num_views", ">", "3")
+    with pytest.raises(UserError, match="no column 'price' to filter by"):
+        shop.compare("price", ">", "3")
+
+
+def test_numbers_are_equal_however_they_are_written(shop: FingerprintIndex) -> None:
+    assert shop.where(num_views="1.0").numbers().tolist() == [0, 3]
+    sold = FingerprintIndex(ROWS[:2], shop.skus[:2].with_columns(sold=pl.Series([True, False])))
+    assert sold.where(sold="true").numbers().tolist() == [0]
+
+
+def test_known_and_unknown_ids_of_a_list_are_told_apart(shop: FingerprintIndex) -> None:
+    rows, unknown = shop.known_skus(["e", "x", "b", "x"])
+    assert (rows.numbers().tolist(), unknown.to_list()) == ([1, 4], ["x"])
 
 
 def test_a_filter_of_another_index_is_refused(shop: FingerprintIndex) -> None:
