@@ -4,13 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import polars as pl
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittle, UserError
 from skufp_pipeline.store import Artifact, ArtifactStore, Manifest, shard_key
 
+OFF = "off"  # key in a summary: why the stage was switched off
 CURRENT = "CURRENT"  # pointer file beside the versions of an index, names the one in use
 
 
@@ -32,6 +33,17 @@ class Reader:
     @property
     def summary(self) -> dict[str, Any]:
         return self.artifact.summary
+
+    @property
+    def off(self) -> str | None:
+        """Why the stage was switched off, which leaves no model or figures here; None where it ran."""
+        return self.summary.get(OFF)
+
+    def needed(self) -> Self:
+        """Returns itself; raises `TooLittle`, with the reason, if the stage was switched off."""
+        if self.off is not None:
+            raise TooLittle(self.off)
+        return self
 
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
