@@ -1,4 +1,4 @@
-"""Exceptions that a user can act on: `UserError` stops the work, `TooLittle` a stage, `ItemError` one item."""
+"""Exceptions that a user can act on; `UserError` stops the work, `ItemError` skips one item."""
 
 from textwrap import shorten
 
@@ -10,7 +10,7 @@ class UserError(Exception):
     """
 
 
-class TooLittle(UserError):
+class TooLittleError(UserError):
     """There is too little to learn or to measure from; an optional stage that raises it is switched off."""
 
 

@@ -36,9 +36,10 @@ class EmbeddingTables:
     def of(
         cls, shards: Sequence[Embeddings], generated: Sequence[Embeddings] | None = None
     ) -> "EmbeddingTables":
-        """The tables of all shards together, by SKU."""
+        """The tables of all shards together, by SKU; without generated views where that is switched off."""
         texts = pl.concat([shard.texts() for shard in shards]).sort("sku_id", maintain_order=True)
-        made = None if generated is None else pl.concat([shard.images() for shard in generated])
+        there = [shard.images() for shard in generated or [] if not shard.off]
+        made = pl.concat(there) if there else None
         return cls(cls.images_of(shards), texts, made)
 
     @staticmethod

@@ -30,11 +30,10 @@ def best_epoch(
     return best
 
 
-def chosen_by(history: History, quality: str) -> str:
-    """Says what the kept round was chosen by."""
-    if all(math.isnan(row[quality]) for row in history):
-        return "no development photos: the last epoch"
-    return quality.replace("_", " ")
+def unscored(history: History, quality: str = "development_accuracy") -> str | None:
+    """Says that nothing chose the kept round; None where a score did."""
+    is_scored = any(not math.isnan(row[quality]) for row in history)
+    return None if is_scored or not history else "no development photos: the last epoch was kept"
 
 
 def learning_curve(history: History) -> History:

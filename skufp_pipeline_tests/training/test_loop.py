@@ -9,8 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from skufp_pipeline.training import loop
-from skufp_pipeline.training.history import History
-from skufp_pipeline.training.history import best_epoch
+from skufp_pipeline.training.history import History, best_epoch
 from skufp_pipeline.training.loop import RandomNumbers, Trainable, Training, set_learning_rate
 
 CPU = torch.device("cpu")
