@@ -27,7 +27,13 @@ from skufp_pipeline.views.filters import (
     chroma,
     score,
 )
-from skufp_pipeline.views.selection import LEAST_PAIRS, budget, for_calibration, too_few_pairs
+from skufp_pipeline.views.selection import (
+    LEAST_PAIRS,
+    budget,
+    for_calibration,
+    require_calibration,
+    too_few_pairs,
+)
 from skufp_pipeline.views.settings import FilterSettings
 from skufp_pipeline.views.tables import squares
 
@@ -85,8 +91,12 @@ def calibrate_and_measure(
     Returns:
         `thresholds`, `curve`, and `figures` by set of SKUs: `training`, the other half of the training
         SKUs, and `unseen`, the SKUs of other splits, on which the encoder was not trained.
+
+    Raises:
+        TooLittleError: too few SKUs with two views.
     """
     catalog = images.filter(pl.col("domain") == CATALOG)
+    require_calibration(catalog, settings.skus)
     is_training = pl.col("split") == "train"
     sets = {
         "calibration": catalog.filter(is_training & for_calibration()),
