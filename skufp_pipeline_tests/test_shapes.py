@@ -1,4 +1,4 @@
-"""Catalogues of unusual shapes go through the whole graph, and the report says what they were too small for."""
+"""Catalogues of unusual shapes go through the whole graph; the report says what they were too small for."""
 
 import csv
 import json

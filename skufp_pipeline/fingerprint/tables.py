@@ -137,7 +137,9 @@ def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views:
     every = tables.views(max_views)
     training = np.flatnonzero(np.array(every.splits) == "train")
     views = every.select(training)
-    aligned = pl.DataFrame({"sku_id": views.sku_ids}).join(teachers, on="sku_id", maintain_order="left")
+    aligned = pl.DataFrame({"sku_id": views.sku_ids}, schema={"sku_id": pl.String}).join(
+        teachers, on="sku_id", maintain_order="left"
+    )
     image_queries, text_queries = tables.queries(TRAIN)
     development, _ = tables.queries(DEVELOPMENT)
     return FingerprintData(
