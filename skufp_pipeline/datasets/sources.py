@@ -13,12 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field
 
-from skufp_pipeline.datasets.catalogue import (
-    folder_listing,
-    require_searchable,
-    with_image_digests,
-    with_shards,
-)
+from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
 from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
 from skufp_pipeline.datasets.sample import SampleSettings, render_sample
@@ -82,7 +77,6 @@ class Source(Settings):
     ) -> Catalogue:
         """Returns `items` with the shard of each SKU and the digest of each image."""
         found = self.items(raw, splits, items_progress)
-        require_searchable(found.items)
         items = with_image_digests(found.items, self.root(raw), images_progress)
         return replace(found, items=with_shards(items, shards))
 
