@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Embeddings, SmallBase, ViewFilters
+from skufp_pipeline.artifacts.kinds import Embeddings, GeneratedViews, SmallBase, ViewFilters
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
@@ -227,14 +227,14 @@ def generated_views(run: Run) -> dg.MaterializeResult:
     base, adapter, filters = _base_pipeline(run, settings), run.read(SD_LORA), run.read(VIEW_FILTERS)
 
     def build(directory: Path) -> dict[str, Any]:
-        model, lora, thresholds = base(), adapter.needed().path, filters.needed().thresholds()
+        model, lora = base(), adapter.needed().path
         return generate_shard(
             lambda: models.diffusion(model, settings.generation.precision, lora),
             shard_views(texts, crops, settings.prompts.prompt),
             shard_part(settings.generation.max_skus, preset.shards, texts.shard or 0),
             models.load_encoder(checkpoint.folder),
             settings,
-            thresholds,
+            filters.needed().thresholds(),
             preset.encoder.is_pretrained,
             run.scratch,
             directory,
@@ -244,6 +244,11 @@ def generated_views(run: Run) -> dg.MaterializeResult:
     result = run.produce_or_off(GENERATED_VIEWS, build)
     if result.off:
         return run.done(result, {}, *(not_measured(spec, result.off) for spec in run.step.check_specs))
+    return _with_verdicts(run, result, settings)
+
+
+def _with_verdicts(run: Run, result: GeneratedViews, settings: ViewsSettings) -> dg.MaterializeResult:
+    """Shows the candidates and checks the accepted ones."""
     table, accepted = result.candidates(), result.accepted()
     verdicts = counts_table(table, ["strength", "verdict"])
     metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(result.sheet)}
