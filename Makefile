@@ -18,7 +18,7 @@ test: $(VENV)/installed-dev
 	pytest --numprocesses $(WORKERS) --dist worksteal --durations 25
 
 chaos: $(VENV)/installed-dev
-	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py
+	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py skufp_pipeline_tests/test_shapes.py
 
 dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	dg dev

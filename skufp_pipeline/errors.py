@@ -1,4 +1,4 @@
-"""Exceptions that a user can act on: `UserError` stops the work, `ItemError` skips one item."""
+"""Exceptions that a user can act on; `UserError` stops the work, `ItemError` skips one item."""
 
 from textwrap import shorten
 
@@ -8,6 +8,10 @@ class UserError(Exception):
 
     The message says what was expected, what was found, where, and what to do.
     """
+
+
+class TooLittleError(UserError):
+    """There is too little to learn or to measure from; an optional stage that raises it is switched off."""
 
 
 class ItemError(Exception):

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +17,9 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.artifacts.inputs import Inputs
-from skufp_pipeline.artifacts.stored import R, Stored, StoredVersions
+from skufp_pipeline.artifacts.stored import OFF, R, Stored, StoredVersions
 from skufp_pipeline.compute import Needs, declare, peak_memory_mib
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError, UserError
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.provenance import code_digest, library_versions
@@ -196,6 +197,29 @@ class Run:
         if stored is not self.step.stored:
             raise ValueError(f"{self.step.name} makes {self.step.name}, not {stored.name}")
         return stored.open(self.store.produce(self.key, self.recipe, build, stored.parts), self.shard)
+
+    def produce_or_off(
+        self,
+        stored: Stored[R],
+        build: Callable[[Path], Mapping[str, Any]],
+        empty: Callable[[Path], object] = lambda directory: None,
+    ) -> R:
+        """The same for an optional stage: where `build` raises `TooLittleError`, the stage is switched off.
+
+        `empty` then writes what readers of the result expect, and the summary says why (`Reader.off`).
+        """
+
+        def build_or_off(directory: Path) -> Mapping[str, Any]:
+            try:
+                return build(directory)
+            except TooLittleError as reason:
+                for path in directory.iterdir():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                empty(directory)
+                self.log(f"{self.step.name} is switched off: {reason}")
+                return {OFF: str(reason)}
+
+        return self.produce(stored, build_or_off)
 
     def done(
         self, made: Any, metadata: Mapping[str, Any], *checks: dg.AssetCheckResult

@@ -31,6 +31,12 @@ class UsesQueries(Reader):
         return self.frame("used_queries")
 
 
+def write_unused(directory: Path, used: pl.DataFrame) -> None:
+    """Writes what a training that was switched off has: no epochs, and `used`, no queries."""
+    write_json(directory, "history", [])
+    write_frames(directory, used_queries=used)
+
+
 class WithHistory(Reader):
     """A trained result with its learning curve: one row per epoch, or a list of rows per part."""
 
@@ -178,6 +184,11 @@ class ViewFilters(Reader):
     def part_for(cls, shard: int | None) -> str | None:
         """The thresholds alone: no other figure affects how views are judged."""
         return None if shard is None else "thresholds.json"
+
+    @staticmethod
+    def write_off(directory: Path) -> None:
+        """Writes what filters that were switched off have: no thresholds."""
+        ViewFilters.write(directory, {"thresholds": {}, "curve": [], "figures": {}})
 
     @staticmethod
     def write(directory: Path, found: Mapping[str, Any]) -> None:
@@ -357,8 +368,8 @@ class ReportFiles(Reader):
         return self.path / "report.html"
 
     def figures(self) -> dict[str, bytes]:
-        """Returns PNG bytes by name."""
-        return {name: (self.path / f"{name}.png").read_bytes() for name in ("recall", "latency", "grid")}
+        """Returns PNG bytes by name; there is no grid without evaluation photos."""
+        return {path.stem: path.read_bytes() for path in sorted(self.path.glob("*.png"))}
 
     @staticmethod
     def write(

@@ -4,13 +4,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import polars as pl
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError, UserError
 from skufp_pipeline.store import Artifact, ArtifactStore, Manifest, shard_key
 
+OFF = "off"  # key in a summary: why the stage was switched off
+LEFT_OUT = "left_out"  # key in a summary: the parts of the stage that were, and why
 CURRENT = "CURRENT"  # pointer file beside the versions of an index, names the one in use
 
 
@@ -32,6 +34,22 @@ class Reader:
     @property
     def summary(self) -> dict[str, Any]:
         return self.artifact.summary
+
+    @property
+    def off(self) -> str | None:
+        """Why the stage was switched off, which leaves no model or figures here; None where it ran."""
+        return self.summary.get(OFF)
+
+    @property
+    def left_out(self) -> str | None:
+        """What could not be done with the data at hand, as a sentence; None where all was."""
+        return self.off or self.summary.get(LEFT_OUT)
+
+    def needed(self) -> Self:
+        """Returns itself; raises `TooLittleError`, with the reason, if the stage was switched off."""
+        if self.off is not None:
+            raise TooLittleError(self.off)
+        return self
 
     @classmethod
     def part_for(cls, shard: int | None) -> str | None:
@@ -123,6 +141,12 @@ class StoredVersions(Stored[R]):
 def no_index(store: ArtifactStore) -> UserError:
     """Returns the error for a store that has no index version in use."""
     return UserError(f"{store.root} has no search index; materialize the graph first (`skufp demo`)")
+
+
+def left_out(*sentences: str | None) -> dict[str, str]:
+    """Returns the entry of a summary that says what was left out; empty where nothing was."""
+    said = "; ".join(sentence for sentence in sentences if sentence)
+    return {LEFT_OUT: said} if said else {}
 
 
 def write_frames(directory: Path, **frames: pl.DataFrame) -> None:

@@ -5,15 +5,19 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.artifacts.kinds import Embeddings, Encoder
+from skufp_pipeline.artifacts.kinds import Embeddings, Encoder, write_unused
 from skufp_pipeline.artifacts.places import IMAGE_TEXT, REID_CHECKPOINT, REID_EMBEDDINGS, SKU_CROPS
 from skufp_pipeline.assets.encoder import EMBED, ENCODERS, TRAIN, curve_metadata, training_summary
 from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
 from skufp_pipeline.checks.leaks import no_leaks
+from skufp_pipeline.checks.off import not_measured
+from skufp_pipeline.encoders.tables import no_queries
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
 from skufp_pipeline.training.weights import weight_inputs
+
+SOUND = embeddings_sound_spec(REID_EMBEDDINGS.name)
 
 
 def group(preset: Preset) -> Group:
@@ -42,7 +46,7 @@ def group(preset: Preset) -> Group:
             code=(ENCODERS + "reid", ENCODERS + "embed"),
             needs=needs,
             deps=(SKU_CROPS, IMAGE_TEXT, REID_CHECKPOINT),
-            check_specs=(embeddings_sound_spec(REID_EMBEDDINGS.name),),
+            check_specs=(SOUND,),
         ),
     ]
     return Group.of("baselines", preset, steps, no_leaks)
@@ -66,9 +70,9 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
         encoder = run.models.new_reid(settings, seed)
         history = train_reid(encoder, data, settings.training, seed, run.scratch, run.log)
         Encoder.write(directory, encoder, learning_curve(history), used)
-        return training_summary(data, history, settings.weight_files())
+        return training_summary(data, used, history, settings.weight_files())
 
-    result = run.produce(REID_CHECKPOINT, build)
+    result = run.produce_or_off(REID_CHECKPOINT, build, lambda folder: write_unused(folder, no_queries()))
     return run.done(result, curve_metadata(result.history()))
 
 
@@ -81,11 +85,13 @@ def reid_embeddings(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.encoders.embed import embed_images
 
-        encoder, progress = run.models.load_reid(checkpoint.folder), run.progress("crops embedded")
+        encoder, progress = run.models.load_reid(checkpoint.needed().folder), run.progress("crops embedded")
         images = embed_images(encoder, texts.images(), crops.path, settings.batch_size, progress)
         return Embeddings.write(directory, images)
 
-    result = run.produce(REID_EMBEDDINGS, build)
+    result = run.produce_or_off(REID_EMBEDDINGS, build)
+    if result.off:
+        return run.done(result, {}, not_measured(SOUND, result.off))
     return run.done(
         result, frame_metadata(result.images()), embeddings_sound(REID_EMBEDDINGS.name, result.images())
     )

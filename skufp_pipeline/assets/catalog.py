@@ -18,7 +18,7 @@ from skufp_pipeline.checks.catalog import (
     splits_disjoint,
 )
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.datasets.catalogue import shard_table
+from skufp_pipeline.datasets.catalogue import require_searchable, shard_table
 from skufp_pipeline.datasets.contact_sheet import sheet_of_skus
 from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.crops import write_crops
@@ -107,6 +107,7 @@ def annotations(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         progress = run.progress("annotations"), run.progress("images")
         found = preset.dataset.catalogue(raw.path, preset.splits, preset.shards, *progress)
+        require_searchable(found.items)
         tables = [shard_table(found.items, shard) for shard in range(preset.shards)]
         return Annotations.write(directory, tables, found.items, found.skipped, found.skus, found.warnings)
 

@@ -15,9 +15,10 @@ from skufp_pipeline.artifacts.places import (
     IMAGE_TEXT,
     SKU_CROPS,
 )
-from skufp_pipeline.artifacts.stored import Stored
+from skufp_pipeline.artifacts.stored import Stored, left_out
 from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
 from skufp_pipeline.checks.leaks import no_leaks
+from skufp_pipeline.datasets import table as roles
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import frame_metadata, markdown_table, picture
@@ -94,8 +95,8 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
         data, used = gather_training_data(shards, preset.prompts, training.cache_side, run.scratch, progress)
         encoder = run.models.new_encoder(preset.encoder, preset.seed)
         history = fine_tune(encoder, data, training, preset.seed, run.scratch, run.log)
-        Encoder.write(directory, encoder, learning_curve(history), used)
-        return training_summary(data, history, preset.encoder.weight_files())
+        Encoder.write(directory, encoder, learning_curve(history), used if history else used.clear())
+        return training_summary(data, used, history, preset.encoder.weight_files())
 
     result = run.produce(CLIP_CHECKPOINT, build)
     return run.done(result, curve_metadata(result.history()))
@@ -130,24 +131,34 @@ def _embed_shard(
     return run.done(result, frame_metadata(result.images()), embeddings_sound(stored.name, *result.tables()))
 
 
-def training_summary(data: Any, history: Any, named: Mapping[str, str | None]) -> dict[str, Any]:
+def training_summary(
+    data: Any, used: pl.DataFrame, history: Any, named: Mapping[str, str | None]
+) -> dict[str, Any]:
     """Summarises the training of an image tower: weights (`named` by setting), counts, best epoch, speed."""
-    from skufp_pipeline.training.history import best_epoch, speed
+    from skufp_pipeline.training.history import best_epoch, speed, unscored
+    from skufp_pipeline.training.images import too_few_images
 
-    best = best_epoch(history)
-    return {
+    counts = {
         "weights": weights_summary(named),
         "skus": data.num_skus,
         "images": len(data.images.labels),
         "development_queries": len(data.development.labels),
-        "best_epoch": best["epoch"],
-        "development_accuracy": best["development_accuracy"],
-        **speed(history),
     }
+    if not history:
+        return {**counts, **left_out(f"not fine-tuned: {too_few_images(data)}")}
+    best, epoch_note = best_epoch(history), unscored(history)
+    views_only = (
+        None if (used["role"] == roles.TRAIN).any() else "no training queries: trained on catalog views alone"
+    )
+    accuracy = {} if epoch_note else {"development_accuracy": best["development_accuracy"]}
+    figures = {"best_epoch": best["epoch"], **accuracy, **speed(history)}
+    return {**counts, **figures, **left_out(views_only, epoch_note)}
 
 
 def curve_metadata(history: list[dict[str, float]]) -> dict[str, Any]:
-    """Plots and tabulates the training history of an image tower."""
+    """Plots and tabulates the training history of an image tower; empty if nothing was trained."""
+    if not history:
+        return {}
     losses = tuple(name for name in history[0] if name.endswith("loss"))
     return {
         "curve": picture(training_curves(history, losses, "development_accuracy")),

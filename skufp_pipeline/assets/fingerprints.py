@@ -15,6 +15,7 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINTS,
     GENERATED_VIEW_EMBEDDINGS,
 )
+from skufp_pipeline.artifacts.stored import left_out
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.evaluation.figures import training_curves
@@ -84,9 +85,13 @@ def best_shot_teachers(run: Run) -> dg.MaterializeResult:
     run.read(CLIP_CHECKPOINT)
     tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS))
     max_views = run.preset.fingerprint.max_views
-    result = run.produce(
-        BEST_SHOT_TEACHERS, lambda directory: Teachers.write(directory, *teacher_table(tables, max_views))
-    )
+
+    def build(directory: Path) -> dict[str, Any]:
+        summary = Teachers.write(directory, *teacher_table(tables, max_views))
+        note = None if summary["queries"] else "no training queries: every teacher is its SKU's medoid"
+        return {**summary, **left_out(note)}
+
+    result = run.produce(BEST_SHOT_TEACHERS, build)
     teachers = result.table()
     chosen = counts_table(teachers, ["split", "chosen_by"])
     return run.done(result, {**frame_metadata(teachers), "chosen_by": chosen})
@@ -96,8 +101,8 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
     """The Q-Former-style aggregator, trained by regression, rank distillation and classification, and the
     noise of views and photos, estimated on training SKUs."""
     from skufp_pipeline.fingerprint.aggregator import save_aggregator
-    from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
-    from skufp_pipeline.fingerprint.gaussian import fit_gaussian, save_gaussian
+    from skufp_pipeline.fingerprint.aggregator_train import aggregator_or_mean
+    from skufp_pipeline.fingerprint.gaussian import gaussian_or_none, save_gaussian
 
     settings, seed = run.preset.fingerprint, run.preset.seed
     tables, teachers = _embeddings(run), run.read(BEST_SHOT_TEACHERS)
@@ -105,20 +110,18 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         data = fingerprint_data(tables, teachers.table(), settings.max_views)
         device = run.models.torch_device()
-        model, history = train_aggregator(data, settings, seed, device, run.scratch, run.log)
+        trained = aggregator_or_mean(data, settings, seed, device, run.scratch, run.log)
+        model, history, *notes = trained
+        gaussian, why_none = gaussian_or_none(data.views, data.image_queries, settings.gaussian)
         save_aggregator(model, data.views.views.shape[2], settings.aggregator, directory)
-        if settings.gaussian:
-            save_gaussian(fit_gaussian(data.views, data.image_queries, settings.gaussian), directory)
-        Aggregator.write(directory, history, used_by_fingerprints(tables))
-        best = max(history, key=lambda row: row["development_mrr"])
-        development = {name: best[name] for name in best if name.startswith("development")}
-        return {"skus": len(data.views.sku_ids), "best_epoch": best["epoch"], **development}
+        if gaussian is not None:
+            save_gaussian(gaussian, directory)
+        used = used_by_fingerprints(tables)
+        Aggregator.write(directory, history, used if history or gaussian else used.clear())
+        return {"skus": len(data.views.sku_ids), **_best(history), **left_out(*notes, why_none)}
 
     result = run.produce(FINGERPRINT_CHECKPOINT, build)
-    history = result.history()
-    losses = tuple(name for name in history[0] if name not in ("epoch", "development_mrr"))
-    curve = picture(training_curves(history, losses, "development_mrr"))
-    return run.done(result, {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))})
+    return run.done(result, _curve(result.history()))
 
 
 def fingerprints(run: Run) -> dg.MaterializeResult:
@@ -126,7 +129,7 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
     has some; a new SKU needs no training."""
     from skufp_pipeline.fingerprint.aggregator import load_aggregator
     from skufp_pipeline.fingerprint.gaussian import load_gaussian
-    from skufp_pipeline.fingerprint.make import make_fingerprints
+    from skufp_pipeline.fingerprint.make import make_fingerprints, parts_left_out
 
     settings, device = run.preset.fingerprint, run.models.torch_device()
     tables, checkpoint = _embeddings(run), run.read(FINGERPRINT_CHECKPOINT).path
@@ -134,13 +137,32 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         gaussian = load_gaussian(checkpoint) if settings.gaussian else None
         aggregator = load_aggregator(checkpoint, device)
-        return Fingerprints.write(
-            directory, *make_fingerprints(aggregator, gaussian, tables, settings, device)
-        )
+        table, used = make_fingerprints(aggregator, gaussian, tables, settings, device)
+        note = left_out(*parts_left_out(settings, gaussian, used.height))
+        return {**Fingerprints.write(directory, table, used), **note}
 
     result = run.produce(FINGERPRINTS, build)
     table = result.table()
     return run.done(result, {**frame_metadata(table), "views_by_split": counts_table(table, ["split"])})
+
+
+def _best(history: list[dict[str, float]]) -> dict[str, float]:
+    """The kept epoch and its development score; empty if nothing was trained."""
+    from skufp_pipeline.training.history import best_epoch, unscored
+
+    if not history:
+        return {}
+    best, quality = best_epoch(history, "development_mrr", later=False), "development_mrr"
+    return {"best_epoch": best["epoch"], **({} if unscored(history, quality) else {quality: best[quality]})}
+
+
+def _curve(history: list[dict[str, float]]) -> dict[str, Any]:
+    """Plots and tabulates the training of the aggregator; empty if nothing was trained."""
+    if not history:
+        return {}
+    losses = tuple(name for name in history[0] if name not in ("epoch", "development_mrr"))
+    curve = picture(training_curves(history, losses, "development_mrr"))
+    return {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))}
 
 
 def _embeddings(run: Run) -> EmbeddingTables:

@@ -21,7 +21,7 @@ from skufp_pipeline.artifacts.places import (
     SKU_CROPS,
     VLA_CHECKPOINT,
 )
-from skufp_pipeline.artifacts.stored import Reader, Stored
+from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
 from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
@@ -39,6 +39,7 @@ from skufp_pipeline.search.versions import Versions, keep_encoders
 from skufp_pipeline.show import counts_table, frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
 
+NO_PHOTOS = "no training photos: the exported encoder is compared with PyTorch on catalog pictures"
 STAGE = "build_index"
 
 
@@ -99,7 +100,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
         parts, sizes = (fingerprints.scan(), teachers.table(), tables, references), run.step.config
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
-        return {**size, RECALL: _development_recall(index, embeddings)}
+        said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
+        return {**size, RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
@@ -131,7 +133,8 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
         files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
         ImageEncoder.write(directory, photos.used())
         encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
-        return build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
+        made = build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
+        return {**made, **left_out(None if photos.used().height else NO_PHOTOS)}
 
     result = run.produce(IMAGE_ENCODER_ONNX, build)
     return run.done(result, {"model_megabytes": round(result.model.stat().st_size / 1e6, 1)})

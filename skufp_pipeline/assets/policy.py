@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import PolicyCheckpoint, PolicyLabels, PolicyReport
+from skufp_pipeline.artifacts.kinds import PolicyCheckpoint, PolicyLabels, PolicyReport, write_unused
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
@@ -18,6 +18,7 @@ from skufp_pipeline.artifacts.places import (
     VLA_LABELS,
 )
 from skufp_pipeline.checks.leaks import no_leaks
+from skufp_pipeline.checks.off import not_measured
 from skufp_pipeline.checks.policy import (
     DOES_NO_HARM,
     HELPS_DEGRADED,
@@ -25,6 +26,7 @@ from skufp_pipeline.checks.policy import (
     policy_helps_degraded,
 )
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.encoders.tables import no_queries
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.hashing import shard_part
@@ -142,7 +144,9 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
         gate = "open" if policy.calibration.is_open else "closed"
         return {"queries": labels.height, "gate": gate, **figures}
 
-    result = run.produce(VLA_CHECKPOINT, build)
+    result = run.produce_or_off(VLA_CHECKPOINT, build, lambda folder: write_unused(folder, no_queries()))
+    if result.off:
+        return run.done(result, {})
     return run.done(
         result, {"curve": picture(training_curves(result.history(), ("loss",), "development_loss"))}
     )
@@ -160,7 +164,7 @@ def policy_report(run: Run) -> dg.MaterializeResult:
         from skufp_pipeline.evaluation.policy_sheet import report_policy
         from skufp_pipeline.policy.network import load_policy
 
-        table, policy = fingerprints.table(), load_policy(trained.path)
+        table, policy = fingerprints.table(), load_policy(trained.needed().path)
         photos = evaluation_photos(images, table["sku_id"], _settings(run).report_queries)
         photos = photos.with_columns(path=pl.Series([str(crop_of(row)) for row in photos.to_dicts()]))
         encoder = run.models.load_encoder(checkpoint.folder)
@@ -170,7 +174,9 @@ def policy_report(run: Run) -> dg.MaterializeResult:
             directory, *report_policy(photos, table, encoder, policy, degradations, draws, progress)
         )
 
-    result = run.produce(POLICY_REPORT, build)
+    result = run.produce_or_off(POLICY_REPORT, build)
+    if result.off:
+        return run.done(result, {}, *(not_measured(spec, result.off) for spec in run.step.check_specs))
     arms, thresholds = result.arms(), _settings(run).thresholds
     checks = policy_does_no_harm(arms), policy_helps_degraded(arms, thresholds)
     return run.done(result, policy_metadata(result), *checks)

@@ -1,12 +1,13 @@
 """Group `views`: a diffusion model, its adapter, filters, and the views generated from the catalogue's."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Embeddings, SmallBase, ViewFilters
+from skufp_pipeline.artifacts.kinds import Embeddings, GeneratedViews, SmallBase, ViewFilters
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
@@ -20,6 +21,7 @@ from skufp_pipeline.artifacts.places import (
 )
 from skufp_pipeline.assets.encoder import TRAIN
 from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
+from skufp_pipeline.checks.off import not_measured
 from skufp_pipeline.checks.views import (
     ACCEPTANCE_IN_RANGE,
     DRIFT_IS_LOWER,
@@ -37,7 +39,7 @@ from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import counts_table, frame_metadata, markdown_table, picture, picture_file
 from skufp_pipeline.steps import Group, Run, Step
 from skufp_pipeline.training.weights import weight_inputs
-from skufp_pipeline.views.selection import all_views, shard_views, with_paths
+from skufp_pipeline.views.selection import all_views, require_calibration, shard_views, with_paths
 from skufp_pipeline.views.settings import ViewsSettings
 
 VIEWS = "skufp_pipeline.views."
@@ -145,6 +147,7 @@ def sd_base(run: Run) -> dg.MaterializeResult:
     run.inputs.add(weight_inputs(settings.weight_files()))
 
     def build(directory: Path) -> dict[str, Any]:
+        require_calibration(views, settings.filters.skus)
         training = views.filter(pl.col("split") == "train")
         cache, progress = run.scratch / "crops.npy", run.progress("crops decoded")
         crops = prompted_crops(training, settings.image_size, cache, progress)
@@ -155,8 +158,8 @@ def sd_base(run: Run) -> dg.MaterializeResult:
         last = {f"{part}_loss": rows[-1]["loss"] for part, rows in history.items()}
         return {"crops": training.height, **last}
 
-    result = run.produce(SD_BASE, build)
-    return run.done(result, {"curves": picture(loss_curves(result.history()))})
+    result = run.produce_or_off(SD_BASE, build)
+    return run.done(result, {} if result.off else {"curves": picture(loss_curves(result.history()))})
 
 
 def view_filters(run: Run) -> dg.MaterializeResult:
@@ -176,7 +179,9 @@ def view_filters(run: Run) -> dg.MaterializeResult:
         ViewFilters.write(directory, found)
         return {f"{name}_{kind}_accepted": figure["accepted"] for name, kind, figure in each_figure(found)}
 
-    result = run.produce(VIEW_FILTERS, build)
+    result = run.produce_or_off(VIEW_FILTERS, build, ViewFilters.write_off)
+    if result.off:
+        return run.done(result, {}, not_measured(FILTERS_TELL, result.off))
     found = result.found()
     rows = [{"skus": name, "planted": kind, **figure} for name, kind, figure in each_figure(found)]
     metadata = {
@@ -198,10 +203,12 @@ def sd_lora(run: Run) -> dg.MaterializeResult:
     base, checkpoint = _base_pipeline(run, settings), run.read(CLIP_CHECKPOINT)
 
     def build(directory: Path) -> dict[str, Any]:
-        pipeline, encoder = models.diffusion(base), models.load_encoder(checkpoint.folder)
+        pipeline, encoder = models.diffusion(base()), models.load_encoder(checkpoint.folder)
         return adapt(pipeline, views, encoder, settings, seed, run.scratch, directory, run.log)
 
-    result = run.produce(SD_LORA, build)
+    result = run.produce_or_off(SD_LORA, build)
+    if result.off:
+        return run.done(result, {}, not_measured(DRIFT_IS_LOWER, result.off))
     figures = drift_figures(result.drift())
     metadata = {
         "curve": picture(loss_curves({"lora": result.history()})),
@@ -220,20 +227,28 @@ def generated_views(run: Run) -> dg.MaterializeResult:
     base, adapter, filters = _base_pipeline(run, settings), run.read(SD_LORA), run.read(VIEW_FILTERS)
 
     def build(directory: Path) -> dict[str, Any]:
+        model, lora = base(), adapter.needed().path
         return generate_shard(
-            lambda: models.diffusion(base, settings.generation.precision, adapter.path),
+            lambda: models.diffusion(model, settings.generation.precision, lora),
             shard_views(texts, crops, settings.prompts.prompt),
             shard_part(settings.generation.max_skus, preset.shards, texts.shard or 0),
             models.load_encoder(checkpoint.folder),
             settings,
-            filters.thresholds(),
+            filters.needed().thresholds(),
             preset.encoder.is_pretrained,
             run.scratch,
             directory,
             run.progress("candidates"),
         )
 
-    result = run.produce(GENERATED_VIEWS, build)
+    result = run.produce_or_off(GENERATED_VIEWS, build)
+    if result.off:
+        return run.done(result, {}, *(not_measured(spec, result.off) for spec in run.step.check_specs))
+    return _with_verdicts(run, result, settings)
+
+
+def _with_verdicts(run: Run, result: GeneratedViews, settings: ViewsSettings) -> dg.MaterializeResult:
+    """Shows the candidates and checks the accepted ones."""
     table, accepted = result.candidates(), result.accepted()
     verdicts = counts_table(table, ["strength", "verdict"])
     metadata = {**frame_metadata(table), "verdicts": verdicts, "contact_sheet": picture_file(result.sheet)}
@@ -250,12 +265,14 @@ def generated_view_embeddings(run: Run) -> dg.MaterializeResult:
         from skufp_pipeline.views.tables import embed_generated
 
         encoder = run.models.load_encoder(checkpoint.folder)
-        candidates, words = views.candidates(), texts.images()
+        candidates, words = views.needed().candidates(), texts.images()
         return Embeddings.write(
             directory, embed_generated(candidates, words, views.images, encoder, batch_size)
         )
 
-    result = run.produce(GENERATED_VIEW_EMBEDDINGS, build)
+    result = run.produce_or_off(GENERATED_VIEW_EMBEDDINGS, build)
+    if result.off:
+        return run.done(result, {}, not_measured(run.step.check_specs[0], result.off))
     images = result.images()
     return run.done(result, frame_metadata(images), embeddings_sound(GENERATED_VIEW_EMBEDDINGS.name, images))
 
@@ -266,10 +283,12 @@ def _settings(run: Run) -> ViewsSettings:
     return settings
 
 
-def _base_pipeline(run: Run, settings: ViewsSettings) -> str:
-    """The base model: the graph's own, or the one that the preset names."""
+def _base_pipeline(run: Run, settings: ViewsSettings) -> Callable[[], str]:
+    """What returns the base model: the graph's own, unless that is switched off, or the preset's."""
     if settings.base is not None:
-        return str(run.read(SD_BASE).pipeline)
-    assert settings.model is not None
+        trained = run.read(SD_BASE)
+        return lambda: str(trained.needed().pipeline)
+    model = settings.model
+    assert model is not None
     run.inputs.add(weight_inputs(settings.weight_files()))
-    return settings.model
+    return lambda: model

@@ -1,6 +1,7 @@
 """The check that no evaluation query was used, for every result that lists the queries it used."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -32,12 +33,14 @@ def _no_leak(stored: Stored[UsesQueries], num_shards: int) -> dg.AssetChecksDefi
     def check(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
         store = artifacts.get()
         held = _evaluation_ids(store, num_shards)
-        used = stored.read(store).used_queries()
+        result = stored.read(store)
+        used = result.used_queries()
         leaked = sorted(held & set(used["query_id"]))
-        return dg.AssetCheckResult(
-            passed=not leaked and used.height > 0,
-            metadata={"used": used.height, "evaluation": len(held), "leaked": leaked[:20]},
-        )
+        # A result that could have used queries and lists none has lost its list.
+        is_listed = used.height > 0 or result.left_out is not None
+        counts: dict[str, Any] = {"used": used.height, "evaluation": len(held), "leaked": leaked[:20]}
+        note = {} if used.height else {"not_measured": result.left_out or "the list of queries is empty"}
+        return dg.AssetCheckResult(passed=not leaked and is_listed, metadata={**counts, **note})
 
     return check
 

@@ -9,8 +9,21 @@ from typing import Any
 import polars as pl
 
 from skufp_pipeline.datasets.reading import map_in_threads
+from skufp_pipeline.datasets.table import CATALOG
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import file_digest, stable_shard
 from skufp_pipeline.progress import Progress
+
+
+def require_searchable(items: pl.DataFrame) -> None:
+    """Raises `UserError` where a search would make no sense: fewer than two SKUs have a catalogue picture."""
+    skus = items.filter(pl.col("domain") == CATALOG)["sku_id"].unique().sort()
+    if len(skus) < 2:
+        found = f"one ({skus[0]})" if len(skus) else "none"
+        raise UserError(
+            f"a search needs catalog pictures of two SKUs at least; found {found} among {items.height} "
+            "usable items: add rows of domain catalog"
+        )
 
 
 def with_shards(items: pl.DataFrame, shards: int) -> pl.DataFrame:

@@ -15,7 +15,7 @@ from skufp_pipeline.encoders.losses import centroid_triplet, sku_cross_entropy, 
 from skufp_pipeline.encoders.settings import ClipTrainingSettings
 from skufp_pipeline.encoders.vocabulary import occurring_tokens, restore_vocabulary, train_occurring
 from skufp_pipeline.training.history import History
-from skufp_pipeline.training.images import Batch, TrainingImages, accuracy, train_images
+from skufp_pipeline.training.images import Batch, TrainingImages, accuracy, too_few_images, train_images
 from skufp_pipeline.training.loop import Log
 
 
@@ -42,9 +42,11 @@ def fine_tune(
     The best epoch has the highest accuracy on the development queries against the SKU prototypes;
     without development queries it is the last one.
 
-    Raises:
-        UserError: fewer than two SKUs or images to train on.
+    With fewer than two SKUs or images to train on, nothing is trained and the history is empty.
     """
+    if (reason := too_few_images(data)) is not None:
+        log(f"clip: not fine-tuned: {reason}")
+        return []
     torch.manual_seed(seed)
     model, side, device = encoder.model, encoder.image_size, encoder.device
     train_occurring(model, _tokens_of_all_epochs(encoder, data, settings.epochs))

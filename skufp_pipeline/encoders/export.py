@@ -38,6 +38,8 @@ from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
 
+AUTO = "auto"
+LEAST_PHOTOS = 20  # on which int8 is judged, unless a preset demands it
 OPSET = 20  # the first with Gelu
 _MATMUL_OPS = ("MatMul", "Gemm")
 _LARGEST_BATCH = 4096
@@ -85,7 +87,9 @@ def build_image_encoder(
             "set query_encoder.engine: pytorch in the preset"
         )
     precision, why = FLOAT32, "as the preset asks"
-    if settings.precision != FLOAT32:
+    if settings.precision == AUTO and len(photos) < LEAST_PHOTOS:
+        why = f"int8 is judged on {LEAST_PHOTOS} photos at least, found {len(photos)}"
+    elif settings.precision != FLOAT32:
         smaller = directory / "int8.onnx"
         if quantize_image_tower(candidate, smaller):
             found[INT8] = _parity(smaller, encoder, photos, judge)

@@ -28,7 +28,7 @@ def train_reid(
     The best epoch has the highest accuracy of the classifier on the development queries.
 
     Raises:
-        UserError: fewer than two SKUs or images to train on.
+        TooLittleError: fewer than two SKUs or images to train on.
     """
     torch.manual_seed(seed)
     network = encoder.network

@@ -21,6 +21,11 @@ def used_queries(frame: pl.DataFrame, use: str) -> pl.DataFrame:
     return chosen.with_columns(use=pl.lit(use)).select(*USED_SCHEMA)
 
 
+def no_queries() -> pl.DataFrame:
+    """Returns an empty table of `USED_SCHEMA`."""
+    return pl.DataFrame(schema=USED_SCHEMA)
+
+
 def embedding_column(rows: NDArray[np.float32]) -> pl.Series:
     """Converts (N, D) to the column `embedding`, a fixed-size list of D float32."""
     return pl.Series("embedding", rows, dtype=pl.Array(pl.Float32, rows.shape[1]))

@@ -34,14 +34,17 @@ from skufp_pipeline.artifacts.places import (
     REID_EMBEDDINGS,
     SEARCH_INDEX,
 )
+from skufp_pipeline.artifacts.stored import R, Stored
+from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.evaluation import retrieval
 from skufp_pipeline.evaluation.controls import control_tables, judge_controls
 from skufp_pipeline.evaluation.labels import make_labels
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
-from skufp_pipeline.evaluation.protocol import Model
-from skufp_pipeline.evaluation.report import Duplicates, Report, Results, results, source_results
+from skufp_pipeline.evaluation.protocol import MODALITIES, SETTING_SPLITS, Model
+from skufp_pipeline.evaluation.report import Duplicates, Latency, Report, Results, results, source_results
 from skufp_pipeline.evaluation.settings import EvaluationSettings
+from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
 from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
@@ -68,6 +71,7 @@ class ReportParts:
     aggregator: Aggregator
     index: SearchIndex
     exported: ImageEncoder | None  # the image tower for ONNX Runtime
+    left_out: Mapping[str, str]  # by asset, what it could not do
 
     @classmethod
     def read(cls, inputs: Inputs, assets: Collection[str]) -> "ReportParts":
@@ -76,25 +80,37 @@ class ReportParts:
         Raises:
             UserError: a part is missing, or was made with another version of an input.
         """
-        inputs.read(CLIP_CHECKPOINT)
+        told: dict[str, str] = {}
+
+        def noted(stored: Stored[R], reader: R) -> R:
+            if reader.left_out is not None:
+                told[stored.name] = reader.left_out
+            return reader
+
+        def read_all(stored: Stored[R]) -> list[R]:
+            """The shards that are there; none if the graph has no such part or it is switched off."""
+            shards = inputs.read_all(stored) if stored.name in assets else []
+            return [shard for shard in shards if not noted(stored, shard).off]
+
+        def read(stored: Stored[R]) -> R:
+            return noted(stored, inputs.read(stored))
+
+        read(CLIP_CHECKPOINT)
         if REID_CHECKPOINT.name in assets:
-            inputs.read(REID_CHECKPOINT)
-        frozen, reid, generated = (
-            inputs.read_all(stored) if stored.name in assets else []
-            for stored in (FROZEN_CLIP_EMBEDDINGS, REID_EMBEDDINGS, GENERATED_VIEW_EMBEDDINGS)
-        )
+            read(REID_CHECKPOINT)
         return cls(
-            inputs.read(ANNOTATIONS),
-            inputs.read_all(IMAGE_TEXT),
-            inputs.read_all(CLIP_EMBEDDINGS),
-            frozen,
-            reid,
-            generated,
-            inputs.read(BEST_SHOT_TEACHERS),
-            inputs.read(FINGERPRINTS),
-            inputs.read(FINGERPRINT_CHECKPOINT),
-            inputs.read(SEARCH_INDEX),
-            inputs.read(IMAGE_ENCODER_ONNX) if IMAGE_ENCODER_ONNX.name in assets else None,
+            read(ANNOTATIONS),
+            read_all(IMAGE_TEXT),
+            read_all(CLIP_EMBEDDINGS),
+            read_all(FROZEN_CLIP_EMBEDDINGS),
+            read_all(REID_EMBEDDINGS),
+            read_all(GENERATED_VIEW_EMBEDDINGS),
+            read(BEST_SHOT_TEACHERS),
+            read(FINGERPRINTS),
+            read(FINGERPRINT_CHECKPOINT),
+            read(SEARCH_INDEX),
+            read(IMAGE_ENCODER_ONNX) if IMAGE_ENCODER_ONNX.name in assets else None,
+            told,
         )
 
     def tables(self, max_views: int, encoder: Encoder, batch_size: int) -> retrieval.ReportInputs:
@@ -148,16 +164,17 @@ def make_report(
     teachers = paper_teachers(inputs.tables, plan.fingerprint.max_views)
     controls = _controls(parts, inputs.tables, models, plan, device)
     log("all models judged; measuring latency")
-    queries = retrieval.sample_evaluation_queries(inputs.tables.images, settings.latency_queries)
+    queries = retrieval.sample_photos(inputs.tables.images, settings.latency_queries)
     photos = [crop_of(row) for row in queries.iter_rows(named=True)]
     texts = inputs.tables.texts.filter(pl.col("role") == "evaluation")["text"].head(settings.latency_queries)
     threads = torch.get_num_threads()
     latency, samples = retrieval.measure_latency(engine, photos, texts.to_list(), settings.batch, threads)
-    shown = queries.head(settings.grid_queries)
+    shown = queries.filter(pl.col("role") == EVALUATION).head(settings.grid_queries)
     grid = retrieval.grid_rows(shown, photos[: shown.height], engine)
+    judged = results(evaluation)
     report = Report(
         preset=plan.preset,
-        settings=results(evaluation),
+        settings=judged,
         latency=latency,
         text_sources=source_results(sources),
         paper_protocol=results(judge_paper(paper_models(models, teachers), *draws)),
@@ -167,9 +184,28 @@ def make_report(
         duplicates=None
         if (least := settings.duplicate_threshold) is None
         else Duplicates.of(find_duplicates(inputs.tables.images, crop_of, least), least),
+        not_measured={**unmeasured(judged, latency, shown.height), **parts.left_out},
     )
     retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
     return report
+
+
+def unmeasured(settings: Results, latency: Latency, photos: int) -> dict[str, str]:
+    """Why a part of the report has no figures, by part; `photos` is the number of evaluation photos shown."""
+    told = {
+        f"{SETTING_LABELS[setting]}, {modality} queries": "nothing was scored, since none of a SKU of "
+        f"{' or '.join(splits)} is held out for evaluation"
+        for setting, splits in SETTING_SPLITS.items()
+        for modality in MODALITIES
+        if not settings[setting][modality].models
+    }
+    if not photos:
+        told["photos of the latency"] = (
+            "without evaluation photos, other pictures were timed; no grid is shown"
+        )
+    if "encode_text" not in latency.stages:
+        told["latency of text queries"] = "no text is held out for evaluation"
+    return told
 
 
 def control_fingerprints(

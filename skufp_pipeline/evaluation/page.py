@@ -17,6 +17,7 @@ from skufp_pipeline.evaluation.tables import (
     main_sections,
     paper_sections,
     source_sections,
+    unmeasured_sections,
 )
 from skufp_pipeline.measures.metrics import METRICS
 
@@ -42,6 +43,7 @@ def render_page(
         headline=headline(report),
         paper_protocol=report.protocol == "paper",
         main=main_sections(report, METRICS),
+        unmeasured=unmeasured_sections(report),
         paper=paper_sections(report),
         paper_note=PAPER_NOTE,
         sources=source_sections(report),

@@ -7,6 +7,7 @@ from PIL import Image
 
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
 from skufp_pipeline.encoders.embed import ImageEncoder
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation.policy import (
     GATED,
     OFF,
@@ -60,7 +61,12 @@ def report_policy(
         photos: evaluation queries with the `path` of each one's crop.
         degradations: by `split` and `image_id`; None where the data set has none.
         draws: resamples of the bootstrap, and its seed.
+
+    Raises:
+        TooLittleError: there are no photos.
     """
+    if photos.is_empty():
+        raise TooLittleError("there are no evaluation photos to judge the policy on")
     queries = try_actions(photos, encoder, policy, progress)
     degraded_by = degradations_of(degradations, photos)
     arms, per_query = judge_policy(queries, fingerprints, degraded_by, *draws)

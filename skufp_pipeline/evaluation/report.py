@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import polars as pl
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationError
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
@@ -29,6 +29,9 @@ FRAME_SCHEMA: dict[str, pl.DataType] = {
     "queries": pl.Int64(),
     "gallery": pl.Int64(),
 }
+
+
+_NULL_IF_EMPTY = (BeforeValidator(lambda found: found or {}), PlainSerializer(lambda found: found or None))
 
 
 class Times(Settings):
@@ -107,7 +110,7 @@ class Result(Settings):
 
     Attributes:
         queries, gallery: number of queries, and of SKUs searched.
-        models, intervals: by model and metric, the mean and its 95% interval.
+        models, intervals: by model and metric, the mean and its 95% interval; null in JSON without queries.
         differences: by "a-b" and metric.
         seeds: by model and metric, the mean of each training, if there are several.
         latency: by model, if timed.
@@ -116,8 +119,8 @@ class Result(Settings):
     queries: int
     gallery: int
     missing: Missing
-    models: dict[str, dict[str, float]]
-    intervals: dict[str, dict[str, tuple[float, float]]]
+    models: Annotated[dict[str, dict[str, float]], *_NULL_IF_EMPTY]
+    intervals: Annotated[dict[str, dict[str, tuple[float, float]]], *_NULL_IF_EMPTY]
     differences: dict[str, dict[str, Gain]]
     seeds: dict[str, dict[str, list[float]]] | None = None
     latency: dict[str, GalleryTimes] | None = None
@@ -218,6 +221,7 @@ class Report(Settings):
         skipped_items: number of items left out of the catalogue, by reason.
         query_encoder: the encoder of query photos and how near it is to PyTorch.
         duplicates: SKUs that no ranking can tell apart; null if not counted.
+        not_measured: by part of the report or of the graph, why it has no figures or was left out.
     """
 
     preset: str
@@ -232,6 +236,7 @@ class Report(Settings):
     skipped_items: dict[str, int] | None = None
     query_encoder: dict[str, str | int | float] | None = None
     duplicates: Duplicates | None = None
+    not_measured: dict[str, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -253,8 +258,11 @@ class Report(Settings):
             ) from error
 
     def to_json(self) -> str:
-        """The contents of `report.json`."""
-        return json.dumps(self.model_dump(exclude_none=True), indent=1)
+        """The contents of `report.json`; a part that could not be measured is null."""
+        content = self.model_dump(exclude_none=True, exclude={"not_measured"})
+        absent = {name: None for name in self.not_measured if name in type(self).model_fields}
+        told = {"not_measured": self.not_measured} if self.not_measured else {}
+        return json.dumps({**content, **absent, **told}, indent=1)
 
     def write(self, path: Path) -> None:
         """Writes the file that `read` reads."""

@@ -211,23 +211,34 @@ def write_report(
     report: Report,
     evaluation: Evaluation,
     samples: Mapping[str, Sequence[float]],
-    grid: Sequence[GridRow],
+    grid: Sequence[GridRow] | None,
     provenance: Mapping[str, Any],
 ) -> None:
     """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
     Tables are the same from run to run. Times are not; in `report.json` they are only under `latency`.
-    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`.
+    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`. There is no
+    grid without evaluation photos.
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
-    figures["grid"] = results_grid(grid)
-    page = render_page(report, figures["recall"], figures["latency"], figures["grid"], provenance)
+    figures |= {"grid": results_grid(grid)} if grid else {}
+    page = render_page(report, figures["recall"], figures["latency"], figures.get("grid"), provenance)
     ReportFiles.write(directory, report.to_json(), report.frame(), page, figures)
 
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:
     """A stable sample of `count` evaluation queries, for latency and the results grid."""
-    queries = images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY))
+    return _sample(images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY)), count)
+
+
+def sample_photos(images: pl.DataFrame, count: int) -> pl.DataFrame:
+    """Photos to time a search with: evaluation queries, else other photos, else catalog pictures."""
+    queries = images.filter(pl.col("domain") == QUERY)
+    scored = sample_evaluation_queries(images, count)
+    return scored if scored.height else _sample(queries if queries.height else images, count)
+
+
+def _sample(queries: pl.DataFrame, count: int) -> pl.DataFrame:
     order = queries["item_id"].map_elements(lambda i: stable_hash(i, "report-sample"), return_dtype=pl.UInt64)
     return queries.with_columns(order.alias("order")).sort("order").head(count).drop("order")
 

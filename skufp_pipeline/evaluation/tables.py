@@ -41,6 +41,8 @@ ABSENT = "-"
 NAMED_SKUS = 5  # in a note; the JSON names all
 NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage", "Reason")
 
+UNMEASURED_TITLE = "Not measured, or left out"
+
 PAPER_TITLE = "The paper's protocol, {} queries: teachers chosen by the queries that are scored"
 PAPER_NOTE = (
     "Not comparable with any other table: it leaks. A difference is what the leak adds to the model of that "
@@ -92,7 +94,8 @@ def markdown_tables(report: Report) -> str:
 
 def _render(report: Report, write: Callable[[Table], str]) -> str:
     paper = paper_sections(report)
-    sections = [*main_sections(report), *paper, *source_sections(report), *latency_sections(report)]
+    sections = [*main_sections(report), *unmeasured_sections(report), *paper]
+    sections += [*source_sections(report), *latency_sections(report)]
     blocks = []
     for section in sections:
         blocks.append(section.title)
@@ -119,6 +122,12 @@ def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -
             parts += [differences, DIFFERENCE_NOTE.format("seeds and " if report.seeds else "")]
         sections.append(Section(title, parts))
     return sections
+
+
+def unmeasured_sections(report: Report) -> list[Section]:
+    """What could not be measured or was left out, and why: a sentence each; none if all was."""
+    sentences: list[Table | str] = [f"{part}: {why}." for part, why in report.not_measured.items()]
+    return [Section(UNMEASURED_TITLE, sentences)] if sentences else []
 
 
 def paper_sections(report: Report) -> list[Section]:

@@ -130,9 +130,13 @@ def fingerprints(
 def save_aggregator(
     model: AggregatorEnsemble, dimension: int, settings: AggregatorSettings, directory: Path
 ) -> None:
-    """Writes the weights as safetensors and the configuration that rebuilds the model."""
+    """Writes the weights as safetensors and the configuration that rebuilds the model.
+
+    `settings` are the model's; whether it is residual is its own.
+    """
+    residual = any(member.residual for member in model.members)
     save_file({name: value.cpu() for name, value in model.state_dict().items()}, directory / WEIGHTS_FILE)
-    config = {"dimension": dimension, "settings": settings.model_dump()}
+    config = {"dimension": dimension, "settings": settings.model_dump() | {"residual": residual}}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 

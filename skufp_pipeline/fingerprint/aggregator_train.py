@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
 from skufp_pipeline.fingerprint.losses import classification, embedding_regression, rank_distillation
 from skufp_pipeline.fingerprint.settings import FingerprintSettings, FingerprintTrainingSettings
@@ -19,7 +19,7 @@ from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import mean_sku
 from skufp_pipeline.measures.metrics import reciprocal_rank
 from skufp_pipeline.measures.ranks import ranks
-from skufp_pipeline.training.history import History
+from skufp_pipeline.training.history import History, unscored
 from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training, set_learning_rate
 from skufp_pipeline.training.schedule import warm_cosine
 
@@ -37,12 +37,12 @@ def train_aggregator(
     The members train side by side, each on its own loss; the best epoch is chosen by the ensemble's score.
 
     Raises:
-        UserError: no training queries, or fewer than two SKUs.
+        TooLittleError: no training photos, or fewer than two SKUs.
     """
     if len(data.views.sku_ids) < 2 or len(data.image_queries.truth) == 0:
-        raise UserError(
-            f"the fingerprint model needs two training SKUs and their queries at least; found "
-            f"{len(data.views.sku_ids)} SKUs and {len(data.image_queries.truth)} queries of role train"
+        raise TooLittleError(
+            f"the fingerprint model needs two training SKUs and their photos at least; found "
+            f"{len(data.views.sku_ids)} SKUs and {len(data.image_queries.truth)} photos of role train"
         )
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -75,6 +75,28 @@ def train_aggregator(
         )
     training.load_best(model)
     return model, training.history
+
+
+def aggregator_or_mean(
+    data: FingerprintData,
+    settings: FingerprintSettings,
+    seed: int,
+    device: torch.device,
+    scratch: Path,
+    log: Log,
+) -> tuple[AggregatorEnsemble, History, str | None]:
+    """Does the same as `train_aggregator`; with too little to learn from, returns one that means the views.
+
+    The third result says what was left out, if anything.
+    """
+    try:
+        model, history = train_aggregator(data, settings, seed, device, scratch, log)
+    except TooLittleError as reason:
+        said = f"the aggregator is not trained and takes the mean of the catalog views: {reason}"
+        log(said)
+        residual = settings.aggregator.model_copy(update={"residual": True})  # adds 0 before training
+        return AggregatorEnsemble(data.views.views.shape[2], residual).eval(), [], said
+    return model, history, unscored(history, "development_mrr")
 
 
 class _Tensors:

@@ -22,6 +22,7 @@ from skufp_pipeline.fingerprint.tables import Queries
 from skufp_pipeline.fingerprint.views import ViewSet, unit
 
 GAUSSIAN_FILE = "gaussian.safetensors"
+LEAST_PHOTOS = 20  # to estimate the noise of photos from
 NARROWEST = 1e-5  # minimum variance of a direction, relative to the widest one
 # Unit rows lose the effect of a vector's length on the score. The bias restores it for a query that scores
 # this share of what the SKU's own point scores, as queries near the decision do. Chosen on another rendering.
@@ -51,6 +52,20 @@ class GaussianModel:
     metric: Matrix
     length: Matrix
     bias: Matrix
+
+
+def gaussian_or_none(
+    views: ViewSet, photos: Queries, settings: GaussianSettings | None
+) -> tuple[GaussianModel | None, str | None]:
+    """Returns the fitted model, None without settings; with too little to fit, None and the reason."""
+    if settings is None:
+        return None, None
+    if len(views.sku_ids) < 2 or len(photos.truth) < LEAST_PHOTOS:
+        return None, (
+            f"the Gaussian part is switched off: it needs {LEAST_PHOTOS} photos of role train, of two SKUs "
+            f"at least; found {len(photos.truth)} photos and {len(views.sku_ids)} SKUs"
+        )
+    return fit_gaussian(views, photos, settings), None
 
 
 def fit_gaussian(views: ViewSet, photos: Queries, settings: GaussianSettings) -> GaussianModel:
@@ -130,9 +145,10 @@ def save_gaussian(model: GaussianModel, directory: Path) -> None:
     save_file(arrays, directory / GAUSSIAN_FILE)
 
 
-def load_gaussian(directory: Path) -> GaussianModel:
-    """Loads the model that `save_gaussian` wrote."""
-    return GaussianModel(**load_file(directory / GAUSSIAN_FILE))
+def load_gaussian(directory: Path) -> GaussianModel | None:
+    """Loads the model that `save_gaussian` wrote; None where there was too little to fit one."""
+    path = directory / GAUSSIAN_FILE
+    return GaussianModel(**load_file(path)) if path.is_file() else None
 
 
 def _centred(

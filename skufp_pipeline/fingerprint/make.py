@@ -32,7 +32,7 @@ def make_fingerprints(
     """`fingerprint_table` of every SKU, and `USED_SCHEMA` of the photos that it was made from.
 
     Args:
-        known: None where the settings have no Gaussian part.
+        known: None without the Gaussian part.
     """
     made, used, bank = [], [], []
     for part in tables.parts(SKUS_AT_ONCE):
@@ -45,11 +45,23 @@ def make_fingerprints(
         used.append(used_here)
         bank.append(photos.embeddings)
     table = pl.concat(made)
-    if settings.hubness:
+    if settings.hubness and any(len(photos) for photos in bank):
         rows, biases = embedding_rows(table, "fingerprint"), table["bias"].to_numpy()
         biases = query_bank_biases(np.concatenate(bank), rows, biases, settings.hubness)
         table = table.with_columns(bias=pl.Series(biases))
     return table, pl.concat(used)
+
+
+def parts_left_out(settings: FingerprintSettings, known: GaussianModel | None, photos: int) -> list[str]:
+    """Says which parts of the fingerprints the settings ask for and the number of training photos forbids."""
+    told = []
+    if settings.gaussian and known is None:
+        told.append("the Gaussian part is switched off: there were too few training photos")
+    if photos == 0:
+        told.append("there are no training photos, so that fingerprints are made of catalog views alone")
+        if settings.hubness:
+            told.append("no bias against hubs: its bank would be the training photos")
+    return told
 
 
 def join_parts(

@@ -36,9 +36,10 @@ class EmbeddingTables:
     def of(
         cls, shards: Sequence[Embeddings], generated: Sequence[Embeddings] | None = None
     ) -> "EmbeddingTables":
-        """The tables of all shards together, by SKU."""
+        """The tables of all shards together, by SKU; without generated views where that is switched off."""
         texts = pl.concat([shard.texts() for shard in shards]).sort("sku_id", maintain_order=True)
-        made = None if generated is None else pl.concat([shard.images() for shard in generated])
+        there = [shard.images() for shard in generated or [] if not shard.off]
+        made = pl.concat(there) if there else None
         return cls(cls.images_of(shards), texts, made)
 
     @staticmethod
@@ -136,7 +137,9 @@ def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views:
     every = tables.views(max_views)
     training = np.flatnonzero(np.array(every.splits) == "train")
     views = every.select(training)
-    aligned = pl.DataFrame({"sku_id": views.sku_ids}).join(teachers, on="sku_id", maintain_order="left")
+    aligned = pl.DataFrame({"sku_id": views.sku_ids}, schema={"sku_id": pl.String}).join(
+        teachers, on="sku_id", maintain_order="left"
+    )
     image_queries, text_queries = tables.queries(TRAIN)
     development, _ = tables.queries(DEVELOPMENT)
     return FingerprintData(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.bootstrap import bootstrap_mean
 from skufp_pipeline.measures.metrics import calibration_error
@@ -93,14 +93,13 @@ def train_policy(
     Returns it, the history of all epochs, and the calibration's figures on development queries.
 
     Raises:
-        UserError: too few queries of either role.
+        TooLittleError: too few queries of either role.
     """
     train, held = (labelled(labels, role, settings.temperature) for role in (TRAIN, DEVELOPMENT))
     if min(len(train.z), len(held.z)) < _LEAST_QUERIES:
-        raise UserError(
+        raise TooLittleError(
             f"the policy needs {_LEAST_QUERIES} labelled queries of either role; found {len(train.z)} of "
-            f"role train and {len(held.z)} of role development; raise policy.labels.train_queries, or leave "
-            "the policy block out of the preset"
+            f"role train and {len(held.z)} of role development"
         )
     network, scale, history = _fit(train, held, settings, seed, scratch, log)
     calibration, figures = calibrate(network, held, scale, settings.least_gain, seed)

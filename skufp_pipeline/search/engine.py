@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, IMAGE_ENCODER_ONNX, VLA_CHECKPOINT
+from skufp_pipeline.artifacts.stored import OFF
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
@@ -228,6 +229,12 @@ def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Polic
         )
     checkpoint = encoder_of(store, index, VLA_CHECKPOINT.name, VLA_CHECKPOINT.key)
     index.require_input(VLA_CHECKPOINT.name, checkpoint.digest)
+    if (reason := checkpoint.summary.get(OFF)) is not None:
+        if use == "auto":
+            return None
+        raise UserError(
+            f"--policy on: the index in use has no query policy: {reason}; search with --policy auto"
+        )
     policy = load_policy(checkpoint.path)
     policy.decide(*policy.example())
     return policy

@@ -1,7 +1,7 @@
 """Photos for comparing an exported image encoder with PyTorch.
 
-They show training SKUs and are never evaluation queries. Only the query side is compared: the gallery stays
-PyTorch's, as in the index.
+They show training SKUs (where there are none, catalog pictures of others) and are never evaluation queries.
+Only the query side is compared: the gallery stays PyTorch's, as in the index.
 """
 
 from dataclasses import dataclass
@@ -50,9 +50,12 @@ class ParityPhotos:
 def parity_photos(images: pl.DataFrame, count: int, max_views: int) -> ParityPhotos:
     """Draws `count` photos deterministically: development queries first, then training queries, then views.
 
-    `images` is the embedding table of all shards; at most `max_views` views are averaged per SKU.
+    `images` is the embedding table of all shards; at most `max_views` views are averaged per SKU. Without any
+    view of a training SKU, the views of all SKUs are drawn from.
     """
     mine = images.filter((pl.col("split") == "train") & (pl.col("role") != EVALUATION))
+    if not (mine["role"] == GALLERY).any():
+        mine = images.filter(pl.col("role") == GALLERY)
     draw = pl.col("item_id").map_elements(lambda item: stable_hash(item, "parity"), return_dtype=pl.UInt64)
     order = pl.col("role").replace_strict(_FIRST, return_dtype=pl.Int8)
     views = gather_views(mine, max_views)

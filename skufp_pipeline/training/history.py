@@ -9,10 +9,31 @@ History = list[dict[str, float]]
 MEASURED = ("images_per_second", "waiting_for_data", "peak_memory_gib")  # these vary between equal runs
 
 
-def best_epoch(history: History, quality: str = "development_accuracy") -> dict[str, float]:
-    """Returns the row whose weights were kept: the last one of the highest quality; nan ranks lowest."""
-    last_first = history[::-1]
-    return max(last_first, key=lambda row: -math.inf if math.isnan(row[quality]) else row[quality])
+def is_kept(score: float, best: float, later: bool = True) -> bool:
+    """Returns whether a round with this score replaces the best one before it.
+
+    Higher is better and nan, no score, is lowest; without any score the last round is kept. Of several
+    rounds with equal scores the last is kept, or the first if `later` is False.
+    """
+    if math.isnan(score) or math.isnan(best):
+        return math.isnan(best)
+    return score >= best if later else score > best
+
+
+def best_epoch(
+    history: History, quality: str = "development_accuracy", later: bool = True
+) -> dict[str, float]:
+    """Returns the row whose weights were kept (`is_kept`)."""
+    best = history[0]
+    for row in history[1:]:
+        best = row if is_kept(row[quality], best[quality], later) else best
+    return best
+
+
+def unscored(history: History, quality: str = "development_accuracy") -> str | None:
+    """Says that nothing chose the kept round; None where a score did."""
+    is_scored = any(not math.isnan(row[quality]) for row in history)
+    return None if is_scored or not history else "no development photos: the last epoch was kept"
 
 
 def learning_curve(history: History) -> History:

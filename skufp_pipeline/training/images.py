@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.training.augment import augment
 from skufp_pipeline.training.device import multiplies_bfloat16, peak_memory_gib
 from skufp_pipeline.training.history import History
@@ -106,9 +106,10 @@ def train_images(
         One dict per epoch: losses, score, learning rate, gradient norm, speed.
 
     Raises:
-        UserError: fewer than two SKUs or images to train on.
+        TooLittleError: fewer than two SKUs or images to train on.
     """
-    _require_two_skus(data)
+    if (reason := too_few_images(data)) is not None:
+        raise TooLittleError(reason)
     loader = _BatchLoader(encoder, image_size, data, settings)
     groups = _parameter_groups(learner, trunk)
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -251,13 +252,14 @@ def _learning_rates(step: int, steps_per_epoch: int, settings: TrainingSettings)
     return settings.backbone_learning_rate * trunk, settings.learning_rate * schedule
 
 
-def _require_two_skus(data: TrainingImages) -> None:
-    """Raises UserError where there are fewer than two SKUs or images."""
-    if data.num_skus < 2 or len(data.images.labels) < 2:
-        raise UserError(
-            f"fine-tuning needs images of two training SKUs at least; found {len(data.images.labels)} images "
-            f"of {data.num_skus} SKUs (is the train split empty?)"
-        )
+def too_few_images(data: TrainingImages) -> str | None:
+    """Returns why a tower can't be trained; None with images of two SKUs."""
+    if data.num_skus >= 2 and len(data.images.labels) >= 2:
+        return None
+    return (
+        f"fine-tuning needs images of two training SKUs at least; found {len(data.images.labels)} images "
+        f"of {data.num_skus} SKUs (is the train split empty?)"
+    )
 
 
 def _epoch_summary(row: dict[str, float], epochs: int, quality: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from skufp_pipeline.training.history import History
+from skufp_pipeline.training.history import History, is_kept
 
 Log = Callable[[str], None]
 
@@ -81,11 +81,10 @@ class Training:
         """Saves the weights of this round if its score is the best so far.
 
         Args:
-            score: higher is better; nan where no score is available: such a round is always saved.
+            score: higher is better; nan where no score is available.
             later: keeps the last of several rounds with equal scores, instead of the first.
         """
-        is_worse = score < self.best_score if later else score <= self.best_score
-        if math.isnan(score) or not is_worse:
+        if is_kept(score, self.best_score, later):
             write_whole(weights.state_dict(), self.best_path)
             self.best, self.best_score = self.done + 1, score
 

@@ -32,16 +32,22 @@ def epoch_batches(
 
 
 def _shuffled(groups: Tensor, batch_size: int, generator: Generator) -> list[Tensor]:
-    """Returns every row once, in shuffled batches of one group each; groups of one row are left out."""
+    """Returns every row once, in shuffled batches of one group each; groups of one row are left out.
+
+    No batch holds a single row, which batch normalisation refuses: it joins the batch before.
+    """
     order = torch.randperm(len(groups), generator=generator)
-    names = groups.unique()
-    if len(names) <= 1:
-        return list(order.split(batch_size))
-    batches: list[Tensor] = []
+    names, sizes = groups.unique(return_counts=True)
+    if len(names) <= 1 or sizes.max() == 1:  # groups of one row only are no groups
+        *batches, last = order.split(batch_size)
+        if len(last) == 1 and batches:
+            last = torch.cat([batches.pop(), last])
+        return [*batches, last]
+    batches = []
     for name in names:
         rows = order[groups[order] == name]
-        if len(rows) > 1:  # batch normalisation needs two images; equal parts avoid a small rest
-            batches += rows.tensor_split(math.ceil(len(rows) / batch_size))
+        if len(rows) > 1:  # equal parts avoid a small rest
+            batches += rows.tensor_split(min(math.ceil(len(rows) / batch_size), len(rows) // 2))
     return [batches[index] for index in torch.randperm(len(batches), generator=generator)]
 
 

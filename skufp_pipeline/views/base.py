@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.training.loop import Log
 from skufp_pipeline.views.diffusion_train import Schedule, train
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss, unit_range
@@ -28,10 +28,10 @@ def train_base(
     """Trains the parts of `pipeline` in place; returns the curves `vae` and `unet`: mean loss by step.
 
     Raises:
-        UserError: no crops to train on.
+        TooLittleError: no crops to train on.
     """
     if len(crops.prompts) == 0:
-        raise UserError(
+        raise TooLittleError(
             "sd_base needs catalog crops of training SKUs; found none (is the train split empty?)"
         )
     curves = {"vae": _train_vae(pipeline, crops, settings, seed, scratch, log)}

@@ -17,7 +17,6 @@ from PIL import Image
 from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.views.filters import (
     Scores,
@@ -28,7 +27,13 @@ from skufp_pipeline.views.filters import (
     chroma,
     score,
 )
-from skufp_pipeline.views.selection import budget
+from skufp_pipeline.views.selection import (
+    LEAST_PAIRS,
+    budget,
+    for_calibration,
+    require_calibration,
+    too_few_pairs,
+)
 from skufp_pipeline.views.settings import FilterSettings
 from skufp_pipeline.views.tables import squares
 
@@ -36,7 +41,6 @@ Embed = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 Plant = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 HUE_TURN = 90  # degrees
-_LEAST_PAIRS = 10
 _COLOURED = 0.2  # smallest chroma at which a rotated hue is visible
 _LEAST_COLOURED = 0.1  # smallest share of such pixels at which it changes the garment
 
@@ -66,16 +70,12 @@ def fit_filters(
     """Calibrates thresholds on `views` of training SKUs; returns them and the calibration curve.
 
     Raises:
-        UserError: too few SKUs with two views.
+        TooLittleError: too few SKUs with two views.
     """
     same = same_sku_pairs(views.sku_ids, settings.pairs, seed)
     other = other_sku_pairs(views.sku_ids, settings.pairs, seed)
-    if len(same) < _LEAST_PAIRS or len(other) < _LEAST_PAIRS:
-        raise UserError(
-            f"the filters of generated views are calibrated on pairs of catalog views; found "
-            f"{len(same)} of one training SKU and {len(other)} of two, expected {_LEAST_PAIRS} of either; "
-            "raise views.filters.skus, or leave the views block out of the preset"
-        )
+    if min(len(same), len(other)) < LEAST_PAIRS:
+        raise too_few_pairs(len(same), len(other))
     scores = views.scores(same), views.scores(other)
     return calibrate(*scores, settings), calibration_curve(*scores, settings)
 
@@ -91,13 +91,16 @@ def calibrate_and_measure(
     Returns:
         `thresholds`, `curve`, and `figures` by set of SKUs: `training`, the other half of the training
         SKUs, and `unseen`, the SKUs of other splits, on which the encoder was not trained.
+
+    Raises:
+        TooLittleError: too few SKUs with two views.
     """
     catalog = images.filter(pl.col("domain") == CATALOG)
+    require_calibration(catalog, settings.skus)
     is_training = pl.col("split") == "train"
-    half = pl.col("sku_id").map_elements(lambda s: stable_hash(s, "filters") % 2 == 0, pl.Boolean)
     sets = {
-        "calibration": catalog.filter(is_training & half),
-        "training": catalog.filter(is_training & ~half),
+        "calibration": catalog.filter(is_training & for_calibration()),
+        "training": catalog.filter(is_training & ~for_calibration()),
         "unseen": catalog.filter(~is_training),
     }
 
@@ -107,9 +110,7 @@ def calibrate_and_measure(
         return np.concatenate([encoder.embed_images(part) for part in parts])
 
     views = {name: _real_views(rows, settings) for name, rows in sets.items()}
-    thresholds, curve = fit_filters(
-        views.pop("calibration", _real_views(images.clear(), settings)), settings, seed
-    )
+    thresholds, curve = fit_filters(views.pop("calibration"), settings, seed)
     figures = {
         name: planted_figures(real, embed, thresholds, settings.pairs, seed)
         for name, real in views.items()

@@ -37,7 +37,10 @@ def drift_figures(table: pl.DataFrame, resamples: int = 1000, seed: int = 0) -> 
     """Returns the means, and the adapter's gains with their 95% bootstrap intervals over SKUs.
 
     A positive `clip_cosine_gain` and a negative `hsv_distance_gain` mean that the adapter reduces drift.
+    Empty without a candidate: no SKU was held out.
     """
+    if table.is_empty():
+        return {}
     figures = {name: float(table[name].to_numpy().mean()) for name in list(DRIFT_SCHEMA)[2:]}
     for score in ("clip_cosine", "hsv_distance"):
         change = (table[f"lora_{score}"] - table[f"frozen_{score}"]).to_numpy().astype(np.float64)

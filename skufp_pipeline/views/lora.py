@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from skufp_pipeline.artifacts.kinds import Lora
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.errors import UserError
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.training.loop import Log
 from skufp_pipeline.views.diffusion_train import Schedule, train
 from skufp_pipeline.views.drift import drift_figures, drift_table
@@ -25,7 +25,7 @@ from skufp_pipeline.views.filters import Scores
 from skufp_pipeline.views.generate import Generated, generate, plan_candidates
 from skufp_pipeline.views.noise import PromptedCrops, encode_latents, noise_loss, prompted_crops
 from skufp_pipeline.views.pipeline import LORA_FILE, Pipeline
-from skufp_pipeline.views.selection import parted, sampled
+from skufp_pipeline.views.selection import parted, require_calibration, sampled
 from skufp_pipeline.views.settings import LoraSettings, ViewsSettings
 from skufp_pipeline.views.sheet import drift_sheet
 from skufp_pipeline.views.tables import score_generated
@@ -43,10 +43,10 @@ def train_lora(
     The weights of the base do not change, but are renamed.
 
     Raises:
-        UserError: no crops to train on.
+        TooLittleError: no crops to train on.
     """
     if len(crops.prompts) == 0:
-        raise UserError(
+        raise TooLittleError(
             "sd_lora needs catalog crops of training SKUs; found none (is the train split empty?)"
         )
     latents = encode_latents(pipeline, crops.pixels)
@@ -93,6 +93,7 @@ def adapt(
         views: every catalogue view (`VIEW_SCHEMA`) with the `path` of its crop.
         directory: receives `pytorch_lora_weights.safetensors` and the files of `Lora`: curve, drift, samples.
     """
+    require_calibration(views, settings.filters.skus)
     training, held_out = parted(views, settings.lora.max_skus)
     sample = sampled(held_out, settings.lora.drift_views)
     sources = {row["item_id"]: Path(row["path"]) for row in sample.iter_rows(named=True)}

@@ -7,8 +7,11 @@ import polars as pl
 
 from skufp_pipeline.artifacts.kinds import Crops, ImageText
 from skufp_pipeline.datasets.table import CATALOG, ITEM_ORDER, item_id
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.views.prompts import view_prompt
+
+LEAST_PAIRS = 10  # of views of one SKU, and of two, for calibrating the filters
 
 # One catalogue view of one SKU, with its prompt.
 VIEW_SCHEMA: dict[str, pl.DataType] = {
@@ -64,6 +67,35 @@ def parted(views: pl.DataFrame, limit: int) -> tuple[pl.DataFrame, pl.DataFrame]
     unseen = views.filter(pl.col("split") != "train")
     held_out = unseen if unseen.height else training.filter(~is_chosen)
     return training.filter(is_chosen), held_out
+
+
+def for_calibration() -> pl.Expr:
+    """The SKUs of a table on which the filters are calibrated: half of them, by hash."""
+    return pl.col("sku_id").map_elements(lambda s: stable_hash(s, "filters") % 2 == 0, pl.Boolean)
+
+
+def require_calibration(views: pl.DataFrame, skus: int) -> None:
+    """Raises `TooLittleError` where the filters can't be calibrated, so that nothing is trained for nothing.
+
+    Args:
+        views: every catalogue view: `sku_id`, `split`.
+        skus: largest number of SKUs for the calibration.
+    """
+    known = views.filter((pl.col("split") == "train") & for_calibration())
+    chosen = budget(known["sku_id"].to_list(), skus, "view-filters")
+    counts = known.filter(pl.col("sku_id").is_in(chosen)).group_by("sku_id").len()["len"].cast(pl.Int64)
+    same = int((counts * (counts - 1)).sum())
+    other = int(counts.sum()) ** 2 - int((counts * counts).sum())
+    if min(same, other) < LEAST_PAIRS:
+        raise too_few_pairs(same, other)
+
+
+def too_few_pairs(same: int, other: int) -> TooLittleError:
+    """The reason why no views are generated, with the number of pairs of views of one SKU and of two."""
+    return TooLittleError(
+        f"the filters of generated views are calibrated on pairs of catalog views; found {same} of one "
+        f"training SKU and {other} of two, expected {LEAST_PAIRS} of either (half of the training SKUs count)"
+    )
 
 
 def sampled(views: pl.DataFrame, count: int) -> pl.DataFrame:

@@ -4,7 +4,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
+from skufp_pipeline.datasets.catalogue import (
+    folder_listing,
+    require_searchable,
+    with_image_digests,
+    with_shards,
+)
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_shard
 
 from .trees import table, write_image
@@ -78,3 +84,17 @@ def test_a_listing_changes_with_the_folder(tmp_path: Path, change: str) -> None:
     else:
         (tmp_path / "b").touch()
     assert folder_listing(tmp_path)["digest"] != before
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        ([{"sku_id": "a"}, {"sku_id": "a"}, {"sku_id": "b", "domain": "query"}], r"one \(a\) among 3"),
+        ([{"sku_id": "a", "domain": "query"}], "none among 1"),
+    ],
+)
+def test_pictures_of_fewer_than_two_skus_are_refused(rows: list[dict[str, str]], found: str) -> None:
+    items = table(*[{"domain": "catalog", **row} for row in rows])
+    with pytest.raises(UserError, match=f"two SKUs at least; found {found}"):
+        require_searchable(items)
+    require_searchable(table({"sku_id": "a", "domain": "catalog"}, {"sku_id": "b", "domain": "catalog"}))

@@ -219,7 +219,7 @@ def test_batches_may_be_larger_than_the_data(data: FingerprintData) -> None:
 def test_too_little_to_train_on_is_told(data: FingerprintData, skus: int, kept: int) -> None:
     few = Queries(data.image_queries.embeddings[:kept], data.image_queries.truth[:kept])
     small = replace(data, views=data.views.select(np.arange(skus)), image_queries=few)
-    with pytest.raises(UserError, match=f"found {skus} SKUs and {kept} queries of role train"):
+    with pytest.raises(UserError, match=f"found {skus} SKUs and {kept} photos of role train"):
         train(small)
 
 

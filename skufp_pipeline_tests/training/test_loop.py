@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from skufp_pipeline.training import loop
-from skufp_pipeline.training.history import History
+from skufp_pipeline.training.history import History, best_epoch
 from skufp_pipeline.training.loop import RandomNumbers, Trainable, Training, set_learning_rate
 
 CPU = torch.device("cpu")
@@ -119,8 +119,10 @@ def judged(
     for epoch in training.rounds(len(scores), patience=patience):
         epochs.append(epoch + 1)
         nn.init.constant_(model.weight, epoch + 1)
+        training.history.append({"epoch": epoch + 1, "score": scores[epoch]})
         training.keep_best(scores[epoch], model, later)
     training.load_best(model)
+    assert best_epoch(training.history, "score", later)["epoch"] == training.best
     return training, model, epochs
 
 
@@ -132,8 +134,18 @@ def judged(
         ([0.5, 0.9, 0.9], 3),
         ([-3.0, -1.0, -2.0], 2),
         ([NAN, NAN, NAN], 3),
+        ([0.9, NAN], 1),
+        ([NAN, 0.9, 0.5], 2),
     ],
-    ids=["middle", "first", "last of equals", "negative", "none measured"],
+    ids=[
+        "middle",
+        "first",
+        "last of equals",
+        "negative",
+        "none measured",
+        "measured once",
+        "unmeasured first",
+    ],
 )
 def test_the_weights_of_the_best_epoch_are_kept(scores: list[float], best: int, tmp_path: Path) -> None:
     training, model, _ = judged(tmp_path, scores)

@@ -38,6 +38,29 @@ def test_no_batch_of_one_category_holds_a_single_image() -> None:
     assert sorted(torch.cat(found).tolist()) == list(range(len(LABELS) - 1))
 
 
+@pytest.mark.parametrize(
+    ("images_of_category", "batch_size", "sizes"),
+    [
+        ([9], 4, [4, 5]),
+        ([9], 2, [2, 2, 2, 3]),
+        ([8], 4, [4, 4]),
+        ([7], 4, [3, 4]),
+        ([5, 3], 2, [2, 3, 3]),
+        ([1, 1, 1], 2, [3]),
+        ([1], 2, [1]),
+    ],
+)
+def test_no_batch_holds_a_single_image(
+    images_of_category: list[int], batch_size: int, sizes: list[int]
+) -> None:
+    categories = np.arange(len(images_of_category))
+    labels = np.repeat(categories, images_of_category)
+    chosen = TrainingSettings(batch_size=batch_size, same_category=True)
+    found = epoch_batches(labels, categories, chosen, Generator().manual_seed(0))
+    assert sorted(map(len, found)) == sizes
+    assert sorted(torch.cat(found).tolist()) == list(range(len(labels)))
+
+
 def test_batches_of_one_category_hold_no_other() -> None:
     for settings in ({}, {"images_per_sku": 2}):
         found = [set(CATEGORIES[LABELS[b.numpy()]]) for b in batches(same_category=True, **settings)]
