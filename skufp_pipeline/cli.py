@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -44,6 +45,9 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except UserError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(128 + signal.SIGINT)
 
     return wrapped
 
@@ -341,13 +345,17 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     """Calls `run(instance, say)` with the Dagster instance and prints the outcome."""
     import dagster as dg
 
+    from skufp_pipeline.orchestration.interruption import interruptible_command
     from skufp_pipeline.orchestration.materialize import instance_home
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
 
     instance_home()
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
-    with dg.DagsterInstance.get() as instance:
-        outcome = run(instance, lambda line: click.echo(line, err=True))
+    with dg.DagsterInstance.get() as instance, interruptible_command(instance, say):
+        outcome = run(instance, say)
     click.echo(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s", err=True)
     for check in outcome.failed_checks:
         click.echo(f"check not passed: {check}", err=True)
