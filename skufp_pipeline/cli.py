@@ -347,6 +347,7 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
 
     from skufp_pipeline.orchestration.interruption import interruptible_command
     from skufp_pipeline.orchestration.materialize import instance_home
+    from skufp_pipeline.orchestration.ownership import claim_instance
 
     def say(line: str) -> None:
         click.echo(line, err=True)
@@ -355,6 +356,7 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance, interruptible_command(instance, say):
+        claim_instance(instance, preset)
         outcome = run(instance, say)
     click.echo(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s", err=True)
     for check in outcome.failed_checks:

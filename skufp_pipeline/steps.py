@@ -20,6 +20,7 @@ from skufp_pipeline.artifacts.stored import R, Stored, StoredVersions
 from skufp_pipeline.compute import Needs, declare, peak_memory_mib
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.orchestration.interruption import interruptible_step
+from skufp_pipeline.orchestration.ownership import claim_instance
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.provenance import code_digest, library_versions
@@ -209,6 +210,7 @@ def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult:
         started = time.perf_counter()
         try:
+            claim_instance(context.instance, preset)
             with interruptible_step(context.run, context.instance), _threads_of(step):
                 made = step.make(Run(step, preset, context, artifacts.get(), models))
         except UserError as error:

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 
 import dagster as dg
 
@@ -66,13 +67,14 @@ def interruptible_command(instance: dg.DagsterInstance, say: Callable[[str], Non
     # Python's own process that tidies up after killed workers would print a warning.
     filters = [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker:UserWarning"]
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, filters))
-    # Child processes inherit the mask: a terminal sends them Ctrl-C as well, but only this process answers.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        with watched(stop):
+    resource_tracker.ensure_running()  # it would unblock the signal
+    with watched(stop):
+        # Child processes inherit the mask: a terminal sends them Ctrl-C too, but only this process answers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
             yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -110,7 +112,6 @@ def watched(stop: Callable[[int], None]) -> Iterator[None]:
 
 
 def _watch(reader: socket.socket, stop: Callable[[int], None]) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     while received := reader.recv(1):
         if received[0] in (signal.SIGINT, signal.SIGTERM):
             stop(received[0])

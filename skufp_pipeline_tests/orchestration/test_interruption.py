@@ -20,6 +20,7 @@ from skufp_pipeline.presets import load_preset
 from skufp_pipeline.steps import Run, Step, asset
 
 from ..graphs import Graph, command, environment, write_preset
+from ..servers import wait_until
 from ..test_faults import bytes_of, forget
 
 STOPS = 5.0  # seconds
@@ -102,7 +103,8 @@ def waiting() -> dg.JobDefinition:
 
     def sleeps(run: Run) -> dg.MaterializeResult:
         """Sleeps."""
-        print("a step has begun", file=sys.stderr, flush=True)
+        wait_until((home / "joins").exists, "the other step", patience=seconds)
+        print("both steps have begun", file=sys.stderr, flush=True)
         time.sleep(seconds)
         raise AssertionError
 
@@ -147,7 +149,7 @@ def test_an_interrupted_run_of_dagsters_own_processes_is_canceled_and_not_retrie
     tmp_path: Path, number: signal.Signals
 ) -> None:
     words = [sys.executable, "-c", EXECUTES]
-    ended = interrupt(words, "a step has begun", number, tmp_path, group=True)
+    ended = interrupt(words, "both steps have begun", number, tmp_path, group=True)
     assert ended.seconds < STOPS
     assert ended.left == []
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
