@@ -26,6 +26,5 @@ def claim_instance(instance: dg.DagsterInstance, preset: Preset) -> None:
     elif owner != mine:
         raise UserError(
             f"$DAGSTER_HOME holds the runs of the data root {owner}, and preset {preset.name} has {mine}; "
-            "Dagster would show the results of one as the other's: set DAGSTER_HOME to another folder for this "
-            "preset"
+            "Dagster would show the results of one as the other's: set DAGSTER_HOME to another folder for it"
         )

@@ -32,7 +32,7 @@ def test_no_step_of_a_second_preset_is_recorded_in_the_instance_of_the_first(tmp
         told = failure(raw_dataset(second, instance))
         assert str(tmp_path / "first" / "data") in told
         assert str(tmp_path / "second" / "data") in told
-        assert told.endswith("set DAGSTER_HOME to another folder for this preset")
+        assert told.endswith("set DAGSTER_HOME to another folder for it")
         assert instance.get_latest_materialization_event(dg.AssetKey("raw_dataset")) is None
         assert list((tmp_path / "second" / "data").iterdir()) == []
 
