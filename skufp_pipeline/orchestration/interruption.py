@@ -21,7 +21,7 @@ COMMAND_TAG = "skufp/command"  # host and process of the command that started a 
 UNFINISHED = [
     dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
 ]
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 1.0
 
 
 class StepInterrupted(dg.DagsterError, dg.DagsterExecutionInterruptedError):

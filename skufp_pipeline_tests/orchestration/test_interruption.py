@@ -37,15 +37,19 @@ class Ended:
     left: list[psutil.Process]
 
 
-def interrupt(words: list[str], at: str, number: signal.Signals, home: Path, group: bool = False) -> Ended:
-    """Sends a signal to a process, or as a terminal does to its group, once it has said `at`."""
+def interrupt(
+    words: list[str], at: str | Path, number: signal.Signals, home: Path, group: bool = False
+) -> Ended:
+    """Sends a signal to a process, or as a terminal does to its group, once it has said or made `at`."""
     variables = environment(DAGSTER_HOME=str(home))
     with subprocess.Popen(
         words, env=variables, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         assert process.stderr is not None
         before = ""
-        while at not in before:
+        if isinstance(at, Path):
+            wait_until(at.exists, str(at), patience=120)
+        while isinstance(at, str) and at not in before:
             line = process.stderr.readline()
             assert line, before
             before += line
@@ -104,7 +108,7 @@ def waiting() -> dg.JobDefinition:
     def sleeps(run: Run) -> dg.MaterializeResult:
         """Sleeps."""
         wait_until((home / "joins").exists, "the other step", patience=seconds)
-        print("both steps have begun", file=sys.stderr, flush=True)
+        (home / "both").touch()
         time.sleep(seconds)
         raise AssertionError
 
@@ -144,12 +148,11 @@ with dg.DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT])
 def test_an_interrupted_run_of_dagsters_own_processes_is_canceled_and_not_retried(
-    tmp_path: Path, number: signal.Signals
+    tmp_path: Path,
 ) -> None:
     words = [sys.executable, "-c", EXECUTES]
-    ended = interrupt(words, "both steps have begun", number, tmp_path, group=True)
+    ended = interrupt(words, tmp_path / "both", signal.SIGINT, tmp_path, group=True)
     assert ended.seconds < STOPS
     assert ended.left == []
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
