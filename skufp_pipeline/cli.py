@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -57,6 +58,9 @@ def user_errors(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         except UserError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(128 + signal.SIGINT)
 
     return wrapped
 
@@ -461,12 +465,18 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     """Calls `run(instance, say)` with the Dagster instance and prints the outcome."""
     import dagster as dg
 
+    from skufp_pipeline.orchestration.interruption import interruptible_command
     from skufp_pipeline.orchestration.materialize import instance_home
+    from skufp_pipeline.orchestration.ownership import claim_instance
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
 
     instance_home()
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
-    with dg.DagsterInstance.get() as instance:
+    with dg.DagsterInstance.get() as instance, interruptible_command(instance, _say):
+        claim_instance(instance, preset)
         outcome = run(instance, _say)
     _say(f"the graph of preset {preset.name} is materialized: {outcome.total:.0f} s")
     for check in outcome.failed_checks:

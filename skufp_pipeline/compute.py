@@ -1,7 +1,9 @@
 """Resources of this machine and of assets, for all executors; imports nothing of the package, nor Dagster."""
 
+import multiprocessing
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,3 +56,15 @@ def peak_memory_mib() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, else KiB
+
+
+def exit_with_parent() -> None:
+    """Ends this process, started by `multiprocessing`, once its parent has ended, for whatever reason."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -27,6 +27,7 @@ LIBRARIES = {
 }
 # Settings affect a result through their values, which are in its recipe; the store and the errors do not.
 _NO_PART_OF_A_RESULT = ("settings", "errors", "store")
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,6 @@ def _executed(tree: ast.AST) -> Iterable[ast.AST]:
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node):
             node.body = node.body[1:]
     return tree

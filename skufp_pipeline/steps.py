@@ -20,6 +20,8 @@ from skufp_pipeline.artifacts.inputs import Inputs
 from skufp_pipeline.artifacts.stored import OFF, R, Stored, StoredVersions
 from skufp_pipeline.compute import Needs, declare, peak_memory_mib
 from skufp_pipeline.errors import TooLittleError, UserError
+from skufp_pipeline.orchestration.interruption import interruptible_step
+from skufp_pipeline.orchestration.ownership import claim_instance
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.provenance import code_digest, library_versions
@@ -233,14 +235,15 @@ class Run:
 
 
 def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
-    """The asset of a step; a UserError becomes a Failure with its message and is not retried."""
+    """The asset of a step; neither a UserError, which becomes a Failure, nor an interrupt is retried."""
 
     def execute(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
         started = time.perf_counter()
         try:
-            with _threads_of(step):
+            claim_instance(context.instance, preset)
+            with interruptible_step(context.run, context.instance), _threads_of(step):
                 made = step.make(Run(step, preset, context, artifacts.get(), models))
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

@@ -8,6 +8,7 @@ libraries, configuration, inputs) is unchanged is not computed again.
 """
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -442,8 +443,11 @@ def _is_disk_full(error: Exception, directory: Path) -> bool:
 
 def _remove_leftovers(temporary: Path, flat_key: str) -> None:
     """Deletes temporary directories of an artifact that killed runs on this machine left."""
-    for path in temporary.glob(f"{flat_key}.{socket.gethostname()}.*"):
-        pid = path.name.removesuffix(".replaced").rpartition(".")[2]
+    mine = f"{flat_key}.{socket.gethostname()}."
+    for path in temporary.glob(f"{glob.escape(mine)}*"):
+        pid = path.name.removesuffix(".replaced").removeprefix(mine)
+        if not pid.isdecimal():  # of another host, whose name starts with this one's
+            continue
         if int(pid) == os.getpid() or not _is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -174,3 +175,26 @@ def test_every_data_file_of_the_package_is_installed_with_it() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
     }
     assert present <= packed
+
+
+def test_telemetry_is_off_before_any_library_that_has_it_is_imported() -> None:
+    program = (
+        "import skufp_pipeline, sys, os\n"
+        "libraries = ('onnxruntime', 'huggingface_hub', 'dagster', 'ray')\n"
+        "print([name for name in libraries if name in sys.modules])\n"
+        "from huggingface_hub import constants\n"
+        "from dagster._core.telemetry_upload import is_running_in_test\n"
+        "print(constants.HF_HUB_DISABLE_TELEMETRY, is_running_in_test())\n"
+        "print(os.environ['ORT_DISABLE_TELEMETRY'], os.environ['RAY_USAGE_STATS_ENABLED'])"
+    )
+    asked = environment(HF_HUB_DISABLE_TELEMETRY="0", ORT_DISABLE_TELEMETRY="0")
+    done = subprocess.run([sys.executable, "-c", program], env=asked, capture_output=True, text=True)
+    assert done.stdout.split() == ["[]", "True", "True", "1", "0"], done.stderr
+
+
+def test_every_switch_of_telemetry_is_known_to_its_library() -> None:
+    spec = find_spec("onnxruntime")
+    assert spec is not None
+    assert spec.origin is not None
+    compiled = (Path(spec.origin).parent / "capi").glob("onnxruntime_pybind11_state*.so")
+    assert all(b"ORT_DISABLE_TELEMETRY" in path.read_bytes() for path in compiled)

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 import yaml
+from dagster._utils.schedules import is_valid_cron_schedule
+from pydantic import ValidationError
 
 from skufp_pipeline.datasets.sources import DeepFashion2Dataset, ManifestDataset, SampleDataset
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import (
     PACKAGED,
+    AutomationSettings,
     ComputeSettings,
     Preset,
     another_rendering,
@@ -203,3 +206,40 @@ def test_another_rendering_differs_in_its_seed_and_its_place_alone(tmp_path: Pat
 def test_a_data_set_that_is_given_has_no_other_rendering(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="small renders no sample"):
         another_rendering(load_preset(str(write(tmp_path))), 101, tmp_path)
+
+
+@pytest.mark.parametrize("cron", ["0 3 * * *", "*/15 8-18 * * mon-fri", "0,30 4 1 jan 0", "5 4 * * 7"])
+def test_a_cron_schedule_that_dagster_takes_is_taken(cron: str) -> None:
+    assert is_valid_cron_schedule(cron)
+    assert AutomationSettings(daily=cron).daily == cron
+
+
+@pytest.mark.parametrize("cron", ["", "nightly", "0 3 * *", "61 3 * * *", "0 24 * * *", "0 3 0 * *"])
+def test_a_cron_schedule_that_dagster_refuses_is_refused(cron: str) -> None:
+    assert not is_valid_cron_schedule(cron)
+    with pytest.raises(ValidationError, match="is no cron schedule; expected five fields"):
+        AutomationSettings(weekly=cron)
+
+
+def test_settings_of_the_automation_are_checked_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("SMALL_DF2", raising=False)
+    automation = {
+        "daily": "at three",
+        "timezone": "Europe/Pari",
+        "webhook": "chat.example/hook",
+        "drop_folder": str(tmp_path / "file"),
+    }
+    dataset = {"source": "deepfashion2", "path": "${SMALL_DF2}"}
+    message = complaint(write(tmp_path, automation=automation, dataset=dataset))
+    assert "\n" not in message
+    for told in (
+        "dataset.path needs the environment variable SMALL_DF2",
+        "automation.daily: 'at three' is no cron schedule",
+        "automation.timezone: 'Europe/Pari' is no timezone; expected one such as Europe/Paris",
+        "automation.webhook: 'chat.example/hook' is no web address",
+        "automation.drop_folder: ",
+    ):
+        assert told in message

@@ -86,6 +86,13 @@ def test_the_digest_stays_when_only_words_change(write: Write) -> None:
     assert digest("prices") == before
 
 
+def test_the_digest_stays_when_only_the_words_of_a_coroutine_change(write: Write) -> None:
+    write("prices", 'async def price():\n    """In cents."""\n    return 1\n')
+    before = digest("prices")
+    write("prices", 'async def price():\n    """What it costs."""\n    return 1\n')
+    assert digest("prices") == before
+
+
 def test_settings_errors_and_what_only_a_type_checker_sees_decide_nothing(write: Write) -> None:
     for name in ("settings", "errors", "store", "views"):
         write(name, "value = 1\n")

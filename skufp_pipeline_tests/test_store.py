@@ -377,6 +377,21 @@ def test_a_running_builds_folder_is_not_taken_for_a_leftover(local: ArtifactStor
     assert other.is_dir()
 
 
+@pytest.mark.parametrize(
+    ("host", "removed"), [("shop", True), ("shop.b", False), ("shop.7", False), ("[a-z]*", True)]
+)
+def test_only_this_hosts_leftovers_are_removed(
+    local: ArtifactStore, monkeypatch: pytest.MonkeyPatch, host: str, removed: bool
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr("socket.gethostname", lambda: host if removed else "shop")
+    left = Path(local.root) / ".tmp" / f"tables__words.{host}.{gone.pid}"
+    left.mkdir(parents=True)
+    local.produce(KEY, RECIPE, writes(a="A"))
+    assert left.is_dir() is not removed
+
+
 def test_scratch_survives_a_failure_and_goes_with_success(local: ArtifactStore) -> None:
     seen: list[str] = []
 

@@ -20,9 +20,10 @@ def embeddings_sound_spec(asset: str) -> dg.AssetCheckSpec:
 def embeddings_sound(
     asset: str, images: pl.DataFrame, texts: pl.DataFrame | None = None
 ) -> dg.AssetCheckResult:
-    """Passes if all rows are finite and of unit norm and no crop occurs twice; `texts` are optional."""
-    worst = max(_norm_error(table) for table in (images, texts) if table is not None)
-    repeated = int(images["item_id"].is_duplicated().sum())
+    """Passes if all rows are finite, of unit norm, and no crop or text occurs twice; `texts` may be None."""
+    tables = {"item_id": images} if texts is None else {"item_id": images, "text_id": texts}
+    worst = max(_norm_error(table) for table in tables.values())
+    repeated = sum(int(table[name].is_duplicated().sum()) for name, table in tables.items())
     return dg.AssetCheckResult(
         check_name="embeddings_sound",
         asset_key=asset,

@@ -5,7 +5,10 @@ final score (`evaluation`), another is used to choose (`development`: early stop
 rest trains. Items of one image share its role. Queries of validation and test SKUs are all `evaluation`.
 """
 
+from typing import Self
+
 import polars as pl
+from pydantic import Field, model_validator
 
 from skufp_pipeline.datasets.table import CATALOG, DEVELOPMENT, EVALUATION, GALLERY, TRAIN
 from skufp_pipeline.hashing import stable_fraction
@@ -13,10 +16,20 @@ from skufp_pipeline.settings import Settings
 
 
 class SplitSettings(Settings):
-    """Fractions of the query images of training SKUs."""
+    """Fractions of the query images of training SKUs; what is left of them is trained on."""
 
-    evaluation_fraction: float = 0.25
-    development_fraction: float = 0.1
+    evaluation_fraction: float = Field(0.25, ge=0, lt=1)
+    development_fraction: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _require_queries_to_train_on(self) -> Self:
+        held_out = self.evaluation_fraction + self.development_fraction
+        if held_out >= 1:
+            raise ValueError(
+                f"evaluation_fraction and development_fraction are {held_out:g} together; expected less "
+                "than 1, because the rest of the photos is trained on"
+            )
+        return self
 
 
 def query_role(image_id: str, settings: SplitSettings) -> str:

@@ -57,7 +57,8 @@ class EncoderSettings(Settings):
     @property
     def is_pretrained(self) -> bool:
         """Whether the encoder has pretrained weights, so that Baseline 2 exists."""
-        return self.pretrained is not None or self.image_tower_weights is not None
+        comes_with_weights = self.model.startswith(("local-dir:", "hf-hub:"))
+        return comes_with_weights or self.pretrained is not None or self.image_tower_weights is not None
 
     def weight_files(self) -> dict[str, str | None]:
         """Values of the settings that name weights or a config file, by setting; None for library models."""

@@ -8,21 +8,23 @@ and the instance is not ephemeral; otherwise all runs execute one after the othe
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.compute import exit_with_parent
 from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.orchestration.interruption import COMMAND_TAG, command_id, end_process, watched
 from skufp_pipeline.orchestration.schedules import (
     DAILY,
     REFRESH_SHARDS,
@@ -190,21 +192,15 @@ def _run_side_by_side(
 
 
 _worker: tuple[dg.Definitions, dg.DagsterInstance] | None = None
+_lifetime = ExitStack()
 
 
 def _start_worker(preset: str, instance: Any) -> None:
     global _worker
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
+    _lifetime.enter_context(watched(end_process))
     definitions = build_defs(Preset.model_validate_json(preset))
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
-
-
-def _exit_with_parent() -> None:
-    """Ends this worker when the parent process has ended, for whatever reason."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run_in_worker(task: _Task) -> _RunSummary:
@@ -300,6 +296,7 @@ def _run_job(
         asset_selection=None if assets is None else [dg.AssetKey(asset) for asset in assets],
         raise_on_error=False,
         run_config={"loggers": {"plain": {}}},
+        tags={COMMAND_TAG: command_id()},
     )
     if not result.success:
         raise UserError(_first_failure(result))

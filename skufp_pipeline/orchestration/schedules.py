@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.datasets.catalogue import folder_listing
+from skufp_pipeline.orchestration.interruption import UNFINISHED
 from skufp_pipeline.orchestration.staleness import Work, in_order, next_work, stale
 from skufp_pipeline.presets import AutomationSettings, Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
@@ -23,9 +24,6 @@ from skufp_pipeline.steps import READ_CATALOG, Step
 REFRESH_SHARDS, REFRESH_TABLES = "refresh_shards", "refresh_tables"
 DAILY, WEEKLY = "daily", "weekly"
 REFRESH_TAG, REFRESH_ID_TAG = "skufp/refresh", "skufp/refresh_id"
-_UNFINISHED = [
-    dg.DagsterRunStatus[name] for name in ("QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING")
-]
 _ANY_REFRESH = {REFRESH_TAG: [DAILY, WEEKLY]}
 UNDER_WAY = "a refresh is under way"
 _BETWEEN_RUNS = timedelta(seconds=60)  # a few of the sensor's intervals
@@ -137,7 +135,7 @@ def is_under_way(instance: dg.DagsterInstance) -> bool:
     """Whether a refresh is running, or had a run so recently that the next may be about to start."""
     cutoff = datetime.now(UTC) - _BETWEEN_RUNS
     return bool(
-        instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED))
+        instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=UNFINISHED))
         or instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, updated_after=cutoff))
     )
 
@@ -164,7 +162,7 @@ def _continuation_sensor(steps: dict[str, Step], every_job: list[Any]) -> dg.Sen
         newest = next(iter(context.instance.get_runs(dg.RunsFilter(tags=_ANY_REFRESH), limit=1)), None)
         if newest is None or newest.run_id == context.cursor:
             return dg.SkipReason("no new run of a refresh")
-        if context.instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=_UNFINISHED)):
+        if context.instance.get_runs_count(dg.RunsFilter(tags=_ANY_REFRESH, statuses=UNFINISHED)):
             return dg.SkipReason("runs of a refresh have not ended")
         tags = {name: newest.tags[name] for name in (REFRESH_TAG, REFRESH_ID_TAG)}
         if _has_failed(context.instance, tags[REFRESH_ID_TAG]):

@@ -6,11 +6,14 @@ or `${NAME:-default}`.
 
 import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
@@ -28,6 +31,15 @@ from skufp_pipeline.views.settings import ViewsSettings
 PACKAGED = Path(__file__).parent
 YOURS = Path("presets")  # relative to the working directory
 PRESET_VARIABLE = "SKUFP_PRESET"
+_CRON_FIELDS = (  # numbers and names of minute, hour, day, month and weekday
+    r"[1-5]?\d",
+    r"1?\d|2[0-3]",
+    r"[1-9]|[12]\d|3[01]",
+    r"[1-9]|1[0-2]|jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec",
+    r"[0-7]|sun|mon|tue|wed|thu|fri|sat",
+)
+_CRON_PARTS = [rf"(?:\*|(?:{value})(?:-(?:{value}))?)(?:/[1-9]\d?)?" for value in _CRON_FIELDS]
+_CRON = re.compile(r"\s+".join(f"{part}(?:,{part})*" for part in _CRON_PARTS), re.IGNORECASE)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -72,6 +84,37 @@ class AutomationSettings(Settings):
     index_fresh_hours: float = Field(26, gt=0)  # the index is overdue after this
     webhook: str | None = None  # http(s) address that is sent a JSON message when a run fails
 
+    @field_validator("daily", "weekly")
+    @classmethod
+    def _is_cron(cls, value: str) -> str:
+        if not _CRON.fullmatch(value.strip()):
+            raise ValueError(f"{value!r} is no cron schedule; expected five fields, such as '0 3 * * *'")
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_timezone(cls, value: str) -> str:
+        if value not in available_timezones():
+            (nearest, *_) = [*get_close_matches(value, sorted(available_timezones()), n=1), "Europe/Paris"]
+            raise ValueError(f"{value!r} is no timezone; expected one such as {nearest}")
+        return value
+
+    @field_validator("webhook")
+    @classmethod
+    def _is_web_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            address = urlsplit(value)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                raise ValueError(f"{value!r} is no web address; expected https://HOST/PATH")
+        return value
+
+    @field_validator("drop_folder")
+    @classmethod
+    def _is_no_file(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or Path(value).is_file()):
+            raise ValueError(f"{value!r} is no folder")
+        return value
+
 
 class Preset(Settings):
     """The configuration of one graph."""
@@ -115,10 +158,17 @@ def load_preset(name: str | None = None) -> Preset:
         raw = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {error}") from error
+    unset: dict[str, str] = {}
+    problems = []
     try:
-        return Preset.model_validate(_expand(raw, path, ""))
+        preset = Preset.model_validate(_expand(raw, "", unset))
     except ValidationError as error:
-        raise UserError(f"{path}: {_problems(error)}") from error
+        problems = _problems(error, unset)
+    need = "{} needs the environment variable {}; set it, or edit the preset"
+    needed = [need.format(*where) for where in unset.items()]
+    if needed or problems:
+        raise UserError(f"{path}: {'; '.join([*needed, *problems])}")
+    return preset
 
 
 def another_rendering(preset: Preset, seed: int, root: Path, num_skus: int | None = None) -> Preset:
@@ -141,33 +191,33 @@ def _preset_path(name: str) -> Path:
     raise UserError(f"no preset {name!r}: expected a YAML file or one of {', '.join(sorted(known))}")
 
 
-def _expand(value: Any, path: Path, key: str) -> Any:
-    """Replaces `${NAME}` in all strings of `value`."""
+def _expand(value: Any, key: str, unset: dict[str, str]) -> Any:
+    """Replaces `${NAME}` in all strings of `value`; `unset` gets the variables without a value, by key."""
     if isinstance(value, dict):
         return {
-            name: _expand(inner, path, f"{key}.{name}" if key else str(name)) for name, inner in value.items()
+            name: _expand(inner, f"{key}.{name}" if key else str(name), unset)
+            for name, inner in value.items()
         }
     if isinstance(value, list):
-        return [_expand(inner, path, key) for inner in value]
+        return [_expand(inner, key, unset) for inner in value]
     if not isinstance(value, str):
         return value
 
     def replacement(match: re.Match[str]) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
-            raise UserError(
-                f"{path}: {key} needs the environment variable {match[1]}; set it, or edit the preset"
-            )
-        return found
+            unset[key] = match[1]
+        return found or ""
 
     return _VARIABLE.sub(replacement, value)
 
 
-def _problems(error: ValidationError) -> str:
-    """Pydantic's errors as text for the user."""
+def _problems(error: ValidationError, unset: dict[str, str]) -> list[str]:
+    """Pydantic's errors as text for the user, but those of values that an unset variable would give."""
     lines = []
     for problem in error.errors():
         where = ".".join(str(part) for part in problem["loc"]) or "the file"
         reason = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        lines.append(f"{where}: {reason}")
-    return "; ".join(lines)
+        if where not in unset:
+            lines.append(f"{where}: {reason.removeprefix('Value error, ')}")
+    return lines

@@ -75,6 +75,10 @@ class Segment:
     def __len__(self) -> int:
         return len(self.fingerprints)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles and copies without codes and threads, which are made again."""
+        return _made_again, (np.asarray(self.fingerprints), self.table.frame, self.threads, self.biases)
+
     def with_biases(self, biases: NDArray[np.float32]) -> "Segment":
         """The same rows with other biases."""
         return Segment(self.fingerprints, self.coded, self.table, self.threads, biases, self.folder)
@@ -91,6 +95,16 @@ def make_segment(fingerprints: NDArray[np.float32], skus: pl.DataFrame, threads:
         raise UserError(f"index: the SKU table has no column sku_id, only {', '.join(skus.columns)}")
     rows = np.ascontiguousarray(fingerprints, dtype=np.float32)
     return Segment(rows, encode(rows, threads), SkuTable(skus), threads)
+
+
+def _made_again(
+    fingerprints: NDArray[np.float32],
+    skus: pl.DataFrame,
+    threads: int,
+    biases: NDArray[np.float32] | None,
+) -> Segment:
+    segment = make_segment(fingerprints, skus, threads)
+    return segment if biases is None else segment.with_biases(biases)
 
 
 def unit_rows(fingerprints: ArrayLike) -> NDArray[np.float32]:

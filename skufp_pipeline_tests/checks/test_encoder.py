@@ -14,8 +14,8 @@ def images(rows: np.ndarray = GOOD, ids: tuple[str, ...] = ("a", "b", "c")) -> p
     return pl.DataFrame({"item_id": ids[: len(rows)]}).with_columns(embedding_column(rows))
 
 
-def texts(rows: np.ndarray = GOOD) -> pl.DataFrame:
-    return images(rows).rename({"item_id": "text_id"})
+def texts(rows: np.ndarray = GOOD, ids: tuple[str, ...] = ("a", "b", "c")) -> pl.DataFrame:
+    return images(rows, ids).rename({"item_id": "text_id"})
 
 
 def with_value(value: float) -> np.ndarray:
@@ -42,8 +42,13 @@ def test_a_row_that_is_not_a_finite_unit_vector_fails(value: float) -> None:
     assert not passed(images(), texts(with_value(value)))
 
 
-def test_an_id_that_occurs_twice_fails() -> None:
-    result = embeddings_sound("clip_embeddings", images(ids=("a", "b", "a")), texts())
+@pytest.mark.parametrize(
+    ("of_images", "of_texts"),
+    [(images(ids=("a", "b", "a")), texts()), (images(), texts(ids=("c", "b", "c")))],
+    ids=["crop", "text"],
+)
+def test_an_id_that_occurs_twice_fails(of_images: pl.DataFrame, of_texts: pl.DataFrame) -> None:
+    result = embeddings_sound("clip_embeddings", of_images, of_texts)
     assert not result.passed
     assert result.metadata["repeated_ids"].value == 2
 

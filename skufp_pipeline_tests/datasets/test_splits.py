@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from skufp_pipeline.datasets.splits import SplitSettings, assign_roles, query_role
 
@@ -87,8 +88,29 @@ def test_an_empty_table_has_no_roles() -> None:
 
 @pytest.mark.parametrize(
     ("evaluation", "development", "role"),
-    [(1.0, 0.0, "evaluation"), (0.0, 1.0, "development"), (0, 0, "train")],
+    [(0.9999, 0.0, "evaluation"), (0.0, 0.9999, "development"), (0, 0, "train")],
 )
-def test_fractions_of_all_and_nothing(evaluation: float, development: float, role: str) -> None:
+def test_fractions_of_nearly_all_and_nothing(evaluation: float, development: float, role: str) -> None:
     settings = SplitSettings(evaluation_fraction=evaluation, development_fraction=development)
     assert {query_role(str(number), settings) for number in range(100)} == {role}
+
+
+@pytest.mark.parametrize(
+    ("fractions", "message"),
+    [
+        ({"evaluation_fraction": 1.0}, "evaluation_fraction\n  Input should be less than 1"),
+        (
+            {"development_fraction": -0.1},
+            "development_fraction\n  Input should be greater than or equal to 0",
+        ),
+        ({"evaluation_fraction": float("nan")}, "evaluation_fraction"),
+        ({"evaluation_fraction": 0.6, "development_fraction": 0.5}, "are 1.1 together; expected less than 1"),
+        ({"evaluation_fraction": 0.5, "development_fraction": 0.5}, "are 1 together"),
+    ],
+)
+def test_fractions_that_leave_nothing_to_train_on_are_refused(
+    fractions: dict[str, float], message: str
+) -> None:
+    with pytest.raises(ValidationError) as refused:
+        SplitSettings(**fractions)
+    assert message in str(refused.value)

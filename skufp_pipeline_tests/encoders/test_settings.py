@@ -55,3 +55,9 @@ def test_a_centroid_needs_several_images_of_a_sku() -> None:
 def test_a_batch_holds_two_skus_at_least() -> None:
     with pytest.raises(ValidationError, match="batch_size 7 must hold two SKUs"):
         ReidTrainingSettings(batch_size=7, images_per_sku=4)
+
+
+@pytest.mark.parametrize("model", ["local-dir:models/clip", "hf-hub:shop/clip"])
+def test_a_model_that_comes_with_weights_counts_as_pretrained(model: str) -> None:
+    assert EncoderSettings(model=model).is_pretrained
+    assert not EncoderSettings(model="ViT-B-32").is_pretrained

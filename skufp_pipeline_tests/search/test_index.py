@@ -1,7 +1,10 @@
+import copy
 import itertools
 import math
 import os
+import pickle
 import threading
+from collections.abc import Callable
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -579,3 +582,22 @@ def test_an_index_is_warmed_up_whatever_it_holds(count: int) -> None:
         without_first = index.remove(["0"])
         without_first.warm_up()
         assert len(without_first) == count - 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda index: pickle.loads(pickle.dumps(index))])
+def test_a_copied_or_pickled_index_answers_the_same(
+    tmp_path: Path, copied: Callable[[FingerprintIndex], FingerprintIndex]
+) -> None:
+    whole = make_index(unit_rows(300, 16, 0))
+    more = pl.DataFrame({"sku_id": ["late"]}, schema=whole.skus.select("sku_id").schema)
+    changed = whole.remove(whole.skus["sku_id"][:3]).add(unit_rows(1, 16, 1), more)
+    changed = changed.with_biases(np.linspace(-0.1, 0.1, changed.row_count))
+    whole.save(tmp_path)
+    queries = unit_rows(20, 16, 2)
+    for index in (whole, changed, FingerprintIndex.load(tmp_path)):
+        again = copied(index)
+        for found, expected in zip(again.search(queries, 5), index.search(queries, 5), strict=True):
+            np.testing.assert_array_equal(found.rows, expected.rows)
+            np.testing.assert_array_equal(found.scores, expected.scores)
+        assert len(again) == len(index)
+        assert again.skus.equals(index.skus)

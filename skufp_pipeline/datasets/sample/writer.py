@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 import polars as pl
 
-from skufp_pipeline.compute import cores_available
+from skufp_pipeline.compute import cores_available, exit_with_parent
 from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
@@ -148,7 +148,7 @@ def _run(
         yield from _run_here(work, tasks)
         return
     spawn = get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
         running: set[Future[Counter[str]]] = {
             pool.submit(work, task) for task in islice(tasks, workers * TASKS_AHEAD)
         }
@@ -156,6 +156,11 @@ def _run(
             done, running = wait(running, return_when=FIRST_COMPLETED)
             running |= {pool.submit(work, task) for task in islice(tasks, len(done))}
             yield from (future.result() for future in done)
+
+
+def _start_worker() -> None:
+    exit_with_parent()
+    cv2.setNumThreads(1)
 
 
 def _run_here(
