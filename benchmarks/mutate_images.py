@@ -202,7 +202,7 @@ def _catalogue(folder: Path, names: Sequence[str]) -> dict[str, tuple[str, bytes
     manifest = folder / "manifest.csv"
     manifest.write_text("\n".join(["sku_id,image_path,domain,split", *rows]))
     catalogue = read_manifest(manifest, ManifestSettings(path=str(manifest)), SplitSettings())
-    crops, skipped = write_crops(catalogue.items, folder, folder / "crops", CropSettings())
+    crops, skipped = write_crops(catalogue.items, folder.joinpath, folder / "crops", CropSettings())
     left_out = [*catalogue.skipped.iter_rows(named=True), *skipped.iter_rows(named=True)]
     found = {row["path"]: (row["reason"], b"") for row in left_out}
     for row in crops.iter_rows(named=True):

@@ -469,9 +469,6 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     from skufp_pipeline.orchestration.materialize import instance_home
     from skufp_pipeline.orchestration.ownership import claim_instance
 
-    def say(line: str) -> None:
-        click.echo(line, err=True)
-
     instance_home()
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name

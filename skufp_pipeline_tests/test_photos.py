@@ -446,7 +446,7 @@ def test_what_a_decoder_raises_skips_one_picture_of_a_catalogue_and_is_told_of_a
         {"image_id": "bad", "orig_image_path": "bad.png", "bbox": [0, 0, 7, 5]},
         {"image_id": "good", "orig_image_path": "good.png", "bbox": [0, 0, 40, 60]},
     )
-    crops, skipped = write_crops(items, tmp_path, tmp_path / "crops", CropSettings())
+    crops, skipped = write_crops(items, tmp_path.joinpath, tmp_path / "crops", CropSettings())
     assert crops["image_id"].to_list() == ["good"]
     by_size = isinstance(error, (MemoryError, Image.DecompressionBombError))
     expected = "image_too_large" if by_size else "broken_image"
@@ -465,7 +465,7 @@ def test_a_box_that_memory_does_not_hold_skips_its_item(
 
     monkeypatch.setattr(Image.Image, "crop", failing)
     _, skipped = write_crops(
-        table({"orig_image_path": "a.png"}), tmp_path, tmp_path / "crops", CropSettings()
+        table({"orig_image_path": "a.png"}), tmp_path.joinpath, tmp_path / "crops", CropSettings()
     )
     assert skipped["reason"].to_list() == ["image_too_large"]
 
@@ -516,7 +516,7 @@ def test_a_jpeg_of_up_to_four_times_the_limit_is_decoded_at_half_its_size(tmp_pa
 def test_a_box_of_a_halved_jpeg_is_the_same_part_of_it(tmp_path: Path) -> None:
     LARGE.save(tmp_path / "raw.jpg", quality=95)
     items = table({"orig_image_path": "raw.jpg", "bbox": [200, 101, 500, 300]})
-    crops, _ = write_crops(items, tmp_path, tmp_path / "crops", CropSettings(max_pixels=500_000))
+    crops, _ = write_crops(items, tmp_path.joinpath, tmp_path / "crops", CropSettings(max_pixels=500_000))
     found = open_photo(tmp_path / "crops" / crops["crop_path"][0])
     expected = LARGE.reduce(2).crop((100, 50, 250, 150))
     assert found.size == expected.size
@@ -530,7 +530,7 @@ def test_a_phone_s_200_million_pixels_are_read_by_catalogue_and_query(tmp_path: 
     size = size_of(path)
     assert size == (12_288, 16_384)
     items = table({"orig_image_path": "raw.jpg", "bbox": [0, 0, *size]})
-    crops, _ = write_crops(items, tmp_path, tmp_path / "crops", CropSettings())
+    crops, _ = write_crops(items, tmp_path.joinpath, tmp_path / "crops", CropSettings())
     assert crops.select("width", "height").rows() == [(384, 512)]
     assert read_photo(path).size == (384, 512)
 
