@@ -127,6 +127,8 @@ GPU_ASSETS = {
 
 # asset:check, and whether it stops what comes after
 CHECKS = {
+    "annotations:catalogue_read": True,
+    "annotations:few_skus_removed": True,
     "annotations:splits_disjoint": True,
     "sku_crops:crops_complete": True,
     "clip_embeddings:embeddings_sound": True,

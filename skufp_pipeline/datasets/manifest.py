@@ -54,12 +54,23 @@ class ManifestSettings(Settings):
     encoding: str | None = None  # of a CSV, such as cp1252; null recognises it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Record:
-    """One row of the file; `cells` is None if their number differs from the header's."""
+    """One row of the file; a catalogue may have millions, so it holds no more than its cells.
 
-    number: int  # 1 for the first row under the header
-    cells: dict[str, Any] | None
+    Attributes:
+        number: 1 for the first row under the header.
+        cells: None if their number differs from the header's.
+        named: the place of each column, shared by all rows.
+    """
+
+    number: int
+    cells: Sequence[Any] | None
+    named: Mapping[str, int]
+
+    def get(self, name: str) -> Any:
+        """The value of a cell; None if it is absent."""
+        return None if self.cells is None or name not in self.named else self.cells[self.named[name]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +81,12 @@ class _File:
     records: Sequence[_Record]
 
     @property
-    def extra(self) -> list[str]:
+    def extra(self) -> dict[str, pl.DataType]:
         """The columns that only the index keeps."""
-        return [name for name in self.kinds if name not in (*REQUIRED, *OPTIONAL)]
+        return {name: kind for name, kind in self.kinds.items() if name not in (*REQUIRED, *OPTIONAL)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Item:
     """A valid row whose image has not been read yet."""
 
@@ -86,6 +97,17 @@ class _Item:
 
 
 @dataclass(frozen=True)
+class _Parsed:
+    """The rows of a manifest before their images are read, and what the file says of each SKU."""
+
+    items: list[_Item]
+    skipped: list[Row]
+    of_sku: dict[str, Row]
+    extra: dict[str, pl.DataType]
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Image:
     """An image of the manifest: its path on the disk, relative to the manifest's folder, and upright size."""
 
@@ -117,6 +139,19 @@ def read_manifest(
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
+    parsed = _read_rows(path, settings)
+    find = find or path.parent.joinpath
+    images = _read_images(path.parent, find, parsed.items, settings.max_pixels, progress)
+    rows, left_out = _place(parsed.items, images)
+    parsed.items.clear()  # a catalogue may have millions
+    found = build_catalogue(rows, parsed.skipped + left_out, settings.only_pairs, splits, path)
+    found = replace(found, warnings=tuple(parsed.warnings))
+    kept = found.items["sku_id"].unique().sort()
+    return replace(found, skus=_sku_table(kept, parsed.of_sku, parsed.extra)) if parsed.extra else found
+
+
+def _read_rows(path: Path, settings: ManifestSettings) -> _Parsed:
+    """Reads and parses the file, of which nothing is held afterwards."""
     file = _read_file(path, settings)
     warnings = _check_columns(path, list(file.kinds))
     if not file.records:
@@ -130,12 +165,7 @@ def read_manifest(
             items.append(_parse(record, sku_id, of_sku, file, settings))
         except ItemError as error:
             skipped.append(_skipped(record.number, sku_id, _path(record), _text(record, "split"), error))
-    images = _read_images(path.parent, find or path.parent.joinpath, items, settings.max_pixels, progress)
-    rows, left_out = _place(items, images)
-    found = build_catalogue(rows, skipped + left_out, settings.only_pairs, splits, path)
-    found = replace(found, warnings=(*warnings, *conflicts))
-    kept = found.items["sku_id"].unique().sort()
-    return replace(found, skus=_sku_table(kept, of_sku, file)) if file.extra else found
+    return _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
 
 
 def image_urls(path: Path, settings: ManifestSettings) -> list[str]:
@@ -195,8 +225,7 @@ def _named(path: Path, columns: Sequence[str], empty: Sequence[bool]) -> dict[st
 
 def _records(named: Mapping[str, int], rows: Iterable[Sequence[Any]], width: int) -> list[_Record]:
     return [
-        _Record(number, {name: row[at] for name, at in named.items()} if len(row) == width else None)
-        for number, row in enumerate(rows, start=1)
+        _Record(number, row if len(row) == width else None, named) for number, row in enumerate(rows, start=1)
     ]
 
 
@@ -234,7 +263,7 @@ def _sku_ids(records: Sequence[_Record]) -> list[str | ItemError]:
     def read(record: _Record) -> str | ItemError:
         if record.cells is None:
             return ItemError("malformed_row", "the row has not as many cells as the header")
-        value, text = record.cells["sku_id"], _text(record, "sku_id")
+        value, text = record.get("sku_id"), _text(record, "sku_id")
         try:
             sku_id = sku_id_of(value)
         except ItemError as error:
@@ -250,7 +279,7 @@ def _values_of_skus(file: _File, sku_ids: Sequence[str | ItemError]) -> tuple[di
     """Returns the first non-empty value of each column of a SKU, and a warning for each column of which a SKU
     has several."""
     texts = {name: pl.String() for name in TEXTS if name in file.kinds}
-    kinds: dict[str, pl.DataType] = texts | {name: file.kinds[name] for name in file.extra}
+    kinds: dict[str, pl.DataType] = texts | file.extra
     found: dict[str, Row] = {}
     others: dict[str, dict[str, int]] = {}
     for record, sku_id in zip(file.records, sku_ids, strict=True):
@@ -258,7 +287,7 @@ def _values_of_skus(file: _File, sku_ids: Sequence[str | ItemError]) -> tuple[di
             continue
         of_sku = found.setdefault(sku_id, {})
         for name, kind in kinds.items():
-            value = typed(record.cells[name], kind)
+            value = typed(record.get(name), kind)
             if value is not None and of_sku.setdefault(name, value) != value:
                 others.setdefault(name, {}).setdefault(sku_id, record.number)
     warnings = []
@@ -271,11 +300,13 @@ def _values_of_skus(file: _File, sku_ids: Sequence[str | ItemError]) -> tuple[di
     return found, warnings
 
 
-def _sku_table(sku_ids: pl.Series, of_sku: Mapping[str, Row], file: _File) -> pl.DataFrame:
+def _sku_table(
+    sku_ids: pl.Series, of_sku: Mapping[str, Row], extra: Mapping[str, pl.DataType]
+) -> pl.DataFrame:
     """Returns one row per SKU with the columns that only the index keeps."""
     values = {
-        name: pl.Series(name, [of_sku[sku_id].get(name) for sku_id in sku_ids], dtype=file.kinds[name])
-        for name in file.extra
+        name: pl.Series(name, [of_sku[sku_id].get(name) for sku_id in sku_ids], dtype=kind)
+        for name, kind in extra.items()
     }
     return pl.DataFrame({"sku_id": sku_ids, **values})
 
@@ -343,11 +374,10 @@ def _description(texts: Row) -> str | None:
 
 
 def _bbox(record: _Record) -> list[float] | None:
-    cells = record.cells or {}
-    if "x1" in cells:
+    if "x1" in record.named:
         corners = [_text(record, name) for name in CORNERS]
         return None if corners == [None] * 4 else _numbers(corners)
-    value = cells.get("bbox")
+    value = record.get("bbox")
     if isinstance(value, (list, tuple)):
         return _numbers(value)
     text = _text(record, "bbox")
@@ -364,12 +394,12 @@ def _numbers(values: Iterable[Any]) -> list[float]:
 
 def _text(record: _Record, name: str) -> str | None:
     """Returns a cell as stripped text; None if it is empty or absent."""
-    return words((record.cells or {}).get(name))
+    return words(record.get(name))
 
 
 def _path(record: _Record) -> str | None:
     """Returns the image path as it is written, because a file name may be in either Unicode form."""
-    value = (record.cells or {}).get("image_path")
+    value = record.get("image_path")
     return value.strip() or None if isinstance(value, str) else words(value)
 
 
@@ -424,7 +454,7 @@ def _place(items: list[_Item], images: dict[str, _Image | ItemError]) -> tuple[l
     The same SKU, image and box is kept once, as a catalog view or in the earlier split if its rows differ.
     Neither this choice nor the item numbers depend on the order of rows.
     """
-    kept: dict[tuple[str, str, tuple[int, ...]], tuple[_Item, Row]] = {}
+    kept: dict[tuple[str, str, tuple[int, ...]], _Item] = {}
     left_out: list[tuple[_Item, ItemError]] = []
     for item in sorted(items, key=lambda item: (item.fields["domain"], SPLITS.index(item.fields["split"]))):
         image = images[item.path]
@@ -435,17 +465,19 @@ def _place(items: list[_Item], images: dict[str, _Image | ItemError]) -> tuple[l
             continue
         assert isinstance(image, _Image)
         key = (image.path, item.fields["sku_id"], tuple(bbox))
-        place = {"orig_image_path": image.path, "image_id": _image_id(image.path), "bbox": bbox}
-        first, _ = kept.setdefault(key, (item, item.fields | place))
+        first = kept.setdefault(key, item)
         if first is not item:
             left_out.append(
                 (item, ItemError("duplicate_row", f"the same SKU, image and box as row {first.number}"))
             )
     items_of_image: Counter[str] = Counter()
     rows = []
-    for (path, *_), (_, row) in sorted(kept.items(), key=lambda pair: pair[0]):
-        items_of_image[path] += 1
-        rows.append(row | {"item_idx": items_of_image[path]})
+    for key in sorted(kept):
+        row, (image_path, _, box) = kept.pop(key).fields, key
+        items_of_image[image_path] += 1
+        place = {"orig_image_path": image_path, "image_id": _image_id(image_path), "bbox": list(box)}
+        row.update(place, item_idx=items_of_image[image_path])
+        rows.append(row)
     left_out.sort(key=lambda pair: pair[0].number)
     return rows, [
         _skipped(item.number, item.fields["sku_id"], item.path, item.fields["split"], error)

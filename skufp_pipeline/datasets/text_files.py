@@ -7,10 +7,9 @@ look written gives the same text; else the first doubtful cell is named.
 
 import codecs
 import csv
-import io
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from skufp_pipeline.errors import UserError
@@ -29,6 +28,7 @@ MARKS = {
 }
 # Letters and bytes above ASCII without a break, with at least one such byte.
 FOREIGN_WORD = re.compile(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
+LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+$")
 LETTERS = re.compile(r"[^\W\d_]+")
 SYMBOL_IN_WORD = re.compile(r"[^\W\d_][^\w'\u2019\u00b7\s-][^\W\d_]")
 EAST_ASIAN = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL")
@@ -73,7 +73,7 @@ def read_cells(path: Path, text: str, names: Collection[str]) -> list[list[str]]
 
 def _delimiter(text: str, names: Collection[str]) -> str:
     def found(delimiter: str) -> int:
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        rows = csv.reader(_lines(text), delimiter=delimiter)
         header: list[str] = next(filter(None, rows), [])
         return len({name.strip() for name in header} & set(names))
 
@@ -81,8 +81,12 @@ def _delimiter(text: str, names: Collection[str]) -> str:
 
 
 def _rows(text: str, delimiter: str, strict: bool = False) -> list[list[str]]:
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict)
-    return [row for row in rows if row]
+    return [row for row in csv.reader(_lines(text), delimiter=delimiter, strict=strict) if row]
+
+
+def _lines(text: str) -> Iterator[str]:
+    """Yields the lines with their ends; a stream in memory would hold four bytes for each character."""
+    return (line[0] for line in LINE.finditer(text))
 
 
 def _recognised(data: bytes) -> str:

@@ -101,7 +101,7 @@ def test_rows_that_cannot_be_used_are_listed_with_reasons_and_counted_in_metadat
         {**good, "domain": "shelf"},
         {**good, "sku_id": ""},
     )
-    preset = manifest_preset(manifest, tmp_path / "data")
+    preset = manifest_preset(manifest, tmp_path / "data", thresholds={"rows_left_out": 1.0})
     assert run_asset(preset, "raw_dataset").success
     told = metadata(run_asset(preset, "annotations"))
     skipped = pl.read_parquet(

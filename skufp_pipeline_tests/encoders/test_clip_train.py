@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.settings import ClipTrainingSettings, EncoderSettings
-from skufp_pipeline.errors import UserError
 from skufp_pipeline.training.history import learning_curve
 from skufp_pipeline.training.images import LabelledImages
 from skufp_pipeline.training.settings import AugmentationSettings
@@ -159,16 +158,20 @@ def test_a_tower_of_open_clips_own_is_trained_too(vit_settings: EncoderSettings,
 
 
 @pytest.mark.parametrize(("kept", "num_skus"), [(0, 0), (3, 1), (1, 2)])
-def test_too_little_to_train_on_is_told(
+def test_with_too_little_to_train_on_the_encoder_stays_as_it_is_and_that_is_told(
     settings: EncoderSettings, tmp_path: Path, kept: int, num_skus: int
 ) -> None:
     every = images(3, 0)
     few = LabelledImages(every.pixels[:kept], every.labels[:kept])
     data = TrainingData(few, few, np.zeros(num_skus, np.int64), texts)
-    with pytest.raises(
-        UserError, match=f"two training SKUs at least; found {kept} images of {num_skus} SKUs"
-    ):
-        tune(settings, tmp_path, data=data)
+    told: list[str] = []
+    before = create_encoder(settings, CPU, seed=1).model.state_dict()
+    encoder = create_encoder(settings, CPU, seed=1)
+    assert fine_tune(encoder, data, ClipTrainingSettings(epochs=1), 5, tmp_path, told.append) == []
+    assert f"two training SKUs at least; found {kept} images of {num_skus} SKUs" in told[0]
+    assert all(
+        value.equal(before.model.state_dict()[name]) for name, value in encoder.model.state_dict().items()
+    )
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def garments(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Rendered photos, of shops and of users."""
     folder = tmp_path_factory.mktemp("garments")
     render_sample(SampleSettings(num_skus=50, image_size=64, workers=1), folder)
-    return sorted(folder.rglob("*.jpg"))[::40]
+    return sorted(folder.rglob("*.jpg"))[::25]
 
 
 def embed(encoder: Encoder | OnnxImageEncoder, photos: list[Path]) -> NDArray[np.float32]:

@@ -74,6 +74,7 @@ def test_there_is_one_job_a_stage_that_runs_its_assets_and_their_checks() -> Non
     assert {node.name for node in jobs["read_catalog"].nodes} == {
         "raw_dataset",
         "annotations",
+        "annotations_few_skus_removed",
         "annotations_splits_disjoint",
     }
 

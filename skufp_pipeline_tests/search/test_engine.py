@@ -164,7 +164,7 @@ def test_what_is_no_photo_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("side", [8_000, 12_000, 30_000])
+@pytest.mark.parametrize("side", [12_000, 30_000])
 def test_a_huge_photo_is_refused_by_its_header(tmp_path: Path, side: int) -> None:
     write_png_bomb(tmp_path / "bomb.png", side, side)
     message = complaint(tmp_path / "bomb.png")

@@ -104,7 +104,7 @@ def test_no_crops_is_a_users_mistake(pipeline: Pipeline, tmp_path: Path) -> None
 
 
 def test_adapting_writes_weights_curve_drift_and_samples(saved: Path, tmp_path: Path) -> None:
-    views = catalogue(tmp_path / "crops", skus=6, splits=("train", "validation"))
+    views = catalogue(tmp_path / "crops", skus=40, splits=("train", "validation"))
     settings = SETTINGS.model_copy(update={"lora": LORA})
     encoder = create_encoder(EncoderSettings(model="skufp-tiny"), CPU, 0)
     for name in ("scratch", "out"):
@@ -119,11 +119,11 @@ def test_adapting_writes_weights_curve_drift_and_samples(saved: Path, tmp_path: 
         tmp_path / "out",
         quiet,
     )
-    assert (summary["training_skus"], summary["training_views"], summary["held_out_skus"]) == (3, 6, 2)
+    assert (summary["training_skus"], summary["training_views"], summary["held_out_skus"]) == (20, 40, 2)
     drift = pl.read_parquet(tmp_path / "out" / "drift.parquet")
     assert drift.schema == DRIFT_SCHEMA
     assert drift.height == 4  # two held-out SKUs, two strengths
-    assert set(drift["sku_id"]) <= {"s1", "s3", "s5"}  # those of the validation split
+    assert set(drift["sku_id"]) <= {f"s{sku}" for sku in range(1, 40, 2)}  # those of the validation split
     assert (drift["frozen_clip_cosine"] != drift["lora_clip_cosine"]).any()
     assert json.loads((tmp_path / "out" / "history.json").read_text())[-1]["step"] == 6
     with Image.open(tmp_path / "out" / "sheet.jpg") as sheet:
