@@ -169,9 +169,7 @@ def test_with_too_little_to_train_on_the_encoder_stays_as_it_is_and_that_is_told
     encoder = create_encoder(settings, CPU, seed=1)
     assert fine_tune(encoder, data, ClipTrainingSettings(epochs=1), 5, tmp_path, told.append) == []
     assert f"two training SKUs at least; found {kept} images of {num_skus} SKUs" in told[0]
-    assert all(
-        value.equal(before.model.state_dict()[name]) for name, value in encoder.model.state_dict().items()
-    )
+    assert all(value.equal(before[name]) for name, value in encoder.model.state_dict().items())
 
 
 @pytest.mark.parametrize(
