@@ -3,7 +3,8 @@ VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := $(VENV)/bin
-export DAGSTER_HOME := $(CURDIR)/.dagster_home
+DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET),demo)))
+export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .PHONY: demo test chaos dev lint bench clean

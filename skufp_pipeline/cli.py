@@ -270,7 +270,7 @@ def setup_instance(name: str | None) -> None:
     from skufp_pipeline.orchestration.materialize import instance_home
 
     preset = load_preset(name)
-    home = instance_home()
+    home = instance_home(preset)
     with dg.DagsterInstance.get() as instance:
         limits = set_pool_limits(instance, graph_steps(preset).values(), preset.compute)
     limits_text = ", ".join(f"{pool} {limit}" for pool, limit in limits.items())
@@ -470,7 +470,7 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
     from skufp_pipeline.orchestration.materialize import instance_home
     from skufp_pipeline.orchestration.ownership import claim_instance
 
-    instance_home()
+    instance_home(preset)
     if name is not None:  # processes that Dagster starts must load the same preset
         os.environ[PRESET_VARIABLE] = str(Path(name).resolve()) if Path(name).is_file() else name
     with dg.DagsterInstance.get() as instance, interruptible_command(instance, _say):

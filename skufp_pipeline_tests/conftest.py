@@ -43,7 +43,7 @@ def made_once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path],
     with FileLock(root / f"{name}.lock"):
         if not log.exists():
             log.write_text(make(folder).log)
-    home = folder / ".dagster_home"
+    home = folder / ".dagster_home" / name
     return Graph(folder / f"{name}.yaml", home if home.exists() else None, log.read_text())
 
 
@@ -51,7 +51,7 @@ def materialize_ci(folder: Path) -> Graph:
     preset_file = write_preset(folder, yaml.safe_load((PACKAGED / "ci.yaml").read_text()))
     done = skufp("materialize", "--preset", preset_file.name, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return Graph(preset_file, folder / ".dagster_home", done.stderr)
+    return Graph(preset_file, folder / ".dagster_home" / "ci", done.stderr)
 
 
 @pytest.fixture(scope="session")

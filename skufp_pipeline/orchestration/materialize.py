@@ -250,12 +250,14 @@ def _describe_changes(result: dg.ExecuteInProcessResult) -> str:
     return "the catalogue was read"
 
 
-def instance_home() -> Path:
-    """Creates `$DAGSTER_HOME` (default `./.dagster_home`), with single-machine settings if it has none.
+def instance_home(preset: Preset) -> Path:
+    """Creates `$DAGSTER_HOME`, with single-machine settings if it has none.
+
+    By default each preset has its own, `./.dagster_home/NAME`: an instance belongs to one data root.
 
     Raises UserError if that fails.
     """
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster_home").expanduser().resolve()
+    home = Path(os.environ.get("DAGSTER_HOME") or f".dagster_home/{preset.name}").expanduser().resolve()
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / "dagster.yaml").exists():

@@ -243,22 +243,24 @@ def test_a_home_that_is_named_is_used_and_gets_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    assert instance_home() == tmp_path / "home"
+    assert instance_home(load_preset("ci")) == tmp_path / "home"
     settings = yaml.safe_load((tmp_path / "home" / "dagster.yaml").read_text())
     assert settings["telemetry"] == {"enabled": False}
 
 
-def test_without_one_the_home_lies_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_one_each_preset_has_a_home_of_its_own_in_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "")
     monkeypatch.chdir(tmp_path)
-    assert instance_home() == tmp_path / ".dagster_home"
-    assert os.environ["DAGSTER_HOME"] == str(tmp_path / ".dagster_home")
+    assert instance_home(load_preset("ci")) == tmp_path / ".dagster_home" / "ci"
+    assert os.environ["DAGSTER_HOME"] == str(tmp_path / ".dagster_home" / "ci")
 
 
 def test_settings_that_are_there_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: true\n")
-    instance_home()
+    instance_home(load_preset("ci"))
     assert (tmp_path / "dagster.yaml").read_text() == "telemetry:\n  enabled: true\n"
 
 
@@ -268,11 +270,11 @@ def test_a_home_that_can_not_be_made_is_a_users_mistake(
     (tmp_path / "file").touch()
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"DAGSTER_HOME .*file can't be used"):
-        instance_home()
+        instance_home(load_preset("ci"))
 
 
 def test_the_instance_of_a_new_home_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    with dg.DagsterInstance.from_config(str(instance_home())) as opened:
+    with dg.DagsterInstance.from_config(str(instance_home(load_preset("ci")))) as opened:
         assert opened.telemetry_enabled is False
         assert opened.get_runs() == []
