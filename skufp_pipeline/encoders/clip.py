@@ -152,7 +152,13 @@ def _model_config(name: str) -> tuple[str, dict[str, Any]]:
         path, _ = read_config(source, "encoder.model", ("embed_dim", "vision_cfg", "text_cfg"))
         open_clip.add_model_config(path)
         name = path.stem
-    config = open_clip.get_model_config(name)
+    try:
+        config = open_clip.get_model_config(name)
+    except Exception as error:  # a folder that is none, a hub that can't be reached
+        raise UserError(
+            f"encoder.model {name!r} can't be read ({in_a_line(error)}); expected local-dir:FOLDER with "
+            "open_clip_config.json and weights, or hf-hub:ID"
+        ) from error
     if config is None:
         bundled = ", ".join(sorted(path.stem for path in BUNDLED_MODELS.glob("*.json")))
         raise UserError(

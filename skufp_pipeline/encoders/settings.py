@@ -9,6 +9,7 @@ from skufp_pipeline.settings import Settings
 from skufp_pipeline.training.settings import AugmentationSettings, TrainingSettings
 from skufp_pipeline.training.weights import config_source
 
+SCHEMES = ("local-dir:", "hf-hub:")  # open_clip's, of models that come with their weights
 BUNDLED_MODELS = Path(__file__).parent / "models"
 
 
@@ -37,7 +38,8 @@ class EncoderSettings(Settings):
     """Model, weights (forms in `training.weights`) and preprocessing of the CLIP encoder.
 
     Attributes:
-        model: an open_clip model name (`ViT-B-32`), a config bundled in `encoders/models`, or a JSON config.
+        model: an open_clip model name (`ViT-B-32`), a config bundled in `encoders/models`, a JSON config, or
+            a model with its weights: `local-dir:FOLDER` in open_clip's format, or `hf-hub:ID`.
         pretrained: weights of the whole model; tags are open_clip's (`laion2b_s34b_b79k`).
         image_tower_weights: weights of the image tower in timm's format; tags are timm's (`ra_in1k`).
         image_tower_kwargs: further arguments of `timm.create_model` for the image tower.
@@ -57,13 +59,18 @@ class EncoderSettings(Settings):
     @property
     def is_pretrained(self) -> bool:
         """Whether the encoder has pretrained weights, so that Baseline 2 exists."""
-        comes_with_weights = self.model.startswith(("local-dir:", "hf-hub:"))
-        return comes_with_weights or self.pretrained is not None or self.image_tower_weights is not None
+        return any((self.own_weights, self.pretrained, self.image_tower_weights))
+
+    @property
+    def own_weights(self) -> str | None:
+        """The folder or hub id of a model that comes with its weights, else None."""
+        found = (self.model.removeprefix(scheme) for scheme in SCHEMES if self.model.startswith(scheme))
+        return next(found, None)
 
     def weight_files(self) -> dict[str, str | None]:
         """Values of the settings that name weights or a config file, by setting; None for library models."""
         return {
-            "encoder.model": config_source(self.model, BUNDLED_MODELS),
+            "encoder.model": self.own_weights or config_source(self.model, BUNDLED_MODELS),
             "encoder.pretrained": self.pretrained,
             "encoder.image_tower_weights": self.image_tower_weights,
         }

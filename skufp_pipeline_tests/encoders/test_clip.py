@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, load_encoder
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.training.weights import weight_inputs
 
 from .conftest import CPU
 from .examples import noise, pictures, write_model
@@ -114,6 +115,26 @@ def test_a_saved_encoder_is_one_of_stock_open_clip(
     ours = made.embed_images([noise(seed) for seed in range(3)])
     np.testing.assert_allclose(images.numpy(), ours, atol=1e-6)
     np.testing.assert_allclose(texts.numpy(), made.embed_texts(TEXTS), atol=1e-6)
+
+
+def test_a_folder_of_open_clip_is_a_model_with_its_weights(settings: EncoderSettings, tmp_path: Path) -> None:
+    made = create_encoder(settings, CPU, seed=3)
+    made.save(tmp_path / "saved")
+    named = EncoderSettings(model=f"local-dir:{tmp_path / 'saved'}")
+    found = create_encoder(named, CPU, seed=4)
+    assert same_weights(found.model, made.model)
+    np.testing.assert_allclose(found.embed_texts(TEXTS), made.embed_texts(TEXTS), atol=1e-6)
+    before = weight_inputs(named.weight_files())
+    assert set(before) == {"encoder.model"}
+    create_encoder(settings, CPU, seed=5).save(tmp_path / "saved")
+    assert weight_inputs(named.weight_files()) != before  # other bytes are other weights
+
+
+def test_a_folder_that_holds_no_model_is_a_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"encoder.model 'local-dir:.*' can't be read .*expected local-dir:FOLDER"
+    ):
+        create_encoder(EncoderSettings(model=f"local-dir:{tmp_path}"), CPU, seed=0)
 
 
 @pytest.mark.parametrize("kind", ["settings", "vit_settings"])
