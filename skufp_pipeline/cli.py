@@ -303,8 +303,7 @@ def catalog_check_command(name: str | None, table: Path) -> None:
 
     preset = load_preset(name)
     raw = RAW_DATASET.read(ArtifactStore(preset.data_root)).path if preset.dataset.folder is None else Path()
-    _say("reading the catalogue, then the headers of its images")
-    found = preset.dataset.items(raw, preset.splits, progress(_say, "images"))
+    found = preset.dataset.items(raw, preset.splits, progress(_say, "rows and images"))
     counts = CatalogueCounts.of(found.items, found.skipped)
     _write_csv(found.skipped, table)
     click.echo(counts)

@@ -41,6 +41,7 @@ TEXTS = ("category", "title", "description", "attributes")  # of the SKU, not of
 OPTIONAL = ("split", *TEXTS, "bbox", *CORNERS)
 UNNAMED_CATEGORY = "product"
 EXACT_FLOAT32 = 2**24  # whole numbers below it are exact
+REPORTED = 10_000  # rows between two reports of progress
 MISSPELT = 0.8  # difflib's similarity from which an unknown column is likely a known one
 
 
@@ -132,16 +133,22 @@ def read_manifest(
 
     Args:
         path: `settings.path` as the caller resolved it.
-        progress: called with (image headers read, total).
+        progress: called with (rows parsed and image headers read, total); the total grows when the images
+            are known.
         find: returns the local file of an image path or (`shown`) address, or raises an `ItemError`; by
             default the file is in the manifest's folder.
 
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
-    parsed = _read_rows(path, settings)
+    parsed, number = _read_rows(path, settings, progress)
+
+    def and_images(done: int, images: int) -> None:
+        if progress is not None:
+            progress(number + done, number + images)
+
     find = find or path.parent.joinpath
-    images = _read_images(path.parent, find, parsed.items, settings.max_pixels, progress)
+    images = _read_images(path.parent, find, parsed.items, settings.max_pixels, and_images)
     rows, left_out = _place(parsed.items, images)
     parsed.items.clear()  # a catalogue may have millions
     found = build_catalogue(rows, parsed.skipped + left_out, settings.only_pairs, splits, path)
@@ -150,8 +157,8 @@ def read_manifest(
     return replace(found, skus=_sku_table(kept, parsed.of_sku, parsed.extra)) if parsed.extra else found
 
 
-def _read_rows(path: Path, settings: ManifestSettings) -> _Parsed:
-    """Reads and parses the file, of which nothing is held afterwards."""
+def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None) -> tuple[_Parsed, int]:
+    """Reads and parses the file, of which nothing is held afterwards; returns its number of rows, too."""
     file = _read_file(path, settings)
     warnings = _check_columns(path, list(file.kinds))
     if not file.records:
@@ -165,7 +172,10 @@ def _read_rows(path: Path, settings: ManifestSettings) -> _Parsed:
             items.append(_parse(record, sku_id, of_sku, file, settings))
         except ItemError as error:
             skipped.append(_skipped(record.number, sku_id, _path(record), _text(record, "split"), error))
-    return _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
+        if progress is not None and record.number % REPORTED == 0:
+            progress(record.number, len(file.records) + 1)  # images follow
+    parsed = _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
+    return parsed, len(file.records)
 
 
 def image_urls(path: Path, settings: ManifestSettings) -> list[str]:

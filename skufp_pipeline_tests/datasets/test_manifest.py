@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from PIL import ExifTags, Image
 
+from skufp_pipeline.datasets import manifest
 from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import ITEM_SCHEMA, SKIPPED_SCHEMA, Catalogue
@@ -439,3 +440,17 @@ def test_a_spreadsheet_byte_order_mark_and_blank_lines_are_tolerated(folder: Pat
 def test_a_truncated_image_still_has_a_header(folder: Path) -> None:
     truncate(folder / "a.jpg", keep=0.99)
     assert len(read_rows(folder, row()).items) == 1
+
+
+def test_progress_counts_rows_and_then_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "REPORTED", 2)
+    write_image(tmp_path / "a.jpg")
+    rows = [{"sku_id": f"s{row}", "image_path": "a.jpg", "domain": "catalog"} for row in range(5)]
+    path, seen = write_manifest(tmp_path, rows), list[tuple[int, int]]()
+    read_manifest(
+        path,
+        ManifestSettings(path=str(path)),
+        SplitSettings(),
+        lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(2, 6), (4, 6), (6, 6)]
