@@ -16,11 +16,15 @@ from pathlib import Path
 import pytest
 import yaml
 from filelock import FileLock
+from hypothesis import settings
 
 from skufp_pipeline.presets import PACKAGED
 from skufp_pipeline.store import CACHE_VARIABLE
 
 from .graphs import SMALL, Graph, copy_graph, materialize_here, skufp, write_preset
+
+settings.register_profile("suite", deadline=None)  # the machine may be busy
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session", autouse=True)
