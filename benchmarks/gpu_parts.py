@@ -185,11 +185,7 @@ def clip_train(bench: Bench, batch: int | None = None, compiled: bool = False) -
         epochs=scale.epochs, batch_size=size, text_batch_size=size, cache_side=scale.side,
         backbone_learning_rate=1e-5,
     )  # fmt: skip
-    with bench.scratch() as scratch, Busy(bench.device) as busy:
-        begin = time.perf_counter()
-        history = fine_tune(encoder, data, settings, 0, scratch, bench.log)
-        seconds = time.perf_counter() - begin
-    _training_figures(bench.figures, history, scale.images, seconds, busy)
+    _train(bench, lambda scratch: fine_tune(encoder, data, settings, 0, scratch, bench.log))
 
 
 def reid_train(bench: Bench, compiled: bool = False) -> None:
@@ -204,24 +200,25 @@ def reid_train(bench: Bench, compiled: bool = False) -> None:
     held_out = LabelledImages(bench.squares[: scale.batch], labels[: scale.batch])
     data = TrainingImages(images, held_out, np.zeros(skus, np.int64))
     settings = ReidTrainingSettings(epochs=scale.epochs, batch_size=scale.reid_batch)
+    _train(bench, lambda scratch: train_reid(encoder, data, settings, 0, scratch, bench.log))
+
+
+def _train(bench: Bench, training: Callable[[Path], History]) -> None:
+    """Trains in a scratch folder: `seconds_beside` an epoch are those of judging and saving."""
+    images = bench.scale.images
     with bench.scratch() as scratch, Busy(bench.device) as busy:
         begin = time.perf_counter()
-        history = train_reid(encoder, data, settings, 0, scratch, bench.log)
+        history = training(scratch)
         seconds = time.perf_counter() - begin
-    _training_figures(bench.figures, history, scale.images, seconds, busy)
-
-
-def _training_figures(figures: Figures, history: History, images: int, seconds: float, busy: Busy) -> None:
-    """`images_per_second` is of training alone; `seconds_beside` an epoch's judging and saving."""
     steady = history[1:]
     rate = statistics.median(row["images_per_second"] for row in steady)
-    training = sum(images / row["images_per_second"] for row in history)
-    figures |= {
+    in_training = sum(images / row["images_per_second"] for row in history)
+    bench.figures |= {
         "images_per_second": rate,
         "waiting_for_data": statistics.median(row["waiting_for_data"] for row in steady),
         "gpu_busy": busy.share,
         "first_epoch_seconds": images / history[0]["images_per_second"],
-        "seconds_beside": (seconds - training) / len(history),
+        "seconds_beside": (seconds - in_training) / len(history),
         "loss_first_last": [_loss(history[0]), _loss(history[-1])],
     }
 

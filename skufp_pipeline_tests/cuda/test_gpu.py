@@ -67,6 +67,14 @@ def encoder(device: torch.device) -> Encoder:
     return create_encoder(EncoderSettings(model="skufp-tiny"), device, 0)
 
 
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """The folder of a random diffusion pipeline of a few thousand parameters."""
+    folder, config = tmp_path / "pipeline", write_config(tmp_path / "sd-nano.json", CONFIG)
+    save_pipeline(build_pipeline(str(config), CPU, seed=0), folder)
+    return folder
+
+
 def losses(made: dict[str, bytes]) -> dict[str, list[float]]:
     """Every loss of a training by name, one value a round."""
     history: list[dict[str, float]] = json.loads(made["history.json"])
@@ -142,11 +150,9 @@ def test_embeddings_are_the_cpus(encoder: Encoder, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_generated_views_get_the_cpus_verdicts(
-    precision: str, device: torch.device, encoder: Encoder, tmp_path: Path
+    precision: str, device: torch.device, encoder: Encoder, saved: Path, tmp_path: Path
 ) -> None:
     """Thresholds stand in the widest gap of the CPU's scores, so that no rounding decides."""
-    saved = tmp_path / "pipeline"
-    save_pipeline(build_pipeline(str(write_config(tmp_path / "sd-nano.json", CONFIG)), CPU, seed=0), saved)
     views = catalogue(tmp_path / "crops", skus=4)
     crop_of, candidates = sources(views), plan_candidates(views, GENERATION)
     scores = []
@@ -171,10 +177,8 @@ def gap(values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_the_adapter_trains_in_mixed_precision_and_generates(
-    precision: str, device: torch.device, tmp_path: Path
+    precision: str, device: torch.device, saved: Path, tmp_path: Path
 ) -> None:
-    saved = tmp_path / "pipeline"
-    save_pipeline(build_pipeline(str(write_config(tmp_path / "sd-nano.json", CONFIG)), CPU, seed=0), saved)
     pipeline = load_pipeline(str(saved), device)
     settings = LoraSettings(
         rank=2, alpha=2, steps=6, batch_size=2, learning_rate=0.05, accumulation=2, mixed_precision=precision
