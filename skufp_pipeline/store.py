@@ -120,6 +120,11 @@ class Artifact:
         return [name for name, entry, path in there if not path.is_file() or _file_entry(path) != entry]
 
 
+def cache_folder() -> Path:
+    """Where copies of remote files are kept: `$SKUFP_CACHE`, or a folder of the user's cache."""
+    return Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("skufp"))
+
+
 class ArtifactStore:
     """Artifacts by key (`tables/annotations`, `crops/shard_0003`) under one root.
 
@@ -135,8 +140,7 @@ class ArtifactStore:
         except (ValueError, ImportError) as error:
             raise UserError(f"data root {self.root!r} can't be opened: {error}") from error
         self._local = isinstance(self._fs, LocalFileSystem)
-        caches = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("skufp"))
-        self._cache = cache or caches / hashlib.sha256(self.root.encode()).hexdigest()[:16]
+        self._cache = cache or cache_folder() / hashlib.sha256(self.root.encode()).hexdigest()[:16]
 
     def find(self, key: str) -> Artifact | None:
         """The artifact at `key`, or None if there is no complete one."""

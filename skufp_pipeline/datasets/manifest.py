@@ -141,7 +141,8 @@ def read_manifest(
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
-    parsed, number = _read_rows(path, settings, progress)
+    parsed = _read_rows(path, settings, progress)
+    number = len(parsed.items) + len(parsed.skipped)
 
     def and_images(done: int, images: int) -> None:
         if progress is not None:
@@ -157,8 +158,8 @@ def read_manifest(
     return replace(found, skus=_sku_table(kept, parsed.of_sku, parsed.extra)) if parsed.extra else found
 
 
-def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None) -> tuple[_Parsed, int]:
-    """Reads and parses the file, of which nothing is held afterwards; returns its number of rows, too."""
+def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None) -> _Parsed:
+    """Reads and parses the file, of which nothing is held afterwards."""
     file = _read_file(path, settings)
     warnings = _check_columns(path, list(file.kinds))
     if not file.records:
@@ -174,8 +175,7 @@ def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None
             skipped.append(_skipped(record.number, sku_id, _path(record), _text(record, "split"), error))
         if progress is not None and record.number % REPORTED == 0:
             progress(record.number, len(file.records) + 1)  # images follow
-    parsed = _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
-    return parsed, len(file.records)
+    return _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
 
 
 def image_urls(path: Path, settings: ManifestSettings) -> list[str]:

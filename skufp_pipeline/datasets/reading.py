@@ -29,6 +29,7 @@ from skufp_pipeline.progress import Progress
 READ_THREADS = 16  # small files: most time is spent waiting for the disk or network
 DECODE_THREADS = min(cores_available(), 8)  # each holds one whole decoded image
 CHUNK = 64
+WAITING = 4096  # chunks that wait for a thread at once
 
 Row = dict[str, Any]
 Task = TypeVar("Task")
@@ -77,16 +78,23 @@ def map_in_threads(
     tasks: Sequence[Task],
     progress: Progress | None = None,
     threads: int = READ_THREADS,
+    chunk: int = CHUNK,
 ) -> list[Result]:
-    """Applies `function` to every task; returns results in task order, reporting `progress` per chunk."""
-    chunks = [tasks[start : start + CHUNK] for start in range(0, len(tasks), CHUNK)]
+    """Applies `function` to every task; returns results in task order, reporting `progress` per chunk.
+
+    Args:
+        chunk: tasks that one thread takes at a time: many if they are short, 1 if each may wait long.
+    """
+    chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
     results: list[Result] = []
     with ThreadPoolExecutor(threads) as pool:
         try:
-            for chunk in pool.map(lambda chunk: [function(task) for task in chunk], chunks):
-                results += chunk
-                if progress is not None:
-                    progress(len(results), len(tasks))
+            for start in range(0, len(chunks), WAITING):
+                waiting = chunks[start : start + WAITING]
+                for done in pool.map(lambda part: [function(task) for task in part], waiting):
+                    results += done
+                    if progress is not None:
+                        progress(len(results), len(tasks))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -21,7 +21,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
@@ -32,15 +31,15 @@ from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 import fsspec
 import polars as pl
-from platformdirs import user_cache_path
 from pydantic import Field, ValidationError, field_validator
 
+from skufp_pipeline.datasets.reading import map_in_threads
 from skufp_pipeline.errors import ItemError, UserError, in_a_line
 from skufp_pipeline.photos import LARGEST, PhotoError, size_of
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
+from skufp_pipeline.store import cache_folder
 
-CACHE_VARIABLE = "SKUFP_CACHE"
 WEB = ("http", "https")
 OBJECT_STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "oci", "oss")
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -48,7 +47,6 @@ TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 MAX_REDIRECTS = 5
 GIVE_UP_AFTER = 10  # images of one host that failed in a row; its others are not tried in this run
 BLOCK = 1 << 16  # bytes
-AT_ONCE = 4096  # images that wait for a thread
 _SAFE = "%/:=&~+!$,;'@()*[]"  # characters of a path that need no quoting
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -88,8 +86,7 @@ class RemoteSettings(Settings):
 
     @property
     def cache_folder(self) -> Path:
-        default = Path(os.environ.get(CACHE_VARIABLE) or user_cache_path("skufp")) / "remote"
-        return Path(self.cache) if self.cache else default
+        return Path(self.cache) if self.cache else cache_folder() / "remote"
 
 
 class _Record(Settings):
@@ -236,18 +233,7 @@ class Fetcher:
             UserError: the cache can't be written, or a store's library is not installed.
         """
         unique = list({shown(url): url for url in urls}.values())
-        outcomes: list[Outcome] = []
-        with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            try:
-                for start in range(0, len(unique), AT_ONCE):
-                    for outcome in pool.map(self.fetch, unique[start : start + AT_ONCE]):
-                        outcomes.append(outcome)
-                        if progress is not None:
-                            progress(len(outcomes), len(unique))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return image_table(outcomes)
+        return image_table(map_in_threads(self.fetch, unique, progress, self.settings.concurrency, chunk=1))
 
     def fetch(self, url: str) -> Outcome:
         """Fetches one image. An image whose host fails is taken from the cache, where it is there."""

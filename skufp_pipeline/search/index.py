@@ -127,6 +127,11 @@ class FingerprintIndex:
         return parts[0] if len(parts) == 1 else pl.concat(parts, how="diagonal_relaxed")
 
     @property
+    def sku_ids(self) -> pl.Series:
+        """(len,) ids of the present rows."""
+        return self.skus["sku_id"].gather(self.present.numbers())
+
+    @property
     def biases(self) -> NDArray[np.float32]:
         """(row_count,) values added to the cosines."""
         return np.concatenate(

@@ -43,7 +43,7 @@ def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl
 def coverage(index: FingerprintIndex, wanted: Iterable[str]) -> Coverage:
     """Computes how many of the `wanted` SKUs are in the index."""
     ids = sorted(set(wanted))
-    missing = sorted(set(ids) - set(index.contents()[1]["sku_id"]))
+    missing = sorted(set(ids) - set(index.sku_ids))
     return Coverage(1 - len(missing) / len(ids) if ids else 1.0, missing)
 
 
