@@ -21,6 +21,7 @@ DAGSTER_LAYER = {
 }
 # The rooms of the science; each may import those before it.
 ROOMS = (
+    "camera",
     "datasets",
     "artifacts",
     "measures",
@@ -32,7 +33,17 @@ ROOMS = (
     "search",
     "evaluation",
 )
-LEAVES = ("errors", "hashing", "settings", "photos", "store", "compute", "provenance", "progress")
+LEAVES = (
+    "errors",
+    "hashing",
+    "settings",
+    "photos",
+    "store",
+    "compute",
+    "provenance",
+    "progress",
+    "randomness",
+)
 HEAVY = ("torch", "torchvision", "diffusers", "transformers", "peft", "open_clip", "timm")
 
 

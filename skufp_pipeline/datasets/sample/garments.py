@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from skufp_pipeline.datasets.sample.plan import design_of, is_coordinated
-from skufp_pipeline.datasets.sample.randomness import chance, choose, generator
 from skufp_pipeline.datasets.sample.settings import SampleSettings
+from skufp_pipeline.randomness import chance, choose, generator
 
 Colour = tuple[int, int, int]  # RGB, 0..255
 Hsv = tuple[float, float, float]  # each 0..1

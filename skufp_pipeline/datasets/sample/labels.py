@@ -7,8 +7,8 @@ import numpy as np
 
 from skufp_pipeline.datasets.sample.garments import CATEGORIES
 from skufp_pipeline.datasets.sample.plan import Pair, Shot
-from skufp_pipeline.datasets.sample.randomness import chance
 from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece
+from skufp_pipeline.randomness import chance
 
 SEEN = 127  # alpha above which a pixel belongs to a garment
 SMALLEST_ITEM = 30  # pixels; a second item with fewer visible ones is not annotated

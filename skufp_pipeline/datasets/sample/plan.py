@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skufp_pipeline.datasets.sample.randomness import chance, generator
 from skufp_pipeline.datasets.sample.settings import SampleSettings
+from skufp_pipeline.randomness import chance, generator
 
 COORDINATED_SHARE = 0.5
 SAME_PAIR_CHANCE = 0.25  # that a variant joins the previous variant's pair

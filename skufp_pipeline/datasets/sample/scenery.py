@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 
 from skufp_pipeline.datasets.sample.outlines import Points
-from skufp_pipeline.datasets.sample.randomness import chance, choose
 from skufp_pipeline.datasets.sample.views import Pose, Projection
+from skufp_pipeline.randomness import chance, choose
 
 SUBPIXEL_BITS = 4
 SKINS = ((244, 208, 177), (230, 180, 145), (198, 144, 106), (150, 102, 72), (98, 66, 48))

@@ -5,7 +5,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from skufp_pipeline.datasets.sample import camera, scenery
+from skufp_pipeline.camera import effects
+from skufp_pipeline.datasets.sample import scenery
 from skufp_pipeline.datasets.sample.drawing import Flat, draw_flat
 from skufp_pipeline.datasets.sample.garments import (
     DRESSES,
@@ -17,7 +18,6 @@ from skufp_pipeline.datasets.sample.garments import (
 )
 from skufp_pipeline.datasets.sample.outlines import Points
 from skufp_pipeline.datasets.sample.plan import Shot, has_query
-from skufp_pipeline.datasets.sample.randomness import generator
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.datasets.sample.views import (
     Projection,
@@ -26,6 +26,7 @@ from skufp_pipeline.datasets.sample.views import (
     user_pose,
     user_projection,
 )
+from skufp_pipeline.randomness import generator
 
 FLATS_KEPT = 64  # per process; a pair's SKUs need no more than a few dozen
 
@@ -56,7 +57,7 @@ class Scene:
     jpeg_quality: int
     viewpoint: int
     pieces: list[SeenPiece]  # the first is the shot's own
-    degradation: camera.Degradation | None = None  # None for a shop's photo
+    degradation: effects.Degradation | None = None  # None for a shop's photo
 
 
 def render_scene(settings: SampleSettings, shot: Shot) -> Scene:
@@ -91,7 +92,7 @@ def _shop_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     image = scenery.cast_shadow(rng, image, warped[0][..., 3])
     image = _compose(rng, image, warped, pieces, fold_depth=0.03)
     seen = _seen(pieces, flats, projections, warped, np.zeros((size, size), np.uint8))
-    return Scene(camera.studio_photo(rng, image), int(rng.integers(82, 96)), pose.viewpoint, seen)
+    return Scene(effects.studio_photo(rng, image), int(rng.integers(82, 96)), pose.viewpoint, seen)
 
 
 def _user_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, pieces: list[Piece]) -> Scene:
@@ -109,7 +110,7 @@ def _user_scene(settings: SampleSettings, rng: np.random.Generator, shot: Shot, 
     hidden = scenery.cover(rng, image, _box(warped[0][..., 3]), severity)
     seen = _seen(pieces, flats, projections, warped, hidden)
     quality = int(np.clip(80 - 50 * rng.uniform(0, 0.4 + 0.6 * severity), 30, 80))
-    photo, degradation = camera.phone_photo(rng, image, severity)
+    photo, degradation = effects.phone_photo(rng, image, severity)
     return Scene(photo, quality, pose.viewpoint, seen, degradation)
 
 
@@ -163,7 +164,7 @@ def _compose(
     fold_depth: float,
 ) -> np.ndarray:
     for k in _draw_order(pieces):
-        cloth = camera.fold(rng, warped[k][..., :3], fold_depth)
+        cloth = effects.fold(rng, warped[k][..., :3], fold_depth)
         alpha = warped[k][..., 3:] * np.float32(1 / 255)
         image = (image + alpha * (cloth.astype(np.float32) - image)).astype(np.uint8)
     return image

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from skufp_pipeline.datasets.sample.garments import Texture
-from skufp_pipeline.datasets.sample.randomness import generator
+from skufp_pipeline.randomness import generator
 
 Field = np.ndarray  # (H, W) float32
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from skufp_pipeline.datasets.sample.outlines import Points
-from skufp_pipeline.datasets.sample.randomness import chance, choose
+from skufp_pipeline.randomness import chance, choose
 
 NO_WEAR, FRONTAL, SIDE_OR_BACK = 1, 2, 3  # DeepFashion2's viewpoints
 LAID_OUT, ARMS_DOWN, ARMS_OUT = 0.85, 0.25, 0.5  # sleeve angles from the vertical, radians

@@ -22,21 +22,21 @@ import cv2
 import numpy as np
 import polars as pl
 
+from skufp_pipeline.camera.effects import Degradation, encode_jpeg
 from skufp_pipeline.compute import cores_available, exit_with_parent
-from skufp_pipeline.datasets.sample.camera import Degradation, encode_jpeg
 from skufp_pipeline.datasets.sample.labels import Annotation, annotate
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, has_query, plan_pairs, plan_shots
-from skufp_pipeline.datasets.sample.randomness import generator
 from skufp_pipeline.datasets.sample.scenes import Scene, SeenPiece, render_scene
 from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.progress import Progress
+from skufp_pipeline.randomness import generator
 
 IMAGES_PER_TASK = 200
 TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
 
 DEGRADATIONS = "degradations"
-# One customer's photo: `camera.Degradation`, and the shares of its own garment that are missing.
+# One customer's photo: `effects.Degradation`, and the shares of its own garment that are missing.
 DEGRADATION_SCHEMA: dict[str, pl.DataType] = {
     "split": pl.String(),
     "image_id": pl.String(),

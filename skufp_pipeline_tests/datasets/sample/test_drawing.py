@@ -14,7 +14,7 @@ from skufp_pipeline.datasets.sample.garments import (
     sku_garment,
     stray_garment,
 )
-from skufp_pipeline.datasets.sample.randomness import generator
+from skufp_pipeline.randomness import generator
 
 GARMENT = sku_garment(SampleSettings(), 0)
 PRINT = Print("disc", (255, 0, 0), 0.3, (0.0, 0.1), "AB", False)

@@ -5,8 +5,8 @@ from skufp_pipeline.datasets.sample import SampleSettings
 from skufp_pipeline.datasets.sample.garments import stray_garment
 from skufp_pipeline.datasets.sample.labels import annotate, occlusion_level, scale_level, zoom_level
 from skufp_pipeline.datasets.sample.plan import Pair, Shot, Sku, plan_pairs, plan_shots
-from skufp_pipeline.datasets.sample.randomness import generator
 from skufp_pipeline.datasets.sample.scenes import Piece, Scene, SeenPiece, render_scene
+from skufp_pipeline.randomness import generator
 
 SKU = Sku(index=4, style=3, partner=None)
 PAIR = Pair(pair_id=9, split="train", skus=(SKU,))

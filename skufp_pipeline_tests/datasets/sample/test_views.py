@@ -2,7 +2,6 @@ import cv2
 import numpy as np
 import pytest
 
-from skufp_pipeline.datasets.sample.randomness import generator
 from skufp_pipeline.datasets.sample.views import (
     MINIMUM_IN_FRAME,
     Projection,
@@ -11,6 +10,7 @@ from skufp_pipeline.datasets.sample.views import (
     user_pose,
     user_projection,
 )
+from skufp_pipeline.randomness import generator
 
 EXTENT = np.array([-0.5, 0.0, 0.5, 1.2])
 CANVAS_FROM_BODY = np.array([[100.0, 0, 60], [0, 100.0, 0], [0, 0, 1]])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from skufp_pipeline.datasets.sample.randomness import chance
+from skufp_pipeline.randomness import chance
 
 
 @dataclass(frozen=True)

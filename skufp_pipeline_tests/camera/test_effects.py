@@ -2,8 +2,8 @@ import cv2
 import numpy as np
 import pytest
 
-from skufp_pipeline.datasets.sample.camera import encode_jpeg, fold, phone_photo, studio_photo
-from skufp_pipeline.datasets.sample.randomness import generator
+from skufp_pipeline.camera.effects import encode_jpeg, fold, phone_photo, studio_photo
+from skufp_pipeline.randomness import generator
 
 STRIPES = np.tile(np.repeat([[60, 190]], 8, axis=1).repeat(96, axis=0)[..., None], (1, 6, 3)).astype(np.uint8)
 
