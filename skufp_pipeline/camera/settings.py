@@ -19,6 +19,7 @@ class CameraSettings(Settings):
     turn: float = Field(25.0, ge=0, le=180)  # degrees; standard deviation of the rotation in the plane
     tilt: float = Field(0.25, ge=0, lt=0.9)  # largest foreshortening by perspective
     cut_out: float = Field(0.5, ge=0, le=1)  # a plain catalogue background is removed
+    plain: float = Field(0.2, ge=0, le=1)  # the background is no picture but a wall, a floor or a cloth
     pieces: float = Field(0.2, ge=0, le=1)  # several pieces of the product are shown
     occluder: float = Field(0.25, ge=0, le=1)  # something covers a part of it
     glare: float = Field(0.2, ge=0, le=1)  # a lamp is reflected
@@ -33,3 +34,10 @@ class CameraSettings(Settings):
                     f"{name}: expected two numbers above 0, the smaller first; found {low}, {high}"
                 )
         return self
+
+
+class SyntheticSettings(Settings):
+    """Synthetic photos of the catalogue's own pictures: for adaptation, and in place of photos that lack."""
+
+    camera: CameraSettings = CameraSettings()
+    backgrounds: str | None = None  # a folder of pictures; null: the catalogue's own pictures

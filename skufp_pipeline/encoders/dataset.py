@@ -5,6 +5,7 @@ The data has training SKUs only, and only their queries of the roles `train` (fo
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,16 @@ import polars as pl
 from skufp_pipeline.artifacts.kinds import Crops, ImageText
 from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
+from skufp_pipeline.encoders.adapt import AdaptationData
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import used_queries
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.photos import PhotoError, size_of, whole_photo
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.images import LabelledImages, TrainingImages
-from skufp_pipeline.training.pixels import decode_squares
+from skufp_pipeline.training.pixels import decode_squares, to_square
+
+_MOST_BACKGROUNDS = 1000
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,74 @@ def gather_training_data(
     )
     used = [used_queries(fit, TRAIN), used_queries(text_only, TRAIN), used_queries(development, DEVELOPMENT)]
     return data, pl.concat(used)
+
+
+def gather_adaptation_data(
+    shards: Sequence[TextShard],
+    side: int,
+    backgrounds: str | None,
+    scratch: Path,
+    progress: Progress | None = None,
+) -> tuple[AdaptationData, pl.DataFrame]:
+    """Returns what a tower is adapted on, and the photos among it (`USED_SCHEMA`).
+
+    These are the training SKUs: their catalogue pictures, and their photos of role `train`.
+
+    Args:
+        side: of the squares in pixels.
+        backgrounds: a folder of pictures, or None.
+
+    Raises:
+        UserError: `backgrounds` is no folder, or holds no picture.
+    """
+    fit, _ = _training_rows(shards)
+    label = _labels_by_sku(fit)
+    gallery, photos = (
+        fit.filter(pl.col("role") == role).sort("sku_id", maintain_order=True) for role in (GALLERY, TRAIN)
+    )
+
+    def squares(frame: pl.DataFrame, name: str) -> np.ndarray:
+        return decode_squares(
+            [Path(path) for path in frame["path"]], side, scratch / f"{name}_{side}.npy", progress
+        )
+
+    data = AdaptationData(
+        squares(gallery, "pictures"),
+        np.array([_aspect(Path(path)) for path in gallery["path"]]),
+        _labels(gallery, label),
+        squares(photos, "photos"),
+        _labels(photos, label),
+        read_backgrounds(backgrounds, side),
+    )
+    return data, used_queries(photos, TRAIN)
+
+
+def read_backgrounds(folder: str | None, side: int) -> np.ndarray:
+    """Returns the pictures of a folder as (B, side, side, 3) uint8, in the order of their names; B is at most
+    1,000, and 0 without a folder.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    if folder is None:
+        return np.zeros((0, side, side, 3), np.uint8)
+    files = (
+        sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
+    )
+    found = []
+    for path in files:
+        with suppress(PhotoError, OSError):  # a folder of pictures may hold a licence too
+            found.append(to_square(np.asarray(whole_photo(path)), side))
+        if len(found) == _MOST_BACKGROUNDS:
+            break
+    if not found:
+        raise UserError(f"synthetic.backgrounds {folder!r}: expected a folder of pictures, found none")
+    return np.stack(found)
+
+
+def _aspect(path: Path) -> float:
+    width, height = size_of(path)
+    return width / height
 
 
 def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -1,7 +1,7 @@
 """Settings of the encoders and of their training."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -34,6 +34,45 @@ class ClipTrainingSettings(TrainingSettings):
         return self
 
 
+class AdaptationSettings(Settings):
+    """Adaptation of a pretrained image tower on synthetic photos, and how far to go back (docs/training.md)."""
+
+    steps: int = Field(100, ge=1)  # at least
+    passes: float = Field(8.0, ge=0)  # over the SKUs, if that takes more steps
+    most_steps: int = Field(300, ge=1)
+    batch_size: int = Field(64, ge=2)  # SKUs of a step, each with a picture and a photo
+    image_size: int | None = Field(None, ge=32)  # pixels, in training; null: the encoder's own size
+    learning_rate: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    warmup_fraction: float = Field(0.2, ge=0, lt=1)
+    clip_gradient: float = Field(5.0, gt=0)  # largest gradient norm
+    temperature: float = Field(0.07, gt=0)
+    frozen_stages: int = Field(2, ge=0)  # of the tower's first stages, which keep their weights
+    photo_share: float = Field(0.5, ge=0, le=1)  # of the pairs of a SKU that has training photos
+    alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (
+        0,
+        0.125,
+        0.25,
+        0.375,
+        0.5,
+        0.625,
+        0.75,
+        0.875,
+        1,
+    )
+    alpha: float | None = Field(
+        None, ge=0, le=1
+    )  # share of the adapted weights; null: one of `alphas` is chosen
+    kept_gain: float = Field(0.9, gt=0, le=1)  # the smallest alpha with this share of the best one's gain
+    judged_skus: int = Field(500, ge=2)  # at most, with which alpha is chosen
+    judged_photos: int = Field(2, ge=1)  # synthetic ones of each of them
+    cache_side: int = Field(224, ge=8)  # side in pixels of the decoded pictures
+
+    def steps_for(self, skus: int) -> int:
+        """Returns the number of steps for a catalogue of this size."""
+        return max(self.steps, min(round(self.passes * skus / self.batch_size), self.most_steps))
+
+
 class EncoderSettings(Settings):
     """Model, weights (forms in `training.weights`) and preprocessing of the CLIP encoder.
 
@@ -55,6 +94,13 @@ class EncoderSettings(Settings):
     resize_mode: Literal["squash", "shortest", "longest"] = "squash"
     batch_size: int = Field(256, ge=1)  # for embedding; halved when a GPU runs out of memory
     training: ClipTrainingSettings = ClipTrainingSettings()
+    adaptation: AdaptationSettings | None = None  # of a pretrained image tower; null: none
+
+    @model_validator(mode="after")
+    def _adapts_pretrained_towers(self) -> Self:
+        if self.adaptation is not None and not self.is_pretrained:
+            raise ValueError("adaptation needs pretrained weights: image_tower_weights or pretrained")
+        return self
 
     @property
     def is_pretrained(self) -> bool:

@@ -4,6 +4,7 @@ The same input gives the same bytes: no dates, no system fonts, no global plotti
 """
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +81,10 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
 
 
 def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str], quality: str) -> bytes:
-    """A trainer's history: losses at the left, `quality`, which chose the epoch, at the right.
+    """A trainer's history: losses at the left, `quality`, which chose the epoch, at the right, if it is known.
 
-    Learning rate and gradient norm follow if the history has them. It has one row per epoch, with `epoch`,
-    every name of `losses`, and `quality`.
+    Learning rate and gradient norm follow if the history has them. It has one row per epoch, with `epoch` and
+    every name of `losses`.
     """
     steps = [name for name in ("learning_rate", "gradient_norm") if name in history[0]]
     figure = _figure(9.0 if not steps else 12.0, 3.2)
@@ -93,7 +94,7 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
         style = LINE_STYLES[number % len(LINE_STYLES)]
         values = [row[name] for row in history]
         left.plot(epochs, values, label=name, color=COLOURS[number % len(COLOURS)], linestyle=style)
-    right.plot(epochs, [row[quality] for row in history], color=COLOURS[2])
+    right.plot(epochs, [row.get(quality, math.nan) for row in history], color=COLOURS[2])
     left.set(xlabel="epoch", ylabel="loss")
     left.legend(fontsize=8, frameon=False)
     right.set(xlabel="epoch", ylabel=quality.replace("_", " "))

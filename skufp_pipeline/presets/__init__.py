@@ -15,6 +15,7 @@ from zoneinfo import available_timezones
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
@@ -127,6 +128,7 @@ class Preset(Settings):
     splits: SplitSettings = SplitSettings()
     crops: CropSettings = CropSettings()
     prompts: PromptSettings = PromptSettings()
+    synthetic: SyntheticSettings = SyntheticSettings()
     encoder: EncoderSettings
     baselines: BaselineSettings = BaselineSettings()
     views: ViewsSettings | None = None  # generated views; null omits the stage

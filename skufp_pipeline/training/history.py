@@ -37,8 +37,14 @@ def unscored(history: History, quality: str = "development_accuracy") -> str | N
 
 
 def learning_curve(history: History) -> History:
-    """Returns the history without the `MEASURED` columns, which the seed does not determine."""
-    return [{name: value for name, value in row.items() if name not in MEASURED} for row in history]
+    """Returns the history without the `MEASURED` columns, which the seed does not determine, and without a
+    score that no round has (nan)."""
+    unknown = {
+        name for name in (history[0] if history else {}) if all(math.isnan(row[name]) for row in history)
+    }
+    return [
+        {name: value for name, value in row.items() if name not in (*MEASURED, *unknown)} for row in history
+    ]
 
 
 def speed(history: History) -> dict[str, float]:

@@ -264,7 +264,8 @@ def too_few_images(data: TrainingImages) -> str | None:
 
 def _epoch_summary(row: dict[str, float], epochs: int, quality: str) -> str:
     losses = [name for name in row if name.endswith("loss") and name != quality]
-    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in [*losses, quality])
+    known = [name for name in [*losses, quality] if not math.isnan(row[name])]
+    figures = ", ".join(f"{name.replace('_', ' ')} {row[name]:.3f}" for name in known)
     return (
         f"epoch {row['epoch']}/{epochs}: {figures}, learning rate {row['learning_rate']:.2g}, "
         f"gradient norm {row['gradient_norm']:.2f}, {row['images_per_second']:.0f} images/s, "

@@ -49,7 +49,11 @@ def decode_squares(
 
 def read_square(path: Path, side: int) -> NDArray[np.uint8]:
     """Reads one crop as (side, side, 3) uint8 RGB."""
-    pixels = np.asarray(read_crop(path))
+    return to_square(np.asarray(read_crop(path)), side)
+
+
+def to_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Squeezes (H, W, 3) uint8 to (side, side, 3)."""
     shrinks = pixels.shape[0] > side or pixels.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (side, side), interpolation=interpolation).astype(np.uint8, copy=False)

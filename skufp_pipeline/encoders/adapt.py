@@ -1,0 +1,216 @@
+"""Adapts a pretrained image tower to a catalogue, on synthetic photos of its own pictures.
+
+A step takes one picture of each of `batch_size` SKUs, lightly cropped, and a photo of the same SKU: a synthetic
+one, or a customer's where the SKU has training photos. The symmetric InfoNCE loss (Radford et al. 2021, without
+a learnt temperature) makes each find the other. Batch normalisation and the first stages keep their weights.
+A tower that is trained at a lower resolution than it is used at gains by it (Touvron et al. 2019, FixRes).
+
+How far to go is decided afterwards: `interpolation.py` moves the weights back towards the frozen tower.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skufp_pipeline.camera.settings import CameraSettings
+from skufp_pipeline.camera.synthetic import CataloguePicture, SyntheticPhoto, light_crop, synthetic_photo
+from skufp_pipeline.encoders.clip import Encoder, image_trunk
+from skufp_pipeline.encoders.settings import AdaptationSettings
+from skufp_pipeline.randomness import chance, generator
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.loop import Log, Part, Training, set_learning_rate
+from skufp_pipeline.training.prefetch import Prefetcher
+from skufp_pipeline.training.schedule import warm_cosine
+
+Pixels = NDArray[np.uint8]
+
+_CACHED_PICTURES = 4096
+
+
+@dataclass(frozen=True)
+class AdaptationData:
+    """What the tower is adapted on: SKUs that may be trained on, and none of their held-out photos.
+
+    Attributes:
+        pictures: (N, C, C, 3) uint8 catalogue pictures, squeezed to squares.
+        aspects: (N,) width by height of each before.
+        skus: (N,) int64 SKU of each, 0 to S - 1; every SKU has a picture.
+        photos: (P, C, C, 3) uint8 customers' photos of role `train`; P may be 0.
+        photo_skus: (P,) int64 SKU of each.
+        backgrounds: (B, side, side, 3) uint8 pictures of the user's for the background; empty: the catalogue's.
+    """
+
+    pictures: Pixels
+    aspects: NDArray[np.float64]
+    skus: NDArray[np.int64]
+    photos: Pixels
+    photo_skus: NDArray[np.int64]
+    backgrounds: Pixels
+
+    @property
+    def num_skus(self) -> int:
+        return int(self.skus.max(initial=-1)) + 1
+
+
+class SyntheticCamera:
+    """Renders photos of catalogue pictures; the name of a photo and the seed decide its bytes."""
+
+    def __init__(self, data: AdaptationData, settings: CameraSettings, side: int, seed: int) -> None:
+        self.data, self.settings, self.side, self.seed = data, settings, side, seed
+        self.picture = lru_cache(_CACHED_PICTURES)(self._picture)  # with their masks
+
+    def _picture(self, row: int) -> CataloguePicture:
+        return CataloguePicture(np.asarray(self.data.pictures[row]), float(self.data.aspects[row]))
+
+    def light(self, row: int, *name: object) -> Pixels:
+        """Returns picture `row`, a little cropped: (side, side, 3)."""
+        return light_crop(generator(self.seed, "light", *name), self.picture(row), self.side)
+
+    def photo(self, row: int, *name: object) -> SyntheticPhoto:
+        """Returns a synthetic photo of picture `row`."""
+        rng = generator(self.seed, "photo", *name)
+        return synthetic_photo(rng, self.picture(row), self._background(rng), self.side, self.settings)
+
+    def _background(self, rng: np.random.Generator) -> Pixels | None:
+        if chance(rng, self.settings.plain):
+            return None
+        pool = self.data.backgrounds if len(self.data.backgrounds) else self.data.pictures
+        return np.asarray(pool[int(rng.integers(len(pool)))])
+
+
+def adapt(
+    encoder: Encoder,
+    data: AdaptationData,
+    settings: AdaptationSettings,
+    camera: CameraSettings,
+    seed: int,
+    scratch: Path,
+    log: Log,
+) -> History:
+    """Adapts the image tower of `encoder` in place; returns one row per step, empty with fewer than two SKUs.
+
+    The steps depend on the seed alone, so that a killed run that goes on ends with the same weights.
+    """
+    if data.num_skus < 2:
+        log(f"adaptation: left out, since it needs two SKUs; found {data.num_skus}")
+        return []
+    visual = encoder.model.visual
+    parameters = trainable_parameters(visual, image_trunk(encoder.model), settings.frozen_stages)
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    state: dict[str, Part] = {"tower": visual, "optimizer": optimizer}
+    training = Training("adaptation", scratch, state, log)
+    pairs = PairLoader(encoder, data, settings, camera, seed)
+    steps = settings.steps_for(data.num_skus)
+    encoder.model.eval()  # batch normalisation keeps its statistics; no dropout
+    with Prefetcher() as prefetcher:
+        batches = prefetcher.each(pairs.load, range(training.done, steps), ahead=2)
+        for step in training.rounds(steps, unit="step", save_every=20):
+            _, (pictures, photos) = next(batches)
+            rate = settings.learning_rate * warm_cosine(step, steps, settings.warmup_fraction)
+            set_learning_rate(optimizer, rate)
+            loss = info_nce(*embed_pair(encoder, pictures, photos), settings.temperature)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
+            optimizer.step()
+            training.history.append({"step": step + 1, "loss": float(loss.detach()), "learning_rate": rate})
+            training.tell(f"loss {float(loss.detach()):.3f}")
+    visual.requires_grad_(True)
+    return training.history
+
+
+def info_nce(images: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """Returns the symmetric InfoNCE loss of B pairs, (B, D) each, of any norm: a scalar."""
+    logits = F.normalize(images.float(), dim=-1) @ F.normalize(others.float(), dim=-1).T / temperature
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def embed_pair(encoder: Encoder, pictures: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the embeddings (B, D) of pictures and photos, by one pass through the tower."""
+    both = encoder.model.encode_image(torch.cat([pictures, photos]))
+    return both[: len(pictures)], both[len(pictures) :]
+
+
+def trainable_parameters(visual: nn.Module, trunk: nn.Module, frozen_stages: int) -> list[nn.Parameter]:
+    """Freezes the stem and the first stages of a timm trunk; returns the parameters of the tower that are left.
+
+    The first stages see edges and colours, which no catalogue changes, and take half of a step's time. A trunk
+    without `blocks` or `stages` is trained whole.
+    """
+    stages = next((part for name in ("blocks", "stages") if (part := getattr(trunk, name, None))), None)
+    if frozen_stages and stages is not None:
+        first = {id(parameter) for stage in list(stages)[:frozen_stages] for parameter in stage.parameters()}
+        for module in trunk.children():  # in order: what precedes the stages is the stem
+            if module is stages:
+                break
+            first |= {id(parameter) for parameter in module.parameters()}
+        for parameter in trunk.parameters():
+            parameter.requires_grad_(id(parameter) not in first)
+    return [parameter for parameter in visual.parameters() if parameter.requires_grad]
+
+
+class PairLoader:
+    """Renders the pairs of each step, as network input."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        data: AdaptationData,
+        settings: AdaptationSettings,
+        camera: CameraSettings,
+        seed: int,
+    ) -> None:
+        self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
+        self.camera = SyntheticCamera(data, camera, settings.image_size or encoder.image_size, seed)
+        self.rows_of_sku = _rows_of(data.skus, data.num_skus)
+        self.photos_of_sku = _rows_of(data.photo_skus, data.num_skus)
+
+    def load(self, step: int) -> tuple[Tensor, Tensor]:
+        """Returns the pictures and the photos of a step, (B, 3, side, side) each."""
+        rng = generator(self.seed, "pairs", step)
+        pictures, photos = [], []
+        for sku in self._skus(step):
+            row, other = rng.choice(self.rows_of_sku[sku], 2)
+            pictures.append(self.camera.light(int(row), step, sku))
+            known = self.photos_of_sku[sku]
+            if len(known) and chance(rng, self.settings.photo_share):
+                photos.append(self._customers(rng, int(rng.choice(known))))
+            else:
+                photos.append(self.camera.photo(int(other), step, sku).pixels)
+        return to_input(self.encoder, pictures), to_input(self.encoder, photos)
+
+    def _skus(self, step: int) -> list[int]:
+        """Returns the SKUs of a step: distinct, and each SKU equally often over the steps."""
+        count = self.data.num_skus
+        size = min(self.settings.batch_size, count)
+        first, last = step * size, (step + 1) * size
+        chosen: list[int] = []
+        for epoch in range(first // count, (last - 1) // count + 1):
+            order = generator(self.seed, "epoch", epoch).permutation(count).tolist()
+            chosen += order[max(first - epoch * count, 0) : last - epoch * count]
+        return list(dict.fromkeys(chosen))
+
+    def _customers(self, rng: np.random.Generator, row: int) -> Pixels:
+        picture = CataloguePicture(np.asarray(self.data.photos[row]))
+        return light_crop(rng, picture, self.camera.side)
+
+
+def to_input(encoder: Encoder, images: Sequence[Pixels]) -> Tensor:
+    """Normalises (side, side, 3) uint8 images to (B, 3, side, side) on the encoder's device."""
+    pixels = torch.from_numpy(np.stack(images)).to(encoder.device).permute(0, 3, 1, 2).float() / 255
+    mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in encoder.mean_and_std)
+    return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def _rows_of(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """Returns the rows with each label, 0 to `count` - 1."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []
