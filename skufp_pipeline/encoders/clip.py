@@ -56,7 +56,9 @@ class Encoder:
     def __post_init__(self) -> None:
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         text = self.model_config["text_cfg"]
-        self._tokenizer = _tokenizer(text if self.text_source is None else placed(text, self.text_source, False))
+        self._tokenizer = _tokenizer(
+            text if self.text_source is None else placed(text, self.text_source, False)
+        )
 
     @property
     def has_text_model(self) -> bool:
@@ -75,6 +77,11 @@ class Encoder:
     @property
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(self.preprocess_config["mean"]), tuple(self.preprocess_config["std"])
+
+    @property
+    def text_width(self) -> int:
+        """W, the dimensions of a text model's output."""
+        return int(self.model.text.proj.in_features)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Returns (B, context_length) token ids; of a text model no more columns than the longest text needs."""

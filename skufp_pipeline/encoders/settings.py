@@ -34,6 +34,17 @@ class ClipTrainingSettings(TrainingSettings):
         return self
 
 
+class TextAlignmentSettings(Settings):
+    """How the projection of a frozen text model is learnt from pictures and words (`text_alignment`)."""
+
+    regularisation: float = Field(0.3, gt=0)  # ridge, in mean eigenvalues of the sentences' second moments
+    whitening: float = Field(0.5, ge=0, le=1)  # of the pictures to predict; 0: none, 1: linear discriminants
+    class_weight: float = Field(0.25, ge=0)  # of a name of an ImageNet class; of a catalogue's sentence: 1
+    isometry: float = Field(
+        1.0, ge=0
+    )  # share of the map that keeps cosines of sentences; of the learnt one: 1
+
+
 class EncoderSettings(Settings):
     """Model, weights (forms in `training.weights`) and preprocessing of the CLIP encoder.
 
@@ -54,6 +65,7 @@ class EncoderSettings(Settings):
     image_tower_weights: str | None = None
     image_tower_kwargs: dict[str, Any] = {}
     text_tower_weights: str | None = None
+    text_alignment: TextAlignmentSettings = TextAlignmentSettings()
     image_mean: tuple[float, float, float] | None = None
     image_std: tuple[float, float, float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"

@@ -150,10 +150,13 @@ def test_a_manifest_says_where_weights_come_from(install: Install) -> None:
 def test_settings_say_what_names_weights() -> None:
     bundled = str(BUNDLED_MODELS / "skufp-tiny.json")
     encoder = EncoderSettings(model="skufp-tiny", pretrained="a", image_tower_weights="b")
+    texts = EncoderSettings(model="skufp-tiny", text_tower_weights="c")
+    assert texts.weight_files()["encoder.text_tower_weights"] == "c"
     assert encoder.weight_files() == {
         "encoder.model": bundled,
         "encoder.pretrained": "a",
         "encoder.image_tower_weights": "b",
+        "encoder.text_tower_weights": None,
     }
     assert EncoderSettings(model="ViT-B-32").weight_files()["encoder.model"] is None
     assert ReidSettings(pretrained="a").weight_files() == {"baselines.reid.pretrained": "a"}
