@@ -84,7 +84,7 @@ class Encoder:
         return int(self.model.text.proj.in_features)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Returns (B, context_length) token ids; of a text model no more columns than the longest text needs."""
+        """Returns (B, context_length) token ids; of a text model as few columns as the longest text needs."""
         tokens: Tensor = self._tokenizer(list(texts))
         return without_padding(tokens, self.model.text.config.pad_token_id) if self.has_text_model else tokens
 
@@ -105,7 +105,7 @@ class Encoder:
         return unit_rows(self.model.encode_text(self.tokenize(texts).to(self.device)))
 
     def text_outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Returns (B, W) float32 unit rows of the frozen text model, before the projection into D dimensions."""
+        """Returns (B, W) float32 unit rows of the frozen text model, before its projection."""
         return unit_rows(sentence_outputs(self.model, self.tokenize(texts).to(self.device)))
 
     def save(self, directory: Path) -> None:
@@ -170,7 +170,7 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
         text = str(directory / TEXT_FOLDER) if (directory / TEXT_FOLDER).is_dir() else None
         text_cfg = config["model_cfg"]["text_cfg"]
         options = {} if text is None else {"text_cfg": placed(text_cfg, text, with_weights=False)}
-        model = _create(f"local-dir:{directory}", **options)
+        model = _create(f"local-dir:{directory}", None, **options)
     except Exception as error:  # as many kinds as in create_encoder
         raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
     _set_image_tower_options(model, config["model_cfg"], tower_options)

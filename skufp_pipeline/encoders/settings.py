@@ -54,10 +54,11 @@ class EncoderSettings(Settings):
         pretrained: weights of the whole model; tags are open_clip's (`laion2b_s34b_b79k`).
         image_tower_weights: weights of the image tower in timm's format; tags are timm's (`ra_in1k`).
         image_tower_kwargs: further arguments of `timm.create_model` for the image tower.
-        text_tower_weights: a text model of transformers (weights and tokenizer) that replaces the text tower of
+        text_tower_weights: a text model of transformers (weights and tokenizer) in place of the text tower of
             `model`: a folder in Hugging Face format, or a hub id (`sentence-transformers/all-MiniLM-L6-v2`).
-            Its output is the mean over tokens, as of sentence-transformers; only its projection is trained.
-        image_mean, image_std: by default those of timm's model if `image_tower_weights` is set, else open_clip's.
+            Its output is the mean over tokens, as of sentence-transformers; only its projection is learnt.
+        text_alignment: how; it has no effect without `text_tower_weights`.
+        image_mean, image_std: by default timm's with `image_tower_weights`, else open_clip's.
     """
 
     model: str
@@ -97,8 +98,8 @@ class EncoderSettings(Settings):
     def _one_text_tower(self) -> Self:
         if self.text_tower_weights is not None and (self.pretrained or self.own_weights):
             raise ValueError(
-                "text_tower_weights replaces the text tower of a model without weights; pretrained and a model "
-                "that comes with its weights have their own"
+                "text_tower_weights replaces the text tower of a model without weights; pretrained, and a "
+                "model that comes with its weights, have their own"
             )
         return self
 

@@ -100,44 +100,37 @@ def align_text_tower(
             "only the projection of a text model is aligned; this encoder has a text tower of CLIP"
         )
     named = Classes([], np.empty((0, encoder.dimension))) if classes is None else classes
-    outputs = _outputs(encoder, [*pairs.texts, *named.texts])
+    outputs = sentence_rows(encoder, [*pairs.texts, *named.texts])
     sentences, names = outputs[: len(pairs.texts)], outputs[len(pairs.texts) :]
-    targets = sentence_targets(pairs, settings.whitening)
-    learnt = projection(
-        sentences, targets, names, unit(named.rows), pairs.images.astype(np.float64), settings, seed
-    )
+    learnt = learn_projection(sentences, pairs, names, named.rows, settings, seed)
     weight = encoder.model.text.proj.weight
     with torch.no_grad():
         weight.copy_(torch.from_numpy(learnt.T))
     return {"pictures": len(pairs.images), "sentences": len(pairs.texts), "classes": len(named.texts)}
 
 
-def projection(
+def learn_projection(
     sentences: Rows,
-    targets: Rows,
+    pairs: PictureTexts,
     names: Rows,
     rows: Rows,
-    images: Rows,
     settings: TextAlignmentSettings,
     seed: int,
 ) -> Rows:
     """Returns the projection P (W, D): a sentence s (W,) is embedded as the direction of s P.
 
     Args:
-        sentences, targets: (N, W) and (N, D) unit rows, pairs of the catalogue.
-        names, rows: (K, W) and (K, D) unit rows, pairs of the classes.
-        images: (M, D) unit rows; the isometry avoids the directions in which they vary most.
+        sentences: (N, W) unit rows of the text model for the texts of `pairs`.
+        names, rows: (K, W) unit rows of the text model for the classes, and their (K, D) classifier.
     """
-    width, dimension = sentences.shape[1], targets.shape[1]
+    images, targets = pairs.images.astype(np.float64), sentence_targets(pairs, settings.whitening)
+    width, dimension = sentences.shape[1], images.shape[1]
     isometry = isometry_beside(images, width, dimension, seed)
     if len(sentences) + len(names) == 0:
         return isometry
-    # Without the mean sentence, unrelated sentences have a cosine of about 0: else a SKU that has a text would
-    # score higher for any words than one that has none.
-    mean = unit((sentences if len(sentences) else names).mean(axis=0))
-    centre = np.eye(width) - np.outer(mean, mean) if len(sentences) + len(names) > 1 else np.eye(width)
+    centre = without_mean(sentences if len(sentences) else names)
     inputs = unit(np.concatenate([sentences, names]) @ centre)
-    outputs = np.concatenate([targets, rows])
+    outputs = np.concatenate([targets, unit(rows)])
     weights = np.concatenate([np.ones(len(sentences)), np.full(len(names), settings.class_weight)])
     weighted = inputs.T * weights
     gram = weighted @ inputs
@@ -145,6 +138,18 @@ def projection(
     predicted = np.linalg.solve(gram + ridge * np.eye(width), weighted @ outputs)
     typical = np.sqrt(np.mean(np.sum((inputs[: len(sentences) or None] @ predicted) ** 2, axis=1)))
     return centre @ (predicted / max(typical, 1e-12) + settings.isometry * isometry)
+
+
+def without_mean(sentences: Rows) -> Rows:
+    """Returns (W, W): takes the mean direction out of a sentence, the more so the more sentences there are.
+
+    Unrelated sentences then have a cosine of about 0: else a SKU that has a text would score higher for any
+    words than one that has none.
+    """
+    mean = unit(sentences.mean(axis=0))
+    known = len(np.unique(sentences, axis=0))
+    found: Rows = np.eye(len(mean)) - known / (known + 10) * np.outer(mean, mean)
+    return found
 
 
 def sentence_targets(pairs: PictureTexts, whitening: float) -> Rows:
@@ -171,7 +176,7 @@ def sentence_targets(pairs: PictureTexts, whitening: float) -> Rows:
 
 
 def isometry_beside(images: Rows, width: int, dimension: int, seed: int) -> Rows:
-    """Returns (width, dimension) random orthonormal rows, orthogonal to the directions that `images` use most.
+    """Returns (width, dimension) random orthonormal rows beside the directions in which `images` lie most.
 
     With `dimension` below twice the width, only the strongest directions are avoided, and half of the
     dimensions at most; the rows then keep the norm of a sentence on average.
@@ -228,7 +233,7 @@ def unit(rows: Rows) -> Rows:
     return found
 
 
-def _outputs(encoder: Encoder, texts: Sequence[str]) -> Rows:
+def sentence_rows(encoder: Encoder, texts: Sequence[str]) -> Rows:
     """Returns (N, W) unit rows of the text model, each different text computed once."""
     unique = sorted(set(texts), key=lambda text: (len(text), text))  # batches of like length: less padding
     rows = [np.empty((0, encoder.text_width), np.float32)]
