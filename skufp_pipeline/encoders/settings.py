@@ -40,9 +40,7 @@ class TextAlignmentSettings(Settings):
     regularisation: float = Field(0.3, gt=0)  # ridge, in mean eigenvalues of the sentences' second moments
     whitening: float = Field(0.5, ge=0, le=1)  # of the pictures to predict; 0: none, 1: linear discriminants
     class_weight: float = Field(0.25, ge=0)  # of a name of an ImageNet class; of a catalogue's sentence: 1
-    isometry: float = Field(
-        1.0, ge=0
-    )  # share of the map that keeps cosines of sentences; of the learnt one: 1
+    isometry: float = Field(0.3, ge=0)  # weight of the map that keeps cosines of sentences; of the learnt: 1
 
 
 class EncoderSettings(Settings):
