@@ -105,7 +105,7 @@ def read_catalogue(manifest: Path, work: Path, photos: bool) -> Catalogue:
 
 
 def described(catalogue: Catalogue) -> Catalogue:
-    """New products whose fingerprints know their words, as a shop's do; the sentences asked for are held out."""
+    """New products whose fingerprints know their words, as a shop's do; what is asked for is held out."""
     queries = catalogue.queries.filter(pl.col("role") == EVALUATION)
     new = pl.col("split") == "validation"
     least = pl.col("text").str.len_bytes().min().over("sku_id")
@@ -218,8 +218,8 @@ def rows(protocol: str, found: Evaluation) -> Iterable[dict[str, Any]]:
             for name, scores in of_setting[modality].models.items():
                 cells = {metric: scores.intervals[metric] for metric in METRICS}
                 yield {
-                    "protocol": protocol, "queries": modality, "setting": setting, "skus": of_setting[modality].gallery,
-                    "number": len(of_setting[modality].query_ids), "tower": name,
+                    "protocol": protocol, "queries": modality, "setting": setting,
+                    "skus": of_setting[modality].gallery, "number": len(of_setting[modality].query_ids), "tower": name,
                     **{metric: [cell.mean, cell.low, cell.high] for metric, cell in cells.items()},
                 }  # fmt: skip
 
