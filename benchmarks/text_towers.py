@@ -219,7 +219,8 @@ def rows(protocol: str, found: Evaluation) -> Iterable[dict[str, Any]]:
                 cells = {metric: scores.intervals[metric] for metric in METRICS}
                 yield {
                     "protocol": protocol, "queries": modality, "setting": setting,
-                    "skus": of_setting[modality].gallery, "number": len(of_setting[modality].query_ids), "tower": name,
+                    "skus": of_setting[modality].gallery, "number": len(of_setting[modality].query_ids),
+                    "tower": name,
                     **{metric: [cell.mean, cell.low, cell.high] for metric, cell in cells.items()},
                 }  # fmt: skip
 

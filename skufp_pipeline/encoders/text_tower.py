@@ -79,6 +79,10 @@ def start_isometric(model: Any) -> None:
 def save_text_tower(model: Any, tokenizer: HFTokenizer, directory: Path) -> None:
     """Writes what `text_config` and the tokenizer need into `TEXT_FOLDER` of a saved encoder."""
     model.text.config.save_pretrained(directory / TEXT_FOLDER)
+    backend = getattr(tokenizer.tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # it keeps what the last call asked for
+        backend.no_truncation()
+        backend.no_padding()
     tokenizer.save_pretrained(directory / TEXT_FOLDER)
 
 
