@@ -87,21 +87,25 @@ class Catalogue:
 def read_catalogue(manifest: Path, work: Path, photos: bool) -> Catalogue:
     """Reads a manifest and embeds its catalog pictures, and its evaluation photos if `photos`."""
     items = read_manifest(manifest, ManifestSettings(path=str(manifest)), SplitSettings()).items
-    wanted = pl.col("domain") == CATALOG
-    items = items.filter(wanted | (pl.col("role") == EVALUATION) if photos else wanted)
+    pictures = pl.col("domain") == CATALOG
     cached = work / ("images.parquet" if photos else "pictures.parquet")
-    crops, _ = write_crops(items, manifest.parent.joinpath, work / "crops", CropSettings())
-    crops = crops.drop_nulls("crop_path")
-    described = build_image_text(
-        crops.filter(pl.col("domain") == CATALOG), work / "crops", PromptSettings(), SplitSettings()
-    )
     if not cached.is_file():
+        wanted = items.filter(pictures | (pl.col("role") == EVALUATION) if photos else pictures)
+        crops = cut(wanted, manifest, work)
         encoder = create_encoder(SCRATCH, CPU, seed=0)
         rows = embed_crops(encoder, [work / "crops" / path for path in crops["crop_path"]], 64)
         table = crops.select(item_id().alias("query_id"), "sku_id", "split", "domain", "role")
         table.with_columns(embedding_column(rows)).write_parquet(cached)
+    described = build_image_text(
+        cut(items.filter(pictures), manifest, work), work / "crops", PromptSettings(), SplitSettings()
+    )
     queries = build_text_queries(described).rename({"text_id": "query_id"})
     return Catalogue(pl.read_parquet(cached), queries, build_catalog_texts(described))
+
+
+def cut(items: pl.DataFrame, manifest: Path, work: Path) -> pl.DataFrame:
+    crops, _ = write_crops(items, manifest.parent.joinpath, work / "crops", CropSettings())
+    return crops.drop_nulls("crop_path")
 
 
 def described(catalogue: Catalogue) -> Catalogue:

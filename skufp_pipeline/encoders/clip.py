@@ -151,8 +151,10 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         load_timm_weights(image_trunk(model), config["vision_cfg"].get("timm_model_name", name), weights)
     preprocess = _preprocess_config(settings, model)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    source = text.source if text else None
-    return Encoder(model, config, preprocess, device, settings.image_tower_kwargs, source)
+    if text is None:
+        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
+    with read_quietly(text):
+        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs, text.source)
 
 
 def load_encoder(directory: Path, device: torch.device) -> Encoder:
@@ -177,7 +179,10 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
     model = model.to(device, memory_format=torch.channels_last).eval()
     if text is not None:
         model.text.transformer.requires_grad_(False)
-    return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options, text)
+    try:
+        return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options, text)
+    except Exception as error:  # the tokenizer's files
+        raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
 
 
 def image_trunk(model: Any) -> nn.Module:

@@ -128,7 +128,8 @@ def test_a_folder_without_a_text_model_is_a_users_mistake(
 ) -> None:
     shutil.copytree(folder, tmp_path / "half")
     (tmp_path / "half" / "model.safetensors").write_bytes(b"no weights")
-    for name in (str(tmp_path / "half"), str(tmp_path)):
+    shutil.copytree(folder, tmp_path / "wordless", ignore=shutil.ignore_patterns("tok*", "vocab*"))
+    for name in (str(tmp_path / "half"), str(tmp_path / "wordless"), str(tmp_path)):
         with pytest.raises(UserError, match=r"^encoder.text_tower_weights .* could not be loaded") as caught:
             create_encoder(with_text_model.model_copy(update={"text_tower_weights": name}), CPU, seed=0)
         assert "\n" not in str(caught.value)
