@@ -24,6 +24,7 @@ from skufp_pipeline.encoders.text_tower import (
     TEXT_FOLDER,
     placed,
     read_quietly,
+    read_tokenizer,
     save_text_tower,
     sentence_outputs,
     start_isometric,
@@ -56,9 +57,11 @@ class Encoder:
     def __post_init__(self) -> None:
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         text = self.model_config["text_cfg"]
-        self._tokenizer = _tokenizer(
-            text if self.text_source is None else placed(text, self.text_source, False)
-        )
+        if self.text_source is None:
+            self._tokenizer = _tokenizer(text)
+        else:
+            vocabulary = self.model.text.config.vocab_size
+            self._tokenizer = read_tokenizer(self.text_source, text["context_length"], vocabulary)
 
     @property
     def has_text_model(self) -> bool:

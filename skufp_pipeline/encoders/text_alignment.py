@@ -96,9 +96,7 @@ def align_text_tower(
         ValueError: the encoder has no text model (`encoder.text_tower_weights`).
     """
     if not encoder.has_text_model:
-        raise ValueError(
-            "only the projection of a text model is aligned; this encoder has a text tower of CLIP"
-        )
+        raise ValueError("only a text model is aligned; this encoder has none (encoder.text_tower_weights)")
     named = Classes([], np.empty((0, encoder.dimension))) if classes is None else classes
     outputs = sentence_rows(encoder, [*pairs.texts, *named.texts])
     sentences, names = outputs[: len(pairs.texts)], outputs[len(pairs.texts) :]

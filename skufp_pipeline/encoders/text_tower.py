@@ -50,6 +50,21 @@ def placed(text_config: dict[str, Any], source: str, with_weights: bool) -> dict
     return {**text_config, **names, "hf_model_pretrained": with_weights}
 
 
+def read_tokenizer(source: str, context_length: int, vocabulary: int) -> HFTokenizer:
+    """Reads the tokenizer of a text model of so many tokens from a folder or hub.
+
+    Raises:
+        ValueError: it is another model's; without its files, transformers makes one that knows no word.
+    """
+    tokenizer = HFTokenizer(source, context_length=context_length)
+    known = len(tokenizer.tokenizer)
+    if known < vocabulary / 2:
+        raise ValueError(
+            f"the tokenizer knows {known} tokens, the model {vocabulary}; are its files missing?"
+        )
+    return tokenizer
+
+
 @contextmanager
 def read_quietly(source: Weights) -> Iterator[None]:
     """Silences what transformers says of a pooler that is not used; errors become a `UserError`."""

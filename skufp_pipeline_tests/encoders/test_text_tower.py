@@ -89,12 +89,16 @@ def test_a_saved_encoder_needs_nothing_but_its_folder(
     assert json.loads((moved / "open_clip_config.json").read_text())["model_cfg"] == made.model_config
 
 
-@pytest.mark.parametrize("damage", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+@pytest.mark.parametrize("damage", ["missing", "half"])
 def test_a_saved_encoder_with_a_damaged_text_tower_is_told(
-    encoder: Encoder, tmp_path: Path, damage: str
+    encoder: Encoder, tmp_path: Path, name: str, damage: str
 ) -> None:
     encoder.save(tmp_path)
-    (tmp_path / "text_tower" / damage).write_text("{")
+    path = tmp_path / "text_tower" / name
+    path.unlink()
+    if damage == "half":
+        path.write_text("{")
     with pytest.raises(UserError, match="can't be read"):
         load_encoder(tmp_path, CPU)
 
