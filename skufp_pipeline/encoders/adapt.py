@@ -1,9 +1,9 @@
 """Adapts a pretrained image tower to a catalogue, on synthetic photos of its own pictures.
 
-A step takes one picture of each of `batch_size` SKUs, lightly cropped, and a photo of the same SKU: a synthetic
-one, or a customer's where the SKU has training photos. The symmetric InfoNCE loss (Radford et al. 2021, without
-a learnt temperature) makes each find the other. Batch normalisation and the first stages keep their weights.
-A tower that is trained at a lower resolution than it is used at gains by it (Touvron et al. 2019, FixRes).
+A step takes one picture of each of `batch_size` SKUs, lightly cropped, and a photo of the same SKU: a
+synthetic one, or a customer's where the SKU has training photos. The symmetric InfoNCE loss (Radford et al.
+2021, without a learnt temperature) makes each find the other. Batch normalisation and the first stages keep
+their weights. To train at a lower resolution than that of use is no loss (FixRes, Touvron et al. 2019).
 
 How far to go is decided afterwards: `interpolation.py` moves the weights back towards the frozen tower.
 """
@@ -44,7 +44,7 @@ class AdaptationData:
         skus: (N,) int64 SKU of each, 0 to S - 1; every SKU has a picture.
         photos: (P, C, C, 3) uint8 customers' photos of role `train`; P may be 0.
         photo_skus: (P,) int64 SKU of each.
-        backgrounds: (B, side, side, 3) uint8 pictures of the user's for the background; empty: the catalogue's.
+        backgrounds: (B, C, C, 3) uint8 pictures of the user's for the background; empty: the catalogue's.
     """
 
     pictures: Pixels
@@ -140,10 +140,10 @@ def embed_pair(encoder: Encoder, pictures: Tensor, photos: Tensor) -> tuple[Tens
 
 
 def trainable_parameters(visual: nn.Module, trunk: nn.Module, frozen_stages: int) -> list[nn.Parameter]:
-    """Freezes the stem and the first stages of a timm trunk; returns the parameters of the tower that are left.
+    """Freezes the stem and the first stages of a timm trunk; returns the parameters that are left.
 
-    The first stages see edges and colours, which no catalogue changes, and take half of a step's time. A trunk
-    without `blocks` or `stages` is trained whole.
+    The first stages see edges and colours, which no catalogue changes, and take half of a step's time. A
+    trunk without `blocks` or `stages` is trained whole.
     """
     stages = next((part for name in ("blocks", "stages") if (part := getattr(trunk, name, None))), None)
     if frozen_stages and stages is not None:

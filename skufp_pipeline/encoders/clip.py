@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
+from skufp_pipeline.encoders.text_tower import (
+    TEXT_FOLDER,
+    placed,
+    read_quietly,
+    read_tokenizer,
+    save_text_tower,
+    sentence_outputs,
+    start_isometric,
+    text_config,
+    without_padding,
+)
 from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.training.weights import Weights, config_source, read_config, resolve
 
@@ -41,11 +52,21 @@ class Encoder:
     preprocess_config: dict[str, Any]
     device: torch.device
     image_tower_kwargs: dict[str, Any] = field(default_factory=dict)  # more arguments of `timm.create_model`
+    text_source: str | None = None  # folder or hub id of a frozen text model's tokenizer; None without one
 
     def __post_init__(self) -> None:
         self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         text = self.model_config["text_cfg"]
-        self._tokenizer = _tokenizer(text)
+        if self.text_source is None:
+            self._tokenizer = _tokenizer(text)
+        else:
+            vocabulary = self.model.text.config.vocab_size
+            self._tokenizer = read_tokenizer(self.text_source, text["context_length"], vocabulary)
+
+    @property
+    def has_text_model(self) -> bool:
+        """Whether the text tower is a frozen text model (`encoder.text_tower_weights`)."""
+        return self.text_source is not None
 
     @property
     def dimension(self) -> int:
@@ -60,10 +81,15 @@ class Encoder:
     def mean_and_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(self.preprocess_config["mean"]), tuple(self.preprocess_config["std"])
 
+    @property
+    def text_width(self) -> int:
+        """W, the dimensions of a text model's output."""
+        return int(self.model.text.proj.in_features)
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Returns (B, context_length) token ids."""
+        """Returns (B, context_length) token ids; of a text model as few columns as the longest text needs."""
         tokens: Tensor = self._tokenizer(list(texts))
-        return tokens
+        return without_padding(tokens, self.model.text.config.pad_token_id) if self.has_text_model else tokens
 
     def embed_images(self, images: Sequence[Image.Image]) -> NDArray[np.float32]:
         """Returns (B, D) float32 unit rows."""
@@ -81,12 +107,21 @@ class Encoder:
         """Returns (B, D) float32 unit rows."""
         return unit_rows(self.model.encode_text(self.tokenize(texts).to(self.device)))
 
+    def text_outputs(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Returns (B, W) float32 unit rows of the frozen text model, before its projection."""
+        return unit_rows(sentence_outputs(self.model, self.tokenize(texts).to(self.device)))
+
     def save(self, directory: Path) -> None:
-        """Writes a directory for `load_encoder` and `open_clip.create_model("local-dir:DIRECTORY")`."""
+        """Writes a directory for `load_encoder` and `open_clip.create_model("local-dir:DIRECTORY")`.
+
+        With a text model, open_clip needs the absolute path of `DIRECTORY/text_tower` in place of its name.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         config = {"model_cfg": self.model_config, "preprocess_cfg": self.preprocess_config}
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
         (directory / TOWER_FILE).write_text(json.dumps(self.image_tower_kwargs, indent=1) + "\n")
+        if self.has_text_model:
+            save_text_tower(self.model, self._tokenizer, directory)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
         save_file(weights, directory / WEIGHTS_FILE)
 
@@ -99,14 +134,18 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
     """
     torch.manual_seed(seed)
     name, config = _model_config(settings.model)
-    weights, checkpoint = None, None
+    weights, checkpoint, text = None, None, None
+    if settings.text_tower_weights is not None:
+        text = resolve(settings.text_tower_weights, "encoder.text_tower_weights")
+        config = {**config, "text_cfg": text_config(text)}
     if settings.pretrained is not None:
         weights = resolve(settings.pretrained, "encoder.pretrained")
         checkpoint = str(weights.file(_CHECKPOINTS) or weights.name)
     try:
-        # pretrained_image is off: a timm tower's own weights are loaded from image_tower_weights only.
         with _without_random_weights_warning() if checkpoint is None else nullcontext():
-            model = open_clip.create_model(name, checkpoint, device="cpu", pretrained_image=False)
+            model = _with_text_model(name, config, text) if text else _create(name, checkpoint)
+    except UserError:
+        raise
     except Exception as error:  # open_clip raises RuntimeError, the hub and torch many other kinds
         raise UserError(_model_error(settings, name, weights, error)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
@@ -115,7 +154,10 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         load_timm_weights(image_trunk(model), config["vision_cfg"].get("timm_model_name", name), weights)
     preprocess = _preprocess_config(settings, model)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
+    if text is None:
+        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
+    with read_quietly(text):
+        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs, text.source)
 
 
 def load_encoder(directory: Path, device: torch.device) -> Encoder:
@@ -130,18 +172,40 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
     try:
         config = json.loads((directory / CONFIG_FILE).read_text())
         tower_options = json.loads((directory / TOWER_FILE).read_text())
-        model = open_clip.create_model(f"local-dir:{directory}", device="cpu", pretrained_image=False)
+        text = str(directory / TEXT_FOLDER) if (directory / TEXT_FOLDER).is_dir() else None
+        text_cfg = config["model_cfg"]["text_cfg"]
+        options = {} if text is None else {"text_cfg": placed(text_cfg, text, with_weights=False)}
+        model = _create(f"local-dir:{directory}", None, **options)
     except Exception as error:  # as many kinds as in create_encoder
         raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
     _set_image_tower_options(model, config["model_cfg"], tower_options)
     model = model.to(device, memory_format=torch.channels_last).eval()
-    return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options)
+    if text is not None:
+        model.text.transformer.requires_grad_(False)
+    try:
+        return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options, text)
+    except Exception as error:  # the tokenizer's files
+        raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
 
 
 def image_trunk(model: Any) -> nn.Module:
     """Returns the pretrained part of the image tower, without its projection into the shared space."""
     trunk: nn.Module = getattr(model.visual, "trunk", model.visual)
     return trunk
+
+
+def _create(name: str, checkpoint: str | None = None, **options: Any) -> Any:
+    # pretrained_image is off: a timm tower's own weights are loaded from image_tower_weights only.
+    return open_clip.create_model(name, checkpoint, device="cpu", pretrained_image=False, **options)
+
+
+def _with_text_model(name: str, config: dict[str, Any], text: Weights) -> Any:
+    """Builds a model whose text tower is the frozen text model `text`."""
+    with read_quietly(text):
+        text_cfg = placed(config["text_cfg"], text.source, with_weights=True)
+        model = _create(name, text_cfg=text_cfg, force_custom_text=True)
+    start_isometric(model)
+    return model
 
 
 def _model_config(name: str) -> tuple[str, dict[str, Any]]:
@@ -230,7 +294,8 @@ def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
     except Exception as error:
         raise UserError(f"{path} is no weight file (safetensors or .pth): {in_a_line(error)}") from error
     # num_batches_tracked is a counter that many exports omit; it does not affect the result.
-    wanted = {name: value for name, value in trunk.state_dict().items() if "num_batches" not in name}
+    wanted = _without_counters(trunk.state_dict())
+    weights = in_order(wanted, _without_counters(weights)) or weights
     wrong = [
         name for name, value in wanted.items() if name not in weights or weights[name].shape != value.shape
     ]
@@ -240,6 +305,25 @@ def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
             f"another shape, first {wrong[0]!r}; is the tower's timm model the one that the file is of?"
         )
     trunk.load_state_dict({name: weights[name] for name in wanted}, strict=False)
+
+
+def in_order(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Returns `found` under the names of `wanted`, for the same network exported under other names.
+
+    None where a name fits, or where kind (`weight`, `running_var`, ...) or shape of any tensor differs in the
+    order of the file. The file may have two tensors more at its end, those of a classifier.
+    """
+    kinds = [
+        [(name.rpartition(".")[2], tuple(value.shape)) for name, value in tensors.items()]
+        for tensors in (wanted, found)
+    ]
+    if wanted.keys() & found.keys() or kinds[0] != kinds[1][: len(wanted)] or len(found) > len(wanted) + 2:
+        return None
+    return dict(zip(wanted, found.values(), strict=False))
+
+
+def _without_counters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
 
 
 def timm_model(model: str, tag: str | None, setting: str) -> Any:
@@ -262,6 +346,8 @@ def timm_model(model: str, tag: str | None, setting: str) -> Any:
 
 def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     own = model.visual.preprocess_cfg
+    if settings.image_tower_weights is not None:  # open_clip does not know what timm's weights expect
+        own = {**own, **{key: model.visual.trunk.pretrained_cfg[key] for key in ("mean", "std")}}
     return {
         "size": own["size"],
         "mode": "RGB",

@@ -42,6 +42,8 @@ def fine_tune(
     The best epoch has the highest accuracy on the development queries against the SKU prototypes;
     without development queries it is the last one.
 
+    A frozen text model takes no part: its projection is learnt afterwards (`text_alignment`).
+
     With fewer than two SKUs or images to train on, nothing is trained and the history is empty.
     """
     if (reason := too_few_images(data)) is not None:
@@ -49,14 +51,22 @@ def fine_tune(
         return []
     torch.manual_seed(seed)
     model, side, device = encoder.model, encoder.image_size, encoder.device
-    train_occurring(model, _tokens_of_all_epochs(encoder, data, settings.epochs))
+    with_texts = settings.text_weight > 0 and not encoder.has_text_model
+    if encoder.has_text_model:
+        model.text.requires_grad_(False)
+    else:
+        train_occurring(model, _tokens_of_all_epochs(encoder, data, settings.epochs))
     prototypes = nn.Parameter(0.02 * torch.randn(data.num_skus, encoder.dimension).to(device))
     learner = nn.ModuleDict({"model": model, "prototypes": nn.ParameterList([prototypes])})
 
     def texts(epoch: int) -> tuple[Tensor, Tensor]:
         """Returns the tokens (N, context_length) and SKU indices (N,) of an epoch's prompts."""
         drawn = data.texts(epoch)
-        tokens = encoder.tokenize(drawn.texts) if drawn.texts else torch.empty(0, 0, dtype=torch.long)
+        tokens = (
+            encoder.tokenize(drawn.texts)
+            if drawn.texts and not encoder.has_text_model
+            else torch.empty(0, 0, dtype=torch.long)
+        )
         return tokens, torch.from_numpy(drawn.labels)
 
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -79,7 +89,7 @@ def fine_tune(
 
     def loss_of_texts(batch: Batch) -> Tensor:
         tokens, labels = batch.of_epoch
-        if len(tokens) == 0 or settings.text_weight == 0:
+        if len(tokens) == 0 or not with_texts:
             return torch.zeros((), device=device)
         chosen = torch.randint(len(tokens), (settings.text_batch_size,), generator=batch.generator)
         embeddings = model.encode_text(tokens[chosen].to(device)).float()

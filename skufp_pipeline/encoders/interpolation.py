@@ -2,12 +2,12 @@
 
     weights(alpha) = frozen + alpha (adapted - frozen)
 
-The adapted tower knows the catalogue's pictures, the frozen one what lies beyond them: other pieces of the same
-fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of synthetic photos alone would always
-go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best alpha's gain, on photos that
-are worse than those of the training (`harder`): nothing is given up of what the tower knew for the last few
-synthetic photos. The table of all alphas also shows how many of the frozen tower's nearest neighbours among the
-catalogue's pictures survive.
+The adapted tower knows the catalogue's pictures, the frozen one what lies beyond them: other pieces of the
+same fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of synthetic photos alone would
+always go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best alpha's gain, on
+photos that are worse than those of the training (`harder`): what the tower knew is not given up for the last
+few synthetic photos. The table of all alphas also shows how many of the frozen tower's nearest neighbours among
+the catalogue's pictures survive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,9 +38,9 @@ class Judgement:
     """One alpha, judged without a real photo.
 
     Attributes:
-        recall, mrr: of synthetic photos as the training had them, of other SKUs and draws where there are some.
+        recall, mrr: of synthetic photos as the training had them, but other draws.
         hard_recall, hard_mrr: of photos that are worse in every way.
-        kept_neighbours: share of the frozen tower's 10 nearest pictures of each picture that are still nearest.
+        kept_neighbours: share of each picture's 10 nearest by the frozen tower that are still nearest.
     """
 
     alpha: float
@@ -92,8 +92,8 @@ def judge_alphas(
 ) -> list[Judgement]:
     """Judges every alpha of the settings at the encoder's own resolution; leaves the encoder frozen.
 
-    The photos are other draws than those of the training, of `judged_skus` SKUs, searched among all pictures of
-    these SKUs; a SKU scores by its best picture.
+    The photos are other draws than those of the training, of `judged_skus` SKUs, searched among all pictures
+    of these SKUs; a SKU scores by its best picture.
     """
     rows = _judged_rows(data, settings.judged_skus, seed)
     owner = np.unique(data.skus[rows], return_inverse=True)[1]

@@ -11,6 +11,7 @@ from skufp_pipeline.training.weights import config_source
 
 SCHEMES = ("local-dir:", "hf-hub:")  # open_clip's, of models that come with their weights
 BUNDLED_MODELS = Path(__file__).parent / "models"
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ClipTrainingSettings(TrainingSettings):
@@ -35,7 +36,7 @@ class ClipTrainingSettings(TrainingSettings):
 
 
 class AdaptationSettings(Settings):
-    """Adaptation of a pretrained image tower on synthetic photos, and how far to go back (docs/training.md)."""
+    """Adaptation of a pretrained image tower on synthetic photos, and how far to go back."""
 
     steps: int = Field(100, ge=1)  # at least
     passes: float = Field(8.0, ge=0)  # over the SKUs, if that takes more steps
@@ -73,6 +74,15 @@ class AdaptationSettings(Settings):
         return max(self.steps, min(round(self.passes * skus / self.batch_size), self.most_steps))
 
 
+class TextAlignmentSettings(Settings):
+    """How the projection of a frozen text model is learnt from pictures and words (`text_alignment`)."""
+
+    regularisation: float = Field(0.3, gt=0)  # ridge, in mean eigenvalues of the sentences' second moments
+    whitening: float = Field(0.5, ge=0, le=1)  # of the pictures to predict; 0: none, 1: linear discriminants
+    class_weight: float = Field(0.25, ge=0)  # of a name of an ImageNet class; of a catalogue's sentence: 1
+    isometry: float = Field(0.3, ge=0)  # weight of the map that keeps cosines of sentences; of the learnt: 1
+
+
 class EncoderSettings(Settings):
     """Model, weights (forms in `training.weights`) and preprocessing of the CLIP encoder.
 
@@ -82,12 +92,19 @@ class EncoderSettings(Settings):
         pretrained: weights of the whole model; tags are open_clip's (`laion2b_s34b_b79k`).
         image_tower_weights: weights of the image tower in timm's format; tags are timm's (`ra_in1k`).
         image_tower_kwargs: further arguments of `timm.create_model` for the image tower.
+        text_tower_weights: a text model of transformers (weights and tokenizer) in place of the text tower of
+            `model`: a folder in Hugging Face format, or a hub id (`sentence-transformers/all-MiniLM-L6-v2`).
+            Its output is the mean over tokens, as of sentence-transformers; only its projection is learnt.
+        text_alignment: how; it has no effect without `text_tower_weights`.
+        image_mean, image_std: by default timm's with `image_tower_weights`, else open_clip's.
     """
 
     model: str
     pretrained: str | None = None
     image_tower_weights: str | None = None
     image_tower_kwargs: dict[str, Any] = {}
+    text_tower_weights: str | None = None
+    text_alignment: TextAlignmentSettings = TextAlignmentSettings()
     image_mean: tuple[float, float, float] | None = None
     image_std: tuple[float, float, float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
@@ -119,7 +136,17 @@ class EncoderSettings(Settings):
             "encoder.model": self.own_weights or config_source(self.model, BUNDLED_MODELS),
             "encoder.pretrained": self.pretrained,
             "encoder.image_tower_weights": self.image_tower_weights,
+            "encoder.text_tower_weights": self.text_tower_weights,
         }
+
+    @model_validator(mode="after")
+    def _one_text_tower(self) -> Self:
+        if self.text_tower_weights is not None and (self.pretrained or self.own_weights):
+            raise ValueError(
+                "text_tower_weights replaces the text tower of a model without weights; pretrained, and a "
+                "model that comes with its weights, have their own"
+            )
+        return self
 
 
 class ReidTrainingSettings(TrainingSettings):

@@ -81,10 +81,10 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
 
 
 def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str], quality: str) -> bytes:
-    """A trainer's history: losses at the left, `quality`, which chose the epoch, at the right, if it is known.
+    """A trainer's history: losses at the left; at the right `quality`, which chose the epoch, if known.
 
-    Learning rate and gradient norm follow if the history has them. It has one row per epoch, with `epoch` and
-    every name of `losses`.
+    Learning rate and gradient norm follow if the history has them. It has one row per epoch, with `epoch`
+    and every name of `losses`.
     """
     steps = [name for name in ("learning_rate", "gradient_norm") if name in history[0]]
     figure = _figure(9.0 if not steps else 12.0, 3.2)

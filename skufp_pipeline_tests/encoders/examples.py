@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import (
+    BertConfig,
+    BertModel,
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
@@ -64,3 +66,23 @@ def write_blip(folder: Path) -> Path:
 
 
 _BLIP_ROLES = {"pad": "[PAD]", "sep": "[SEP]", "eos": "[SEP]", "bos": "[DEC]"}
+
+
+def write_text_model(folder: Path, width: int = 16) -> Path:
+    """A random BERT of a dozen words with its tokenizer, a folder in Hugging Face format."""
+    vocabulary = [*BLIP_MARKS, *BLIP_WORDS, "green", "coat", "##s"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary))
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=width,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder

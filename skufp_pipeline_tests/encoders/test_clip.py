@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, load_encoder
+from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, in_order, load_encoder
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.training.weights import weight_inputs
@@ -362,6 +362,48 @@ def test_counters_may_be_missing_from_a_timm_file(settings: EncoderSettings, tmp
     assert len(slim) < len(weights)
     save_file(slim, tmp_path / "tower.safetensors")
     create_encoder(with_changes(settings, image_tower_weights=str(tmp_path / "tower.safetensors")), CPU, 0)
+
+
+@pytest.mark.parametrize("counters", [True, False])
+def test_a_tower_under_other_names_is_loaded_by_the_order_of_its_tensors(
+    settings: EncoderSettings, tmp_path: Path, counters: bool
+) -> None:
+    torch.manual_seed(5)
+    weights = timm.create_model("test_resnet", num_classes=10).state_dict()
+    kept = [name for name in weights if counters or not name.endswith("num_batches_tracked")]
+    renamed = {f"_layer{place}.{name.rpartition('.')[2]}": weights[name] for place, name in enumerate(kept)}
+    torch.save(renamed, tmp_path / "tower.pth")
+    named = with_changes(settings, image_tower_weights=str(tmp_path / "tower.pth"))
+    trunk = image_trunk(create_encoder(named, CPU, seed=0).model).state_dict()
+    assert all(trunk[name].equal(weights[name]) for name in kept if name in trunk)
+
+
+@pytest.mark.parametrize("change", ["shape", "kind", "order", "one name fits", "too long"])
+def test_another_network_is_not_loaded_by_order(change: str) -> None:
+    wanted = {"a.weight": torch.ones(2), "a.running_mean": torch.ones(2), "b.weight": torch.ones(3)}
+    found = {"x.weight": torch.ones(2), "x.running_mean": torch.zeros(2), "y.weight": torch.ones(3)}
+    assert in_order(wanted, found) == dict(zip(wanted, found.values(), strict=True))
+    if change == "shape":
+        found["y.weight"] = torch.ones(4)
+    elif change == "kind":
+        found["x.running_var"] = found.pop("x.running_mean")
+    elif change == "order":
+        found = dict(reversed(found.items()))
+    elif change == "one name fits":
+        found = {("b.weight" if name == "y.weight" else name): value for name, value in found.items()}
+    else:
+        found |= {f"head{place}.weight": torch.ones(1) for place in range(3)}
+    assert in_order(wanted, found) is None
+
+
+def test_a_towers_pixels_are_scaled_as_its_weights_expect(settings: EncoderSettings, tmp_path: Path) -> None:
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "tower.pth")
+    made = create_encoder(
+        with_changes(settings, image_tower_weights=str(tmp_path / "tower.pth")), CPU, seed=0
+    )
+    own = image_trunk(made.model).pretrained_cfg
+    assert made.mean_and_std == (tuple(own["mean"]), tuple(own["std"]))
+    assert made.mean_and_std != create_encoder(settings, CPU, seed=0).mean_and_std
 
 
 def test_a_bad_timm_file_is_told(settings: EncoderSettings, tmp_path: Path) -> None:

