@@ -141,12 +141,31 @@ class Encoder(UsesQueries, WithHistory):
     def folder(self) -> Path:
         return self.path / "encoder"
 
+    def adaptation(self) -> pl.DataFrame | None:
+        """Reads how each `alpha` was judged, one row each; None if the encoder was not adapted."""
+        return self.frame("adaptation") if (self.path / "adaptation.parquet").is_file() else None
+
+    @property
+    def sheet(self) -> Path:
+        """Synthetic photos that it was adapted on."""
+        return self.path / SHEET
+
     @staticmethod
-    def write(directory: Path, encoder: Any, history: Sequence[Any], used: pl.DataFrame) -> None:
-        """Writes the encoder by its own `save`."""
+    def write(
+        directory: Path,
+        encoder: Any,
+        history: Sequence[Any],
+        used: pl.DataFrame,
+        adaptation: pl.DataFrame | None = None,
+        sheet: Any = None,
+    ) -> None:
+        """Writes the encoder by its own `save`; `sheet` is a PIL image."""
         encoder.save(directory / "encoder")
         write_json(directory, "history", history)
         write_frames(directory, used_queries=used)
+        if adaptation is not None:
+            write_frames(directory, adaptation=adaptation)
+            sheet.save(directory / SHEET, quality=85)
 
 
 class Embeddings(Reader):

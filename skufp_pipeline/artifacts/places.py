@@ -14,6 +14,9 @@ ANNOTATIONS = Stored("annotations", "tables/annotations", kinds.Annotations, par
 SKU_CROPS = Stored("sku_crops", "crops", kinds.Crops, sharded=True)
 IMAGE_TEXT = Stored("image_text", "tables/image_text", kinds.ImageText, sharded=True)
 
+FROZEN_CLIP_CHECKPOINT = Stored(
+    "frozen_clip_checkpoint", "checkpoints/frozen_clip", kinds.Encoder, trained=True
+)
 CLIP_CHECKPOINT = Stored("clip_checkpoint", "checkpoints/clip", kinds.Encoder, trained=True)
 CLIP_EMBEDDINGS = Stored("clip_embeddings", "tables/clip_embeddings", kinds.Embeddings, sharded=True)
 FROZEN_CLIP_EMBEDDINGS = Stored(
@@ -45,6 +48,7 @@ POLICY_REPORT = Stored("policy_report", "reports/policy", kinds.PolicyReport)
 IMAGE_ENCODER_ONNX = Stored(
     "image_encoder_onnx", "checkpoints/image_encoder_onnx", kinds.ImageEncoder, trained=True
 )
+FIRST_INDEX = Stored("first_index", "tables/first_index", kinds.SearchIndex)
 SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
 

@@ -1,6 +1,6 @@
 """Group `encoder`: CLIP fine-tuned on SKUs (Baseline 3), and the embeddings of crops and texts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from skufp_pipeline.artifacts.kinds import Embeddings, Encoder
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    FROZEN_CLIP_CHECKPOINT,
     FROZEN_CLIP_EMBEDDINGS,
     IMAGE_TEXT,
     SKU_CROPS,
@@ -19,9 +20,9 @@ from skufp_pipeline.artifacts.stored import Stored, left_out
 from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.datasets import table as roles
-from skufp_pipeline.evaluation.figures import training_curves
+from skufp_pipeline.evaluation.figures import adaptation_curves, training_curves
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.show import frame_metadata, markdown_table, picture
+from skufp_pipeline.show import frame_metadata, markdown_table, picture, picture_file
 from skufp_pipeline.steps import Group, Run, Step
 from skufp_pipeline.training.weights import weight_inputs, weights_summary
 
@@ -32,7 +33,7 @@ TRAIN, EMBED = "train_models", "embed_shards"
 def group(preset: Preset) -> Group:
     """The steps of this group; the frozen encoder is included only if it is pretrained."""
     needs = preset.compute.network_needs
-    encoder = preset.encoder.model_dump(mode="json", exclude={"training", "batch_size"})
+    encoder = preset.encoder.model_dump(mode="json", exclude={"training", "adaptation", "batch_size"})
     steps = [
         Step(
             stored=CLIP_CHECKPOINT,
@@ -40,10 +41,10 @@ def group(preset: Preset) -> Group:
             stage=TRAIN,
             apart=True,
             kinds={"pytorch", "openclip", "safetensors"},
-            code=(ENCODERS + "clip_train", ENCODERS + "dataset"),
+            code=tuple(ENCODERS + module for module in _training_modules(preset)),
             config={
                 "encoder": encoder,
-                "training": preset.encoder.training.model_dump(mode="json"),
+                **_training_config(preset),
                 "prompts": preset.prompts.decisive(),
                 "seed": preset.seed,
             },
@@ -63,43 +64,115 @@ def group(preset: Preset) -> Group:
         ),
     ]
     if preset.encoder.is_pretrained:
-        frozen = Step(
-            stored=FROZEN_CLIP_EMBEDDINGS,
-            make=frozen_clip_embeddings,
-            stage=EMBED,
-            weekly=True,
-            kinds={"pytorch", "parquet"},
-            code=(ENCODERS + "embed",),
-            config={"encoder": encoder, "seed": preset.seed},
-            needs=needs,
-            deps=(SKU_CROPS, IMAGE_TEXT),
-            check_specs=(embeddings_sound_spec(FROZEN_CLIP_EMBEDDINGS.name),),
-        )
-        steps.append(frozen)
+        steps += _frozen_steps(preset, encoder)
     return Group.of("encoder", preset, steps, no_leaks)
 
 
-def clip_checkpoint(run: Run) -> dg.MaterializeResult:
-    """Baseline 3: image and text towers fine-tuned with SKU cross-entropy, in open_clip's own format, with
-    the training curve and the ids of every query used."""
-    from skufp_pipeline.encoders.clip_train import fine_tune
-    from skufp_pipeline.encoders.dataset import gather_training_data, text_shards
-    from skufp_pipeline.training.history import learning_curve
+def _training_config(preset: Preset) -> dict[str, Any]:
+    """What decides how the encoder is trained: it is adapted, or else fine-tuned."""
+    settings = preset.encoder
+    if settings.adaptation is None:
+        return {"training": settings.training.model_dump(mode="json")}
+    synthetic = preset.synthetic.model_dump(mode="json")
+    return {"adaptation": settings.adaptation.model_dump(mode="json"), "synthetic": synthetic}
 
-    preset, training = run.preset, run.preset.encoder.training
+
+def _training_modules(preset: Preset) -> tuple[str, ...]:
+    if preset.encoder.adaptation is None:
+        return ("clip_train", "dataset", "text_alignment")
+    return ("interpolation", "dataset", "text_alignment")
+
+
+def _frozen_steps(preset: Preset, encoder: Mapping[str, Any]) -> list[Step]:
+    """The encoder before fine-tuning (Baseline 2), and what it embeds."""
+    needs = preset.compute.network_needs
+    checkpoint = Step(
+        stored=FROZEN_CLIP_CHECKPOINT,
+        make=frozen_clip_checkpoint,
+        stage="load_encoder",
+        kinds={"pytorch", "openclip", "safetensors"},
+        code=(ENCODERS + "text_alignment",),
+        config={"encoder": encoder, "prompts": preset.prompts.decisive(), "seed": preset.seed},
+        needs=needs,
+        deps=(SKU_CROPS, IMAGE_TEXT),
+        priority=3,
+    )
+    embeddings = Step(
+        stored=FROZEN_CLIP_EMBEDDINGS,
+        make=frozen_clip_embeddings,
+        stage="embed_frozen",
+        weekly=True,
+        kinds={"pytorch", "parquet"},
+        code=(ENCODERS + "embed",),
+        needs=needs,
+        deps=(SKU_CROPS, IMAGE_TEXT, FROZEN_CLIP_CHECKPOINT),
+        check_specs=(embeddings_sound_spec(FROZEN_CLIP_EMBEDDINGS.name),),
+        priority=3,
+    )
+    return [checkpoint, embeddings]
+
+
+def clip_checkpoint(run: Run) -> dg.MaterializeResult:
+    """Baseline 3: image and text towers fine-tuned with SKU cross-entropy, or the image tower adapted on
+    synthetic photos, in open_clip's own format, with the training curve and the ids of every query used."""
+    from skufp_pipeline.encoders.dataset import text_shards
+
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
-    run.inputs.add(weight_inputs(preset.encoder.weight_files()))
+    run.inputs.add(weight_inputs(run.preset.encoder.weight_files()))
+    train = _fine_tune if run.preset.encoder.adaptation is None else _adapt
 
     def build(directory: Path) -> dict[str, Any]:
-        shards, progress = text_shards(texts, crops), run.progress("crops decoded")
-        data, used = gather_training_data(shards, preset.prompts, training.cache_side, run.scratch, progress)
-        encoder = run.models.new_encoder(preset.encoder, preset.seed)
-        history = fine_tune(encoder, data, training, preset.seed, run.scratch, run.log)
-        Encoder.write(directory, encoder, learning_curve(history), used if history else used.clear())
-        return training_summary(data, used, history, preset.encoder.weight_files())
+        encoder = run.models.new_encoder(run.preset.encoder, run.preset.seed)
+        return train(run, encoder, text_shards(texts, crops), directory)
 
     result = run.produce(CLIP_CHECKPOINT, build)
+    if result.adaptation() is not None:
+        return run.done(result, adaptation_metadata(result))
     return run.done(result, curve_metadata(result.history()))
+
+
+def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -> dict[str, Any]:
+    """Fine-tunes the encoder on SKU labels and writes it."""
+    from skufp_pipeline.encoders.clip_train import fine_tune
+    from skufp_pipeline.encoders.dataset import gather_training_data
+    from skufp_pipeline.training.history import learning_curve
+
+    preset, settings, progress = run.preset, run.preset.encoder.training, run.progress("crops decoded")
+    data, used = gather_training_data(shards, preset.prompts, settings.cache_side, run.scratch, progress)
+    history = fine_tune(encoder, data, settings, preset.seed, run.scratch, run.log)
+    aligned = _align(run, encoder, shards)
+    Encoder.write(directory, encoder, learning_curve(history), used if history else used.clear())
+    return {**training_summary(data, used, history, preset.encoder.weight_files()), **aligned}
+
+
+def _adapt(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -> dict[str, Any]:
+    """Adapts the image tower on synthetic photos, and on customers' where there are some, and writes it."""
+    from skufp_pipeline.encoders.adapt import sheet_of_pairs
+    from skufp_pipeline.encoders.dataset import gather_adaptation_data
+    from skufp_pipeline.encoders.interpolation import adapt_and_go_back
+
+    preset, settings, synthetic = run.preset, run.preset.encoder.adaptation, run.preset.synthetic
+    assert settings is not None
+    places = settings.cache_side, synthetic.backgrounds, run.scratch
+    data, used = gather_adaptation_data(shards, *places, run.progress("pictures decoded"))
+    adapted = adapt_and_go_back(encoder, data, settings, synthetic.camera, preset.seed, run.scratch, run.log)
+    aligned = _align(run, encoder, shards)
+    sheet = sheet_of_pairs(data, synthetic.camera, preset.seed)
+    used = used if adapted.history else used.clear()
+    Encoder.write(directory, encoder, adapted.history, used, adapted.table(), sheet)
+    counts = {"skus": data.num_skus, "pictures": len(data.pictures), "photos": len(data.photos)}
+    weights = weights_summary(preset.encoder.weight_files())
+    figures = {"weights": weights, **counts, "steps": len(adapted.history), "alpha": adapted.alpha}
+    return {**figures, **aligned, **left_out(*adapted.left_out(used.height))}
+
+
+def _align(run: Run, encoder: Any, shards: Sequence[Any]) -> dict[str, int]:
+    """Aligns a frozen text model with the image tower, where the preset has one."""
+    from skufp_pipeline.encoders.text_alignment import align_to_catalogue
+
+    tables = [(shard.image_text, shard.catalog_texts, shard.crop_dir) for shard in shards]
+    settings, seed = run.preset.encoder, run.preset.seed
+    return align_to_catalogue(encoder, tables, settings, seed, run.progress("pictures embedded"))
 
 
 def clip_embeddings(run: Run) -> dg.MaterializeResult:
@@ -108,11 +181,29 @@ def clip_embeddings(run: Run) -> dg.MaterializeResult:
     return _embed_shard(run, CLIP_EMBEDDINGS, lambda: run.models.load_encoder(checkpoint.folder))
 
 
+def frozen_clip_checkpoint(run: Run) -> dg.MaterializeResult:
+    """The encoder as it was pretrained; a frozen text model is aligned with the catalogue's pictures."""
+    from skufp_pipeline.encoders.dataset import text_shards
+    from skufp_pipeline.encoders.tables import no_queries
+
+    settings, seed = run.preset.encoder, run.preset.seed
+    crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
+    run.inputs.add(weight_inputs(settings.weight_files()))
+
+    def build(directory: Path) -> dict[str, Any]:
+        encoder = run.models.new_encoder(settings, seed)
+        aligned = _align(run, encoder, text_shards(texts, crops))
+        Encoder.write(directory, encoder, [], no_queries())
+        weights = weights_summary(settings.weight_files())
+        return {"weights": weights, **aligned, **left_out("as pretrained: no query was used")}
+
+    return run.done(run.produce(FROZEN_CLIP_CHECKPOINT, build), {})
+
+
 def frozen_clip_embeddings(run: Run) -> dg.MaterializeResult:
     """Unit embeddings of the shard by the encoder before fine-tuning, which training has to improve on."""
-    settings, seed = run.preset.encoder, run.preset.seed
-    run.inputs.add(weight_inputs(settings.weight_files()))
-    return _embed_shard(run, FROZEN_CLIP_EMBEDDINGS, lambda: run.models.new_encoder(settings, seed))
+    checkpoint = run.read(FROZEN_CLIP_CHECKPOINT)
+    return _embed_shard(run, FROZEN_CLIP_EMBEDDINGS, lambda: run.models.load_encoder(checkpoint.folder))
 
 
 def _embed_shard(
@@ -163,4 +254,17 @@ def curve_metadata(history: list[dict[str, float]]) -> dict[str, Any]:
     return {
         "curve": picture(training_curves(history, losses, "development_accuracy")),
         "history": markdown_table(pl.DataFrame(history)),
+    }
+
+
+def adaptation_metadata(result: Encoder) -> dict[str, Any]:
+    """Plots the loss and how each alpha was judged, and shows synthetic photos with the product's box."""
+    judged = result.adaptation()
+    assert judged is not None
+    if judged.is_empty():
+        return {}
+    return {
+        "curve": picture(adaptation_curves(result.history(), judged, result.summary["alpha"])),
+        "judged": markdown_table(judged),
+        "synthetic_photos": picture_file(result.sheet),
     }

@@ -15,6 +15,9 @@ from skufp_pipeline.artifacts.places import (
     CLIP_EMBEDDINGS,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
+    FIRST_INDEX,
+    FROZEN_CLIP_CHECKPOINT,
+    FROZEN_CLIP_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
     SEARCH_INDEX,
@@ -35,7 +38,7 @@ from skufp_pipeline.search.bundle import build_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import parity_photos
-from skufp_pipeline.search.versions import Versions, keep_encoders
+from skufp_pipeline.search.versions import Versions, keep_encoders, publish_first
 from skufp_pipeline.show import counts_table, frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
 
@@ -75,13 +78,60 @@ def group(preset: Preset) -> Group:
         needs=needs,
         deps=(SKU_CROPS, CLIP_CHECKPOINT, CLIP_EMBEDDINGS),
     )
-    steps = [index, encoder] if exported else [index]
+    first = Step(
+        stored=FIRST_INDEX,
+        make=first_index,
+        stage="build_first_index",
+        weekly=True,
+        kinds={"numpy", "parquet"},
+        code=("skufp_pipeline.search.bundle", "skufp_pipeline.fingerprint.make"),
+        config={
+            "segment_rows": preset.index_segment_rows,
+            "picture_side": preset.index_picture_side,
+            "max_views": preset.fingerprint.max_views,
+            "catalog_text_weight": preset.fingerprint.catalog_text_weight,
+        },
+        needs=needs,
+        deps=(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, FROZEN_CLIP_CHECKPOINT, FROZEN_CLIP_EMBEDDINGS),
+        priority=2,
+    )
+    steps = [
+        *([first] if preset.encoder.is_pretrained else []),
+        index,
+        *([encoder] if exported else []),
+    ]
     return Group.of(
         "index",
         preset,
         steps,
         lambda group_steps: [*no_leaks(group_steps), *([parity_holds(preset)] if exported else [])],
     )
+
+
+def first_index(run: Run) -> dg.MaterializeResult:
+    """An index by the encoder before any training: the mean of each SKU's views, with its texts. It is put in
+    use if none is, so that a search answers while the rest is trained."""
+    preset, checkpoint, items = run.preset, run.read(FROZEN_CLIP_CHECKPOINT), run.read(ANNOTATIONS)
+    texts, embeddings = run.read_all(IMAGE_TEXT), run.read_all(FROZEN_CLIP_EMBEDDINGS)
+    run.inputs.crop_files()
+
+    def build(directory: Path) -> dict[str, Any]:
+        from skufp_pipeline.fingerprint.make import untrained_fingerprints
+
+        tables = EmbeddingTables.of(embeddings)
+        views = tables.images.filter(pl.col("role") == GALLERY).unique("sku_id", keep="first")
+        shards = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
+        fingerprints = untrained_fingerprints(tables, preset.fingerprint).lazy()
+        parts = (fingerprints, views, shards, {CLIP_CHECKPOINT.name: checkpoint.digest})
+        sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
+        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
+        return {"skus": len(index), RECALL: _development_recall(index, embeddings)}
+
+    result = run.produce(FIRST_INDEX, build)
+    made = result.artifact, checkpoint.artifact, CLIP_CHECKPOINT.name
+    if published := publish_first(run.store, Versions(run.store), *made):
+        run.log(f"a first index answers: skufp search --preset {preset.name} --image PHOTO")
+    return run.done(result, {"published": int(published)})
 
 
 def search_index(run: Run) -> dg.MaterializeResult:

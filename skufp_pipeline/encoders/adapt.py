@@ -17,10 +17,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from skufp_pipeline.camera.settings import CameraSettings
 from skufp_pipeline.camera.synthetic import CataloguePicture, SyntheticPhoto, light_crop, synthetic_photo
+from skufp_pipeline.datasets.contact_sheet import contact_sheet
 from skufp_pipeline.encoders.clip import Encoder, image_trunk
 from skufp_pipeline.encoders.settings import AdaptationSettings
 from skufp_pipeline.randomness import chance, generator
@@ -32,6 +34,7 @@ from skufp_pipeline.training.schedule import warm_cosine
 Pixels = NDArray[np.uint8]
 
 _CACHED_PICTURES = 4096
+_SHOWN_SIDE, _SHOWN_PICTURES, _SHOWN_PHOTOS = 192, 8, 6  # of the contact sheet
 
 
 @dataclass(frozen=True)
@@ -214,3 +217,20 @@ def _rows_of(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
     """Returns the rows with each label, 0 to `count` - 1."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []
+
+
+def sheet_of_pairs(data: AdaptationData, camera: CameraSettings, seed: int) -> Image.Image:
+    """Draws catalogue pictures, one a row, and synthetic photos of them with the product's box."""
+    taken = SyntheticCamera(data, camera, _SHOWN_SIDE, seed)
+    count = len(data.pictures)
+    chosen = np.linspace(0, count - 1, min(_SHOWN_PICTURES, count)).round().astype(int).tolist()
+    photos = [[_boxed(taken.photo(row, "shown", row, n)) for n in range(_SHOWN_PHOTOS)] for row in chosen]
+    rows = [[taken.picture(row).pixels, *of_row] for row, of_row in zip(chosen, photos, strict=True)]
+    return contact_sheet(rows)
+
+
+def _boxed(photo: SyntheticPhoto) -> Pixels:
+    image = Image.fromarray(photo.pixels)
+    x1, y1, x2, y2 = photo.box
+    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), outline=(255, 0, 0))
+    return np.asarray(image)

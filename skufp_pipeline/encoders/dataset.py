@@ -29,17 +29,18 @@ _MOST_BACKGROUNDS = 1000
 
 @dataclass(frozen=True)
 class TextShard:
-    """The image-text table of a shard, its text queries, and the base folder of its `image_path`."""
+    """The image-text table of a shard, its texts, and the base folder of its `image_path`."""
 
     image_text: pl.DataFrame
     text_queries: pl.DataFrame
+    catalog_texts: pl.DataFrame
     crop_dir: Path
 
 
 def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[TextShard]:
     """Pairs the shards of `image_text` and `sku_crops`."""
     return [
-        TextShard(text.images(), text.text_queries(), crop.path)
+        TextShard(text.images(), text.text_queries(), text.catalog_texts(), crop.path)
         for text, crop in zip(texts, crops, strict=True)
     ]
 

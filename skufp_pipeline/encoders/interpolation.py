@@ -3,34 +3,58 @@
     weights(alpha) = frozen + alpha (adapted - frozen)
 
 The adapted tower knows the catalogue's pictures, the frozen one what lies beyond them: other pieces of the
-same fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of synthetic photos alone would
-always go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best alpha's gain, on
+same fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of such photos alone would
+go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best alpha's gain, on
 photos that are worse than those of the training (`harder`): what the tower knew is not given up for the last
-few synthetic photos. The table of all alphas also shows how many of the frozen tower's nearest neighbours among
-the catalogue's pictures survive.
+few synthetic photos. The table of all alphas also shows how many of the frozen tower's nearest neighbours
+among the catalogue's pictures survive.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from skufp_pipeline.camera.settings import CameraSettings
-from skufp_pipeline.encoders.adapt import AdaptationData, SyntheticCamera, to_input
+from skufp_pipeline.encoders.adapt import AdaptationData, SyntheticCamera, adapt, to_input
 from skufp_pipeline.encoders.clip import Encoder, unit_rows
 from skufp_pipeline.encoders.settings import AdaptationSettings
 from skufp_pipeline.measures.metrics import per_query_metrics
 from skufp_pipeline.measures.ranks import ranks_of
 from skufp_pipeline.randomness import generator
+from skufp_pipeline.training.history import History
+from skufp_pipeline.training.loop import Log
 from skufp_pipeline.training.pixels import to_square
 
 NEIGHBOURS = 10
 _BATCH = 64
 
 Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What `adapt_and_go_back` did: the steps, how each alpha was judged, and the alpha that was taken."""
+
+    history: History
+    judged: list["Judgement"]
+    alpha: float
+
+    def table(self) -> pl.DataFrame:
+        """Returns the judgements, one row each, with the fields as columns."""
+        schema = {field.name: pl.Float64() for field in fields(Judgement)}
+        return pl.DataFrame([asdict(one) for one in self.judged], schema=schema)
+
+    def left_out(self, photos: int) -> tuple[str | None, ...]:
+        """Says what was not done; `photos` is the number of customers' photos."""
+        if not self.history:
+            return ("not adapted: it needs pictures of two SKUs",)
+        return (None if photos else "no training photos: adapted on synthetic photos alone",)
 
 
 @dataclass(frozen=True)
@@ -49,6 +73,31 @@ class Judgement:
     hard_recall: float
     hard_mrr: float
     kept_neighbours: float
+
+
+def adapt_and_go_back(
+    encoder: Encoder,
+    data: AdaptationData,
+    settings: AdaptationSettings,
+    camera: CameraSettings,
+    seed: int,
+    scratch: Path,
+    log: Log,
+) -> Adapted:
+    """Adapts the image tower of `encoder` in place, and takes back what is not worth its loss.
+
+    With fewer than two SKUs nothing is adapted, and alpha is 0.
+    """
+    frozen = weights_of(encoder)
+    history = adapt(encoder, data, settings, camera, seed, scratch, log)
+    if not history:
+        return Adapted([], [], 0.0)
+    adapted = weights_of(encoder)
+    judged = judge_alphas(encoder, frozen, adapted, data, settings, camera, seed)
+    alpha = choose_alpha(judged, settings.kept_gain) if settings.alpha is None else settings.alpha
+    interpolate(encoder, frozen, adapted, alpha)
+    log(f"adaptation: {alpha:g} of the way from the frozen tower to the adapted one")
+    return Adapted(history, judged, alpha)
 
 
 def weights_of(encoder: Encoder) -> dict[str, Tensor]:

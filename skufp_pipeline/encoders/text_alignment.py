@@ -12,6 +12,7 @@ find a product by its catalogue text, and photos barely see it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,12 +23,15 @@ from timm.data import ImageNetInfo
 
 from skufp_pipeline.datasets.table import GALLERY
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.embed import in_halves
+from skufp_pipeline.encoders.embed import embed_crops, in_halves
 from skufp_pipeline.encoders.settings import EncoderSettings, TextAlignmentSettings
-from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
+from skufp_pipeline.hashing import stable_hash
+from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.weights import resolve
 
 IMAGENET = 1000  # classes
+MOST_SKUS = 2000  # whose pictures the projection is learnt from
 _AT_ONCE = 128  # sentences
 
 Rows = NDArray[np.float64]
@@ -105,6 +109,37 @@ def align_text_tower(
     with torch.no_grad():
         weight.copy_(torch.from_numpy(learnt.T))
     return {"pictures": len(pairs.images), "sentences": len(pairs.texts), "classes": len(named.texts)}
+
+
+def align_to_catalogue(
+    encoder: Encoder,
+    shards: Sequence[tuple[pl.DataFrame, pl.DataFrame, Path]],
+    settings: EncoderSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Aligns the text model with the image tower as it is now; does nothing for an encoder without one.
+
+    Args:
+        shards: of each, the image-text table, the catalogue's texts and the folder of its crops. Pictures of
+            `MOST_SKUS` training SKUs are enough, those that come first by a stable hash.
+
+    Returns as `align_text_tower`; empty if the encoder has no text model.
+    """
+    if not encoder.has_text_model:
+        return {}
+    mine = (pl.col("role") == GALLERY) & (pl.col("split") == "train")
+    known = pl.concat([images.filter(mine).select("sku_id").unique() for images, _, _ in shards])["sku_id"]
+    chosen = set(sorted(known, key=lambda sku_id: stable_hash(sku_id, "alignment"))[:MOST_SKUS])
+    wanted = mine & pl.col("sku_id").is_in(list(chosen))
+    tables = [(images.filter(wanted), texts, crops) for images, texts, crops in shards]
+    paths = [crops / path for images, _, crops in tables for path in images["image_path"]]
+    rows = embed_crops(encoder, paths, settings.batch_size, progress)
+    images = pl.concat([images.select("sku_id", "split", "role") for images, _, _ in tables])
+    pairs = PictureTexts.of(
+        images.with_columns(embedding_column(rows)), pl.concat([texts for _, texts, _ in tables])
+    )
+    return align_text_tower(encoder, pairs, settings.text_alignment, seed, image_classes(settings))
 
 
 def learn_projection(

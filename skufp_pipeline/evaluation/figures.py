@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
@@ -104,6 +105,27 @@ def training_curves(history: Sequence[Mapping[str, float]], losses: Sequence[str
         axes.plot(epochs, [row[name] for row in history], color=colour, linestyle=LINE_STYLES[number])
         axes.set_xlabel("epoch")
         axes.set_ylabel(name.replace("_", " "), color=colour)
+    return _png(figure)
+
+
+def adaptation_curves(history: Sequence[Mapping[str, float]], judged: pl.DataFrame, alpha: float) -> bytes:
+    """The loss of an adaptation by step, and how synthetic photos are found at each alpha.
+
+    Args:
+        judged: columns `alpha`, `recall`, `hard_recall`, `kept_neighbours` ...
+        alpha: the one that was taken, marked.
+    """
+    figure = _figure(9.0, 3.2)
+    left, right = figure.subplots(1, 2)
+    left.plot([row["step"] for row in history], [row["loss"] for row in history], color=COLOURS[0])
+    left.set(xlabel="step", ylabel="loss")
+    for number, name in enumerate(("recall", "hard_recall", "kept_neighbours")):
+        style = LINE_STYLES[number % len(LINE_STYLES)]
+        label = name.replace("_", " ").replace("recall", "Recall@1")
+        right.plot(judged["alpha"], judged[name], label=label, color=COLOURS[number], linestyle=style)
+    right.axvline(alpha, color="black", linewidth=0.8)
+    right.set(xlabel="alpha (0: frozen, 1: adapted)")
+    right.legend(fontsize=8, frameon=False)
     return _png(figure)
 
 

@@ -17,7 +17,7 @@ from skufp_pipeline.fingerprint.tables import (
     fingerprint_table,
     training_photos,
 )
-from skufp_pipeline.fingerprint.views import ViewSet, unit
+from skufp_pipeline.fingerprint.views import ViewSet, mean_sku, unit
 
 SKUS_AT_ONCE = 4096  # whose views are held in memory
 
@@ -50,6 +50,17 @@ def make_fingerprints(
         biases = query_bank_biases(np.concatenate(bank), rows, biases, settings.hubness)
         table = table.with_columns(bias=pl.Series(biases))
     return table, pl.concat(used)
+
+
+def untrained_fingerprints(tables: EmbeddingTables, settings: FingerprintSettings) -> pl.DataFrame:
+    """`fingerprint_table` of every SKU before anything is trained: the mean of its views, with its texts."""
+    made = []
+    for part in tables.parts(SKUS_AT_ONCE):
+        views = part.views(settings.max_views)
+        texts = catalog_texts(part, views, settings.max_views)
+        rows = unit(mean_sku(views) + settings.catalog_text_weight * texts)
+        made.append(fingerprint_table(views, rows, np.zeros(len(rows), np.float32)))
+    return pl.concat(made)
 
 
 def parts_left_out(settings: FingerprintSettings, known: GaussianModel | None, photos: int) -> list[str]:

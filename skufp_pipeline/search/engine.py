@@ -107,7 +107,8 @@ class QueryEngine:
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
-        if settings is None or settings.engine == "pytorch":
+        has_export = IMAGE_ENCODER_ONNX.name in artifact.manifest.recipe.inputs  # a first index has none
+        if settings is None or settings.engine == "pytorch" or not has_export:
             return cls(index, encoder, None, policy, pictures)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 

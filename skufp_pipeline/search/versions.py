@@ -158,6 +158,29 @@ def keep_encoders(store: ArtifactStore, encoders: Iterable[Artifact]) -> None:
         store.produce(f"{KEPT_ENCODERS}/{encoder.digest}", encoder.manifest.recipe, build)
 
 
+def publish_first(
+    store: ArtifactStore, versions: Versions, index: Artifact, encoder: Artifact, name: str
+) -> bool:
+    """Puts `index` in use if no version is, and keeps its encoder; returns whether it did.
+
+    The version's recipe lists `encoder` as `name`, where a search looks for it (`encoder_of`).
+    """
+    if versions.in_use is not None:
+        return False
+    recipe = index.manifest.recipe
+    recipe = recipe.model_copy(update={"inputs": {**recipe.inputs, name: encoder.digest}})
+
+    def build(directory: Path) -> Mapping[str, Any]:
+        for file in index.files():
+            _link(index.path / file, directory / file)
+        return index.summary
+
+    store.produce(versions.key(recipe.digest), recipe, build)
+    keep_encoders(store, [encoder])
+    versions.publish(recipe.digest, kept=1)
+    return True
+
+
 def encoder_of(store: ArtifactStore, index: Artifact, name: str, key: str) -> Artifact:
     """The encoder of an index version: the one at `key` if its digest matches, else the kept copy.
 
