@@ -19,7 +19,7 @@ def main() -> None:
 
 
 for command in (
-    *(run.materialize, run.refresh, run.demo, search.search, evaluate.report),
+    *(run.materialize, run.refresh, run.demo, search.search, evaluate.report, evaluate.evaluate),
     *(catalog.catalog, index.index_group, export.export, doctor.doctor, doctor.setup_instance),
 ):
     main.add_command(command)
