@@ -23,9 +23,7 @@ def test_photos_are_listed_by_the_folder_that_names_their_sku(tmp_path: Path) ->
 
 def test_a_folder_without_a_photo_of_the_catalogue_is_told(tmp_path: Path) -> None:
     write_image(tmp_path / "other" / "x.jpg")
-    with pytest.raises(
-        UserError, match=r"holds no photo of a SKU of the catalogue; expected .*/SKU_ID/PHOTO"
-    ):
+    with pytest.raises(UserError, match=r"holds no photo of a SKU of the catalogue; expected .*/PHOTO"):
         list_photos(tmp_path, ["a"])
     with pytest.raises(UserError, match="is no folder"):
         list_photos(tmp_path / "gone", ["a"])
