@@ -54,8 +54,8 @@ def evaluate(
 
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = open_engine(preset, store, index=index)
     found = read_photos(photos, ManifestSettings(path=str(photos)))
+    engine = open_engine(preset, store, index=index)
     used = ANNOTATIONS.read(store).items()
     judged = photos_to_judge(found, photos.parent, used, limit)
     result = judge_photos(

@@ -116,6 +116,7 @@ def _time(preset: Preset, found: "Catalogue", overview: "Overview") -> str:
     from skufp_pipeline.encoders.timing import measure_speed
     from skufp_pipeline.training.device import pick_device
 
+    say("measuring how long the tower takes on this machine")
     find = preset.dataset.find(Path())
     catalog = found.items.filter(pl.col("domain") == "catalog")["orig_image_path"]
     paths = [find(path) for path in catalog.unique(maintain_order=True).head(MEASURED)]
