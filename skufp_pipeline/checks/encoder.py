@@ -20,10 +20,13 @@ def embeddings_sound_spec(asset: str) -> dg.AssetCheckSpec:
 def embeddings_sound(
     asset: str, images: pl.DataFrame, texts: pl.DataFrame | None = None
 ) -> dg.AssetCheckResult:
-    """Passes if all rows are finite, of unit norm, and no crop or text occurs twice; `texts` may be None."""
-    tables = {"item_id": images} if texts is None else {"item_id": images, "text_id": texts}
-    worst = max(_norm_error(table) for table in tables.values())
-    repeated = sum(int(table[name].is_duplicated().sum()) for name, table in tables.items())
+    """Passes if all rows are finite, of unit norm, and no crop or text occurs twice; `texts` may be None.
+
+    A sentence that describes a SKU and trains as a query, too, occurs once in each role.
+    """
+    tables = [(images, ["item_id"]), *([] if texts is None else [(texts, ["text_id", "role"])])]
+    worst = max(_norm_error(table) for table, _ in tables)
+    repeated = sum(int(table.select(names).is_duplicated().sum()) for table, names in tables)
     return dg.AssetCheckResult(
         check_name="embeddings_sound",
         asset_key=asset,

@@ -91,6 +91,14 @@ def write_crops(
     return with_crops, pl.DataFrame(skipped, schema=SKIPPED_SCHEMA)
 
 
+def read_item(source: Path, bbox: list[int], settings: CropSettings) -> Image.Image:
+    """Returns the pixels of an item as `write_crops` cuts them, before they are saved. Raises `ItemError`."""
+    size = size_of(source, settings.max_pixels)
+    is_whole = bbox == [0, 0, *size]
+    image = _read(source, is_whole, settings)
+    return image if is_whole else _cut(image, bbox, size, settings.max_side)
+
+
 @contextmanager
 def told_when_disk_is_full(path: Path) -> Iterator[None]:
     """Raises a `UserError` if the disk is full, or the quota used up, while `path` is written."""

@@ -35,10 +35,11 @@ from skufp_pipeline.hashing import stable_fraction, stable_hash
 from skufp_pipeline.photos import MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
-REQUIRED = ("sku_id", "image_path", "domain")
+REQUIRED = ("sku_id", "image_path")
 CORNERS = ("x1", "y1", "x2", "y2")
 TEXTS = ("category", "title", "description", "attributes")  # of the SKU, not of the row
-OPTIONAL = ("split", *TEXTS, "bbox", *CORNERS)
+OPTIONAL = ("domain", "split", *TEXTS, "bbox", *CORNERS)
+OF_PHOTOS = (*REQUIRED, "domain", "bbox", *CORNERS)  # all that a list of photos to judge is read for
 UNNAMED_CATEGORY = "product"
 EXACT_FLOAT32 = 2**24  # whole numbers below it are exact
 REPORTED = 10_000  # rows between two reports of progress
@@ -76,10 +77,14 @@ class _Record:
 
 @dataclass(frozen=True)
 class _File:
-    """The rows of a manifest and the type of each of its columns."""
+    """The rows of a manifest and the type of each of its columns.
+
+    `domain` is the rows' where the file has no such column.
+    """
 
     kinds: Mapping[str, pl.DataType]
     records: Sequence[_Record]
+    domain: str = CATALOG
 
     @property
     def extra(self) -> dict[str, pl.DataType]:
@@ -125,11 +130,12 @@ def read_manifest(
 ) -> Catalogue:
     """Returns the items of a manifest and the further columns of its SKUs, in the same order on every run.
 
-    Columns: sku_id, image_path, domain (catalog or query); optional are split (train, validation, test;
-    without the column a stable hash of the SKU decides), category, title, description, attributes (text
-    appended to the description), and a bounding box in pixels of the upright image, as bbox ("x1,y1,x2,y2" or
-    a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the image path. Any other column is kept by
-    SKU. A SKU's texts and further columns are their first non-empty value in file order.
+    Columns: sku_id, image_path; optional are domain (catalog or query; without the column all rows are
+    catalog), split (train, validation, test; without the column a stable hash of the SKU decides), category,
+    title, description, attributes (text appended to the description), and a bounding box in pixels of the
+    upright image, as bbox ("x1,y1,x2,y2" or a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the
+    image path. Any other column is kept by SKU. A SKU's texts and further columns are their first non-empty
+    value in file order.
 
     Args:
         path: `settings.path` as the caller resolved it.
@@ -141,7 +147,45 @@ def read_manifest(
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
-    parsed = _read_rows(path, settings, progress)
+    file = _read_file(path, settings)
+    warnings = _check_columns(path, file)
+    if "domain" not in file.kinds:
+        warnings.append(f"{path} has no column 'domain': all its pictures are taken as catalog pictures")
+    parsed = _read_rows(path, file, settings, progress)
+    del file  # a catalogue may have millions of rows
+    found = _with_images(path, parsed, settings, splits, progress, find)
+    found = replace(found, warnings=(*warnings, *parsed.warnings))
+    kept = found.items["sku_id"].unique().sort()
+    return replace(found, skus=_sku_table(kept, parsed.of_sku, parsed.extra)) if parsed.extra else found
+
+
+def read_photos(path: Path, settings: ManifestSettings, progress: Progress | None = None) -> Catalogue:
+    """Returns the items of a list of customers' photos with the SKU of each, in the format of a manifest.
+
+    Only `OF_PHOTOS` is read; without a column `domain` all rows are query. Raises as `read_manifest`.
+    """
+    file = _read_file(path, settings)
+    _check_columns(path, file)
+    kinds = {name: kind for name, kind in file.kinds.items() if name in OF_PHOTOS}
+    parsed = _read_rows(path, replace(file, kinds=kinds, domain=QUERY), settings, progress)
+
+    def find(name: str) -> Path:
+        if is_url(name):
+            raise ItemError("url_refused", "a photo to judge must be a file, not an address")
+        return path.parent / name
+
+    return _with_images(path, parsed, settings, SplitSettings(), progress, find)
+
+
+def _with_images(
+    path: Path,
+    parsed: "_Parsed",
+    settings: ManifestSettings,
+    splits: SplitSettings,
+    progress: Progress | None,
+    find: Callable[[str], Path] | None,
+) -> Catalogue:
+    """Reads the images of the parsed rows, which are emptied, and returns the kept and the skipped items."""
     number = len(parsed.items) + len(parsed.skipped)
 
     def and_images(done: int, images: int) -> None:
@@ -152,16 +196,10 @@ def read_manifest(
     images = _read_images(path.parent, find, parsed.items, settings.max_pixels, and_images)
     rows, left_out = _place(parsed.items, images)
     parsed.items.clear()  # a catalogue may have millions
-    found = build_catalogue(rows, parsed.skipped + left_out, settings.only_pairs, splits, path)
-    found = replace(found, warnings=tuple(parsed.warnings))
-    kept = found.items["sku_id"].unique().sort()
-    return replace(found, skus=_sku_table(kept, parsed.of_sku, parsed.extra)) if parsed.extra else found
+    return build_catalogue(rows, parsed.skipped + left_out, settings.only_pairs, splits, path)
 
 
-def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None) -> _Parsed:
-    """Reads and parses the file, of which nothing is held afterwards."""
-    file = _read_file(path, settings)
-    warnings = _check_columns(path, list(file.kinds))
+def _read_rows(path: Path, file: _File, settings: ManifestSettings, progress: Progress | None) -> _Parsed:
     if not file.records:
         raise UserError(f"{path} has a header and no rows; expected one row per image of a SKU")
     sku_ids = _sku_ids(file.records)
@@ -175,7 +213,7 @@ def _read_rows(path: Path, settings: ManifestSettings, progress: Progress | None
             skipped.append(_skipped(record.number, sku_id, _path(record), _text(record, "split"), error))
         if progress is not None and record.number % REPORTED == 0:
             progress(record.number, len(file.records) + 1)  # images follow
-    return _Parsed(items, skipped, of_sku, file.extra, [*warnings, *conflicts])
+    return _Parsed(items, skipped, of_sku, file.extra, conflicts)
 
 
 def image_urls(path: Path, settings: ManifestSettings) -> list[str]:
@@ -188,7 +226,7 @@ def _read_file(path: Path, settings: ManifestSettings) -> _File:
     if path.suffix.lower() not in (".csv", ".parquet"):
         raise UserError(f"{path} is neither a .csv nor a .parquet file; save the manifest as one of them")
     if not path.is_file():
-        raise UserError(f"there is no manifest {path}; set its path to a .csv or .parquet file")
+        raise UserError(f"there is no manifest {path}; expected a .csv or .parquet file")
     return _read_csv(path, settings) if path.suffix.lower() == ".csv" else _read_parquet(path)
 
 
@@ -239,9 +277,9 @@ def _records(named: Mapping[str, int], rows: Iterable[Sequence[Any]], width: int
     ]
 
 
-def _check_columns(path: Path, columns: list[str]) -> list[str]:
+def _check_columns(path: Path, file: _File) -> list[str]:
     """Returns warnings of likely misspelt columns. Raises UserError for a missing one or a half-given box."""
-    known = (*REQUIRED, *OPTIONAL)
+    known, columns = (*REQUIRED, *OPTIONAL), list(file.kinds)
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
         close = difflib.get_close_matches(missing[0], [name for name in columns if name not in known], n=1)
@@ -254,6 +292,11 @@ def _check_columns(path: Path, columns: list[str]) -> list[str]:
     if corners and ("bbox" in columns or len(corners) < len(CORNERS)):
         raise UserError(f"{path} gives boxes as {corners}; give either bbox or all of {', '.join(CORNERS)}")
     absent = [name for name in known if name not in columns]
+    if "domain" in absent and (
+        close := difflib.get_close_matches("domain", [name.lower() for name in columns], n=1, cutoff=MISSPELT)
+    ):  # customers' photos must not be taken for catalog pictures
+        named = next(name for name in columns if name.lower() == close[0])
+        raise UserError(f"{path} lacks the column 'domain' (is it {named!r}?); name it so, or leave it out")
     close_to = {
         name: difflib.get_close_matches(name.lower(), absent, n=1, cutoff=MISSPELT)
         for name in columns
@@ -335,7 +378,7 @@ def _parse(
     fields = {
         "sku_id": sku_id,
         "split": _split(record, sku_id, file, settings),
-        "domain": _one_of(record, "domain", (CATALOG, QUERY)),
+        "domain": _one_of(record, "domain", (CATALOG, QUERY)) if "domain" in file.kinds else file.domain,
         "category_name": texts.get("category") or UNNAMED_CATEGORY,
         "title": texts.get("title"),
         "description": _description(texts),

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -60,6 +60,14 @@ class Answer:
     hits: list[Hit]
     milliseconds: dict[str, float]
     action: str | None = None
+
+
+class EmbeddedPhoto(NamedTuple):
+    """A photo's embedding (1, D) without the policy and as the query, and the policy's action, if any."""
+
+    plain: NDArray[np.float32]
+    query: NDArray[np.float32]
+    action: str | None
 
 
 class QueryEngine:
@@ -132,13 +140,13 @@ class QueryEngine:
         Raises:
             UserError: the file is missing, not an image, truncated or too large.
         """
-        clock = _Clock()
+        clock = Clock()
         query, action = self._embed_photo(photo, clock)
         return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a text; raises UserError if it is empty. Text embeddings are cached."""
-        clock = _Clock()
+        clock = Clock()
         query = self._embed_text(text)
         clock.lap("encode")
         return self._answer(query, top, within, clock)
@@ -151,7 +159,7 @@ class QueryEngine:
         `text_weight` is 0 for the photo alone, 1 for the text alone. Raises as `search_image`, `search_text`
         and `mix` do.
         """
-        clock = _Clock()
+        clock = Clock()
         row, action = self._embed_photo(photo, clock)
         query = mix(row, self._embed_text(text), text_weight)
         clock.lap("encode")
@@ -160,33 +168,38 @@ class QueryEngine:
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
         _require_top(top)
-        clock = _Clock()
+        clock = Clock()
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, source: PhotoSource, clock: "_Clock") -> tuple[NDArray[np.float32], str | None]:
+    def _embed_photo(self, source: PhotoSource, clock: "Clock") -> tuple[NDArray[np.float32], str | None]:
         """Returns the query embedding (1, D) of a photo and the policy's action."""
         image = read_photo(source)
         clock.lap("decode")
+        embedded = self.embed_image(image, clock)
+        return embedded.query, embedded.action
+
+    def embed_image(self, image: Image.Image, clock: "Clock") -> "EmbeddedPhoto":
+        """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
-        query = self.image_encoder.embed_pixels(pixels)
+        plain = self.image_encoder.embed_pixels(pixels)
         clock.lap("encode")
         if self.policy is None:
-            return query, None
+            return EmbeddedPhoto(plain, plain, None)
         photo = working_copy(image, self.policy.actions)
         features = quality_features(photo, image.width, image.height)[None]
-        action = ACTIONS[int(self.policy.decide(query, features).gated[0])]
+        action = ACTIONS[int(self.policy.decide(plain, features).gated[0])]
         if action == IDENTITY:
             clock.lap("policy")
-            return query, action
+            return EmbeddedPhoto(plain, plain, action)
         picture = processed(photo, action, self.policy.actions)
         clock.lap("policy")
         changed = self.image_encoder.embed_pixels(self.image_encoder.preprocess(picture)[None])
-        query = fuse(query, changed, self.policy.actions)
+        query = fuse(plain, changed, self.policy.actions)
         clock.lap("encode_again")
-        return query, action
+        return EmbeddedPhoto(plain, query, action)
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
@@ -198,7 +211,7 @@ class QueryEngine:
         query: NDArray[np.floating],
         top: int,
         within: Rows | None,
-        clock: "_Clock",
+        clock: "Clock",
         action: str | None = None,
     ) -> Answer:
         _require_top(top)
@@ -259,7 +272,7 @@ def read_photo(source: PhotoSource) -> Image.Image:
         raise UserError(f"{name} {what_is_wrong(error)}") from error
 
 
-class _Clock:
+class Clock:
     """Measures milliseconds between laps, summed per stage."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ def images(rows: np.ndarray = GOOD, ids: tuple[str, ...] = ("a", "b", "c")) -> p
 
 
 def texts(rows: np.ndarray = GOOD, ids: tuple[str, ...] = ("a", "b", "c")) -> pl.DataFrame:
-    return images(rows, ids).rename({"item_id": "text_id"})
+    return images(rows, ids).rename({"item_id": "text_id"}).with_columns(role=pl.lit("train"))
 
 
 def with_value(value: float) -> np.ndarray:
@@ -51,6 +51,12 @@ def test_an_id_that_occurs_twice_fails(of_images: pl.DataFrame, of_texts: pl.Dat
     result = embeddings_sound("clip_embeddings", of_images, of_texts)
     assert not result.passed
     assert result.metadata["repeated_ids"].value == 2
+
+
+def test_a_sentence_that_describes_and_trains_occurs_once_in_each_role() -> None:
+    both = pl.concat([texts(), texts().with_columns(role=pl.lit("gallery"))])
+    assert passed(images(), both)
+    assert not passed(images(), pl.concat([both, texts()[:1]]))
 
 
 def test_the_result_belongs_to_the_asset_it_looked_at() -> None:

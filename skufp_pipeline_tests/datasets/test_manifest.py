@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from skufp_pipeline.datasets import manifest
-from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
+from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest, read_photos
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.table import ITEM_SCHEMA, SKIPPED_SCHEMA, Catalogue
 from skufp_pipeline.errors import UserError
@@ -357,11 +357,45 @@ def test_two_files_that_differ_in_their_unicode_form_are_two_images(folder: Path
     assert items["image_id"].n_unique() == 2
 
 
-@pytest.mark.parametrize("name", ["sku_id", "image_path", "domain"])
+@pytest.mark.parametrize("name", ["sku_id", "image_path"])
 def test_a_missing_required_column_is_named(folder: Path, name: str) -> None:
     path = write_manifest(folder, [{key: value for key, value in row().items() if key != name}])
     with pytest.raises(UserError, match=f"lacks the column '{name}'"):
         read(path)
+
+
+def test_without_a_domain_all_rows_are_catalog_and_it_is_said(folder: Path) -> None:
+    bare = [{"sku_id": "apple", "image_path": "a.jpg"}, {"sku_id": "pear", "image_path": "b.jpg"}]
+    found = read(write_manifest(folder, bare))
+    assert found.items["domain"].to_list() == ["catalog", "catalog"]
+    assert found.items["role"].to_list() == ["gallery", "gallery"]
+    (told,) = found.warnings
+    assert told.endswith("has no column 'domain': all its pictures are taken as catalog pictures")
+
+
+@pytest.mark.parametrize("name", ["Domain", "domian"])
+def test_a_misspelt_domain_is_not_taken_for_a_catalogue_without_photos(folder: Path, name: str) -> None:
+    with pytest.raises(UserError, match=rf"lacks the column 'domain' \(is it '{name}'\?\)"):
+        read(write_manifest(folder, [{"sku_id": "a", "image_path": "a.jpg", name: "query"}]))
+
+
+def test_a_list_of_photos_is_read_as_queries_with_their_boxes_alone(folder: Path) -> None:
+    rows = [
+        {"sku_id": "apple", "image_path": "a.jpg", "split": "nonsense", "title": "One", "bbox": "1,2,30,40"},
+        {"sku_id": "apple", "image_path": "b.jpg", "split": "train", "title": "Two", "bbox": ""},
+        {"sku_id": "pear", "image_path": "gone.jpg", "split": "test", "title": "", "bbox": ""},
+        {"sku_id": "pear", "image_path": "https://shop.example/a.jpg", "split": "", "title": "", "bbox": ""},
+    ]
+    path = write_manifest(folder, rows)
+    found = read_photos(path, ManifestSettings(path=str(path)))
+    kept = {row["orig_image_path"]: row for row in found.items.to_dicts()}
+    assert {name: (row["domain"], row["sku_id"]) for name, row in kept.items()} == {
+        "a.jpg": ("query", "apple"),
+        "b.jpg": ("query", "apple"),
+    }
+    assert [kept[name]["bbox"] for name in ("a.jpg", "b.jpg")] == [[1, 2, 30, 40], [0, 0, 40, 60]]
+    assert sorted(found.skipped["reason"]) == ["missing_image", "url_refused"]
+    assert found.skus.columns == ["sku_id"]
 
 
 def test_boxes_are_given_in_one_form(folder: Path) -> None:

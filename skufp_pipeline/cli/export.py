@@ -1,0 +1,54 @@
+"""`skufp export`: results in the formats of other programs."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skufp_pipeline.artifacts.places import IMAGE_TEXT, RAW_DATASET, SKU_CROPS
+from skufp_pipeline.cli.options import index_option, preset_option, user_errors
+from skufp_pipeline.presets import load_preset
+from skufp_pipeline.store import ArtifactStore
+
+
+@click.group()
+def export() -> None:
+    """Export results in the formats of other programs."""
+
+
+@export.command("df2-jsonl")
+@preset_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
+@user_errors
+def export_df2(name: str | None, out: Path) -> None:
+    """Write the crop tree, *_sku_metadata.json and *_image_text.jsonl, as the reference pipeline does."""
+    from skufp_pipeline.datasets.export import export_df2_jsonl
+
+    preset = load_preset(name)
+    store = ArtifactStore(preset.data_root)
+    root = preset.dataset.root(RAW_DATASET.read(store).path)
+
+    def shards() -> Any:
+        for shard in range(preset.shards):
+            yield IMAGE_TEXT.read(store, shard).images(), SKU_CROPS.read(store, shard).path
+
+    counts = export_df2_jsonl(shards(), out, str(root))
+    click.echo(f"{out}: " + ", ".join(f"{count} {split} rows" for split, count in counts.items()))
+
+
+@export.command("fingerprints")
+@preset_option
+@click.option(
+    "--format", "file_format", required=True, type=click.Choice(["parquet", "numpy", "faiss", "qdrant"])
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
+@index_option
+@user_errors
+def export_index(name: str | None, file_format: str, out: Path, index: str) -> None:
+    """Write all fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
+    from skufp_pipeline.search.bundle import current_index
+    from skufp_pipeline.search.export import export_fingerprints
+
+    _, found = current_index(ArtifactStore(load_preset(name).data_root), index)
+    written = export_fingerprints(found, file_format, out)
+    click.echo(f"{out}: {len(found)} fingerprints of {found.dimension} dimensions in {', '.join(written)}")

@@ -1,0 +1,55 @@
+"""`skufp index`: the kept versions of an index."""
+
+import click
+
+from skufp_pipeline.cli.options import index_option, preset_option, user_errors
+from skufp_pipeline.presets import load_preset
+from skufp_pipeline.search.versions import Versions
+from skufp_pipeline.store import ArtifactStore
+
+
+@click.group("index")
+def index_group() -> None:
+    """Index versions: list them, roll back, publish one in spite of failed checks."""
+
+
+@index_group.command("list")
+@preset_option
+@index_option
+@user_errors
+def index_list(name: str | None, index: str) -> None:
+    """List the kept versions, the last published first."""
+    store = ArtifactStore(load_preset(name).data_root)
+    versions = Versions(store, index)
+    if not versions.listed():
+        versions.read()  # raises UserError with the reason
+    releases, current = versions.releases(), versions.in_use
+    order = {version: number for number, version in enumerate(releases.published, start=1)}
+    for version in sorted(versions.listed(), key=lambda version: -order.get(version, 0)):
+        state = "withdrawn" if version in releases.withdrawn else "published"
+        state = "in use" if version == current else state if version in order else "candidate"
+        summary = store.read_manifest(versions.key(version)).summary
+        click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
+
+
+@index_group.command("rollback")
+@preset_option
+@index_option
+@click.argument("version", required=False)
+@user_errors
+def index_rollback(name: str | None, index: str, version: str | None) -> None:
+    """Put the previous version (or VERSION) back in use; runs do not publish the present one again."""
+    versions = Versions(ArtifactStore(load_preset(name).data_root), index)
+    click.echo(f"in use: {versions.roll_back(version)}")
+
+
+@index_group.command("publish")
+@preset_option
+@index_option
+@click.argument("version")
+@user_errors
+def index_publish(name: str | None, index: str, version: str) -> None:
+    """Put VERSION in use even if a check failed or it was rolled back."""
+    preset = load_preset(name)
+    Versions(ArtifactStore(preset.data_root), index).publish(version, preset.kept_index_versions)
+    click.echo(f"in use: {version}")
