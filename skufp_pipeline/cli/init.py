@@ -121,7 +121,7 @@ def _time(preset: Preset, found: "Catalogue", overview: "Overview") -> str:
     catalog = found.items.filter(pl.col("domain") == "catalog")["orig_image_path"]
     paths = [find(path) for path in catalog.unique(maintain_order=True).head(MEASURED)]
     encoder = create_encoder(preset.encoder, pick_device(preset.compute.device), preset.seed)
-    speed, todo = measure_speed(encoder, paths, preset.encoder.training), work(preset, overview)
+    speed, todo = measure_speed(encoder, paths, preset.encoder), work(preset, overview)
     embedding, training = todo.embedded * speed.embedding, todo.trained * speed.training
     return (
         f"time on this machine: {about(embedding + training)}: training {about(training)} "

