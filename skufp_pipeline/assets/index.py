@@ -53,7 +53,11 @@ def group(preset: Preset) -> Group:
         stage=STAGE,
         kinds={"numpy", "parquet"},
         code=("skufp_pipeline.search.bundle", "skufp_pipeline.search.judging"),
-        config={"segment_rows": preset.index_segment_rows, "picture_side": preset.index_picture_side},
+        config={
+            "segment_rows": preset.index_segment_rows,
+            "picture_side": preset.index_picture_side,
+            "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
+        },
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
@@ -97,8 +101,9 @@ def search_index(run: Run) -> dg.MaterializeResult:
 
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
-        parts, sizes = (fingerprints.scan(), teachers.table(), tables, references), run.step.config
-        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
+        parts = (fingerprints.scan(), teachers.table(), tables, references)
+        settings = {**run.step.config, "lexical": preset.search.lexical, "columns": items.skus()}
+        index = build_index(directory, *parts, **settings, find=run.store.local_path)
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
         return {**size, RECALL: _development_recall(index, embeddings), **left_out(*said)}
