@@ -36,10 +36,7 @@ FOLDER, ABOUT_FILE, SPELLINGS_FILE = "lexical", "lexical.json", "spellings.txt"
 SATURATION = 1.2  # k1 of BM25
 NAMED = 3  # how often a word of a name counts
 LONGEST_CELL = 128  # characters of a cell that is found as a whole
-CODE_DIGITS, CODE_SHARE = (
-    5,
-    0.9,
-)  # a column of numbers is one of codes: digits (median), share of distinct values
+CODE_DIGITS, CODE_SHARE = 5, 0.9  # of a column of codes: digits (median), share of distinct values
 SHORTEST, LONG = 4, 8  # letters of a word that may have one, two typos
 CANDIDATES, REPLACEMENTS = 32, 3  # spellings that are compared with a misspelt word, and that stand for it
 MISSPELT = 0.8  # of a word's score is left for each typo
@@ -359,6 +356,5 @@ def _is_code(values: pl.Series) -> bool:
     if not values.dtype.is_integer() or not len(values):
         return False
     digits = values.cast(pl.String).str.len_chars().median()
-    return (
-        isinstance(digits, float) and digits >= CODE_DIGITS and values.n_unique() >= CODE_SHARE * len(values)
-    )
+    distinct = values.n_unique() >= CODE_SHARE * len(values)
+    return distinct and isinstance(digits, float) and digits >= CODE_DIGITS
