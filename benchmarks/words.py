@@ -5,9 +5,9 @@ alone, and by both (docs/search.md, "Words"):
     python benchmarks/words.py --manifest catalogue.csv
 
 The vectors are stand-ins: embeddings by all-MiniLM-L6-v2 of what the index knows of each SKU in words (title,
-category and the sentences that are not held out). A trained index has fingerprints of pictures instead. `--grid`
-compares settings, on development sentences alone; `--speed N` measures the made catalogue at N SKUs, with random
-vectors.
+category and the sentences that are not held out). A trained index has fingerprints of pictures instead.
+`--grid` compares settings, on development sentences alone; `--speed N` measures the made catalogue at N SKUs,
+with random vectors.
 """
 
 import json
@@ -42,9 +42,9 @@ KINDS = {
     "Tool": "drill hammer wrench chisel sander screwdriver", "Bag": "backpack suitcase tote duffel satchel",
     "Kitchen": "kettle toaster blender skillet saucepan grater", "Garden": "rake spade hose trellis planter",
 }  # fmt: skip
-MADE_OF = "leather cotton steel aluminium bamboo walnut canvas copper silicone wool linen ceramic".split()
+MADE_OF = ["leather", "cotton", "steel", "aluminium", "bamboo", "walnut", "canvas", "copper", "silicone", "wool", "linen", "ceramic"]
 LOOKS = (
-    "red navy olive charcoal ivory mustard teal burgundy striped matte glossy brushed vintage slim".split()
+    ["red", "navy", "olive", "charcoal", "ivory", "mustard", "teal", "burgundy", "striped", "matte", "glossy", "brushed", "vintage", "slim"]
 )
 USES = {
     "outdoors": ("made for long days in the open air", "keeps going on wet trails and in the mud"),
@@ -53,54 +53,75 @@ USES = {
     "travel": ("light enough for hand luggage", "folds away when you are on the road"),
     "gift": ("a present that people keep for years", "comes wrapped in a handsome box"),
 }
+ASKED = {
+    "Shoe": "shoe",
+    "Lamp": "lamp",
+    "Tool": "tool",
+    "Bag": "bag",
+    "Kitchen": "thing for the kitchen",
+    "Garden": "garden tool",
+}
+OF_IMAGES = ("image_path", "domain", "split", "bbox", "x1", "y1", "x2", "y2")
 Texts = Sequence[str]
 Queries = dict[str, list[tuple[str, set[int]]]]  # by kind: text and the rows that are right
 
 
-def made_catalogue(count: int, seed: int = 0) -> tuple[pl.DataFrame, list[list[str]]]:
-    """Returns SKUs with brands, codes, gtin and titles, and the sentences of each description."""
+def made_catalogue(count: int, seed: int = 0) -> tuple[pl.DataFrame, dict[str, Queries]]:
+    """Returns SKUs with brands, codes, gtin, titles and a `text`, and free sentences by role.
+
+    A sentence says in other words than the catalogue what a product is for, with its kind and its look; every
+    SKU of this use, kind and look is right.
+    """
     draw = random.Random(seed)
     brands = sorted({_made_name(draw) for _ in range(max(count // 60, 8))})
-    rows, described = [], []
+    rows = []
+    right: dict[str, tuple[str, set[int]]] = {}
     for number in range(count):
         kind, use = draw.choice(list(KINDS)), draw.choice(list(USES))
         noun, look, stuff = draw.choice(KINDS[kind].split()), draw.choice(LOOKS), draw.choice(MADE_OF)
         brand, line = draw.choice(brands), _made_name(draw)
-        model = f"{''.join(draw.choices(string.ascii_uppercase, k=2))}-{draw.randrange(1000)}.{draw.randrange(10)}"
+        letters, digits = "".join(draw.choices(string.ascii_uppercase, k=2)), draw.randrange(10_000)
         rows.append(
             {
-                "sku_id": f"S{number:07d}", "title": f"{brand} {line} {look} {stuff} {noun}",
-                "category_name": kind, "brand": brand, "model": model,
+                "sku_id": f"S{number:07d}",
+                "title": f"{brand} {line} {look} {stuff} {noun}",
+                "category_name": kind,
+                "brand": brand,
+                "model": f"{letters}-{digits // 10}.{digits % 10}",
                 "gtin": 4_000_000_000_000 + draw.randrange(10**12),
+                "text": f"This {noun} is {USES[use][0]}.",
             }
-        )  # fmt: skip
-        first, second = USES[use]
-        described.append([f"This {look} {noun} is {first}.", f"With {stuff} parts the {noun} {second}."])
-    return pl.DataFrame(rows), described
+        )
+        asked = f"A {look} {ASKED[kind]} that {USES[use][1]}."
+        right.setdefault(asked, (asked, set()))[1].add(number)
+    return pl.DataFrame(rows), _by_role(right)
 
 
-def read_manifest(path: Path) -> tuple[pl.DataFrame, list[list[str]]]:
-    """Returns the SKUs of a manifest with its columns of words, and the sentences of each description."""
-    table = pl.read_csv(path, infer_schema_length=None)
-    of_images = ("image_path", "domain", "split", "bbox", "x1", "y1", "x2", "y2")
-    table = table.drop(name for name in of_images if name in table.columns)
-    first = table.group_by("sku_id", maintain_order=True).agg(pl.all().drop_nulls().first())
-    said = [sentences(None, text) for text in first["description"]] if "description" in table.columns else []
-    skus = first.drop("description", strict=False).rename({"category": "category_name"}, strict=False)
-    return skus, said or [[] for _ in range(len(skus))]
+def read_manifest(path: Path) -> tuple[pl.DataFrame, dict[str, Queries]]:
+    """Returns the SKUs of a manifest with the sentences that the index may read as `text`, and the others by role.
 
-
-def divided(skus: pl.DataFrame, described: list[list[str]]) -> tuple[pl.DataFrame, dict[str, Queries]]:
-    """Returns the SKUs with what the index may read of them as `text`, and the held-out sentences by role."""
+    A sentence of several SKUs has one role, so that the index holds it of none of them, and each is right.
+    """
+    cells = pl.read_csv(path, infer_schema_length=None)
+    cells = cells.drop(name for name in OF_IMAGES if name in cells.columns)
+    skus = cells.group_by("sku_id", maintain_order=True).agg(pl.all().drop_nulls().first())
+    described = skus["description"] if "description" in skus.columns else [None] * len(skus)
     texts: list[str] = []
-    held: dict[str, Queries] = {role: {"free sentence": []} for role in (DEVELOPMENT, EVALUATION)}
-    for row, (sku_id, said) in enumerate(zip(skus["sku_id"], described, strict=True)):
-        roles = [query_role(f"{sku_id}/{sentence.casefold().strip(' .!?')}", HELD_OUT) for sentence in said]
-        texts.append(" ".join(text for text, role in zip(said, roles, strict=True) if role == TRAIN))
-        for text, role in zip(said, roles, strict=True):
-            if role != TRAIN:
-                held[role]["free sentence"].append((text, {row}))
-    return skus.with_columns(text=pl.Series(texts, dtype=pl.String)), held
+    right: dict[str, tuple[str, set[int]]] = {}
+    for row, description in enumerate(described):
+        said = {sentence.casefold().strip(" .!?"): sentence for sentence in sentences(None, description)}
+        texts.append(" ".join(text for key, text in said.items() if query_role(key, HELD_OUT) == TRAIN))
+        for key, text in said.items():
+            right.setdefault(key, (text, set()))[1].add(row)
+    skus = skus.drop("description", strict=False).rename({"category": "category_name"}, strict=False)
+    return skus.with_columns(text=pl.Series(texts, dtype=pl.String)), _by_role(right)
+
+
+def _by_role(right: dict[str, tuple[str, set[int]]]) -> dict[str, Queries]:
+    return {
+        role: {"free sentence": [asked for key, asked in right.items() if query_role(key, HELD_OUT) == role]}
+        for role in (DEVELOPMENT, EVALUATION)
+    }
 
 
 def exact_queries(skus: pl.DataFrame, seed: int) -> Queries:
@@ -203,8 +224,7 @@ def table(
 
 def speed(count: int, seed: int = 0) -> dict[str, float]:
     """Measures building, size, memory and the time that words add to a query, at `count` SKUs."""
-    skus, described = made_catalogue(count, seed)
-    skus, held = divided(skus, described)
+    skus, held = made_catalogue(count, seed)
     vectors = np.random.default_rng(seed).standard_normal((count, 64), dtype=np.float32)
     index = FingerprintIndex(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), skus)
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -283,8 +303,7 @@ def main(
     if speed_skus is not None:
         click.echo(json.dumps(speed(speed_skus), indent=1))
         return
-    read = made_catalogue(skus) if manifest is None else read_manifest(manifest)
-    known, held = divided(*read)
+    known, held = made_catalogue(skus) if manifest is None else read_manifest(manifest)
     settings = [LexicalSettings(weight=w, least=m) for w, m in GRID] if grid else [LexicalSettings()]
     role = DEVELOPMENT if grid else EVALUATION
     found = table(known, {**exact_queries(known, seed=3 if grid else 2), **held[role]}, settings, queries)

@@ -1,21 +1,21 @@
 """The lexical index: finds SKUs by ids, codes, names and other exact words, also misspelt ones.
 
 It is BM25 (Robertson and Zaragoza 2009; the library bm25s, Lù 2024) over the words of each SKU, without a
-penalty for long texts. A name (id, title, category, any further column) counts three times a word of the
-description. A word that no SKU has is replaced by the nearest words at hand, by edit distance.
+penalty for long texts. A word of a name (id, title, category, any further column) counts as three, one of
+the description once, however often it stands there. A word that no SKU has is replaced by the nearest known
+ones, by edit distance.
 
 lexical/
     lexical.json            number of SKUs and of spellings, settings
     words/                  BM25 of SKUs by word
         terms.npy           (T,) uint64 hashes of the words, ascending
-        best.npy            (T,) float32, the highest score of each
         data.csc.index.npy  indices.csc.index.npy  indptr.csc.index.npy: bm25s's scores by word
     spellings.txt           words that a misspelt one may stand for, one a line
     trigrams/               BM25 of spellings by trigram, files as in words/
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -34,11 +34,11 @@ from skufp_pipeline.settings import Settings
 
 FOLDER, ABOUT_FILE, SPELLINGS_FILE = "lexical", "lexical.json", "spellings.txt"
 SATURATION = 1.2  # k1 of BM25
-NAMED = 3  # how often a word of a name counts
+NAMED = 3  # how often a word of a name counts: in a description alone it has 0.64 of its weight
 LONGEST_CELL = 128  # characters of a cell that is found as a whole
 CODE_DIGITS, CODE_SHARE = 5, 0.9  # of a column of codes: digits (median), share of distinct values
-SHORTEST, LONG = 4, 8  # letters of a word that may have one, two typos
-CANDIDATES, REPLACEMENTS = 32, 3  # spellings that are compared with a misspelt word, and that stand for it
+SHORTEST, LONG = 3, 6  # letters of a word that may have one, two typos: Lucene's automatic fuzziness
+CANDIDATES, REPLACEMENTS = 256, 3  # spellings that are compared with a misspelt word, and that stand for it
 MISSPELT = 0.8  # of a word's score is left for each typo
 KEPT_WORDS = 4096  # cached replacements
 # Before a token that stands for a whole cell, from the least to the most exact: rank of an exact match.
@@ -74,8 +74,8 @@ class Match:
 class Bm25:
     """Scores of documents by term, held as a sparse matrix; memory-mapped if it was loaded."""
 
-    def __init__(self, terms: NDArray[np.uint64], best: NDArray[np.float32], scores: Any) -> None:
-        self.terms, self.best, self._scores = terms, best, scores
+    def __init__(self, terms: NDArray[np.uint64], scores: Any) -> None:
+        self.terms, self._scores = terms, scores
 
     @classmethod
     def build(cls, documents: Iterable[Sequence[str]]) -> "Bm25":
@@ -89,9 +89,7 @@ class Bm25:
         scores.scores = scores.build_index_from_ids(
             list(range(len(terms))), [[places[n] for n in document] for document in listed], False
         )
-        starts = scores.scores["indptr"][:-1]
-        best = np.maximum.reduceat(scores.scores["data"], starts) if len(starts) else np.empty(0)
-        return cls(terms, best.astype(np.float32), scores)
+        return cls(terms, scores)
 
     def save(self, folder: Path) -> None:
         """Writes the arrays into a new folder."""
@@ -100,27 +98,25 @@ class Bm25:
         for name, array in arrays.items():
             np.save(folder / f"{name}.csc.index.npy", array)
         np.save(folder / "terms.npy", self.terms)
-        np.save(folder / "best.npy", self.best)
 
     @classmethod
     def load(cls, folder: Path, documents: int) -> "Bm25":
         """Opens the arrays; raises ValueError or OSError if they don't belong together."""
         scores = _bm25s()
         scores.load_scores(folder, num_docs=documents, mmap=True)
-        terms, best = (np.load(folder / f"{name}.npy", allow_pickle=False) for name in ("terms", "best"))
+        terms = np.load(folder / "terms.npy", allow_pickle=False)
         held = scores.scores
         kinds = {"data": "float32", "indices": "int32", "indptr": "int64"}
         if any(held[name].dtype != kind or held[name].ndim != 1 for name, kind in kinds.items()):
             raise ValueError(f"{folder.name} holds arrays of other types than expected")
         starts, rows = np.asarray(held["indptr"]), held["indices"]
-        fits = len(starts) == len(terms) + 1 == len(best) + 1 and terms.dtype == np.uint64
+        fits = len(starts) == len(terms) + 1 and terms.dtype == np.uint64
         if not fits or len(rows) != len(held["data"]) or starts[0] != 0 or starts[-1] != len(rows):
             raise ValueError(f"the arrays of {folder.name} do not fit together")
-        if (np.diff(starts) < 0).any() or (
-            len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < documents
-        ):
+        outside = len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < documents
+        if (np.diff(starts) < 0).any() or outside:
             raise ValueError(f"{folder.name} refers to documents that do not exist")
-        return cls(terms, best, scores)
+        return cls(terms, scores)
 
     def find(self, term: str) -> int | None:
         """Returns the number of a term; None if no document has it."""
@@ -139,9 +135,11 @@ class Bm25:
         rows: NDArray[np.int32] = held["indices"][held["indptr"][term] : held["indptr"][term + 1]]
         return rows
 
-    def rarest(self, documents: int) -> float:
-        """The score that a term of no document would have: the weight of an unknown word."""
-        return float(np.log(1 + (documents + 0.5) / 0.5) * NAMED / (NAMED + SATURATION))
+    def full(self, term: int | None) -> float:
+        """The score of a document that names a term, the weight of a word; None is a term of no document."""
+        having = 0 if term is None else len(self.documents(term))
+        rarity = np.log(1 + (self._scores.scores["num_docs"] - having + 0.5) / (having + 0.5))
+        return float(rarity * NAMED / (NAMED + SATURATION))
 
 
 class LexicalIndex:
@@ -183,7 +181,7 @@ class LexicalIndex:
         )
         spellings: dict[str, None] = {}
         names = skus.select(named).iter_rows()
-        numbers = skus.select(codes).iter_rows() if codes else ([] for _ in range(len(skus)))
+        numbers: Iterable[tuple[Any, ...]] = skus.select(codes).iter_rows() if codes else [()] * len(skus)
         terms = Bm25.build(
             _document(sku, name, number, text, spellings)
             for sku, name, number, text in zip(skus["sku_id"], names, numbers, wanted, strict=True)
@@ -241,12 +239,12 @@ class LexicalIndex:
         return list(dict.fromkeys(word for word, terms in match.words if any(map(self._has(row), terms))))
 
     def boosts(self, match: Match, exact: float) -> NDArray[np.float64]:
-        """(M,) what is added to the vector scores of `match.rows`; `exact` for each rank of an exact match."""
+        """(M,) what is added to the scores of `match.rows`; `exact` for each rank of an exact match."""
         settings = self.about.settings
         above = np.maximum(match.shares - settings.least, 0) / (1 - settings.least)
         return settings.weight * above + exact * match.exact
 
-    def _has(self, row: int) -> Any:
+    def _has(self, row: int) -> Callable[[int], bool]:
         def has(term: int) -> bool:
             rows = self.terms.documents(term)
             place = int(np.searchsorted(rows, row))
@@ -265,13 +263,13 @@ class LexicalIndex:
         """Each looked-up word with its terms and the score of a SKU that has it in full."""
         known = self.terms.find(whole)
         if known is not None:
-            return [(whole, (known,), float(self.terms.best[known]))]
+            return [(whole, (known,), self.terms.full(known))]
         if parts:
             return [found for part in parts for found in self._terms_of(part, ())]
         distance, near = self._nearest(whole)
         if not near:
-            return [(whole, (), self.terms.rarest(self.about.skus))]
-        full = max(float(self.terms.best[term]) for term in near)
+            return [(whole, (), self.terms.full(None))]
+        full = max(self.terms.full(term) for term in near)
         return [(whole, near, full / MISSPELT**distance)]
 
     def _nearest_words(self, word: str) -> tuple[int, tuple[int, ...]]:
@@ -307,8 +305,8 @@ class LexicalFolder:
         found = LexicalIndex.load(self._directory)
         if found.about.skus != self._rows:
             raise UserError(
-                f"the words of index bundle {self._directory} are of {found.about.skus} SKUs, its fingerprints "
-                f"of {self._rows}; materialize search_index"
+                f"the words of index bundle {self._directory} are of {found.about.skus} SKUs, its "
+                f"fingerprints of {self._rows}; materialize search_index"
             )
         return found
 
@@ -321,7 +319,9 @@ def open_lexical(directory: Path, rows: int) -> LexicalFolder | None:
 def _bm25s() -> Any:
     import bm25s  # imports SciPy and Numba, which loading the definitions should not
 
-    return bm25s.BM25(k1=SATURATION, b=0, method="lucene", backend="numpy", csc_backend="numpy")
+    empty = bm25s.BM25(k1=SATURATION, b=0, method="lucene", backend="numpy", csc_backend="numpy")
+    empty.nonoccurrence_array = None  # this method has none; `load_scores` does not say so
+    return empty
 
 
 def _document(
@@ -330,9 +330,8 @@ def _document(
     """The terms of one SKU; adds its words of letters to `spellings`."""
     cells = [str(cell) for value in names for cell in _cells(value)]
     cells += [str(number) for number in numbers if number is not None]
-    found = [token for cell in cells for word in words(cell) for token in word.tokens] * NAMED
-    if text:
-        found += [token for word in words(text) for token in word.tokens]
+    found = list(dict.fromkeys(token for cell in cells for token in _tokens(cell))) * NAMED
+    found += dict.fromkeys(_tokens(text or ""))
     for token in found:
         if len(token) >= SHORTEST and token.isascii() and token.isalpha():
             spellings.setdefault(token)
@@ -340,6 +339,10 @@ def _document(
     for plain in (normal(cell) for cell in cells if len(cell) <= LONGEST_CELL):
         exact |= {f"{EXACT[1]}{plain}", f"{EXACT[0]}{squeezed(plain)}"}
     return found + sorted(exact)
+
+
+def _tokens(text: str) -> list[str]:
+    return [token for word in words(text) for token in word.tokens]
 
 
 def _cells(value: Any) -> Sequence[Any]:
