@@ -12,6 +12,7 @@ with random vectors.
 
 import json
 import random
+import re
 import resource
 import string
 import tempfile
@@ -42,10 +43,36 @@ KINDS = {
     "Tool": "drill hammer wrench chisel sander screwdriver", "Bag": "backpack suitcase tote duffel satchel",
     "Kitchen": "kettle toaster blender skillet saucepan grater", "Garden": "rake spade hose trellis planter",
 }  # fmt: skip
-MADE_OF = ["leather", "cotton", "steel", "aluminium", "bamboo", "walnut", "canvas", "copper", "silicone", "wool", "linen", "ceramic"]
-LOOKS = (
-    ["red", "navy", "olive", "charcoal", "ivory", "mustard", "teal", "burgundy", "striped", "matte", "glossy", "brushed", "vintage", "slim"]
-)
+MADE_OF = [
+    "leather",
+    "cotton",
+    "steel",
+    "aluminium",
+    "bamboo",
+    "walnut",
+    "canvas",
+    "copper",
+    "silicone",
+    "wool",
+    "linen",
+    "ceramic",
+]
+LOOKS = [
+    "red",
+    "navy",
+    "olive",
+    "charcoal",
+    "ivory",
+    "mustard",
+    "teal",
+    "burgundy",
+    "striped",
+    "matte",
+    "glossy",
+    "brushed",
+    "vintage",
+    "slim",
+]
 USES = {
     "outdoors": ("made for long days in the open air", "keeps going on wet trails and in the mud"),
     "home": ("a quiet helper for small flats", "fits on any shelf of your living room"),
@@ -98,7 +125,7 @@ def made_catalogue(count: int, seed: int = 0) -> tuple[pl.DataFrame, dict[str, Q
 
 
 def read_manifest(path: Path) -> tuple[pl.DataFrame, dict[str, Queries]]:
-    """Returns the SKUs of a manifest with the sentences that the index may read as `text`, and the others by role.
+    """Returns the SKUs of a manifest, with the sentences that the index may read as `text`; the others by role.
 
     A sentence of several SKUs has one role, so that the index holds it of none of them, and each is right.
     """
@@ -136,10 +163,13 @@ def exact_queries(skus: pl.DataFrame, seed: int) -> Queries:
                     by_text.setdefault(str(cell), set()).add(row)
             found[f"{column}, as it is"] = list(by_text.items())
     if "model" in skus.columns:
-        squeezed = [
-            (text.replace("-", "").replace(".", "").lower(), rows) for text, rows in found["model, as it is"]
-        ]
-        found["model, without signs"] = squeezed
+        codes = found["model, as it is"]
+        found["model, without signs"] = [(re.sub(r"[-.]", "", text).lower(), rows) for text, rows in codes]
+    by_word: dict[str, set[int]] = {}
+    for text, rows in found.get("title, as it is", []):
+        for word in text.split():
+            by_word.setdefault(word, set()).update(rows)
+    found["word of two titles or more"] = [(word, rows) for word, rows in by_word.items() if len(rows) > 1]
     for typos in (1, 2):
         wrong = [(_misspelt(text, typos, draw), rows) for text, rows in found.get("title, as it is", [])]
         found[f"title, {typos} typo{'s' * (typos > 1)}"] = wrong
@@ -227,6 +257,7 @@ def speed(count: int, seed: int = 0) -> dict[str, float]:
     skus, held = made_catalogue(count, seed)
     vectors = np.random.default_rng(seed).standard_normal((count, 64), dtype=np.float32)
     index = FingerprintIndex(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), skus)
+    index.warm_up()
     start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as name:
         LexicalIndex.build(skus, LexicalSettings(), further(skus)).save(Path(name))

@@ -151,6 +151,9 @@ def demo(name: str | None) -> None:
     show_default=True,
     help="Whether the query policy may process the photo; auto: where the index has one.",
 )
+@click.option(
+    "--words/--no-words", default=True, help="Whether exact words, names and codes of the text count as such."
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -165,6 +168,7 @@ def search(
     where: tuple[str, ...],
     within: Path | None,
     policy: "UsePolicy",
+    words: bool,
     top: int,
     as_json: bool,
     save: Path | None,
@@ -177,7 +181,7 @@ def search(
     query = _Query(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = _engine(preset, store, policy, index)
+    engine = _engine(preset, store, policy, index, words)
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
@@ -485,13 +489,17 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
 
 
 def _engine(
-    preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto", index: str = FINGERPRINTS
+    preset: Preset,
+    store: ArtifactStore,
+    policy: "UsePolicy" = "auto",
+    index: str = FINGERPRINTS,
+    words: bool = True,
 ) -> "QueryEngine":
     from skufp_pipeline.search.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
     device = pick_device(preset.compute.device)
-    return QueryEngine.open(store, device, preset.query_encoder, policy, index)
+    return QueryEngine.open(store, device, preset.query_encoder, policy, index, words)
 
 
 def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
@@ -516,7 +524,8 @@ def _print_report(store: ArtifactStore, as_json: bool) -> None:
 def _print_answer(answer: "Answer") -> None:
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
-        click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}")
+        matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
+        click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 

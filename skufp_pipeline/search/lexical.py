@@ -41,8 +41,7 @@ SHORTEST, LONG = 3, 6  # letters of a word that may have one, two typos: Lucene'
 CANDIDATES, REPLACEMENTS = 256, 3  # spellings that are compared with a misspelt word, and that stand for it
 MISSPELT = 0.8  # of a word's score is left for each typo
 KEPT_WORDS = 4096  # cached replacements
-# Before a token that stands for a whole cell, from the least to the most exact: rank of an exact match.
-EXACT = ("squeezed\0", "cell\0", "id\0")
+SQUEEZED, CELL, ID = "squeezed\0", "cell\0", "id\0"  # before a term that stands for a whole cell
 
 
 class About(Settings):
@@ -204,13 +203,13 @@ class LexicalIndex:
         """Opens the lexical index of a bundle, memory-mapped; raises UserError if it can't be read."""
         folder = directory / FOLDER
         try:
-            about = About.model_validate_json((folder / ABOUT_FILE).read_text())
+            about = _about(folder)
             spellings = (folder / SPELLINGS_FILE).read_text().split()
             if len(spellings) != about.spellings:
                 raise ValueError(f"{SPELLINGS_FILE} holds {len(spellings)} words, not {about.spellings}")
             terms = Bm25.load(folder / "words", about.skus)
             near = Bm25.load(folder / "trigrams", max(about.spellings, 1))
-        except (OSError, EOFError, ValueError, ValidationError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise UserError(
                 f"the words of index bundle {directory} can't be read: {error}; materialize search_index"
             ) from error
@@ -254,9 +253,9 @@ class LexicalIndex:
 
     def _exact(self, query: str) -> list[tuple[int, int]]:
         """The terms of cells that the query equals, with their rank, the least exact first."""
-        plain = normal(query)
-        asked = zip(EXACT, (squeezed(plain), plain, plain), strict=True)
-        found = [(rank, self.terms.find(f"{kind}{text}")) for rank, (kind, text) in enumerate(asked, start=1)]
+        plain, letters = normal(query), squeezed(normal(query))
+        asked = ((1, SQUEEZED + letters), (1, CELL + letters), (2, CELL + plain), (3, ID + plain))
+        found = ((rank, self.terms.find(term)) for rank, term in asked)
         return [(rank, term) for rank, term in found if term is not None]
 
     def _terms_of(self, whole: str, parts: Sequence[str]) -> list[tuple[str, tuple[int, ...], float]]:
@@ -316,6 +315,13 @@ def open_lexical(directory: Path, rows: int) -> LexicalFolder | None:
     return LexicalFolder(directory, rows) if (directory / FOLDER).is_dir() else None
 
 
+def _about(folder: Path) -> About:
+    try:
+        return About.model_validate_json((folder / ABOUT_FILE).read_text())
+    except ValidationError as error:
+        raise ValueError(f"{ABOUT_FILE}: {error.errors()[0]['msg']}") from error
+
+
 def _bm25s() -> Any:
     import bm25s  # imports SciPy and Numba, which loading the definitions should not
 
@@ -335,9 +341,10 @@ def _document(
     for token in found:
         if len(token) >= SHORTEST and token.isascii() and token.isalpha():
             spellings.setdefault(token)
-    exact = {f"{EXACT[2]}{normal(str(sku_id))}"}
+    exact = {ID + normal(str(sku_id))}
     for plain in (normal(cell) for cell in cells if len(cell) <= LONGEST_CELL):
-        exact |= {f"{EXACT[1]}{plain}", f"{EXACT[0]}{squeezed(plain)}"}
+        letters = squeezed(plain)
+        exact |= {CELL + plain, SQUEEZED + letters} if letters not in ("", plain) else {CELL + plain}
     return found + sorted(exact)
 
 

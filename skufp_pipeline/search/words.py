@@ -44,7 +44,9 @@ def normal(text: str) -> str:
     >>> normal(" ＡＢ-100 \\n x")
     'ab-100 x'
     """
-    return " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold()).split())
+    if not text.isascii():  # casefold may leave the form: normalize again
+        text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(text.lower().split())
 
 
 def squeezed(text: str) -> str:
@@ -53,6 +55,8 @@ def squeezed(text: str) -> str:
     >>> squeezed("ab-100.2 x")
     'ab1002x'
     """
+    if text.isascii():
+        return "".join(_PART.findall(text))
     return "".join(sign for sign in text if sign.isalnum() or unicodedata.category(sign)[0] == "M")
 
 
