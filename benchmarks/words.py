@@ -125,7 +125,7 @@ def made_catalogue(count: int, seed: int = 0) -> tuple[pl.DataFrame, dict[str, Q
 
 
 def read_manifest(path: Path) -> tuple[pl.DataFrame, dict[str, Queries]]:
-    """Returns the SKUs of a manifest, with the sentences that the index may read as `text`; the others by role.
+    """Returns the SKUs of a manifest, with the sentences that the index may read as `text`; others by role.
 
     A sentence of several SKUs has one role, so that the index holds it of none of them, and each is right.
     """

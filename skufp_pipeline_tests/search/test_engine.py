@@ -176,7 +176,7 @@ def test_an_index_with_words_opens_them_when_a_text_is_asked(
     picture("red").save(tmp_path / "photo.png")
     assert len(damaged.search_image(tmp_path / "photo.png", 3).hits) == 3
     with pytest.raises(
-        UserError, match="the words of index bundle .* can't be read: lexical.json: Field req"
+        UserError, match=r"the words of index bundle .* can't be read: lexical\.json: Field req"
     ):
         damaged.search_text("plum", 1)
     publish_index(store, index, "before", clip=clip)
