@@ -15,6 +15,7 @@ lexical/
 """
 
 import json
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -80,22 +81,26 @@ class Bm25:
     def build(cls, documents: Iterable[Sequence[str]]) -> "Bm25":
         """Counts the terms of each document; the result depends on nothing but their hashes and order."""
         numbers: dict[str, int] = {}
-        listed = [[numbers.setdefault(term, len(numbers)) for term in document] for document in documents]
+        listed = [
+            array("I", [numbers.setdefault(term, len(numbers)) for term in document])
+            for document in documents
+        ]
         hashes = np.fromiter((stable_hash(term) for term in numbers), np.uint64, len(numbers))
+        del numbers  # most of the memory: free it before the scores are made
         terms, place = np.unique(hashes, return_inverse=True)
         places = place.tolist()
+        for document in listed:
+            document[:] = array("I", [places[number] for number in document])
         scores = _bm25s()
-        scores.scores = scores.build_index_from_ids(
-            list(range(len(terms))), [[places[n] for n in document] for document in listed], False
-        )
+        scores.scores = scores.build_index_from_ids(list(range(len(terms))), listed, False)
         return cls(terms, scores)
 
     def save(self, folder: Path) -> None:
         """Writes the arrays into a new folder."""
         folder.mkdir()
         arrays = {name: self._scores.scores[name] for name in ("data", "indices", "indptr")}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.csc.index.npy", array)
+        for name, held in arrays.items():
+            np.save(folder / f"{name}.csc.index.npy", held)
         np.save(folder / "terms.npy", self.terms)
 
     @classmethod
