@@ -166,8 +166,9 @@ def exact_queries(skus: pl.DataFrame, seed: int) -> Queries:
         codes = found["model, as it is"]
         found["model, without signs"] = [(re.sub(r"[-.]", "", text).lower(), rows) for text, rows in codes]
     by_word: dict[str, set[int]] = {}
+    categories = {text for text, _ in found.get("category_name, as it is", [])}  # whose SKUs come first
     for text, rows in found.get("title, as it is", []):
-        for word in text.split():
+        for word in sorted(set(text.split()) - categories):
             by_word.setdefault(word, set()).update(rows)
     found["word of two titles or more"] = [(word, rows) for word, rows in by_word.items() if len(rows) > 1]
     for typos in (1, 2):
