@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Embeddings, ImageEncoder
+from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     BEST_SHOT_TEACHERS,
@@ -56,7 +56,11 @@ def group(preset: Preset) -> Group:
         stage=STAGE,
         kinds={"numpy", "parquet"},
         code=("skufp_pipeline.search.bundle", "skufp_pipeline.search.judging"),
-        config={"segment_rows": preset.index_segment_rows, "picture_side": preset.index_picture_side},
+        config={
+            "segment_rows": preset.index_segment_rows,
+            "picture_side": preset.index_picture_side,
+            "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
+        },
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
@@ -147,7 +151,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
 
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
-        parts, sizes = (fingerprints.scan(), teachers.table(), tables, references), run.step.config
+        parts = (fingerprints.scan(), teachers.table(), tables, references)
+        sizes = {**run.step.config, "lexical": preset.search.lexical}
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
@@ -155,15 +160,13 @@ def search_index(run: Run) -> dg.MaterializeResult:
 
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
-    table = items.items()
-    catalogue = {*table.filter(table["role"] == GALLERY)["sku_id"], *lost_skus(table, items.skipped())}
-    checks = judge(candidate.artifact, versions, catalogue, preset)
+    checks = judge(candidate.artifact, versions, _catalogue(items), preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
-    pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
-    release = {"version": version, "published": int(passed), "pruned_versions": pruned}
+    release: dict[str, Any] = {"version": version, "published": int(passed)}
+    release["pruned_versions"] = versions.publish(version, preset.kept_index_versions) if passed else 0
     skus = FingerprintIndex.load(candidate.path).skus
-    by_category = counts_table(skus, ["split", "category_name"])
-    return run.done(candidate, {**frame_metadata(skus), **release, "skus_by_category": by_category}, *checks)
+    release["skus_by_category"] = counts_table(skus, ["split", "category_name"])
+    return run.done(candidate, {**frame_metadata(skus), **release}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -194,6 +197,12 @@ def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
     """The results that turn queries into vectors; they are kept with each version of the index."""
     exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
     return (CLIP_CHECKPOINT, *exported, *((VLA_CHECKPOINT,) if preset.policy else ()))
+
+
+def _catalogue(items: Annotations) -> set[str]:
+    """The SKUs that the index should hold."""
+    table = items.items()
+    return {*table.filter(table["role"] == GALLERY)["sku_id"], *lost_skus(table, items.skipped())}
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:

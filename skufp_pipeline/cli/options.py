@@ -62,10 +62,14 @@ def write_csv(frame: pl.DataFrame, path: Path) -> None:
 
 
 def open_engine(
-    preset: Preset, store: ArtifactStore, policy: "UsePolicy" = "auto", index: str = FINGERPRINTS
+    preset: Preset,
+    store: ArtifactStore,
+    policy: "UsePolicy" = "auto",
+    index: str = FINGERPRINTS,
+    words: bool = True,
 ) -> "QueryEngine":
     from skufp_pipeline.search.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
     device = pick_device(preset.compute.device)
-    return QueryEngine.open(store, device, preset.query_encoder, policy, index)
+    return QueryEngine.open(store, device, preset.query_encoder, policy, index, words)

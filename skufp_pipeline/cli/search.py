@@ -54,6 +54,9 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
     show_default=True,
     help="Whether the query policy may process the photo; auto: where the index has one.",
 )
+@click.option(
+    "--words/--no-words", default=True, help="Whether exact words, names and codes of the text count as such."
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -68,6 +71,7 @@ def search(
     where: tuple[str, ...],
     within: Path | None,
     policy: "UsePolicy",
+    words: bool,
     top: int,
     as_json: bool,
     save: Path | None,
@@ -80,7 +84,7 @@ def search(
     query = _Query(image, text, text_weight, like)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = open_engine(preset, store, policy, index)
+    engine = open_engine(preset, store, policy, index, words)
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
@@ -94,7 +98,8 @@ def search(
 def print_answer(answer: "Answer") -> None:
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
-        click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}")
+        matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
+        click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 

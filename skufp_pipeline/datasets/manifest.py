@@ -52,9 +52,7 @@ class ManifestSettings(Settings):
 
     path: str  # a .csv or .parquet file; image paths in it are relative to its folder
     only_pairs: bool = False  # keep only SKUs that have both catalog and query items
-    validation_fraction: float = Field(
-        0.2, ge=0, le=1
-    )  # of the SKUs, if photos but no split are given
+    validation_fraction: float = Field(0.2, ge=0, le=1)  # of the SKUs, if photos but no split are given
     max_pixels: MaxPixels = MAX_PIXELS
     encoding: str | None = None  # of a CSV, such as cp1252; null recognises it
 

@@ -26,6 +26,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
+from skufp_pipeline.search.settings import SearchSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
 
@@ -136,6 +137,7 @@ class Preset(Settings):
     policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
+    search: SearchSettings = SearchSettings()
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build

@@ -1,6 +1,6 @@
 """Builds an index bundle and loads the one in use."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,9 @@ from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.search.files import Chunk, write_index
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.pictures import write_pictures
+from skufp_pipeline.search.settings import LexicalSettings
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import Artifact, ArtifactStore
 
@@ -29,6 +31,7 @@ def build_index(
     picture_side: int | None = None,
     find: Callable[[str], Path] = Path,
     columns: pl.DataFrame | None = None,
+    lexical: LexicalSettings | None = None,
 ) -> FingerprintIndex:
     """Writes the index of all fingerprints to `directory` and loads it from there.
 
@@ -43,6 +46,7 @@ def build_index(
         columns: the catalogue's further columns by `sku_id`. A colour, pattern or lightness of the catalogue
             takes the place of the one seen in the pictures, which is kept as `photo_colour` and so on; any
             other name that the index needs for itself gets `catalogue_` before it.
+        lexical: how words count; None stores no words.
 
     Raises:
         UserError: a fingerprint is not finite or not of norm 1, a bias is not finite, or a SKU occurs twice.
@@ -58,6 +62,9 @@ def build_index(
     if picture_side is not None:
         seen = index.skus.select("sku_id", "image").drop_nulls()
         write_pictures(directory, seen["sku_id"].to_list(), seen["image"].to_list(), picture_side, find)
+    if lexical is not None and len(index):
+        described = _described(image_text.values())
+        LexicalIndex.build(index.skus, lexical, catalogue_columns(index.skus), described).save(directory)
     return index
 
 
@@ -77,6 +84,12 @@ def seen_looks(skus: pl.DataFrame) -> pl.DataFrame:
     """The SKU table with colour, pattern and lightness as seen in the pictures."""
     seen = [look for look in LOOKS if SEEN + look in skus.columns]
     return skus.with_columns(pl.col(SEEN + look).alias(look) for look in seen)
+
+
+def _described(tables: Iterable[pl.DataFrame]) -> set[str]:
+    """The SKUs whose text is the catalogue's; that of the others is a prompt that says nothing of its own."""
+    wordy = (table.filter(pl.col("sentences").list.len() > 0)["sku_id"] for table in tables)
+    return {sku_id for column in wordy for sku_id in column}
 
 
 def _with_columns(shown: pl.DataFrame, columns: pl.DataFrame | None) -> pl.DataFrame:

@@ -23,7 +23,9 @@ from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
+from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
+from skufp_pipeline.search.lexical import LexicalFolder, LexicalIndex, open_lexical
 from skufp_pipeline.search.pictures import Pictures, load_pictures
 from skufp_pipeline.search.rows import Rows
 from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
@@ -39,9 +41,11 @@ class Hit:
 
     Attributes:
         rank: 1 for the best.
-        score: cosine of query and fingerprint, plus the SKU's bias if the index has biases.
+        score: cosine of query and fingerprint, plus the SKU's bias if the index has biases, plus what the
+            words of a text add; above 2 if the text equals the SKU's id or another of its cells.
         image: the SKU's representative image, relative to the data root.
         columns: what else the catalogue says of the SKU, typed as in the catalogue.
+        matched: words of a text query that the SKU has, in the form in which they are compared.
     """
 
     rank: int
@@ -51,6 +55,7 @@ class Hit:
     title: str | None
     image: str
     columns: dict[str, Any] = field(default_factory=dict)
+    matched: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class QueryEngine:
         image_encoder: embeds photos instead of `encoder`.
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
+        lexical: words of the SKUs; None compares texts by their vectors alone.
     """
 
     def __init__(
@@ -87,8 +93,12 @@ class QueryEngine:
         image_encoder: ImageEncoder | None = None,
         policy: Policy | None = None,
         pictures: Pictures | None = None,
+        lexical: LexicalIndex | LexicalFolder | None = None,
     ) -> None:
         self.index = index
+        self._lexical = lexical
+        spread = index.biases.max(initial=0) - index.biases.min(initial=0)
+        self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
         self.pictures = pictures
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
@@ -103,8 +113,11 @@ class QueryEngine:
         settings: QueryEncoderSettings | None = None,
         use_policy: UsePolicy = "auto",
         name: str = FINGERPRINTS,
+        use_words: bool = True,
     ) -> "QueryEngine":
         """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
+
+        `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
@@ -115,17 +128,22 @@ class QueryEngine:
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
+        lexical = open_lexical(artifact.path, index.row_count) if use_words else None
         has_export = IMAGE_ENCODER_ONNX.name in artifact.manifest.recipe.inputs  # a first index has none
         if settings is None or settings.engine == "pytorch" or not has_export:
-            return cls(index, encoder, None, policy, pictures)
+            return cls(index, encoder, None, policy, pictures, lexical)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
-        return cls(
-            index, encoder, load_image_encoder(exported.path, encoder.preprocess, threads), policy, pictures
-        )
+        image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
+        return cls(index, encoder, image_encoder, policy, pictures, lexical)
+
+    @property
+    def lexical(self) -> LexicalIndex | None:
+        """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
+        return self._lexical.index if isinstance(self._lexical, LexicalFolder) else self._lexical
 
     def picture(self, sku_id: str) -> bytes | None:
         """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
@@ -145,25 +163,28 @@ class QueryEngine:
         return self._answer(query, top, within, clock, action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a text; raises UserError if it is empty. Text embeddings are cached."""
+        """Finds the SKUs nearest to a text, and those that have its words; text embeddings are cached.
+
+        Raises UserError if the text is empty or the index's words can't be read.
+        """
         clock = Clock()
         query = self._embed_text(text)
         clock.lap("encode")
-        return self._answer(query, top, within, clock)
+        return self._answer(query, top, within, clock, words=(text, 1))
 
     def search_mixed(
         self, photo: PhotoSource, text: str, text_weight: float, top: int, within: Rows | None = None
     ) -> Answer:
         """Finds the SKUs nearest to a photo and a text combined.
 
-        `text_weight` is 0 for the photo alone, 1 for the text alone. Raises as `search_image`, `search_text`
-        and `mix` do.
+        `text_weight` is 0 for the photo alone, 1 for the text alone; it also scales what the words of the
+        text add. Raises as `search_image`, `search_text` and `mix` do.
         """
         clock = Clock()
         row, action = self._embed_photo(photo, clock)
         query = mix(row, self._embed_text(text), text_weight)
         clock.lap("encode")
-        return self._answer(query, top, within, clock, action)
+        return self._answer(query, top, within, clock, action, (text, text_weight))
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
@@ -213,20 +234,41 @@ class QueryEngine:
         within: Rows | None,
         clock: "Clock",
         action: str | None = None,
+        words: tuple[str, float] = ("", 0),
     ) -> Answer:
+        """`words` is a text and the weight of what its words add."""
         _require_top(top)
-        result = self.index.search(query, top, within)[0]
+        text, weight = words
+        lexical = self.lexical if weight > 0 else None
+        if lexical is None:
+            result = self.index.search(query, top, within)[0]
+            clock.lap("search")
+            return Answer(self._hits(result), clock.milliseconds, action)
+        match = lexical.match(text)
+        boosts = weight * lexical.boosts(match, self._exact)
+        clock.lap("words")
+        result = best_fused(self.index, query, top, match.rows, boosts, within)
         clock.lap("search")
-        return Answer(self._hits(result), clock.milliseconds, action)
+        matched = [lexical.matched(match, row) for row in result.rows.tolist()]
+        return Answer(self._hits(result, matched), clock.milliseconds, action)
 
-    def _hits(self, result: SearchResult) -> list[Hit]:
+    def _hits(self, result: SearchResult, matched: list[list[str]] | None = None) -> list[Hit]:
         table = self.index.skus[result.rows]
         further = table.select(catalogue_columns(table)).to_dicts()
         shown = table.select("sku_id", "category_name", "title", "image").rows()
         return [
-            Hit(rank, sku_id, float(score), category, title, image, further[rank - 1] if further else {})
+            Hit(
+                rank + 1,
+                sku_id,
+                float(score),
+                category,
+                title,
+                image,
+                further[rank] if further else {},
+                matched[rank] if matched else [],
+            )
             for rank, ((sku_id, category, title, image), score) in enumerate(
-                zip(shown, result.scores, strict=True), start=1
+                zip(shown, result.scores, strict=True)
             )
         ]
 

@@ -154,6 +154,14 @@ def test_a_sentence_is_answered_for_a_person(preset: tuple[str, Path]) -> None:
     assert "search " in spent
 
 
+def test_a_text_that_is_an_id_finds_its_sku_first(graph: Graph, preset: tuple[str, Path]) -> None:
+    sku_id = current_index(graph.store)[1].sku_ids[3]
+    asked = ("search", *preset, "--text", sku_id, "--top", "3", "--json")
+    hit = json.loads(ask(*asked).stdout)["hits"][0]
+    assert (hit["sku_id"], hit["matched"]) == (sku_id, [sku_id.replace("_", "")])
+    assert [hit["matched"] for hit in json.loads(ask(*asked, "--no-words").stdout)["hits"]] == [[], [], []]
+
+
 def test_more_than_there_is_gives_every_sku(graph: Graph, preset: tuple[str, Path]) -> None:
     answer = json.loads(ask("search", *preset, "--text", "a dress", "--top", "100000", "--json").stdout)
     assert len(answer["hits"]) == len(current_index(graph.store)[1])

@@ -16,6 +16,7 @@ from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.search.bundle import build_index
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.versions import CURRENT, FINGERPRINTS, Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.encoders.examples import picture, write_model
@@ -89,11 +90,14 @@ def publish_index(
     clip: str = "abc",
     policy: str | None = None,
     name: str = FINGERPRINTS,
+    lexical: LexicalIndex | None = None,
 ) -> None:
     """Puts the index into the store as this version of `name`, and makes it the current one."""
 
     def build(directory: Path) -> dict[str, int]:
         index.save(directory)
+        if lexical is not None:
+            lexical.save(directory)
         return {"skus": len(index)}
 
     references = {"clip_checkpoint": clip} | ({} if policy is None else {"vla_checkpoint": policy})

@@ -9,6 +9,8 @@ from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.bundle import build_index, catalogue_columns, current_index, seen_looks
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.lexical import LexicalIndex
+from skufp_pipeline.search.settings import LexicalSettings
 from skufp_pipeline.search.versions import CURRENT, Versions
 from skufp_pipeline.store import ArtifactStore
 
@@ -120,6 +122,29 @@ def test_further_columns_of_the_catalogue_are_kept_with_their_types(build: Build
     assert catalogue_columns(skus) == ["price", "colour", "catalogue_image"]
     assert seen_looks(skus)["colour"].to_list() == ["red", "red"]
     assert index.compare("price", "<=", "5").numbers().tolist() == [1]
+
+
+def test_a_bundle_holds_the_words_of_names_and_of_the_catalogues_own_texts(tmp_path: Path) -> None:
+    fingerprints, teachers, text = tables([[1, 0], [0, 1]])
+    text = text.with_columns(title=pl.lit("Alpine"), sentences=pl.Series([["a skirt"], []]))
+    columns = pl.DataFrame({"sku_id": ["0", "1"], "brand": ["Zed", "Yot"], "stock": [10_001, 10_002]})
+    contents = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made = (fingerprints.lazy(), teachers, {"crops/0": text}, {}, 1)
+        build_index(tmp_path / name, *made, columns=columns, lexical=LexicalSettings())
+        files = sorted(path for path in (tmp_path / name / "lexical").rglob("*") if path.is_file())
+        contents.append([path.read_bytes() for path in files])
+    assert contents[0] == contents[1]
+    lexical = LexicalIndex.load(tmp_path / "one")
+    found = {query: lexical.match(query).rows.tolist() for query in ("zed", "10002", "alpine", "skirt", "a")}
+    assert found == {"zed": [0], "10002": [1], "alpine": [0, 1], "skirt": [0, 1], "a": [0]}
+    assert LexicalIndex.load(tmp_path / "two").about.settings == LexicalSettings()
+
+
+def test_a_bundle_without_the_setting_has_no_words(build: Build, tmp_path: Path) -> None:
+    build(*tables([[1, 0]]))
+    assert not list(tmp_path.rglob("lexical"))
 
 
 def test_without_further_columns_a_hit_has_none(index: FingerprintIndex) -> None:

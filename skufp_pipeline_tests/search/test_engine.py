@@ -16,6 +16,9 @@ from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.lexical import LexicalIndex
+from skufp_pipeline.search.settings import LexicalSettings
+from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.datasets.trees import write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
@@ -115,6 +118,69 @@ def test_a_photo_and_words_weigh_what_they_are_told_to(engine: QueryEngine, tmp_
         engine.search_mixed(photo, text, 2, 3)
     with pytest.raises(UserError, match="the text to search for is empty"):
         engine.search_mixed(photo, " ", 0.5, 3)
+
+
+@pytest.fixture
+def worded(index: FingerprintIndex, encoder: Encoder) -> QueryEngine:
+    return QueryEngine(index, encoder, lexical=LexicalIndex.build(index.skus, LexicalSettings()))
+
+
+@pytest.mark.parametrize("sku_id", SKUS)
+def test_an_id_is_found_first_whatever_the_vectors_say(worded: QueryEngine, sku_id: str) -> None:
+    answer = worded.search_text(f" {sku_id.upper()}", 3)
+    assert answer.hits[0].sku_id == sku_id
+    assert answer.hits[0].score > 2
+    assert [hit.matched for hit in answer.hits] == [[sku_id], [], []]
+    assert list(answer.milliseconds) == ["encode", "words", "search"]
+
+
+def test_words_are_found_within_a_filter_alone(worded: QueryEngine) -> None:
+    within = worded.index.where(colour=["red", "purple"])
+    assert set(ids(worded.search_text("lime", 3, within))) == {"apple", "plum"}
+    assert ids(worded.search_text("plum", 1, within)) == ["plum"]
+
+
+def test_a_bias_does_not_outweigh_an_id(index: FingerprintIndex, encoder: Encoder) -> None:
+    lexical = LexicalIndex.build(index.skus, LexicalSettings(weight=2))
+    engine = QueryEngine(index.with_biases([50.0, 0, -50.0]), encoder, lexical=lexical)
+    assert ids(engine.search_text("plum", 3))[0] == "plum"
+
+
+def test_a_text_without_words_of_the_catalogue_is_ranked_by_its_vector(
+    worded: QueryEngine, engine: QueryEngine
+) -> None:
+    assert worded.search_text("warm and soft", 3).hits == engine.search_text("warm and soft", 3).hits
+
+
+def test_words_weigh_in_a_mixed_query_what_its_text_does(worded: QueryEngine, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    picture(SKUS["apple"]).save(photo)
+    assert worded.search_mixed(photo, "lime", 0, 3).hits == worded.search_image(photo, 3).hits
+    assert worded.search_mixed(photo, "lime", 1, 3).hits == worded.search_text("lime", 3).hits
+    whole, half = worded.search_text("lime", 1).hits[0], worded.search_mixed(photo, "lime", 0.5, 1).hits[0]
+    assert half.sku_id == "lime"
+    assert half.score < whole.score
+
+
+def test_an_index_with_words_opens_them_when_a_text_is_asked(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    clip = publish_encoder(store, encoder)
+    lexical = LexicalIndex.build(index.skus, LexicalSettings())
+    publish_index(store, index, "one", clip=clip, lexical=lexical)
+    engine = QueryEngine.open(store, CPU)
+    assert engine.search_text("plum", 1).hits[0].matched == ["plum"]
+    assert QueryEngine.open(store, CPU, use_words=False).search_text("plum", 1).hits[0].matched == []
+    damaged = QueryEngine.open(store, CPU)
+    (store.read(Versions(store).key("one")).path / "lexical" / "lexical.json").write_text("{}")
+    picture("red").save(tmp_path / "photo.png")
+    assert len(damaged.search_image(tmp_path / "photo.png", 3).hits) == 3
+    with pytest.raises(
+        UserError, match=r"the words of index bundle .* can't be read: lexical\.json: Field req"
+    ):
+        damaged.search_text("plum", 1)
+    publish_index(store, index, "before", clip=clip)
+    assert QueryEngine.open(store, CPU).lexical is None
 
 
 def test_more_like_a_sku_are_the_others(engine: QueryEngine) -> None:
