@@ -49,7 +49,7 @@ def group(preset: Preset) -> Group:
                 "seed": preset.seed,
             },
             needs=needs,
-            deps=(SKU_CROPS, IMAGE_TEXT),
+            deps=(SKU_CROPS, IMAGE_TEXT, *_anchors_of(preset)),
             priority=1,
         ),
         Step(
@@ -59,13 +59,18 @@ def group(preset: Preset) -> Group:
             kinds={"pytorch", "parquet"},
             code=(ENCODERS + "embed",),
             needs=needs,
-            deps=(SKU_CROPS, IMAGE_TEXT, CLIP_CHECKPOINT),
+            deps=(SKU_CROPS, IMAGE_TEXT, CLIP_CHECKPOINT, *_anchors_of(preset)),
             check_specs=(embeddings_sound_spec(CLIP_EMBEDDINGS.name),),
         ),
     ]
     if preset.encoder.is_pretrained:
         steps += _frozen_steps(preset, encoder)
     return Group.of("encoder", preset, steps, no_leaks)
+
+
+def _anchors_of(preset: Preset) -> tuple[Stored[Any], ...]:
+    """The frozen tower's vectors of the catalogue, which an adapted tower brings photos to."""
+    return () if preset.encoder.adaptation is None else (FROZEN_CLIP_EMBEDDINGS,)
 
 
 def _training_config(preset: Preset) -> dict[str, Any]:
@@ -118,12 +123,17 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.encoders.dataset import text_shards
 
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
+    frozen = [shard for stored in _anchors_of(run.preset) for shard in run.read_all(stored)]
     run.inputs.add(weight_inputs(run.preset.encoder.weight_files()))
-    train = _fine_tune if run.preset.encoder.adaptation is None else _adapt
 
     def build(directory: Path) -> dict[str, Any]:
-        encoder = run.models.new_encoder(run.preset.encoder, run.preset.seed)
-        return train(run, encoder, text_shards(texts, crops), directory)
+        encoder, shards = (
+            run.models.new_encoder(run.preset.encoder, run.preset.seed),
+            text_shards(texts, crops),
+        )
+        if frozen:
+            return _adapt(run, encoder, shards, pl.concat([shard.images() for shard in frozen]), directory)
+        return _fine_tune(run, encoder, shards, directory)
 
     result = run.produce(CLIP_CHECKPOINT, build)
     if result.adaptation() is not None:
@@ -145,19 +155,21 @@ def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -
     return {**training_summary(data, used, history, preset.encoder.weight_files()), **aligned}
 
 
-def _adapt(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -> dict[str, Any]:
+def _adapt(
+    run: Run, encoder: Any, shards: Sequence[Any], frozen: pl.DataFrame, directory: Path
+) -> dict[str, Any]:
     """Adapts the image tower on synthetic photos, and on customers' where there are some, and writes it."""
-    from skufp_pipeline.encoders.adapt import sheet_of_pairs
+    from skufp_pipeline.encoders.adapt import sheet_of_photos
     from skufp_pipeline.encoders.dataset import gather_adaptation_data
     from skufp_pipeline.encoders.interpolation import adapt_and_go_back
 
     preset, settings, synthetic = run.preset, run.preset.encoder.adaptation, run.preset.synthetic
     assert settings is not None
     places = settings.cache_side, synthetic.backgrounds, run.scratch
-    data, used = gather_adaptation_data(shards, *places, run.progress("pictures decoded"))
+    data, used = gather_adaptation_data(shards, frozen, *places, run.progress("pictures decoded"))
     adapted = adapt_and_go_back(encoder, data, settings, synthetic.camera, preset.seed, run.scratch, run.log)
-    aligned = _align(run, encoder, shards)
-    sheet = sheet_of_pairs(data, synthetic.camera, preset.seed)
+    aligned = _align(run, encoder, shards, frozen)
+    sheet = sheet_of_photos(data, synthetic.camera, preset.seed)
     used = used if adapted.history else used.clear()
     Encoder.write(directory, encoder, adapted.history, used, adapted.table(), sheet)
     counts = {"skus": data.num_skus, "pictures": len(data.pictures), "photos": len(data.photos)}
@@ -166,19 +178,23 @@ def _adapt(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -> di
     return {**figures, **aligned, **left_out(*adapted.left_out(used.height))}
 
 
-def _align(run: Run, encoder: Any, shards: Sequence[Any]) -> dict[str, int]:
+def _align(
+    run: Run, encoder: Any, shards: Sequence[Any], frozen: pl.DataFrame | None = None
+) -> dict[str, int]:
     """Aligns a frozen text model with the image tower, where the preset has one."""
     from skufp_pipeline.encoders.text_alignment import align_to_catalogue
 
     tables = [(shard.image_text, shard.catalog_texts, shard.crop_dir) for shard in shards]
     settings, seed = run.preset.encoder, run.preset.seed
-    return align_to_catalogue(encoder, tables, settings, seed, run.progress("pictures embedded"))
+    return align_to_catalogue(encoder, tables, settings, seed, run.progress("pictures embedded"), frozen)
 
 
 def clip_embeddings(run: Run) -> dg.MaterializeResult:
-    """Unit embeddings of the shard's crops (catalog views and queries) and texts."""
+    """Unit embeddings of the shard's crops (catalog views, queries) and texts. A catalog view's by an adapted
+    encoder is the mean of its vector and the frozen encoder's."""
     checkpoint = run.read(CLIP_CHECKPOINT)
-    return _embed_shard(run, CLIP_EMBEDDINGS, lambda: run.models.load_encoder(checkpoint.folder))
+    frozen = next((run.read(stored) for stored in _anchors_of(run.preset)), None)
+    return _embed_shard(run, CLIP_EMBEDDINGS, lambda: run.models.load_encoder(checkpoint.folder), frozen)
 
 
 def frozen_clip_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -207,15 +223,19 @@ def frozen_clip_embeddings(run: Run) -> dg.MaterializeResult:
 
 
 def _embed_shard(
-    run: Run, stored: Stored[Embeddings], load_encoder: Callable[[], Any]
+    run: Run,
+    stored: Stored[Embeddings],
+    load_encoder: Callable[[], Any],
+    frozen: Embeddings | None = None,
 ) -> dg.MaterializeResult:
     crops, texts, batch_size = run.read(SKU_CROPS), run.read(IMAGE_TEXT), run.preset.encoder.batch_size
 
     def build(directory: Path) -> dict[str, Any]:
-        from skufp_pipeline.encoders.embed import embed_images, embed_text_table
+        from skufp_pipeline.encoders.embed import embed_images, embed_text_table, with_anchors
 
         encoder, progress = load_encoder(), run.progress("crops embedded")
         images = embed_images(encoder, texts.images(), crops.path, batch_size, progress)
+        images = images if frozen is None else with_anchors(images, frozen.images())
         return Embeddings.write(directory, images, embed_text_table(encoder, texts.every_text(), batch_size))
 
     result = run.produce(stored, build)

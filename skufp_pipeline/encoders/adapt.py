@@ -1,11 +1,14 @@
 """Adapts a pretrained image tower to a catalogue, on synthetic photos of its own pictures.
 
-A step takes one picture of each of `batch_size` SKUs, lightly cropped, and a photo of the same SKU: a
-synthetic one, or a customer's where the SKU has training photos. The symmetric InfoNCE loss (Radford et al.
-2021, without a learnt temperature) makes each find the other. Batch normalisation and the first stages keep
-their weights. To train at a lower resolution than that of use is no loss (FixRes, Touvron et al. 2019).
+A step takes a photo of each of `batch_size` SKUs: a synthetic one, or a customer's where the SKU has training
+photos. It has to find its SKU among the frozen tower's vectors of the catalogue, which do not move: a photo
+shall land where the frozen tower puts the picture, so that the tower learns what a camera does and keeps what
+it knew of the products. (With both sides trained, as by InfoNCE, it learns the pictures by heart.) Batch
+normalisation and the first stages keep their weights; to train at a lower resolution than that of use is no
+loss (FixRes, Touvron et al. 2019).
 
-How far to go is decided afterwards: `interpolation.py` moves the weights back towards the frozen tower.
+Afterwards `interpolation.py` moves the weights back towards the frozen tower, and a catalogue picture is
+embedded as the mean of both towers (`embed.with_anchors`).
 """
 
 from collections.abc import Sequence
@@ -47,6 +50,7 @@ class AdaptationData:
         skus: (N,) int64 SKU of each, 0 to S - 1; every SKU has a picture.
         photos: (P, C, C, 3) uint8 customers' photos of role `train`; P may be 0.
         photo_skus: (P,) int64 SKU of each.
+        anchors: (S, D) float32 unit rows, the frozen tower's vector of each SKU: the mean of its pictures'.
         backgrounds: (B, C, C, 3) uint8 pictures of the user's for the background; empty: the catalogue's.
     """
 
@@ -55,6 +59,7 @@ class AdaptationData:
     skus: NDArray[np.int64]
     photos: Pixels
     photo_skus: NDArray[np.int64]
+    anchors: NDArray[np.float32]
     backgrounds: Pixels
 
     @property
@@ -71,10 +76,6 @@ class SyntheticCamera:
 
     def _picture(self, row: int) -> CataloguePicture:
         return CataloguePicture(np.asarray(self.data.pictures[row]), float(self.data.aspects[row]))
-
-    def light(self, row: int, *name: object) -> Pixels:
-        """Returns picture `row`, a little cropped: (side, side, 3)."""
-        return light_crop(generator(self.seed, "light", *name), self.picture(row), self.side)
 
     def photo(self, row: int, *name: object) -> SyntheticPhoto:
         """Returns a synthetic photo of picture `row`."""
@@ -109,16 +110,16 @@ def adapt(
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     state: dict[str, Part] = {"tower": visual, "optimizer": optimizer}
     training = Training("adaptation", scratch, state, log)
-    pairs = PairLoader(encoder, data, settings, camera, seed)
+    loader = PhotoLoader(encoder, data, settings, camera, seed)
     steps = settings.steps_for(data.num_skus)
     encoder.model.eval()  # batch normalisation keeps its statistics; no dropout
     with Prefetcher() as prefetcher:
-        batches = prefetcher.each(pairs.load, range(training.done, steps), ahead=2)
+        batches = prefetcher.each(loader.load, range(training.done, steps), ahead=2)
         for step in training.rounds(steps, unit="step", save_every=20):
-            _, (pictures, photos) = next(batches)
+            _, (photos, anchors) = next(batches)
             rate = settings.learning_rate * warm_cosine(step, steps, settings.warmup_fraction)
             set_learning_rate(optimizer, rate)
-            loss = info_nce(*embed_pair(encoder, pictures, photos), settings.temperature)
+            loss = anchored_loss(encoder.model.encode_image(photos), anchors, settings.temperature)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, settings.clip_gradient)
@@ -129,17 +130,15 @@ def adapt(
     return training.history
 
 
-def info_nce(images: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """Returns the symmetric InfoNCE loss of B pairs, (B, D) each, of any norm: a scalar."""
-    logits = F.normalize(images.float(), dim=-1) @ F.normalize(others.float(), dim=-1).T / temperature
-    own = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+def anchored_loss(photos: Tensor, anchors: Tensor, temperature: float) -> Tensor:
+    """Returns the mean cross-entropy, a scalar, of B photos among N SKUs of which the first B are their own.
 
-
-def embed_pair(encoder: Encoder, pictures: Tensor, photos: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the embeddings (B, D) of pictures and photos, by one pass through the tower."""
-    both = encoder.model.encode_image(torch.cat([pictures, photos]))
-    return both[: len(pictures)], both[len(pictures) :]
+    Args:
+        photos: (B, D) of any norm.
+        anchors: (N, D) unit rows.
+    """
+    logits = F.normalize(photos.float(), dim=-1) @ anchors.T / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
 def trainable_parameters(visual: nn.Module, trunk: nn.Module, frozen_stages: int) -> list[nn.Parameter]:
@@ -160,8 +159,8 @@ def trainable_parameters(visual: nn.Module, trunk: nn.Module, frozen_stages: int
     return [parameter for parameter in visual.parameters() if parameter.requires_grad]
 
 
-class PairLoader:
-    """Renders the pairs of each step, as network input."""
+class PhotoLoader:
+    """Renders the photos of each step as network input, with the anchors to find them among."""
 
     def __init__(
         self,
@@ -177,18 +176,20 @@ class PairLoader:
         self.photos_of_sku = _rows_of(data.photo_skus, data.num_skus)
 
     def load(self, step: int) -> tuple[Tensor, Tensor]:
-        """Returns the pictures and the photos of a step, (B, 3, side, side) each."""
-        rng = generator(self.seed, "pairs", step)
-        pictures, photos = [], []
-        for sku in self._skus(step):
-            row, other = rng.choice(self.rows_of_sku[sku], 2)
-            pictures.append(self.camera.light(int(row), step, sku))
-            known = self.photos_of_sku[sku]
+        """Returns the photos (B, 3, side, side) of a step, and anchors (N, D): first those of the B SKUs."""
+        rng, skus = generator(self.seed, "step", step), self._skus(step)
+        photos = []
+        for sku in skus:
+            row, known = int(rng.choice(self.rows_of_sku[sku])), self.photos_of_sku[sku]
             if len(known) and chance(rng, self.settings.photo_share):
                 photos.append(self._customers(rng, int(rng.choice(known))))
             else:
-                photos.append(self.camera.photo(int(other), step, sku).pixels)
-        return to_input(self.encoder, pictures), to_input(self.encoder, photos)
+                photos.append(self.camera.photo(row, step, sku).pixels)
+        others = np.setdiff1d(np.arange(self.data.num_skus), skus)
+        if len(others) > self.settings.rivals:
+            others = rng.choice(others, self.settings.rivals, replace=False)
+        anchors = torch.from_numpy(self.data.anchors[np.concatenate([skus, others])])
+        return to_input(self.encoder, photos), anchors.to(self.encoder.device)
 
     def _skus(self, step: int) -> list[int]:
         """Returns the SKUs of a step: distinct, and each SKU equally often over the steps."""
@@ -219,7 +220,7 @@ def _rows_of(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
     return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []
 
 
-def sheet_of_pairs(data: AdaptationData, camera: CameraSettings, seed: int) -> Image.Image:
+def sheet_of_photos(data: AdaptationData, camera: CameraSettings, seed: int) -> Image.Image:
     """Draws catalogue pictures, one a row, and synthetic photos of them with the product's box."""
     taken = SyntheticCamera(data, camera, _SHOWN_SIDE, seed)
     count = len(data.pictures)

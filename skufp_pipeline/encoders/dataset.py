@@ -17,7 +17,7 @@ from skufp_pipeline.datasets.prompts import PromptSettings, training_texts
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.adapt import AdaptationData
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
-from skufp_pipeline.encoders.tables import used_queries
+from skufp_pipeline.encoders.tables import embedding_rows, used_queries
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoError, size_of, whole_photo
 from skufp_pipeline.progress import Progress
@@ -86,6 +86,7 @@ def gather_training_data(
 
 def gather_adaptation_data(
     shards: Sequence[TextShard],
+    frozen: pl.DataFrame,
     side: int,
     backgrounds: str | None,
     scratch: Path,
@@ -97,6 +98,7 @@ def gather_adaptation_data(
     without any photo these are the pictures of all SKUs, because none could judge an untrained one.
 
     Args:
+        frozen: embeddings by the frozen tower, of the pictures at least.
         side: of the squares in pixels.
         backgrounds: a folder of pictures, or None.
 
@@ -121,9 +123,19 @@ def gather_adaptation_data(
         _labels(gallery, label),
         squares(photos, "photos"),
         _labels(photos, label),
+        _anchors(gallery, frozen, label),
         read_backgrounds(backgrounds, side),
     )
     return data, used_queries(photos, TRAIN)
+
+
+def _anchors(gallery: pl.DataFrame, frozen: pl.DataFrame, label: dict[str, int]) -> np.ndarray:
+    """Returns (S, D) unit means of the embeddings of each SKU's pictures."""
+    ids = frozen.select("item_id", "embedding")
+    rows = embedding_rows(gallery.join(ids, left_on="query_id", right_on="item_id", maintain_order="left"))
+    sums = np.zeros((len(label), rows.shape[1]))
+    np.add.at(sums, _labels(gallery, label), rows)
+    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
 
 
 def read_backgrounds(folder: str | None, side: int) -> np.ndarray:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from skufp_pipeline.datasets.table import item_id
+from skufp_pipeline.datasets.table import GALLERY, item_id
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.photos import read_crop
 from skufp_pipeline.progress import Progress
 
@@ -51,6 +51,23 @@ def embed_images(
         item_id(), "sku_id", "split", "domain", "role", "category_name", "image_id", "item_idx", "image_path"
     )
     return identity.with_columns(embedding_column(rows))
+
+
+def with_anchors(images: pl.DataFrame, frozen: pl.DataFrame) -> pl.DataFrame:
+    """Returns `images` with each gallery row as the unit mean of its own and the frozen tower's embedding.
+
+    An adapted tower was trained to bring photos to the frozen tower's vectors of the catalogue (`adapt`), and
+    its own vectors of the catalogue are nearer to its photos: the mean of both is better than either.
+
+    Args:
+        images, frozen: tables of `embed_images` of the same crops.
+    """
+    anchors = frozen.select("item_id", anchor="embedding")
+    joined = images.join(anchors, on="item_id", how="left", maintain_order="left")
+    rows, is_view = embedding_rows(joined), (joined["role"] == GALLERY).to_numpy()
+    mixed = rows[is_view].astype(np.float64) + embedding_rows(joined.filter(is_view), "anchor")
+    rows[is_view] = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
+    return images.with_columns(embedding_column(rows))
 
 
 def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> pl.DataFrame:

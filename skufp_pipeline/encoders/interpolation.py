@@ -2,12 +2,12 @@
 
     weights(alpha) = frozen + alpha (adapted - frozen)
 
-The adapted tower knows the catalogue's pictures, the frozen one what lies beyond them: other pieces of the
-same fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of such photos alone would
-go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best alpha's gain, on
-photos that are worse than those of the training (`harder`): what the tower knew is not given up for the last
-few synthetic photos. The table of all alphas also shows how many of the frozen tower's nearest neighbours
-among the catalogue's pictures survive.
+The adapted tower knows how a camera changes the catalogue's pictures, the frozen one what lies beyond them:
+other pieces of the same fruit, the back of a coat. No synthetic photo shows that, so that Recall@1 of such
+photos alone would always go all the way. The choice is the smallest alpha that keeps `kept_gain` of the best
+alpha's gain, on photos that are worse than those of the training (`harder`): what the tower knew is not given
+up for the last few synthetic photos. The table of all alphas also shows how many of each picture's nearest
+neighbours by the frozen tower survive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -155,12 +155,14 @@ def judge_alphas(
     for kind, judged in (("judged", camera), ("judged harder", harder(camera))):
         taken = SyntheticCamera(data, judged, side, seed)
         shots.append([taken.photo(row, kind, row, number).pixels for row, number in names])
-    found, neighbours = [], None
+    interpolate(encoder, frozen, adapted, 0.0)
+    anchors = _embed(encoder, pictures)
+    found, neighbours = [], _nearest(anchors)
     for alpha in sorted({0.0, *settings.alphas}):
         interpolate(encoder, frozen, adapted, alpha)
-        gallery = _embed(encoder, pictures)
+        gallery = anchors + _embed(encoder, pictures)  # as in `embed.with_anchors`
+        gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
         nearest = _nearest(gallery)
-        neighbours = nearest if neighbours is None else neighbours
         scores = [_scores(_embed(encoder, photos), gallery, truth, owner) for photos in shots]
         kept = (nearest[:, :, None] == neighbours[:, None, :]).any(axis=2).mean()
         found.append(Judgement(alpha, *scores[0], *scores[1], float(kept)))

@@ -41,7 +41,8 @@ class AdaptationSettings(Settings):
     steps: int = Field(100, ge=1)  # at least
     passes: float = Field(8.0, ge=0)  # over the SKUs, if that takes more steps
     most_steps: int = Field(300, ge=1)
-    batch_size: int = Field(64, ge=2)  # SKUs of a step, each with a picture and a photo
+    batch_size: int = Field(64, ge=2)  # SKUs of a step, each with a photo
+    rivals: int = Field(4096, ge=1)  # other SKUs, at most, among which a photo has to find its own
     image_size: int | None = Field(None, ge=32)  # pixels, in training; null: the encoder's own size
     learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
@@ -49,7 +50,7 @@ class AdaptationSettings(Settings):
     clip_gradient: float = Field(5.0, gt=0)  # largest gradient norm
     temperature: float = Field(0.07, gt=0)
     frozen_stages: int = Field(2, ge=0)  # of the tower's first stages, which keep their weights
-    photo_share: float = Field(0.5, ge=0, le=1)  # of the pairs of a SKU that has training photos
+    photo_share: float = Field(0.5, ge=0, le=1)  # of customers' photos, of a SKU that has training photos
     alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (
         0,
         0.125,

@@ -23,9 +23,9 @@ from timm.data import ImageNetInfo
 
 from skufp_pipeline.datasets.table import GALLERY
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.embed import embed_crops, in_halves
+from skufp_pipeline.encoders.embed import embed_images, in_halves, with_anchors
 from skufp_pipeline.encoders.settings import EncoderSettings, TextAlignmentSettings
-from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
+from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.weights import resolve
@@ -117,10 +117,12 @@ def align_to_catalogue(
     settings: EncoderSettings,
     seed: int,
     progress: Progress | None = None,
+    frozen: pl.DataFrame | None = None,
 ) -> dict[str, int]:
     """Aligns the text model with the image tower as it is now; does nothing for an encoder without one.
 
     Args:
+        frozen: embeddings by the frozen tower, if `encoder` was adapted (`with_anchors`).
         shards: of each, the image-text table, the catalogue's texts and the folder of its crops. Pictures of
             `MOST_SKUS` training SKUs are enough, those that come first by a stable hash.
 
@@ -130,15 +132,14 @@ def align_to_catalogue(
         return {}
     mine = (pl.col("role") == GALLERY) & (pl.col("split") == "train")
     known = pl.concat([images.filter(mine).select("sku_id").unique() for images, _, _ in shards])["sku_id"]
-    chosen = set(sorted(known, key=lambda sku_id: stable_hash(sku_id, "alignment"))[:MOST_SKUS])
-    wanted = mine & pl.col("sku_id").is_in(list(chosen))
-    tables = [(images.filter(wanted), texts, crops) for images, texts, crops in shards]
-    paths = [crops / path for images, _, crops in tables for path in images["image_path"]]
-    rows = embed_crops(encoder, paths, settings.batch_size, progress)
-    images = pl.concat([images.select("sku_id", "split", "role") for images, _, _ in tables])
-    pairs = PictureTexts.of(
-        images.with_columns(embedding_column(rows)), pl.concat([texts for _, texts, _ in tables])
+    chosen = sorted(known, key=lambda sku_id: stable_hash(sku_id, "alignment"))[:MOST_SKUS]
+    wanted = mine & pl.col("sku_id").is_in(chosen)
+    images = pl.concat(
+        embed_images(encoder, table.filter(wanted), crops, settings.batch_size, progress)
+        for table, _, crops in shards
     )
+    images = images if frozen is None else with_anchors(images, frozen)
+    pairs = PictureTexts.of(images, pl.concat([texts for _, texts, _ in shards]))
     return align_text_tower(encoder, pairs, settings.text_alignment, seed, image_classes(settings))
 
 

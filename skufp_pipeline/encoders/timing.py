@@ -51,7 +51,8 @@ def _adaptation_seconds(
     count, side = TRAINED // 2, (settings.cache_side, settings.cache_side)
     pixels = np.stack([np.asarray(images[number % len(images)].resize(side)) for number in range(count)])
     none = pixels[:0]
-    data = AdaptationData(pixels, np.ones(count), np.arange(count), none, np.arange(0), none)
+    anchors = encoder.embed_images(images)[np.arange(count) % len(images)]
+    data = AdaptationData(pixels, np.ones(count), np.arange(count), none, np.arange(0), anchors, none)
     ends: list[float] = []
 
     def step_ended(line: str) -> None:

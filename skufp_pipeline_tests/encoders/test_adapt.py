@@ -11,14 +11,14 @@ from torch import Tensor
 from skufp_pipeline.camera.settings import CameraSettings
 from skufp_pipeline.encoders.adapt import (
     AdaptationData,
-    PairLoader,
+    PhotoLoader,
     SyntheticCamera,
     adapt,
-    info_nce,
-    sheet_of_pairs,
+    anchored_loss,
+    sheet_of_photos,
     trainable_parameters,
 )
-from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk
+from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, unit_rows
 from skufp_pipeline.encoders.settings import AdaptationSettings
 from skufp_pipeline.randomness import generator
 
@@ -42,6 +42,7 @@ def a_catalogue(skus: int = 6, photos: int = 0, seed: int = 0) -> AdaptationData
         np.arange(skus),
         np.full((photos, 48, 48, 3), 77, np.uint8),
         np.arange(photos) % skus,
+        unit_rows(torch.from_numpy(rng.normal(size=(skus, 8)))),
         none,
     )
 
@@ -51,22 +52,17 @@ def encoder(tmp_path: Path) -> Encoder:
     return create_encoder(write_model(tmp_path / "tiny.json"), torch.device("cpu"), seed=0)
 
 
-def test_the_loss_of_two_pairs_is_that_by_hand() -> None:
-    images, others = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [4.0, 3.0]])
-    # cosines: [[1, .8], [0, .6]]
-    rows = [math.log(1 + math.exp((0.8 - 1) / 0.5)), math.log(1 + math.exp((0 - 0.6) / 0.5))]
-    columns = [math.log(1 + math.exp((0 - 1) / 0.5)), math.log(1 + math.exp((0.8 - 0.6) / 0.5))]
-    expected = (np.mean(rows) + np.mean(columns)) / 2
-    assert float(info_nce(images, others, 0.5)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_equal_pairs_lose_the_logarithm_of_their_number() -> None:
-    same = torch.ones(8, 4)
-    assert float(info_nce(same, same, 0.07)) == pytest.approx(math.log(8), abs=1e-5)
+def test_the_loss_of_two_photos_among_three_skus_is_that_by_hand() -> None:
+    photos = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    anchors = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    # cosines: [[1, .8, 0], [0, .6, 1]]; the first photo's SKU is the first, the second's the second
+    first = math.log(sum(math.exp((cosine - 1) / 0.5) for cosine in (1, 0.8, 0)))
+    second = math.log(sum(math.exp((cosine - 0.6) / 0.5) for cosine in (0, 0.6, 1)))
+    assert float(anchored_loss(photos, anchors, 0.5)) == pytest.approx((first + second) / 2, abs=1e-6)
 
 
 def test_every_sku_takes_part_equally_often_and_once_in_a_step(encoder: Encoder) -> None:
-    loader = PairLoader(encoder, a_catalogue(6), SETTINGS, CAMERA, seed=3)
+    loader = PhotoLoader(encoder, a_catalogue(6), SETTINGS, CAMERA, seed=3)
     steps = [loader._skus(step) for step in range(3)]
     assert all(len(set(step)) == len(step) for step in steps)
     counted = np.bincount([sku for step in steps for sku in step], minlength=6)
@@ -75,9 +71,9 @@ def test_every_sku_takes_part_equally_often_and_once_in_a_step(encoder: Encoder)
 
 def test_a_customers_photo_takes_the_place_of_a_synthetic_one(encoder: Encoder) -> None:
     settings = SETTINGS.model_copy(update={"photo_share": 1.0})
-    _, photos = PairLoader(encoder, a_catalogue(6, photos=6), settings, CAMERA, seed=0).load(0)
+    photos, _ = PhotoLoader(encoder, a_catalogue(6, photos=6), settings, CAMERA, seed=0).load(0)
     assert all(float(photo.std(dim=(1, 2)).max()) < 1e-4 for photo in photos)  # one grey each
-    _, rendered = PairLoader(encoder, a_catalogue(6), settings, CAMERA, seed=0).load(0)
+    rendered, _ = PhotoLoader(encoder, a_catalogue(6), settings, CAMERA, seed=0).load(0)
     assert all(float(photo.std(dim=(1, 2)).max()) > 0.01 for photo in rendered)
 
 
@@ -161,6 +157,17 @@ def test_a_larger_catalogue_takes_more_steps_up_to_a_limit(skus: int, steps: int
 
 
 def test_the_sheet_shows_a_picture_and_its_photos_a_row() -> None:
-    sheet = sheet_of_pairs(a_catalogue(3), CAMERA, 0)
+    sheet = sheet_of_photos(a_catalogue(3), CAMERA, 0)
     assert sheet.width > 6 * 96
     assert sheet.height > 3 * 96
+
+
+def test_a_photos_own_anchor_comes_first_and_rivals_are_others(encoder: Encoder) -> None:
+    data = a_catalogue(6)
+    for rivals, expected in ((1, 5), (9, 6)):
+        settings = SETTINGS.model_copy(update={"rivals": rivals})
+        loader = PhotoLoader(encoder, data, settings, CAMERA, seed=0)
+        photos, anchors = loader.load(0)
+        assert len(photos) == 4
+        assert np.array_equal(anchors[:4].numpy(), data.anchors[loader._skus(0)])
+        assert len(np.unique(anchors.numpy(), axis=0)) == len(anchors) == expected

@@ -6,7 +6,7 @@ import pytest
 
 from skufp_pipeline.encoders import timing
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
-from skufp_pipeline.encoders.settings import ClipTrainingSettings
+from skufp_pipeline.encoders.settings import ClipTrainingSettings, EncoderSettings
 from skufp_pipeline.encoders.timing import measure_speed
 
 from .conftest import CPU
@@ -23,7 +23,8 @@ def test_a_speed_is_measured_on_pictures_repeated_where_there_are_few(
     monkeypatch.setattr(
         Encoder, "embed_images", lambda self, images: seen.append(len(images)) or embed(self, images)
     )
-    settings = ClipTrainingSettings(cache_side=40, images_per_sku=4, head_only_epochs=1)
+    training = ClipTrainingSettings(cache_side=40, images_per_sku=4, head_only_epochs=1)
+    settings = EncoderSettings(model="any", training=training)
     speed = measure_speed(encoder, [tmp_path / "red.png"], settings)
     assert seen == [1, timing.EMBEDDED]
     assert 0 < speed.embedding < 10
