@@ -47,8 +47,8 @@ def measure_speed(encoder: Encoder, pictures: Sequence[Path], settings: EncoderS
 def _adaptation_seconds(
     encoder: Encoder, images: Sequence[Image.Image], settings: AdaptationSettings
 ) -> float:
-    """Seconds a picture of an adaptation takes, from one step of `TRAINED` pictures after a first one."""
-    count, side = TRAINED // 2, (settings.cache_side, settings.cache_side)
+    """Seconds that a photo of an adaptation takes, from one step of `TRAINED` photos after a first one."""
+    count, side = TRAINED, (settings.cache_side, settings.cache_side)
     pixels = np.stack([np.asarray(images[number % len(images)].resize(side)) for number in range(count)])
     none = pixels[:0]
     anchors = encoder.embed_images(images)[np.arange(count) % len(images)]

@@ -48,7 +48,7 @@ class Stage:
 
 
 def stages(steps: Mapping[str, Step]) -> list[Stage]:
-    """The stages of the graph, each after the stages that it depends on.
+    """The stages of the graph, each after the stages that it depends on, those of high priority first.
 
     Raises ValueError if a stage mixes sharded and whole assets, or if two stages depend on each other.
     """
@@ -58,13 +58,14 @@ def stages(steps: Mapping[str, Step]) -> list[Stage]:
     found: list[Stage] = []
     while waiting:
         missing = {step.name: stage for stage, mine in waiting.items() for step in mine}
-        ready = (
+        ready = [
             stage
             for stage, mine in waiting.items()
             if all(missing.get(dep, stage) == stage for step in mine for dep in step.upstream)
-        )
-        if (first := next(ready, None)) is None:
+        ]
+        if not ready:
             raise ValueError(f"stages that wait for each other: {', '.join(waiting)}")
+        first = max(ready, key=lambda stage: max(step.priority for step in waiting[stage]))
         found.append(_stage(first, waiting.pop(first)))
     return found
 

@@ -122,7 +122,7 @@ def preset_text(name: str, catalogue: Path, skus: int, tower: str) -> str:
 
 @dataclass(frozen=True)
 class Work:
-    """How many pictures are embedded, and how many times one is trained on."""
+    """How many pictures are embedded, and how many pictures or photos are trained on, repetitions counted."""
 
     embedded: int
     trained: int
@@ -133,8 +133,8 @@ def work(preset: Preset, found: Overview) -> Work:
     settings, encoders = preset.encoder, 2 if preset.encoder.is_pretrained else 1
     if (adaptation := settings.adaptation) is not None:
         skus = found.counts.skus
-        pairs = adaptation.steps_for(skus) * min(adaptation.batch_size, skus)
-        return Work(encoders * found.counts.items, 2 * pairs)
+        photos = adaptation.steps_for(skus) * min(adaptation.batch_size, skus)
+        return Work(encoders * found.counts.items, photos)
     images = found.training_pictures + found.photos[TRAIN]
     return Work(encoders * found.counts.items, settings.training.epochs * images)
 
