@@ -51,20 +51,8 @@ class AdaptationSettings(Settings):
     temperature: float = Field(0.07, gt=0)
     frozen_stages: int = Field(2, ge=0)  # of the tower's first stages, which keep their weights
     photo_share: float = Field(0.5, ge=0, le=1)  # of customers' photos, of a SKU that has training photos
-    alphas: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (
-        0,
-        0.125,
-        0.25,
-        0.375,
-        0.5,
-        0.625,
-        0.75,
-        0.875,
-        1,
-    )
-    alpha: float | None = Field(
-        None, ge=0, le=1
-    )  # share of the adapted weights; null: one of `alphas` is chosen
+    alphas: tuple[Share, ...] = (0, 0.25, 0.5, 0.75, 1)  # to choose from
+    alpha: Share | None = None  # of the adapted weights in the result; null: one of `alphas` is chosen
     kept_gain: float = Field(0.9, gt=0, le=1)  # the smallest alpha with this share of the best one's gain
     judged_skus: int = Field(500, ge=2)  # at most, with which alpha is chosen
     judged_photos: int = Field(2, ge=1)  # synthetic ones of each of them
