@@ -1,7 +1,6 @@
 """Group `index`: the bundle that a search loads, and the exported encoder for query photos."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,16 +180,14 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
         import torch
 
         from skufp_pipeline.encoders.clip import load_encoder
-        from skufp_pipeline.encoders.embed import embed_crops
         from skufp_pipeline.encoders.export import build_image_encoder
 
         photos = parity_photos(images, settings.parity_photos, preset.fingerprint.max_views)
         files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
         ImageEncoder.write(directory, photos.used())
         encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
-        if preset.encoder.adaptation is not None:  # the table has catalog views as the gallery has them
-            rows = embed_crops(encoder, files, preset.encoder.batch_size)
-            photos = replace(photos, reference=rows)
+        if preset.encoder.adaptation is not None:
+            photos = photos.as_queries(encoder, files, preset.encoder.batch_size)
         made = build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
         return {**made, **left_out(None if photos.used().height else NO_PHOTOS)}
 

@@ -34,7 +34,7 @@ def parity_holds(preset: Preset) -> dg.AssetChecksDefinition:
             return dg.AssetCheckResult(passed=False, metadata={"damaged_files": damaged})
         precision = exported.summary["precision"]
         try:
-            least = _least_cosine(exported, inputs, preset.fingerprint.max_views)
+            least = _least_cosine(exported, inputs, preset)
         except UserError as error:
             return dg.AssetCheckResult(passed=False, metadata={"problem": str(error)})
         return dg.AssetCheckResult(
@@ -45,7 +45,7 @@ def parity_holds(preset: Preset) -> dg.AssetChecksDefinition:
     return check
 
 
-def _least_cosine(exported: ImageEncoder, inputs: Inputs, max_views: int) -> float:
+def _least_cosine(exported: ImageEncoder, inputs: Inputs, preset: Preset) -> float:
     """Embeds photos with the published model; returns the least cosine with PyTorch's embeddings."""
     import torch
 
@@ -56,8 +56,10 @@ def _least_cosine(exported: ImageEncoder, inputs: Inputs, max_views: int) -> flo
     checkpoint, crop_of = inputs.read(CLIP_CHECKPOINT), inputs.crop_files()
     images = EmbeddingTables.of(inputs.read_all(CLIP_EMBEDDINGS)).images
     inputs.digests()  # raises if the inputs are inconsistent
-    photos = parity_photos(images, PHOTOS, max_views)
+    photos = parity_photos(images, PHOTOS, preset.fingerprint.max_views)
     files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
     encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
+    if preset.encoder.adaptation is not None:
+        photos = photos.as_queries(encoder, files, preset.encoder.batch_size)
     model = load_image_encoder(exported.path, encoder.preprocess, torch.get_num_threads())
     return photos.judge(embed_crops(model, files, batch_size=1)).cosine_least

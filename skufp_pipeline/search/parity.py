@@ -4,7 +4,10 @@ They show training SKUs (where there are none, catalog pictures of others) and a
 Only the query side is compared: the gallery stays PyTorch's, as in the index.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,6 +19,9 @@ from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_que
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.ranks import right_items
+
+if TYPE_CHECKING:
+    from skufp_pipeline.encoders.clip import Encoder
 
 _FIRST = {DEVELOPMENT: 0, TRAIN: 1, GALLERY: 2}
 
@@ -39,6 +45,13 @@ class ParityPhotos:
     def judge(self, found: NDArray[np.float32]) -> Parity:
         """Compares another encoder's embeddings (N, D) of the same photos."""
         return compare(self.reference, found, self.answers, self.gallery)
+
+    def as_queries(self, encoder: "Encoder", files: Sequence[Path], batch_size: int) -> "ParityPhotos":
+        """Embeds the photos again, each as a query: an adapted encoder's table has catalog views otherwise
+        (`embed.with_anchors`)."""
+        from skufp_pipeline.encoders.embed import embed_crops  # imports torch
+
+        return replace(self, reference=embed_crops(encoder, files, batch_size))
 
     def used(self) -> pl.DataFrame:
         """Table (`USED_SCHEMA`) of the queries among the photos."""
