@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from skufp_pipeline.datasets.table import item_id
+from skufp_pipeline.datasets.table import SYNTHETIC, item_id
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.photos import read_crop
@@ -49,6 +49,29 @@ def embed_images(
     rows = embed_crops(encoder, paths, batch_size, progress)
     identity = image_text.select(
         item_id(), "sku_id", "split", "domain", "role", "category_name", "image_id", "item_idx", "image_path"
+    )
+    return identity.with_columns(embedding_column(rows))
+
+
+def embed_synthetic(
+    encoder: ImageEncoder,
+    photos: pl.DataFrame,
+    folder: Path,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """Returns the columns of `embed_images` for synthetic photos, rows of `PHOTO_SCHEMA`."""
+    rows = embed_crops(encoder, [folder / path for path in photos["image_path"]], batch_size, progress)
+    identity = photos.select(
+        "item_id",
+        "sku_id",
+        "split",
+        pl.lit(SYNTHETIC).alias("domain"),
+        "role",
+        "category_name",
+        pl.col("role").alias("image_id"),
+        pl.col("number").alias("item_idx"),
+        "image_path",
     )
     return identity.with_columns(embedding_column(rows))
 

@@ -8,12 +8,12 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.compute import Needs
@@ -141,6 +141,16 @@ class Preset(Settings):
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
+
+    @model_validator(mode="after")
+    def _synthetic_photos_are_stored(self) -> Self:
+        use = self.fingerprint.synthetic
+        if self.synthetic.photos is None and (use.teachers or use.at_training or use.at_making):
+            raise ValueError(
+                "fingerprint.synthetic uses synthetic photos, and none are stored; set synthetic.photos, "
+                "such as `photos: {}`"
+            )
+        return self
 
 
 def load_preset(name: str | None = None) -> Preset:
