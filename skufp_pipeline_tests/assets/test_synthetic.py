@@ -21,8 +21,8 @@ from ..test_shapes import TINY, Some, write_catalogue
 USE = {"teachers": True, "aggregator": True, "gaussian": True, "hubness": True, "view_weight": 0.2}
 FEW = {"synthetic": {"photos": {"side": 48}}, "query_encoder": {"engine": "pytorch"}}
 NOTE = (
-    "No customer's photo was judged: the image queries are synthetic photos, rendered from catalogue pictures. "
-    "`skufp evaluate PHOTOS.csv` judges photos of customers."
+    "No customer's photo was judged: the image queries are synthetic photos, rendered from catalogue "
+    "pictures. `skufp evaluate PHOTOS.csv` judges photos of customers."
 )
 TOLD = "synthetic photos were used as if they were customers'"
 
