@@ -44,9 +44,7 @@ from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.photos import photos_to_judge
 from skufp_pipeline.evaluation.protocol import SETTINGS, Gallery, Model, QuerySet, evaluate
-from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble
-from skufp_pipeline.fingerprint.aggregator_train import aggregator_or_mean
-from skufp_pipeline.fingerprint.gaussian import GaussianModel, gaussian_or_none
+from skufp_pipeline.fingerprint.learn import Learnt, learn
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import (
     FingerprintSettings,
@@ -54,7 +52,7 @@ from skufp_pipeline.fingerprint.settings import (
     HubnessSettings,
     SyntheticUse,
 )
-from skufp_pipeline.fingerprint.tables import EmbeddingTables, fingerprint_data, photos_to_fit, teacher_table
+from skufp_pipeline.fingerprint.tables import EmbeddingTables, teacher_table
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.models import ModelProvider
@@ -64,23 +62,18 @@ from skufp_pipeline.training.synthetic_photos import catalogue_pictures, render_
 CPU = torch.device("cpu")
 VIEW_WEIGHTS = (0.1, 0.2, 0.4)
 METRICS = ("recall@1", "recall@10", "mrr")
-Learnt = tuple[AggregatorEnsemble, GaussianModel | None]
 
 
-def learn(tables: EmbeddingTables, settings: FingerprintSettings, seed: int) -> Learnt:
-    """The aggregator and the Gaussian model, as the graph trains them."""
-    use = settings.synthetic
-    teachers, _ = teacher_table(tables.with_stand_ins(use.teachers), settings.max_views)
-    data = fingerprint_data(tables.with_stand_ins(use.aggregator), teachers, settings.max_views)
+def learnt_from(tables: EmbeddingTables, settings: FingerprintSettings, seed: int) -> Learnt:
+    """What the graph learns with these settings."""
+    teachers, _ = teacher_table(tables.with_stand_ins(settings.synthetic.teachers), settings.max_views)
     with TemporaryDirectory() as scratch:
-        model, *_ = aggregator_or_mean(data, settings, seed, CPU, Path(scratch), lambda line: None)
-    known, _ = gaussian_or_none(data.views, photos_to_fit(tables, data.views, use), settings.gaussian)
-    return model, known
+        return learn(tables, teachers, settings, seed, CPU, Path(scratch), lambda line: None)
 
 
 def gallery(tables: EmbeddingTables, settings: FingerprintSettings, learnt: Learnt) -> Gallery:
     """The fingerprints of all SKUs."""
-    table, _ = make_fingerprints(*learnt, tables, settings, CPU)
+    table, _ = make_fingerprints(learnt.aggregator, learnt.gaussian, tables, settings, CPU)
     rows, biases = embedding_rows(table, "fingerprint"), table["bias"].to_numpy()
     return Gallery(table["sku_id"].to_list(), table["split"].to_list(), rows, biases)
 
@@ -96,7 +89,7 @@ def without_photos(tables: EmbeddingTables, ours: FingerprintSettings, seed: int
     def add(name: str, use: Mapping[str, Any], **parts: Any) -> None:
         plain = {"catalog_text_weight": 0.0, "gaussian": None, "hubness": None}
         settings = ours.model_copy(update={**plain, **parts, "synthetic": SyntheticUse(**use)})
-        made[name] = gallery(bare, settings, learn(bare, settings, seed))
+        made[name] = gallery(bare, settings, learnt_from(bare, settings, seed))
 
     for name, tables_of_name in (("medoid", bare), ("best shot", bare.with_stand_ins(True))):
         teachers, _ = teacher_table(tables_of_name, ours.max_views)
@@ -120,7 +113,7 @@ def with_photos(tables: EmbeddingTables, ours: FingerprintSettings, seed: int) -
     if tables.queries(TRAIN)[0].is_empty():
         return {}
     own = ours.model_copy(update={"synthetic": SyntheticUse()})
-    learnt = learn(tables, own, seed)
+    learnt = learnt_from(tables, own, seed)
     catalogue = tables.images.filter(pl.col("role") == GALLERY).with_columns(role=pl.lit(TRAIN))
     copies = replace(tables, synthetic=catalogue)
     made = {"fingerprint": gallery(tables, own, learnt)}
@@ -228,8 +221,8 @@ def asked(images: pl.DataFrame, listed: pl.DataFrame | None) -> QuerySet:
         found = listed.join(known, on="sku_id", maintain_order="left")
     if found.is_empty():
         raise UserError("there is no customer's photo to judge; name a list of some with --photos")
-    columns = (found[name].to_list() for name in ("query_id", "sku_id", "split"))
-    return QuerySet(*columns, embedding_rows(found))
+    ids, skus, splits = (found[name].to_list() for name in ("query_id", "sku_id", "split"))
+    return QuerySet(ids, skus, splits, embedding_rows(found))
 
 
 @click.command()

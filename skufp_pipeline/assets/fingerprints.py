@@ -23,10 +23,7 @@ from skufp_pipeline.encoders.tables import stood_in
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
-    fingerprint_data,
-    photos_to_fit,
     teacher_table,
-    used_by_fingerprints,
 )
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import counts_table, frame_metadata, markdown_table, picture
@@ -65,7 +62,7 @@ def group(preset: Preset) -> Group:
             make=fingerprint_checkpoint,
             stage=STAGE,
             kinds={"pytorch", "safetensors"},
-            code=(FINGERPRINT + "aggregator_train", FINGERPRINT + "gaussian", FINGERPRINT + "tables"),
+            code=(FINGERPRINT + "learn",),
             config={"fingerprint": trained, "seed": preset.seed},
             needs=Needs(compute.cores, compute.memory_gib, compute.gpus),
             deps=(CLIP_CHECKPOINT, *views, BEST_SHOT_TEACHERS, *_synthetic(use.at_training)),
@@ -110,31 +107,20 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
     """The Q-Former-style aggregator, trained by regression, rank distillation and classification, and the
     noise of views and photos, estimated on training SKUs."""
     from skufp_pipeline.fingerprint.aggregator import save_aggregator
-    from skufp_pipeline.fingerprint.aggregator_train import aggregator_or_mean
-    from skufp_pipeline.fingerprint.gaussian import gaussian_or_none, save_gaussian
+    from skufp_pipeline.fingerprint.gaussian import save_gaussian
+    from skufp_pipeline.fingerprint.learn import learn
 
     settings, seed = run.preset.fingerprint, run.preset.seed
-    use = settings.synthetic
-    tables, teachers = _embeddings(run, use.at_training), run.read(BEST_SHOT_TEACHERS)
+    tables, teachers = _embeddings(run, settings.synthetic.at_training), run.read(BEST_SHOT_TEACHERS)
 
     def build(directory: Path) -> dict[str, Any]:
-        learnt = tables.with_stand_ins(use.aggregator)
-        data, device = (
-            fingerprint_data(learnt, teachers.table(), settings.max_views),
-            run.models.torch_device(),
-        )
-        trained = aggregator_or_mean(data, settings, seed, device, run.scratch, run.log)
-        model, history, *notes = trained
-        photos = photos_to_fit(tables, data.views, use)
-        gaussian, why_none = gaussian_or_none(data.views, photos, settings.gaussian)
-        save_aggregator(model, data.views.views.shape[2], settings.aggregator, directory)
-        if gaussian is not None:
-            save_gaussian(gaussian, directory)
-        used = used_by_fingerprints(tables, use)
-        used = used if history or gaussian else used.clear()
-        Aggregator.write(directory, history, used)
-        told = left_out(*notes, why_none, stood_in(used))
-        return {"skus": len(data.views.sku_ids), **_best(history), **told}
+        device = run.models.torch_device()
+        learnt = learn(tables, teachers.table(), settings, seed, device, run.scratch, run.log)
+        save_aggregator(learnt.aggregator, learnt.dimension, settings.aggregator, directory)
+        if learnt.gaussian is not None:
+            save_gaussian(learnt.gaussian, directory)
+        Aggregator.write(directory, learnt.history, learnt.used)
+        return {"skus": learnt.skus, **_best(learnt.history), **left_out(*learnt.told)}
 
     result = run.produce(FINGERPRINT_CHECKPOINT, build)
     return run.done(result, _curve(result.history()))
