@@ -145,10 +145,15 @@ class Preset(Settings):
     @model_validator(mode="after")
     def _synthetic_photos_are_stored(self) -> Self:
         use = self.fingerprint.synthetic
-        if self.synthetic.photos is None and (use.teachers or use.at_training or use.at_making):
+        users = {
+            "fingerprint.synthetic": use.teachers or use.at_training or use.at_making,
+            "policy.synthetic": self.policy is not None and self.policy.synthetic,
+        }
+        asking = [name for name, asks in users.items() if asks]
+        if asking and self.synthetic.photos is None:
             raise ValueError(
-                "fingerprint.synthetic uses synthetic photos, and none are stored; set synthetic.photos, "
-                "such as `photos: {}`"
+                f"{' and '.join(asking)} would use synthetic photos, and none are stored; set "
+                "synthetic.photos, such as `photos: {}`"
             )
         return self
 

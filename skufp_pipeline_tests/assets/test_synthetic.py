@@ -19,7 +19,11 @@ from ..graphs import Graph, checks, copy_graph, materialize_here, metadata, run_
 from ..test_shapes import TINY, Some, write_catalogue
 
 USE = {"teachers": True, "aggregator": True, "gaussian": True, "hubness": True, "view_weight": 0.2}
-FEW = {"synthetic": {"photos": {"side": 48}}, "query_encoder": {"engine": "pytorch"}}
+FEW = {
+    "policy": {"training": {"epochs": 1}, "synthetic": True},
+    "synthetic": {"photos": {"side": 48}},
+    "query_encoder": {"engine": "pytorch"},
+}
 NOTE = (
     "No customer's photo was judged: the image queries are synthetic photos, rendered from catalogue "
     "pictures. `skufp evaluate PHOTOS.csv` judges photos of customers."
@@ -28,16 +32,16 @@ TOLD = "synthetic photos were used as if they were customers'"
 
 
 def a_preset(manifest: Path, **parts: Any) -> dict[str, Any]:
-    kept = {name: part for name, part in TINY.items() if name not in ("views", "policy")}
+    kept = {name: part for name, part in TINY.items() if name != "views"}
     dataset = {"source": "manifest", "read": {"path": str(manifest)}}
     return {**kept, "name": "photoless", "dataset": dataset, **FEW, **parts}
 
 
 @pytest.fixture(scope="module")
 def photoless(tmp_path_factory: pytest.TempPathFactory) -> Graph:
-    """12 training SKUs and 3 of validation, with two pictures each and every use of synthetic photos."""
+    """20 training SKUs and 3 of validation, with two pictures each and every use of synthetic photos."""
     folder = tmp_path_factory.mktemp("photoless")
-    parts = [Some(12, "train", 2, 0), Some(3, "validation", 2, 0)]
+    parts = [Some(20, "train", 1, 0), Some(3, "validation", 2, 0)]
     manifest = write_catalogue(folder / "catalogue", parts, ["Boot", "Bag"])
     fingerprint = {"training": {"epochs": 1}, "hubness": {}, "synthetic": USE}
     return materialize_here(write_preset(folder, a_preset(manifest, fingerprint=fingerprint)))
@@ -56,7 +60,7 @@ def test_every_sku_has_its_photos_by_role_and_the_checks_pass(photoless: Graph) 
     assert "check not passed" not in photoless.log
     photos = photos_of(photoless)
     counts = photos.group_by("role").agg(pl.col("sku_id").n_unique(), pl.len()).sort("role").rows()
-    assert counts == [("development", 15, 15), ("evaluation", 15, 30), ("train", 15, 30)]
+    assert counts == [("development", 23, 23), ("evaluation", 23, 46), ("train", 23, 46)]
     assert photos["item_id"].n_unique() == photos.height
     assert photos.select(is_synthetic("item_id").all()).item()
     for row in photos.head(3).to_dicts():
@@ -83,9 +87,10 @@ def test_a_photo_that_is_lost_fails_the_check(photoless: Graph, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("key", "uses"),
     [
-        ("tables/best_shot_teachers", {"synthetic train": 24}),
-        ("checkpoints/fingerprint", {"synthetic train": 24, "synthetic development": 12}),
-        ("tables/fingerprints", {"synthetic train": 30}),
+        ("tables/best_shot_teachers", {"synthetic train": 40}),
+        ("checkpoints/fingerprint", {"synthetic train": 40, "synthetic development": 20}),
+        ("tables/fingerprints", {"synthetic train": 46}),
+        ("checkpoints/vla", {"synthetic train": 40, "synthetic development": 20}),
     ],
 )
 def test_what_used_synthetic_photos_says_so_and_used_none_for_evaluation(
@@ -115,7 +120,7 @@ def test_the_report_judges_synthetic_photos_and_says_so_in_its_first_line(photol
     assert report["judged_on"] == "synthetic photos"
     assert "NaN" not in text
     assert "nan" not in re.sub(r'base64,[^"]+', "", page).lower()
-    assert report["settings"]["seen+zero"]["image"]["queries"] == 30
+    assert report["settings"]["seen+zero"]["image"]["queries"] == 46
     assert report["settings"]["zero"]["image"]["queries"] == 6
     assert set(report["settings"]["seen"]["image"]["models"]) >= {"mean_sku", "fingerprint"}
     assert report["not_measured"]["reid_embeddings"] == "Baseline 1 is judged on customers' photos only"
