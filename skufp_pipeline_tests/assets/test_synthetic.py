@@ -160,3 +160,14 @@ def test_a_pretrained_encoder_embeds_the_evaluation_photos_before_training_too(
     steps = graph_steps(preset)
     assert "frozen_synthetic_embeddings" in steps["retrieval_report"].upstream
     assert "embed_synthetic" in [stage.name for stage in stages(steps)]
+
+
+def test_the_demo_of_a_catalogue_without_photos_asks_for_a_synthetic_one(
+    photoless: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SKUFP_PRESET", str(photoless.preset_file))
+    result = ask("demo")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.strip().splitlines()[0] == NOTE
+    assert "\nA synthetic photo no model was trained on (evaluation_item1.jpg of S" in result.stdout
