@@ -5,7 +5,17 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.assets import baselines, catalog, encoder, evaluation, fingerprints, index, policy, views
+from skufp_pipeline.assets import (
+    baselines,
+    catalog,
+    encoder,
+    evaluation,
+    fingerprints,
+    index,
+    policy,
+    synthetic,
+    views,
+)
 from skufp_pipeline.orchestration.executors import executor
 from skufp_pipeline.orchestration.schedules import jobs, schedules, sensors
 from skufp_pipeline.presets import Preset, load_preset
@@ -19,6 +29,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     encoder.group,
     baselines.group,
     views.group,
+    synthetic.group,
     fingerprints.group,
     policy.group,
     index.group,

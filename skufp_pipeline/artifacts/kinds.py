@@ -111,6 +111,19 @@ class Crops(Reader):
         return {"items": items.height, "crops": crops.height, "skipped_items": skipped.height}
 
 
+class SyntheticPhotos(Reader):
+    """Synthetic photos of the shard's SKUs at `image_path` below the folder, with the product's box."""
+
+    def table(self) -> pl.DataFrame:
+        return self.frame("photos")
+
+    @staticmethod
+    def write(directory: Path, photos: pl.DataFrame) -> dict:
+        write_frames(directory, photos=photos)
+        roles = photos["role"].value_counts(sort=True).rows()
+        return {"photos": photos.height, **{f"{role}_photos": count for role, count in roles}}
+
+
 class ImageText(Reader):
     """Each crop with its prompts, the text queries, and the texts of the catalogue."""
 

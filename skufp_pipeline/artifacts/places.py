@@ -6,6 +6,7 @@ from typing import Any
 
 from skufp_pipeline.artifacts import kinds
 from skufp_pipeline.artifacts.stored import Stored, StoredVersions
+from skufp_pipeline.datasets.table import SYNTHETIC
 from skufp_pipeline.hashing import stable_shard
 from skufp_pipeline.store import ArtifactStore
 
@@ -13,6 +14,7 @@ RAW_DATASET = Stored("raw_dataset", "raw/dataset", kinds.RawDataset)
 ANNOTATIONS = Stored("annotations", "tables/annotations", kinds.Annotations, parts="items/*.parquet")
 SKU_CROPS = Stored("sku_crops", "crops", kinds.Crops, sharded=True)
 IMAGE_TEXT = Stored("image_text", "tables/image_text", kinds.ImageText, sharded=True)
+SYNTHETIC_PHOTOS = Stored("synthetic_photos", "synthetic_photos", kinds.SyntheticPhotos, sharded=True)
 
 FROZEN_CLIP_CHECKPOINT = Stored(
     "frozen_clip_checkpoint", "checkpoints/frozen_clip", kinds.Encoder, trained=True
@@ -21,6 +23,12 @@ CLIP_CHECKPOINT = Stored("clip_checkpoint", "checkpoints/clip", kinds.Encoder, t
 CLIP_EMBEDDINGS = Stored("clip_embeddings", "tables/clip_embeddings", kinds.Embeddings, sharded=True)
 FROZEN_CLIP_EMBEDDINGS = Stored(
     "frozen_clip_embeddings", "tables/frozen_clip_embeddings", kinds.Embeddings, sharded=True
+)
+SYNTHETIC_EMBEDDINGS = Stored(
+    "synthetic_embeddings", "tables/synthetic_embeddings", kinds.Embeddings, sharded=True
+)
+FROZEN_SYNTHETIC_EMBEDDINGS = Stored(
+    "frozen_synthetic_embeddings", "tables/frozen_synthetic_embeddings", kinds.Embeddings, sharded=True
 )
 REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, trained=True)
 REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)
@@ -54,6 +62,10 @@ RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportF
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:
-    """Returns the local crop of an item (`row`: `sku_id`, `image_path`), fetching no other file."""
+    """Returns the local crop of an item (`row`: `sku_id`, `image_path`), fetching no other file.
+
+    A row of the domain `synthetic` gets its synthetic photo.
+    """
     shard = stable_shard(row["sku_id"], num_shards)
-    return store.local_path(f"{SKU_CROPS.key_in(store, shard)}/{row['image_path']}")
+    stored = SYNTHETIC_PHOTOS if row.get("domain") == SYNTHETIC else SKU_CROPS
+    return store.local_path(f"{stored.key_in(store, shard)}/{row['image_path']}")

@@ -13,6 +13,7 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
+    FROZEN_SYNTHETIC_EMBEDDINGS,
     GENERATED_VIEW_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
@@ -21,6 +22,7 @@ from skufp_pipeline.artifacts.places import (
     RETRIEVAL_REPORT,
     SEARCH_INDEX,
     SKU_CROPS,
+    SYNTHETIC_EMBEDDINGS,
 )
 from skufp_pipeline.checks.evaluation import report_checks
 from skufp_pipeline.compute import Needs
@@ -35,6 +37,8 @@ def group(preset: Preset) -> Group:
         (GENERATED_VIEW_EMBEDDINGS,): preset.views is not None,
         (FROZEN_CLIP_EMBEDDINGS,): preset.encoder.is_pretrained,
         (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
+        (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
+        (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,
         (IMAGE_ENCODER_ONNX,): preset.query_encoder.engine == "onnx",
     }
     report = Step(

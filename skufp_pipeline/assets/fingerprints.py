@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Aggregator, Fingerprints, Teachers
+from skufp_pipeline.artifacts.kinds import Aggregator, Embeddings, Fingerprints, Teachers
 from skufp_pipeline.artifacts.places import (
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
@@ -14,16 +14,16 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     GENERATED_VIEW_EMBEDDINGS,
+    SYNTHETIC_EMBEDDINGS,
 )
-from skufp_pipeline.artifacts.stored import left_out
+from skufp_pipeline.artifacts.stored import Stored, left_out
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.compute import Needs
+from skufp_pipeline.encoders.tables import stood_in
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
-    fingerprint_data,
     teacher_table,
-    used_by_fingerprints,
 )
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import counts_table, frame_metadata, markdown_table, picture
@@ -39,9 +39,12 @@ def group(preset: Preset) -> Group:
     light = Needs(compute.cores, compute.memory_gib)
     settings = fingerprint.model_dump(mode="json")
     # Settings that apply after training must not cause retraining.
-    trained = fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness"})
+    trained = fingerprint.model_dump(mode="json", exclude={"catalog_text_weight", "hubness", "synthetic"})
     if fingerprint.gaussian:
         trained["gaussian"].pop("aggregator_weight")
+    use = fingerprint.synthetic
+    if use.at_training:
+        trained["synthetic"] = use.model_dump(include={"aggregator", "gaussian", "photo_weight"})
     views = (CLIP_EMBEDDINGS, GENERATED_VIEW_EMBEDDINGS) if preset.views else (CLIP_EMBEDDINGS,)
     steps = [
         Step(
@@ -50,19 +53,19 @@ def group(preset: Preset) -> Group:
             stage=STAGE,
             kinds={"numpy", "parquet"},
             code=(FINGERPRINT + "tables",),
-            config={"max_views": fingerprint.max_views},
+            config={"max_views": fingerprint.max_views, **({"synthetic": True} if use.teachers else {})},
             needs=light,
-            deps=(CLIP_CHECKPOINT, CLIP_EMBEDDINGS),
+            deps=(CLIP_CHECKPOINT, CLIP_EMBEDDINGS, *_synthetic(use.teachers)),
         ),
         Step(
             stored=FINGERPRINT_CHECKPOINT,
             make=fingerprint_checkpoint,
             stage=STAGE,
             kinds={"pytorch", "safetensors"},
-            code=(FINGERPRINT + "aggregator_train", FINGERPRINT + "gaussian", FINGERPRINT + "tables"),
+            code=(FINGERPRINT + "learn",),
             config={"fingerprint": trained, "seed": preset.seed},
             needs=Needs(compute.cores, compute.memory_gib, compute.gpus),
-            deps=(CLIP_CHECKPOINT, *views, BEST_SHOT_TEACHERS),
+            deps=(CLIP_CHECKPOINT, *views, BEST_SHOT_TEACHERS, *_synthetic(use.at_training)),
         ),
         Step(
             stored=FINGERPRINTS,
@@ -71,10 +74,11 @@ def group(preset: Preset) -> Group:
             kinds={"pytorch", "parquet"},
             code=(FINGERPRINT + "make",),
             config={
-                name: settings[name] for name in ("max_views", "gaussian", "catalog_text_weight", "hubness")
+                name: settings[name]
+                for name in ("max_views", "gaussian", "catalog_text_weight", "hubness", "synthetic")
             },
             needs=light,
-            deps=(CLIP_CHECKPOINT, *views, FINGERPRINT_CHECKPOINT),
+            deps=(CLIP_CHECKPOINT, *views, FINGERPRINT_CHECKPOINT, *_synthetic(use.at_making)),
         ),
     ]
     return Group.of("fingerprints", preset, steps, no_leaks)
@@ -83,13 +87,15 @@ def group(preset: Preset) -> Group:
 def best_shot_teachers(run: Run) -> dg.MaterializeResult:
     """The single view and the single text of each SKU that retrieve its training queries best."""
     run.read(CLIP_CHECKPOINT)
-    tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS))
-    max_views = run.preset.fingerprint.max_views
+    use, max_views = run.preset.fingerprint.synthetic, run.preset.fingerprint.max_views
+    synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if use.teachers else None
+    tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), synthetic=synthetic)
+    tables = tables.with_stand_ins(use.teachers)
 
     def build(directory: Path) -> dict[str, Any]:
-        summary = Teachers.write(directory, *teacher_table(tables, max_views))
-        note = None if summary["queries"] else "no training queries: every teacher is its SKU's medoid"
-        return {**summary, **left_out(note)}
+        teachers, used = teacher_table(tables, max_views)
+        note = "no training queries: every teacher is its SKU's medoid" if used.is_empty() else stood_in(used)
+        return {**Teachers.write(directory, teachers, used), **left_out(note)}
 
     result = run.produce(BEST_SHOT_TEACHERS, build)
     teachers = result.table()
@@ -101,24 +107,20 @@ def fingerprint_checkpoint(run: Run) -> dg.MaterializeResult:
     """The Q-Former-style aggregator, trained by regression, rank distillation and classification, and the
     noise of views and photos, estimated on training SKUs."""
     from skufp_pipeline.fingerprint.aggregator import save_aggregator
-    from skufp_pipeline.fingerprint.aggregator_train import aggregator_or_mean
-    from skufp_pipeline.fingerprint.gaussian import gaussian_or_none, save_gaussian
+    from skufp_pipeline.fingerprint.gaussian import save_gaussian
+    from skufp_pipeline.fingerprint.learn import learn
 
     settings, seed = run.preset.fingerprint, run.preset.seed
-    tables, teachers = _embeddings(run), run.read(BEST_SHOT_TEACHERS)
+    tables, teachers = _embeddings(run, settings.synthetic.at_training), run.read(BEST_SHOT_TEACHERS)
 
     def build(directory: Path) -> dict[str, Any]:
-        data = fingerprint_data(tables, teachers.table(), settings.max_views)
         device = run.models.torch_device()
-        trained = aggregator_or_mean(data, settings, seed, device, run.scratch, run.log)
-        model, history, *notes = trained
-        gaussian, why_none = gaussian_or_none(data.views, data.image_queries, settings.gaussian)
-        save_aggregator(model, data.views.views.shape[2], settings.aggregator, directory)
-        if gaussian is not None:
-            save_gaussian(gaussian, directory)
-        used = used_by_fingerprints(tables)
-        Aggregator.write(directory, history, used if history or gaussian else used.clear())
-        return {"skus": len(data.views.sku_ids), **_best(history), **left_out(*notes, why_none)}
+        learnt = learn(tables, teachers.table(), settings, seed, device, run.scratch, run.log)
+        save_aggregator(learnt.aggregator, learnt.dimension, settings.aggregator, directory)
+        if learnt.gaussian is not None:
+            save_gaussian(learnt.gaussian, directory)
+        Aggregator.write(directory, learnt.history, learnt.used)
+        return {"skus": learnt.skus, **_best(learnt.history), **left_out(*learnt.told)}
 
     result = run.produce(FINGERPRINT_CHECKPOINT, build)
     return run.done(result, _curve(result.history()))
@@ -132,13 +134,14 @@ def fingerprints(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.fingerprint.make import make_fingerprints, parts_left_out
 
     settings, device = run.preset.fingerprint, run.models.torch_device()
-    tables, checkpoint = _embeddings(run), run.read(FINGERPRINT_CHECKPOINT).path
+    tables = _embeddings(run, settings.synthetic.at_making)
+    checkpoint = run.read(FINGERPRINT_CHECKPOINT).path
 
     def build(directory: Path) -> dict[str, Any]:
         gaussian = load_gaussian(checkpoint) if settings.gaussian else None
         aggregator = load_aggregator(checkpoint, device)
         table, used = make_fingerprints(aggregator, gaussian, tables, settings, device)
-        note = left_out(*parts_left_out(settings, gaussian, used.height))
+        note = left_out(*parts_left_out(settings, gaussian, used))
         return {**Fingerprints.write(directory, table, used), **note}
 
     result = run.produce(FINGERPRINTS, build)
@@ -165,8 +168,13 @@ def _curve(history: list[dict[str, float]]) -> dict[str, Any]:
     return {"curve": curve, "history": markdown_table(pl.DataFrame(history).tail(5))}
 
 
-def _embeddings(run: Run) -> EmbeddingTables:
+def _embeddings(run: Run, with_synthetic: bool) -> EmbeddingTables:
     """The tables of all shards by one encoder, with the generated views if the preset has them."""
     run.read(CLIP_CHECKPOINT)
     generated = run.read_all(GENERATED_VIEW_EMBEDDINGS) if run.preset.views else None
-    return EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), generated)
+    synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if with_synthetic else None
+    return EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), generated, synthetic)
+
+
+def _synthetic(wanted: bool) -> tuple[Stored[Embeddings], ...]:
+    return (SYNTHETIC_EMBEDDINGS,) if wanted else ()

@@ -6,7 +6,13 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import PolicyCheckpoint, PolicyLabels, PolicyReport, write_unused
+from skufp_pipeline.artifacts.kinds import (
+    Fingerprints,
+    PolicyCheckpoint,
+    PolicyLabels,
+    PolicyReport,
+    write_unused,
+)
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
@@ -14,9 +20,12 @@ from skufp_pipeline.artifacts.places import (
     POLICY_REPORT,
     RAW_DATASET,
     SKU_CROPS,
+    SYNTHETIC_EMBEDDINGS,
+    SYNTHETIC_PHOTOS,
     VLA_CHECKPOINT,
     VLA_LABELS,
 )
+from skufp_pipeline.artifacts.stored import left_out
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.off import not_measured
 from skufp_pipeline.checks.policy import (
@@ -26,7 +35,8 @@ from skufp_pipeline.checks.policy import (
     policy_helps_degraded,
 )
 from skufp_pipeline.compute import Needs
-from skufp_pipeline.encoders.tables import no_queries
+from skufp_pipeline.datasets.table import is_synthetic
+from skufp_pipeline.encoders.tables import no_queries, stood_in
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.hashing import shard_part
@@ -51,6 +61,7 @@ def group(preset: Preset) -> Group:
         return Group.of("policy", preset, [])
     actions = policy.actions.model_dump(mode="json")
     fingerprinted = (SKU_CROPS, CLIP_CHECKPOINT, CLIP_EMBEDDINGS, FINGERPRINTS)
+    synthetic = (SYNTHETIC_PHOTOS, SYNTHETIC_EMBEDDINGS) if policy.synthetic else ()
     steps = [
         Step(
             stored=VLA_LABELS,
@@ -59,9 +70,13 @@ def group(preset: Preset) -> Group:
             weekly=True,
             kinds={"pytorch", "opencv", "parquet"},
             code=(POLICY + "labels",),
-            config={"actions": actions, "labels": policy.labels.model_dump(mode="json")},
+            config={
+                "actions": actions,
+                "labels": policy.labels.model_dump(mode="json"),
+                **({"synthetic": True} if policy.synthetic else {}),
+            },
             needs=compute.network_needs,
-            deps=fingerprinted,
+            deps=(*fingerprinted, *synthetic),
         ),
         Step(
             stored=VLA_CHECKPOINT,
@@ -104,14 +119,14 @@ def vla_labels(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.policy.labels import label_queries, labelled_queries
 
     settings = _settings(run)
-    crops, embeddings = run.read(SKU_CROPS), run.read(CLIP_EMBEDDINGS)
     checkpoint, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
+    photos = _photos(run, fingerprints)
     assert run.shard is not None
     limit = shard_part(settings.labels.train_queries, run.preset.shards, run.shard)
 
     def build(directory: Path) -> dict[str, Any]:
         labels = label_queries(
-            labelled_queries(with_paths(embeddings.images(), crops.path), limit),
+            labelled_queries(photos, limit),
             fingerprints.table(),
             run.models.load_encoder(checkpoint.folder),
             settings.actions,
@@ -124,6 +139,18 @@ def vla_labels(run: Run) -> dg.MaterializeResult:
     result = run.produce(VLA_LABELS, build)
     labels = result.table()
     return run.done(result, {**frame_metadata(labels), "winners": counts_table(labels, ["role", "winner"])})
+
+
+def _photos(run: Run, fingerprints: Fingerprints) -> pl.DataFrame:
+    """The shard's embedded photos with the path of each: customers', and synthetic ones where these lack."""
+    crops, embeddings = run.read(SKU_CROPS), run.read(CLIP_EMBEDDINGS)
+    customers = with_paths(embeddings.images(), crops.path)
+    if not _settings(run).synthetic:
+        return customers
+    photos, embedded = run.read(SYNTHETIC_PHOTOS), run.read(SYNTHETIC_EMBEDDINGS)
+    is_lacking = fingerprints.used_queries().filter(~is_synthetic("query_id")).is_empty()
+    synthetic = with_paths(embedded.images(), photos.path)
+    return pl.concat([customers, synthetic]) if is_lacking else customers
 
 
 def vla_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -140,9 +167,10 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
         policy, history, figures = train_policy(
             labels, settings.actions, settings.training, seed, run.scratch, run.log
         )
-        PolicyCheckpoint.write(directory, policy, history, used_by_policy(labels))
+        used = used_by_policy(labels)
+        PolicyCheckpoint.write(directory, policy, history, used)
         gate = "open" if policy.calibration.is_open else "closed"
-        return {"queries": labels.height, "gate": gate, **figures}
+        return {"queries": labels.height, "gate": gate, **figures, **left_out(stood_in(used))}
 
     result = run.produce_or_off(VLA_CHECKPOINT, build, lambda folder: write_unused(folder, no_queries()))
     if result.off:

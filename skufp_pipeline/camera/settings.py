@@ -36,8 +36,23 @@ class CameraSettings(Settings):
         return self
 
 
+class SyntheticPhotosSettings(Settings):
+    """How many synthetic photos of each SKU are stored, by role, and their side."""
+
+    train: int = Field(2, ge=0)
+    development: int = Field(1, ge=0)
+    evaluation: int = Field(2, ge=0)  # for a report where no customer's photo is held out
+    side: int = Field(224, ge=16)  # pixels
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Returns the number of photos of a SKU by role."""
+        return self.model_dump(exclude={"side"})
+
+
 class SyntheticSettings(Settings):
     """Synthetic photos of the catalogue's own pictures: for adaptation, and in place of photos that lack."""
 
     camera: CameraSettings = CameraSettings()
     backgrounds: str | None = None  # a folder of pictures; null: the catalogue's own pictures
+    photos: SyntheticPhotosSettings | None = None  # null: none are stored, and no report is judged on them

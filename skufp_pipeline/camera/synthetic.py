@@ -47,12 +47,17 @@ class SyntheticPhoto:
     """A synthetic photo.
 
     Attributes:
-        pixels: (side, side, 3) RGB: a photo of any aspect ratio, squeezed to a square.
+        jpeg: the file.
         box: x1, y1, x2, y2 in pixels of what is in the photo of the product (the first piece).
     """
 
-    pixels: Pixels
+    jpeg: bytes
     box: tuple[int, int, int, int]
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """(side, side, 3) RGB: a photo of any aspect ratio, squeezed to a square."""
+        return np.array(open_photo(self.jpeg))
 
 
 def product_mask(pixels: Pixels) -> Pixels | None:
@@ -114,7 +119,8 @@ def synthetic_photo(
         _reflect(rng, scene)
     severity = float(np.clip(rng.normal(settings.severity, 0.25), 0, 1))
     taken, _ = phone_photo(rng, scene, severity)
-    return SyntheticPhoto(_through_jpeg(rng, taken, settings.jpeg), box)
+    quality = int(rng.integers(settings.jpeg[0], settings.jpeg[1] + 1))
+    return SyntheticPhoto(encode_jpeg(taken, quality), box)
 
 
 def procedural_background(rng: np.random.Generator, side: int) -> Pixels:
@@ -257,7 +263,3 @@ def _reflect(rng: np.random.Generator, scene: Pixels) -> None:
     cv2.ellipse(coarse, centre, axes, float(rng.uniform(0, 180)), 0, 360, float(rng.uniform(0.3, 1.0)), -1)
     glow = cv2.resize(cv2.GaussianBlur(coarse, (0, 0), 1.5), (side, side))[..., None]
     np.copyto(scene, (scene + (255 - scene) * glow).astype(np.uint8))
-
-
-def _through_jpeg(rng: np.random.Generator, pixels: Pixels, quality: tuple[int, int]) -> Pixels:
-    return np.array(open_photo(encode_jpeg(pixels, int(rng.integers(quality[0], quality[1] + 1)))))

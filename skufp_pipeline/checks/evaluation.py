@@ -4,7 +4,7 @@ import dagster as dg
 
 from skufp_pipeline.artifacts.places import RETRIEVAL_REPORT
 from skufp_pipeline.compute import Needs, declare
-from skufp_pipeline.evaluation.report import Gain, Report
+from skufp_pipeline.evaluation.report import SYNTHETIC_PHOTOS, Gain, Report
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 
@@ -20,9 +20,10 @@ def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
         **resources,
     )
     def encoder_recall_in_range(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        scores = _report(artifacts).settings["seen+zero"]["image"].models
-        if not scores:
-            return _unmeasured("there are no evaluation photos")
+        report = _report(artifacts)
+        scores = report.settings["seen+zero"]["image"].models
+        if not scores or report.judged_on == SYNTHETIC_PHOTOS:
+            return _unmeasured("there are no customers' photos for evaluation")
         recall = scores["mean_sku"]["recall@1"]
         low, high = thresholds.encoder_recall_low, thresholds.encoder_recall_high
         return dg.AssetCheckResult(
@@ -36,7 +37,10 @@ def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
         **resources,
     )
     def fingerprint_beats_mean_sku(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        settings = _report(artifacts).settings
+        report = _report(artifacts)
+        settings = report.settings
+        if report.judged_on == SYNTHETIC_PHOTOS:
+            return _unmeasured("there are no customers' photos for evaluation")
         gain = {
             name: settings[name]["image"].differences["fingerprint-mean_sku"]["recall@1"]
             for name in ("seen", "zero")
@@ -78,7 +82,8 @@ def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
         **resources,
     )
     def generated_views_do_no_harm(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
-        controls = _report(artifacts).view_controls
+        report = _report(artifacts)
+        controls = None if report.judged_on == SYNTHETIC_PHOTOS else report.view_controls
         if controls is None or not controls["seen+zero"]["image"].models:
             return _unmeasured("there are no generated views, or no evaluation photos")
         differences = controls["seen+zero"]["image"].differences

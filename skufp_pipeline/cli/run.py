@@ -8,7 +8,13 @@ from typing import Any
 import click
 import polars as pl
 
-from skufp_pipeline.artifacts.places import ANNOTATIONS, IMAGE_TEXT, RETRIEVAL_REPORT, SKU_CROPS
+from skufp_pipeline.artifacts.places import (
+    ANNOTATIONS,
+    IMAGE_TEXT,
+    RETRIEVAL_REPORT,
+    SKU_CROPS,
+    SYNTHETIC_PHOTOS,
+)
 from skufp_pipeline.cli.evaluate import print_report
 from skufp_pipeline.cli.options import open_engine, preset_option, removals_option, say, user_errors
 from skufp_pipeline.cli.search import print_answer
@@ -52,10 +58,10 @@ def demo(name: str | None) -> None:
     click.echo()
     print_report(store, as_json=False)
     engine = open_engine(preset, store)
-    photo, text = _examples(store, preset)
+    kind, photo, text = _examples(store, preset)
     for title, answer in (
         (
-            f"A photo no model was trained on ({photo.name} of {photo.parent.name}):",
+            f"A{kind} photo no model was trained on ({photo.name} of {photo.parent.name}):",
             engine.search_image(photo, 5),
         ),
         (f'A sentence: "{text}"', engine.search_text(text, 5)),
@@ -104,12 +110,21 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
         say(f"left out rows: {annotations.path / 'skipped_items.parquet'}; `skufp catalog check` lists them")
 
 
-def _examples(store: ArtifactStore, preset: Preset) -> tuple[Path, str]:
-    """A photo and a sentence from an evaluation query of a validation SKU."""
+def _examples(store: ArtifactStore, preset: Preset) -> tuple[str, Path, str]:
+    """A photo and a sentence from an evaluation query of a validation SKU; first, the kind of the photo.
+
+    Without customers' photos it is a synthetic one, and the sentence is the SKU's.
+    """
+    is_asked = (pl.col("role") == "evaluation") & (pl.col("split") == "validation")
     for shard in range(preset.shards):
         rows = IMAGE_TEXT.read(store, shard).images()
-        rows = rows.filter((pl.col("role") == "evaluation") & (pl.col("split") == "validation"))
+        rows = rows.filter(is_asked)
         if rows.height:
             first = rows.row(0, named=True)
-            return SKU_CROPS.read(store, shard).path / first["image_path"], first["text"]
+            return "", SKU_CROPS.read(store, shard).path / first["image_path"], first["text"]
+    for shard in range(preset.shards if preset.synthetic.photos else 0):
+        photos, words = SYNTHETIC_PHOTOS.read(store, shard), IMAGE_TEXT.read(store, shard).images()
+        for first in photos.table().filter(is_asked).head(1).to_dicts():
+            (text, *_) = words.filter(sku_id=first["sku_id"])["text"]
+            return " synthetic", photos.path / first["image_path"], text
     raise UserError("the data set has no evaluation query of a validation SKU to show")

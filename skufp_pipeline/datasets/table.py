@@ -10,6 +10,7 @@ import polars as pl
 
 SPLITS = ("train", "validation", "test")
 CATALOG, QUERY = "catalog", "query"
+SYNTHETIC = "synthetic"  # domain of photos rendered from catalog pictures; no row of `ITEM_SCHEMA` has it
 
 # Roles. `gallery`: a catalog view; `train`, `development`, `evaluation`: a query (see splits.py).
 # An evaluation query is used only for the final score.
@@ -51,6 +52,20 @@ ITEM_ORDER = ["sku_id", "domain", "image_id", "item_idx"]
 def item_id() -> pl.Expr:
     """The id of an item or query across splits, `<split>/<image_id>_item<idx>`."""
     return pl.format("{}/{}_item{}", "split", "image_id", "item_idx").alias("item_id")
+
+
+def synthetic_id(role: str, sku_id: str, number: int) -> str:
+    """The id of a synthetic photo; no item has one that starts so.
+
+    >>> synthetic_id("train", "A-100", 1)
+    'synthetic/train/A-100/1'
+    """
+    return f"{SYNTHETIC}/{role}/{sku_id}/{number}"
+
+
+def is_synthetic(column: str, role: str | None = None) -> pl.Expr:
+    """Whether an id is one of a synthetic photo, of this role if one is given."""
+    return pl.col(column).str.starts_with(f"{SYNTHETIC}/" if role is None else f"{SYNTHETIC}/{role}/")
 
 
 @dataclass(frozen=True)

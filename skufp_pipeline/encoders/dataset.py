@@ -5,7 +5,6 @@ The data has training SKUs only, and only their queries of the roles `train` (fo
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +17,10 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.adapt import AdaptationData
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import embedding_rows, used_queries
-from skufp_pipeline.errors import UserError
-from skufp_pipeline.photos import PhotoError, size_of, whole_photo
+from skufp_pipeline.photos import size_of
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.images import LabelledImages, TrainingImages
-from skufp_pipeline.training.pixels import decode_squares, to_square
-
-_MOST_BACKGROUNDS = 1000
+from skufp_pipeline.training.pixels import decode_squares, read_backgrounds
 
 
 @dataclass(frozen=True)
@@ -136,29 +132,6 @@ def _anchors(gallery: pl.DataFrame, frozen: pl.DataFrame, label: dict[str, int])
     sums = np.zeros((len(label), rows.shape[1]))
     np.add.at(sums, _labels(gallery, label), rows)
     return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-
-
-def read_backgrounds(folder: str | None, side: int) -> np.ndarray:
-    """Returns the pictures of a folder as (B, side, side, 3) uint8, in the order of their names; B is at most
-    1,000, and 0 without a folder.
-
-    Raises:
-        UserError: no such folder, or no picture in it.
-    """
-    if folder is None:
-        return np.zeros((0, side, side, 3), np.uint8)
-    files = (
-        sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
-    )
-    found = []
-    for path in files:
-        with suppress(PhotoError, OSError):  # a folder of pictures may hold a licence too
-            found.append(to_square(np.asarray(whole_photo(path)), side))
-        if len(found) == _MOST_BACKGROUNDS:
-            break
-    if not found:
-        raise UserError(f"synthetic.backgrounds {folder!r}: expected a folder of pictures, found none")
-    return np.stack(found)
 
 
 def _aspect(path: Path) -> float:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from skufp_pipeline.datasets.table import GALLERY, item_id
+from skufp_pipeline.datasets.table import GALLERY, SYNTHETIC, item_id
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.photos import read_crop
@@ -68,6 +68,29 @@ def with_anchors(images: pl.DataFrame, frozen: pl.DataFrame) -> pl.DataFrame:
     mixed = rows[is_view].astype(np.float64) + embedding_rows(joined.filter(is_view), "anchor")
     rows[is_view] = (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
     return images.with_columns(embedding_column(rows))
+
+
+def embed_synthetic(
+    encoder: ImageEncoder,
+    photos: pl.DataFrame,
+    folder: Path,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> pl.DataFrame:
+    """Returns the columns of `embed_images` for synthetic photos, rows of `PHOTO_SCHEMA`."""
+    rows = embed_crops(encoder, [folder / path for path in photos["image_path"]], batch_size, progress)
+    identity = photos.select(
+        "item_id",
+        "sku_id",
+        "split",
+        pl.lit(SYNTHETIC).alias("domain"),
+        "role",
+        "category_name",
+        pl.col("role").alias("image_id"),
+        pl.col("number").alias("item_idx"),
+        "image_path",
+    )
+    return identity.with_columns(embedding_column(rows))
 
 
 def embed_text_table(encoder: Encoder, texts: pl.DataFrame, batch_size: int) -> pl.DataFrame:

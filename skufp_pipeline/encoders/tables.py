@@ -4,9 +4,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from skufp_pipeline.datasets.table import GALLERY
+from skufp_pipeline.datasets.table import GALLERY, SYNTHETIC, is_synthetic
 
-# Queries that a trained result used; `use` is train or development.
+# Queries that a trained result used; `use` is train or development, of a synthetic photo `synthetic train` or
+# `synthetic development`.
 USED_SCHEMA: dict[str, pl.DataType] = {
     "query_id": pl.String(),
     "sku_id": pl.String(),
@@ -18,7 +19,14 @@ USED_SCHEMA: dict[str, pl.DataType] = {
 def used_queries(frame: pl.DataFrame, use: str) -> pl.DataFrame:
     """Returns `USED_SCHEMA` for the query rows (`query_id`, `sku_id`, `role`), used as `use`."""
     chosen = frame.filter(pl.col("role") != GALLERY).select("query_id", "sku_id", "role")
-    return chosen.with_columns(use=pl.lit(use)).select(*USED_SCHEMA)
+    marked = pl.when(is_synthetic("query_id")).then(pl.lit(f"{SYNTHETIC} {use}")).otherwise(pl.lit(use))
+    return chosen.with_columns(use=marked).select(*USED_SCHEMA)
+
+
+def stood_in(used: pl.DataFrame) -> str | None:
+    """Returns a sentence on the synthetic photos among `USED_SCHEMA`; None if there are none."""
+    count = used.filter(is_synthetic("query_id"))["query_id"].n_unique()
+    return f"{count} synthetic photos were used as if they were customers'" if count else None
 
 
 def no_queries() -> pl.DataFrame:

@@ -27,12 +27,14 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
+    FROZEN_SYNTHETIC_EMBEDDINGS,
     GENERATED_VIEW_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
     REID_CHECKPOINT,
     REID_EMBEDDINGS,
     SEARCH_INDEX,
+    SYNTHETIC_EMBEDDINGS,
 )
 from skufp_pipeline.artifacts.stored import R, Stored
 from skufp_pipeline.datasets.table import EVALUATION
@@ -42,7 +44,15 @@ from skufp_pipeline.evaluation.controls import control_tables, judge_controls
 from skufp_pipeline.evaluation.labels import make_labels
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTING_SPLITS, Model
-from skufp_pipeline.evaluation.report import Duplicates, Latency, Report, Results, results, source_results
+from skufp_pipeline.evaluation.report import (
+    SYNTHETIC_PHOTOS,
+    Duplicates,
+    Latency,
+    Report,
+    Results,
+    results,
+    source_results,
+)
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
@@ -55,6 +65,8 @@ from skufp_pipeline.search.duplicates import find_duplicates
 from skufp_pipeline.search.engine import QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
 
+NO_REID = "Baseline 1 is judged on customers' photos only"
+
 
 @dataclass(frozen=True)
 class ReportParts:
@@ -64,6 +76,8 @@ class ReportParts:
     words: list[ImageText]
     shards: list[Embeddings]
     frozen: list[Embeddings]  # by the encoder before fine-tuning
+    synthetic: list[Embeddings]  # of synthetic photos
+    frozen_synthetic: list[Embeddings]  # of the evaluation ones, by the encoder before fine-tuning
     reid: list[Embeddings]  # crops by Baseline 1
     generated: list[Embeddings]  # of generated views
     teachers: Teachers
@@ -103,6 +117,8 @@ class ReportParts:
             read_all(IMAGE_TEXT),
             read_all(CLIP_EMBEDDINGS),
             read_all(FROZEN_CLIP_EMBEDDINGS),
+            read_all(SYNTHETIC_EMBEDDINGS),
+            read_all(FROZEN_SYNTHETIC_EMBEDDINGS),
             read_all(REID_EMBEDDINGS),
             read_all(GENERATED_VIEW_EMBEDDINGS),
             read(BEST_SHOT_TEACHERS),
@@ -114,18 +130,23 @@ class ReportParts:
         )
 
     def tables(self, max_views: int, encoder: Encoder, batch_size: int) -> retrieval.ReportInputs:
-        """The tables of the parts; `encoder` embeds the text queries of each source."""
-        tables = EmbeddingTables.of(self.shards)
+        """The tables of the parts; `encoder` embeds the text queries of each source.
+
+        Without a customer's photo to judge they hold the synthetic ones, which Baseline 1 has not embedded.
+        """
+        found = EmbeddingTables.of(self.shards, synthetic=self.synthetic)
+        tables = found.judged()
+        frozen = EmbeddingTables.of(self.frozen, synthetic=self.frozen_synthetic) if self.frozen else None
         image_text = pl.concat([part.images() for part in self.words])
         return retrieval.ReportInputs(
             tables,
-            EmbeddingTables.of(self.frozen) if self.frozen else None,
+            frozen.judged() if frozen else None,
             self.teachers.table(),
             self.fingerprints.table(),
             max_views,
             make_labels(seen_looks(FingerprintIndex.load(self.index.path).skus), image_text, tables.texts),
             retrieval.embed_sources(image_text, encoder, batch_size),
-            EmbeddingTables.images_of(self.reid) if self.reid else None,
+            EmbeddingTables.images_of(self.reid) if self.reid and tables is found else None,
         )
 
 
@@ -172,8 +193,10 @@ def make_report(
     shown = queries.filter(pl.col("role") == EVALUATION).head(settings.grid_queries)
     grid = retrieval.grid_rows(shown, photos[: shown.height], engine)
     judged = results(evaluation)
+    judged_on = retrieval.judged_on(inputs.tables.images)
     report = Report(
         preset=plan.preset,
+        judged_on=judged_on,
         settings=judged,
         latency=latency,
         text_sources=source_results(sources),
@@ -184,7 +207,11 @@ def make_report(
         duplicates=None
         if (least := settings.duplicate_threshold) is None
         else Duplicates.of(find_duplicates(inputs.tables.images, crop_of, least), least),
-        not_measured={**unmeasured(judged, latency, shown.height), **parts.left_out},
+        not_measured={
+            **unmeasured(judged, latency, shown.height),
+            **({REID_EMBEDDINGS.name: NO_REID} if parts.reid and judged_on == SYNTHETIC_PHOTOS else {}),
+            **parts.left_out,
+        },
     )
     retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
     return report

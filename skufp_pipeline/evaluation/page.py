@@ -8,11 +8,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from skufp_pipeline.evaluation.protocol import SETTINGS
-from skufp_pipeline.evaluation.report import Gain, Report
+from skufp_pipeline.evaluation.report import SYNTHETIC_PHOTOS, Gain, Report
 from skufp_pipeline.evaluation.tables import (
     PAPER_NOTE,
     SETTING_LABELS,
     Table,
+    judged_note,
     latency_sections,
     main_sections,
     paper_sections,
@@ -40,6 +41,7 @@ def render_page(
     template = _environment().get_template("report.html.j2")
     return template.render(
         preset=report.preset,
+        judged_note=judged_note(report),
         headline=headline(report),
         paper_protocol=report.protocol == "paper",
         main=main_sections(report, METRICS),
@@ -68,8 +70,9 @@ def headline(report: Report) -> str:
         first = {name: values["recall@1"] for name, values in result.models.items()}
         pair = next(iter(result.differences), None)
         name = pair.split("-")[0] if pair else max(first, key=lambda model: first[model])
+        photos = "synthetic photos" if report.judged_on == SYNTHETIC_PHOTOS else "photos"
         text = (
-            f"{name} finds the right product first for {first[name]:.1%} of {result.queries:,} photos "
+            f"{name} finds the right product first for {first[name]:.1%} of {result.queries:,} {photos} "
             f"({SETTING_LABELS[setting]}, {result.gallery:,} products)"
         )
         return f"{text}. {_verdict(pair, result.differences[pair]['recall@1'])}" if pair else f"{text}."

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import polars as pl
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationError
@@ -15,6 +15,8 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Validatio
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
 from skufp_pipeline.settings import Settings
+
+CUSTOMERS_PHOTOS, SYNTHETIC_PHOTOS = "customers' photos", "synthetic photos"
 
 FRAME_SCHEMA: dict[str, pl.DataType] = {
     "protocol": pl.String(),  # leak-free | paper
@@ -213,6 +215,7 @@ class Report(Settings):
 
     Attributes:
         preset: its name.
+        judged_on: whose photos the image queries are, never both; null without any.
         seeds: of the trainings that figures average, if there are several.
         gallery_latency: the machine of each row's search times, if timed.
         text_sources: text results by source of the texts and setting.
@@ -225,6 +228,7 @@ class Report(Settings):
     """
 
     preset: str
+    judged_on: Literal["customers' photos", "synthetic photos"] | None = "customers' photos"
     settings: Results
     latency: Latency | None = None
     protocol: str = "leak-free"

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.artifacts.kinds import ReportFiles
 from skufp_pipeline.datasets.prompts import TEXT_SOURCES, source_queries
-from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY
+from skufp_pipeline.datasets.table import EVALUATION, GALLERY, QUERY, SYNTHETIC
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.embed import embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
@@ -35,7 +35,7 @@ from skufp_pipeline.evaluation.protocol import (
     evaluation_queries,
 )
 from skufp_pipeline.evaluation.report import GalleryLatency, Latency, Report, Times
-from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.fingerprint.tables import JUDGED_SPLITS, EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.search.engine import QueryEngine, read_photo
@@ -228,7 +228,21 @@ def write_report(
 
 def sample_evaluation_queries(images: pl.DataFrame, count: int) -> pl.DataFrame:
     """A stable sample of `count` evaluation queries, for latency and the results grid."""
-    return _sample(images.filter((pl.col("role") == EVALUATION) & (pl.col("domain") == QUERY)), count)
+    return _sample(images.filter(pl.col("role") == EVALUATION), count)
+
+
+def judged_on(images: pl.DataFrame) -> Literal["customers' photos", "synthetic photos"] | None:
+    """Whose photos the evaluation queries are; None if there are none.
+
+    Raises ValueError if there are both.
+    """
+    held = images.filter((pl.col("role") == EVALUATION) & pl.col("split").is_in(JUDGED_SPLITS))
+    domains = set(held["domain"])
+    if len(domains) > 1:
+        raise ValueError(f"evaluation photos of {' and '.join(sorted(domains))} in one figure")
+    if not domains:
+        return None
+    return "synthetic photos" if SYNTHETIC in domains else "customers' photos"
 
 
 def sample_photos(images: pl.DataFrame, count: int) -> pl.DataFrame:

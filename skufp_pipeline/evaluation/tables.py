@@ -10,7 +10,15 @@ from tabulate import tabulate
 
 from skufp_pipeline.evaluation.labels import ALL_ATTRIBUTES, LABELS, precision_name
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS
-from skufp_pipeline.evaluation.report import Gain, Report, Result, Results, Times
+from skufp_pipeline.evaluation.report import (
+    CUSTOMERS_PHOTOS,
+    SYNTHETIC_PHOTOS,
+    Gain,
+    Report,
+    Result,
+    Results,
+    Times,
+)
 
 SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
 METRIC_LABELS = {
@@ -96,13 +104,27 @@ def _render(report: Report, write: Callable[[Table], str]) -> str:
     paper = paper_sections(report)
     sections = [*main_sections(report), *unmeasured_sections(report), *paper]
     sections += [*source_sections(report), *latency_sections(report)]
-    blocks = []
+    blocks = [*filter(None, [judged_note(report)])]
     for section in sections:
         blocks.append(section.title)
         blocks += [part if isinstance(part, str) else write(part) for part in section.parts]
         if paper and section is paper[-1]:
             blocks.append(PAPER_NOTE)
     return "\n\n".join(blocks) + "\n"
+
+
+def judged_note(report: Report) -> str:
+    """The first line of a report: that no customer's photo was judged; empty where some were."""
+    if report.judged_on == CUSTOMERS_PHOTOS:
+        return ""
+    judged = (
+        "the image queries are synthetic photos, rendered from catalogue pictures"
+        if report.judged_on == SYNTHETIC_PHOTOS
+        else "none is held out"
+    )
+    return (
+        f"No customer's photo was judged: {judged}. `skufp evaluate PHOTOS.csv` judges photos of customers."
+    )
 
 
 def main_sections(report: Report, metrics: Sequence[str] = DIFFERENCE_METRICS) -> list[Section]:

@@ -114,8 +114,9 @@ def posterior(model: GaussianModel, views: ViewSet, photos: Queries, settings: G
     """(S, D) mean of y given the views and photos (each counts `photo_weight` times), plus the shift."""
     counts = views.counts[:, None]
     sums, photo_counts = np.zeros((len(counts), len(model.mean))), np.zeros((len(counts), 1))
-    np.add.at(sums, photos.truth, photos.embeddings - model.shift)
-    np.add.at(photo_counts, photos.truth, 1)
+    weights = np.ones(len(photos.truth)) if photos.weights is None else photos.weights
+    np.add.at(sums, photos.truth, weights[:, None] * (photos.embeddings - model.shift))
+    np.add.at(photo_counts, photos.truth, weights[:, None])
     photo_precision = settings.photo_weight / model.photo_noise
     prior = model.mean @ model.basis / model.between
     weighted = prior + counts * (_means(views) @ model.basis) + sums @ model.basis * photo_precision

@@ -1,5 +1,7 @@
 """Typed configuration of the fingerprint model and its training (App. C of the report)."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from skufp_pipeline.settings import Settings
@@ -54,6 +56,35 @@ class HubnessSettings(Settings):
     sharpness: float = Field(10.0, gt=0)  # of the softmax over the bank, 1 / temperature
 
 
+class SyntheticUse(Settings):
+    """What synthetic photos are used for; they must be stored (`synthetic.photos`).
+
+    The first four take them as queries, and only where no customer's photo is there to train on.
+    """
+
+    teachers: bool = False  # choose the best-shot teachers
+    aggregator: bool = False  # train the aggregator
+    gaussian: bool = False  # the noise of photos is estimated from them
+    hubness: bool = False  # are the bank of `fingerprint.hubness`
+    view_weight: float = Field(
+        0.0, ge=0
+    )  # weight of their mean in the SKU's vector, as `catalog_text_weight`
+    viewed: Literal["without_photos", "all"] = "without_photos"  # SKUs that `view_weight` is for
+    photo_weight: float = Field(
+        0.0, ge=0
+    )  # of one in `gaussian`, for a SKU without customers' photos to train on
+
+    @property
+    def at_training(self) -> bool:
+        """Whether the training of the fingerprint model may need them."""
+        return self.aggregator or self.gaussian
+
+    @property
+    def at_making(self) -> bool:
+        """Whether the making of fingerprints may need them."""
+        return self.hubness or self.view_weight > 0 or self.photo_weight > 0
+
+
 class FingerprintSettings(Settings):
     """How catalog views, and training photos where there are some, become one vector per SKU."""
 
@@ -63,3 +94,4 @@ class FingerprintSettings(Settings):
     gaussian: GaussianSettings | None = GaussianSettings()  # null: the aggregator alone, as in the paper
     catalog_text_weight: float = Field(0.15, ge=0)  # weight of a SKU's catalog texts; paper: 0
     hubness: HubnessSettings | None = None  # null: no bias against hubs
+    synthetic: SyntheticUse = SyntheticUse()

@@ -4,18 +4,27 @@ Only queries of training SKUs are used: role `train` trains and chooses the teac
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from skufp_pipeline.artifacts.kinds import Embeddings
-from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
-from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows, used_queries
+from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN, is_synthetic
+from skufp_pipeline.encoders.tables import (
+    USED_SCHEMA,
+    embedding_column,
+    embedding_rows,
+    no_queries,
+    used_queries,
+)
+from skufp_pipeline.fingerprint.settings import SyntheticUse
 from skufp_pipeline.fingerprint.teachers import best_shot
 from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku
 from skufp_pipeline.measures.ranks import right_items
+
+JUDGED_SPLITS = ("train", "validation")  # queries of test SKUs are scored by no report
 
 
 @dataclass(frozen=True)
@@ -26,21 +35,26 @@ class EmbeddingTables:
         images: `item_id`, `sku_id`, `split`, `role`, `image_path`, `embedding` and more.
         texts: `text_id`, `sku_id`, `split`, `role`, `text`, `embedding`.
         generated: generated views with the columns of `images`, if any; only the aggregator uses them.
+        synthetic: synthetic photos with the columns of `images`, if any.
     """
 
     images: pl.DataFrame
     texts: pl.DataFrame
     generated: pl.DataFrame | None = None
+    synthetic: pl.DataFrame | None = None
 
     @classmethod
     def of(
-        cls, shards: Sequence[Embeddings], generated: Sequence[Embeddings] | None = None
+        cls,
+        shards: Sequence[Embeddings],
+        generated: Sequence[Embeddings] | None = None,
+        synthetic: Sequence[Embeddings] | None = None,
     ) -> "EmbeddingTables":
         """The tables of all shards together, by SKU; without generated views where that is switched off."""
         texts = pl.concat([shard.texts() for shard in shards]).sort("sku_id", maintain_order=True)
         there = [shard.images() for shard in generated or [] if not shard.off]
         made = pl.concat(there) if there else None
-        return cls(cls.images_of(shards), texts, made)
+        return cls(cls.images_of(shards), texts, made, cls.images_of(synthetic) if synthetic else None)
 
     @staticmethod
     def images_of(shards: Sequence[Embeddings]) -> pl.DataFrame:
@@ -57,7 +71,30 @@ class EmbeddingTables:
         for start in range(0, len(names), skus):
             mine = pl.col("sku_id").is_in(names[start : start + skus].implode())
             generated = None if self.generated is None else self.generated.filter(mine)
-            yield EmbeddingTables(self.images.filter(mine), self.texts.filter(mine), generated)
+            synthetic = None if self.synthetic is None else self.synthetic.filter(mine)
+            yield EmbeddingTables(self.images.filter(mine), self.texts.filter(mine), generated, synthetic)
+
+    def with_stand_ins(self, wanted: bool) -> "EmbeddingTables":
+        """The tables with synthetic photos as queries to train and to choose with, where customers' lack.
+
+        Nothing changes unless it is `wanted`, or where a single customer's photo of role `train` is there;
+        synthetic development photos are left out where a customer's is there.
+        """
+        if not wanted or self.queries(TRAIN)[0].height:
+            return self
+        return self._joined(TRAIN, *([] if self.queries(DEVELOPMENT)[0].height else [DEVELOPMENT]))
+
+    def judged(self) -> "EmbeddingTables":
+        """The tables with synthetic evaluation photos, where no customer's photo is held out."""
+        held = self.images.filter((pl.col("role") == EVALUATION) & pl.col("split").is_in(JUDGED_SPLITS))
+        return self if held.height else self._joined(EVALUATION)
+
+    def _joined(self, *roles: str) -> "EmbeddingTables":
+        if self.synthetic is None:
+            return self
+        added = self.synthetic.filter(pl.col("role").is_in(roles)).select(self.images.columns)
+        images = pl.concat([self.images, added]).sort("sku_id", maintain_order=True)
+        return replace(self, images=images)
 
     def queries(self, role: str) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Image and text queries of training SKUs in one role, under the name `query_id`."""
@@ -70,10 +107,14 @@ class EmbeddingTables:
 
 @dataclass(frozen=True)
 class Queries:
-    """Query embeddings (Q, D), unit rows, and the row of each one's SKU in a `ViewSet` (Q,)."""
+    """Query embeddings (Q, D), unit rows, and the row of each one's SKU in a `ViewSet` (Q,).
+
+    `weights` (Q,) say how many times each counts as a photo of its SKU; None: once.
+    """
 
     embeddings: NDArray[np.float32]
     truth: NDArray[np.int64]
+    weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,17 +193,68 @@ def fingerprint_data(tables: EmbeddingTables, teachers: pl.DataFrame, max_views:
     )
 
 
-def used_by_fingerprints(tables: EmbeddingTables) -> pl.DataFrame:
-    """`USED_SCHEMA` of the queries in `fingerprint_data`."""
-    development, _ = tables.queries(DEVELOPMENT)
-    trained = [used_queries(frame, TRAIN) for frame in tables.queries(TRAIN)]
-    return pl.concat([*trained, used_queries(development, DEVELOPMENT)]).select(*USED_SCHEMA)
+def used_by_fingerprints(tables: EmbeddingTables, use: SyntheticUse) -> pl.DataFrame:
+    """`USED_SCHEMA` of the queries in `fingerprint_data` and in `photos_to_fit`."""
+    learnt = tables.with_stand_ins(use.aggregator)
+    development, _ = learnt.queries(DEVELOPMENT)
+    trained = [used_queries(frame, TRAIN) for frame in learnt.queries(TRAIN)]
+    fitted = used_queries(tables.with_stand_ins(use.gaussian).queries(TRAIN)[0], TRAIN)
+    every = pl.concat([*trained, fitted, used_queries(development, DEVELOPMENT)]).select(*USED_SCHEMA)
+    return every.unique(maintain_order=True)
 
 
-def training_photos(tables: EmbeddingTables, views: ViewSet) -> tuple[Queries, pl.DataFrame]:
-    """The photos that a fingerprint may be made from, role `train` alone, and `USED_SCHEMA` of them."""
+def photos_to_fit(tables: EmbeddingTables, views: ViewSet, use: SyntheticUse) -> Queries:
+    """The `train` photos that noise is estimated from: customers', or else synthetic ones if wanted."""
+    photos, _ = tables.with_stand_ins(use.gaussian).queries(TRAIN)
+    return _weighted(photos, views, use.photo_weight)
+
+
+def training_photos(
+    tables: EmbeddingTables, views: ViewSet, synthetic_weight: float = 0.0
+) -> tuple[Queries, pl.DataFrame]:
+    """The photos that a fingerprint may be made from, role `train` alone, and `USED_SCHEMA` of them.
+
+    Args:
+        synthetic_weight: above 0, SKUs without a customer's photo get their synthetic ones, which count so
+            many times each.
+    """
     photos, _ = tables.queries(TRAIN)
-    return Queries(*_rows(photos, views)), used_queries(photos, TRAIN)
+    if synthetic_weight and (found := _synthetic_views(tables, "without_photos")) is not None:
+        added = found.rename({"item_id": "query_id"}).select(photos.columns)
+        photos = pl.concat([photos, added]).sort("sku_id", maintain_order=True)
+    return _weighted(photos, views, synthetic_weight), used_queries(photos, TRAIN)
+
+
+def synthetic_means(
+    tables: EmbeddingTables, views: ViewSet, viewed: str
+) -> tuple[NDArray[np.float32], pl.DataFrame]:
+    """(S, D) unit mean of each SKU's synthetic photos of role `train`, and `USED_SCHEMA` of them.
+
+    A row is zero where a SKU has none, or has customers' photos to train on and `viewed` is not `all`.
+    """
+    found = _synthetic_views(tables, viewed)
+    if found is None:
+        return np.zeros((len(views.sku_ids), views.views.shape[2]), np.float32), no_queries()
+    shown = gather_views(found.with_columns(role=pl.lit(GALLERY)), found.height or 1)
+    return _aligned(mean_sku(shown), shown, views), used_queries(found.rename({"item_id": "query_id"}), TRAIN)
+
+
+def _synthetic_views(tables: EmbeddingTables, viewed: str) -> pl.DataFrame | None:
+    """Synthetic photos of role `train`, of all SKUs or of those `without_photos` of that role."""
+    if tables.synthetic is None:
+        return None
+    photos, _ = tables.queries(TRAIN)
+    has_photos = pl.col("sku_id").is_in(photos["sku_id"].implode())
+    left = pl.lit(True) if viewed == "all" else ~has_photos
+    return tables.synthetic.filter((pl.col("role") == TRAIN) & left)
+
+
+def _weighted(photos: pl.DataFrame, views: ViewSet, synthetic_weight: float) -> Queries:
+    """Photos as queries; the weights are those of synthetic ones and 1, and None if none is synthetic."""
+    known = photos.filter(pl.col("sku_id").is_in(views.sku_ids))
+    made = known.select(is_synthetic("query_id"))["query_id"].to_numpy()
+    weights = np.where(made, synthetic_weight, 1.0) if made.any() else None
+    return Queries(*_rows(known, views), weights)
 
 
 def catalog_texts(tables: EmbeddingTables, views: ViewSet, max_texts: int) -> NDArray[np.float32]:

@@ -58,3 +58,4 @@ class PolicySettings(Settings):
     training: PolicyTrainingSettings = PolicyTrainingSettings()
     report_queries: int | None = Field(None, ge=1)  # evaluation queries to judge, a stable sample
     thresholds: PolicyThresholds = PolicyThresholds()
+    synthetic: bool = False  # synthetic photos are labelled too, where no customer's is there to train on

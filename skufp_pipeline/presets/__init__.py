@@ -8,12 +8,12 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.compute import Needs
@@ -143,6 +143,21 @@ class Preset(Settings):
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
+
+    @model_validator(mode="after")
+    def _synthetic_photos_are_stored(self) -> Self:
+        use = self.fingerprint.synthetic
+        users = {
+            "fingerprint.synthetic": use.teachers or use.at_training or use.at_making,
+            "policy.synthetic": self.policy is not None and self.policy.synthetic,
+        }
+        asking = [name for name, asks in users.items() if asks]
+        if asking and self.synthetic.photos is None:
+            raise ValueError(
+                f"{' and '.join(asking)} would use synthetic photos, and none are stored; set "
+                "synthetic.photos, such as `photos: {}`"
+            )
+        return self
 
 
 def load_preset(name: str | None = None) -> Preset:

@@ -5,6 +5,7 @@ JPEG decoding takes longer than a step of a small tower. The array is never load
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.photos import read_crop
+from skufp_pipeline.photos import PhotoError, read_crop, whole_photo
 from skufp_pipeline.progress import Progress
 
 _BLOCK = 512
+_MOST_BACKGROUNDS = 1000
 
 
 def decode_squares(
@@ -57,3 +59,26 @@ def to_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     shrinks = pixels.shape[0] > side or pixels.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (side, side), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def read_backgrounds(folder: str | None, side: int) -> NDArray[np.uint8]:
+    """Returns the pictures of a folder as (B, side, side, 3) uint8, in the order of their names; B is at most
+    1,000, and 0 without a folder.
+
+    Raises:
+        UserError: no such folder, or no picture in it.
+    """
+    if folder is None:
+        return np.zeros((0, side, side, 3), np.uint8)
+    files = (
+        sorted(path for path in Path(folder).rglob("*") if path.is_file()) if Path(folder).is_dir() else []
+    )
+    found = []
+    for path in files:
+        with suppress(PhotoError, OSError):  # a folder of pictures may hold a licence too
+            found.append(to_square(np.asarray(whole_photo(path)), side))
+        if len(found) == _MOST_BACKGROUNDS:
+            break
+    if not found:
+        raise UserError(f"synthetic.backgrounds {folder!r}: expected a folder of pictures, found none")
+    return np.stack(found)

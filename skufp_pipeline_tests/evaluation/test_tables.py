@@ -1,3 +1,5 @@
+import pytest
+
 from skufp_pipeline.evaluation.labels import Labels
 from skufp_pipeline.evaluation.protocol import Model, evaluate
 from skufp_pipeline.evaluation.report import Duplicates
@@ -14,6 +16,21 @@ def test_a_report_without_queries_still_has_a_frame_and_tables():
     report = report_of(evaluate([Model("m", {}, gallery())], []))
     assert report.frame().is_empty()
     assert "(no queries)" in text_tables(report)
+
+
+@pytest.mark.parametrize(
+    ("judged_on", "first"),
+    [
+        ("customers' photos", "Table 1: Image-to-SKU retrieval"),
+        ("synthetic photos", "No customer's photo was judged: the image queries are synthetic photos, "),
+        (None, "No customer's photo was judged: none is held out. `skufp evaluate PHOTOS.csv` judges "),
+    ],
+)
+def test_the_first_line_says_where_no_customers_photo_was_judged(report, judged_on, first):
+    told = report.model_copy(update={"judged_on": judged_on})
+    for write in (text_tables, markdown_tables):
+        assert write(told).startswith(first)
+        assert ("`skufp evaluate PHOTOS.csv`" in write(told)) == (judged_on != "customers' photos")
 
 
 def test_text_tables_have_the_papers_columns_and_rows(report):

@@ -10,6 +10,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows
+from skufp_pipeline.fingerprint.settings import SyntheticUse
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
     catalog_texts,
@@ -69,7 +70,7 @@ def test_the_aggregator_sees_training_skus_and_their_roles_alone() -> None:
 
 
 def test_what_the_aggregator_used_is_told() -> None:
-    used = used_by_fingerprints(make_tables())
+    used = used_by_fingerprints(make_tables(), SyntheticUse())
     assert dict(used.schema) == USED_SCHEMA
     skus = ("t1", "t2", "t3")
     assert set(used.rows()) == {
@@ -113,7 +114,7 @@ def test_whatever_rows_there_are_no_held_out_one_gets_in(
     assert as_set(data.image_queries.embeddings) <= vectors_of(tables.images, "train", "train")
     assert as_set(data.text_queries.embeddings) <= vectors_of(tables.texts, "train", "train")
     assert as_set(data.development.embeddings) <= vectors_of(tables.images, "train", "development")
-    for used in (chosen_with, used_by_fingerprints(tables)):
+    for used in (chosen_with, used_by_fingerprints(tables, SyntheticUse())):
         for query_id, sku_id, role, use in used.iter_rows():
             assert SPLIT_OF[sku_id] == "train"
             assert role == use

@@ -54,6 +54,22 @@ def test_every_preset_of_the_project_loads(path: Path, monkeypatch: pytest.Monke
     assert preset == load_preset(path.stem)
 
 
+@pytest.mark.parametrize(
+    ("changes", "asking"),
+    [
+        ({"fingerprint": {"synthetic": {"view_weight": 0.1}}}, "fingerprint.synthetic"),
+        ({"fingerprint": {"synthetic": {"teachers": True}}}, "fingerprint.synthetic"),
+        ({"policy": {"synthetic": True}}, "policy.synthetic"),
+    ],
+)
+def test_a_use_of_synthetic_photos_that_are_not_stored_is_refused(
+    tmp_path: Path, changes: dict[str, Any], asking: str
+) -> None:
+    told = complaint(write(tmp_path, **changes))
+    assert f"{asking} would use synthetic photos, and none are stored; set synthetic.photos" in told
+    load_preset(str(write(tmp_path, **changes, synthetic={"photos": {}})))
+
+
 def test_the_project_has_presets() -> None:
     assert {"ci", "df2", "photos"} <= {path.stem for path in PRESETS}
 
