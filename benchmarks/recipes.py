@@ -17,7 +17,7 @@ seeds and paired by query, with a 95% interval over SKUs.
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,10 @@ class Bench:
 
     def _gather(self, shards: list[TextShard]) -> tuple[TrainingData, pl.DataFrame]:
         kept = ~pl.col("sku_id").map_elements(is_left_out, return_dtype=pl.Boolean)
-        used = [TextShard(s.image_text.filter(kept), s.text_queries.filter(kept), s.crop_dir) for s in shards]
+        used = [
+            replace(s, image_text=s.image_text.filter(kept), text_queries=s.text_queries.filter(kept))
+            for s in shards
+        ]
         squares = self.work / "squares"
         squares.mkdir(parents=True, exist_ok=True)
         return gather_training_data(used, self.preset.prompts, self.base.cache_side, squares)

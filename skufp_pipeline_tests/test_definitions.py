@@ -108,12 +108,19 @@ PRETRAINED_ASSETS = {
         for name, (group, partitions, deps) in ASSETS.items()
         if name != "sd_base"
     },
-    "frozen_clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text"}),
+    "frozen_clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
+    "frozen_clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "frozen_clip_checkpoint"}),
+    "first_index": (
+        "index",
+        None,
+        {"annotations", "sku_crops", "image_text", "frozen_clip_checkpoint", "frozen_clip_embeddings"},
+    ),
     "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], "frozen_clip_embeddings"}),
 }
 GPU_ASSETS = {
     "clip_checkpoint",
     "clip_embeddings",
+    "frozen_clip_checkpoint",
     "frozen_clip_embeddings",
     "reid_checkpoint",
     "reid_embeddings",
@@ -269,6 +276,7 @@ def test_checks_are_those_of_the_table(preset: Preset) -> None:
     expected = dict(CHECKS)
     if preset.encoder.is_pretrained:
         expected["frozen_clip_embeddings:embeddings_sound"] = True
+        expected["frozen_clip_checkpoint:no_evaluation_query_used"] = True
     specs = [spec for definition in check_definitions(preset) for spec in definition.check_specs]
     found = {f"{s.asset_key.to_user_string()}:{s.name}": s.blocking for s in specs}
     assert found == expected

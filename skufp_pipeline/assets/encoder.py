@@ -21,6 +21,7 @@ from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spe
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.datasets import table as roles
 from skufp_pipeline.evaluation.figures import adaptation_curves, training_curves
+from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import frame_metadata, markdown_table, picture, picture_file
 from skufp_pipeline.steps import Group, Run, Step
@@ -73,12 +74,20 @@ def _anchors_of(preset: Preset) -> tuple[Stored[Any], ...]:
     return () if preset.encoder.adaptation is None else (FROZEN_CLIP_EMBEDDINGS,)
 
 
+def _backgrounds(preset: Preset) -> dict[str, str]:
+    """The digest of the user's backgrounds, if the encoder is adapted before them."""
+    folder = preset.synthetic.backgrounds
+    if preset.encoder.adaptation is None or folder is None or not Path(folder).is_dir():
+        return {}
+    return {"synthetic.backgrounds": content_digest(Path(folder))}
+
+
 def _training_config(preset: Preset) -> dict[str, Any]:
     """What decides how the encoder is trained: it is adapted, or else fine-tuned."""
     settings = preset.encoder
     if settings.adaptation is None:
         return {"training": settings.training.model_dump(mode="json")}
-    synthetic = preset.synthetic.model_dump(mode="json")
+    synthetic = preset.synthetic.model_dump(mode="json", exclude={"photos"})
     return {"adaptation": settings.adaptation.model_dump(mode="json"), "synthetic": synthetic}
 
 
@@ -124,7 +133,7 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
 
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
     frozen = [shard for stored in _anchors_of(run.preset) for shard in run.read_all(stored)]
-    run.inputs.add(weight_inputs(run.preset.encoder.weight_files()))
+    run.inputs.add(weight_inputs(run.preset.encoder.weight_files()) | _backgrounds(run.preset))
 
     def build(directory: Path) -> dict[str, Any]:
         encoder, shards = (

@@ -1,5 +1,6 @@
 """What fine-tuning may see, over a table that holds every split and every role."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import pytest
 from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.prompts import IMAGE_TEXT_SCHEMA, TEXT_SCHEMA, PromptSettings
+from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip_train import TrainingData
-from skufp_pipeline.encoders.dataset import TextShard, gather_training_data, gather_training_images
-from skufp_pipeline.encoders.tables import USED_SCHEMA
+from skufp_pipeline.encoders.dataset import (
+    TextShard,
+    gather_adaptation_data,
+    gather_training_data,
+    gather_training_images,
+)
+from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows
 
 from .examples import picture
 
@@ -45,6 +52,7 @@ def shard(folder: Path, skus: dict[str, str]) -> TextShard:
     return TextShard(
         pl.DataFrame(images, schema=IMAGE_TEXT_SCHEMA),
         pl.DataFrame(texts, schema=TEXT_SCHEMA, orient="row"),
+        pl.DataFrame(schema=TEXT_SCHEMA),
         folder,
     )
 
@@ -121,16 +129,13 @@ def test_a_text_query_of_an_image_row_is_listed_once(shards: list[TextShard], tm
     same = first.text_queries.with_columns(
         text_id=pl.format("{}/{}-{}_item1", "split", "sku_id", "role"),
     )
-    _, used = gather([TextShard(first.image_text, same, first.crop_dir)], tmp_path)
+    _, used = gather([replace(first, text_queries=same)], tmp_path)
     assert used["query_id"].is_unique().all()
     assert sorted(used.filter(use="train")["query_id"]) == ["train/a-train_item1", "train/b-train_item1"]
 
 
 def test_a_training_set_without_development_queries_is_fine(shards: list[TextShard], tmp_path: Path) -> None:
-    rest = [
-        TextShard(s.image_text.filter(pl.col("role") != "development"), s.text_queries, s.crop_dir)
-        for s in shards
-    ]
+    rest = [replace(s, image_text=s.image_text.filter(pl.col("role") != "development")) for s in shards]
     data, used = gather(rest, tmp_path)
     assert data.development.pixels.shape == (0, SIDE, SIDE, 3)
     assert data.development.labels.tolist() == []
@@ -162,10 +167,34 @@ def test_images_alone_are_the_same_and_list_no_text(shards: list[TextShard], tmp
 
 def test_each_sku_has_the_number_of_its_category(shards: list[TextShard], tmp_path: Path) -> None:
     name = pl.when(pl.col("sku_id") == "b").then(pl.lit("skirt")).otherwise(pl.lit("dress"))
-    named = [
-        TextShard(s.image_text.with_columns(name.alias("category_name")), s.text_queries, s.crop_dir)
-        for s in shards
-    ]
+    named = [replace(s, image_text=s.image_text.with_columns(name.alias("category_name"))) for s in shards]
     data, _ = gather(named, tmp_path)
     first, second, third = data.categories.tolist()
     assert first == third != second
+
+
+def frozen_table(shards: list[TextShard]) -> pl.DataFrame:
+    """Embeddings of two dimensions: of each item another direction."""
+    ids = pl.concat([s.image_text.select(item_id()) for s in shards])["item_id"].sort()
+    angles = np.linspace(0, 1, len(ids))
+    rows = np.column_stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+    return pl.DataFrame({"item_id": ids}).with_columns(embedding_column(rows))
+
+
+def test_a_tower_is_adapted_on_training_skus_and_their_training_photos(
+    shards: list[TextShard], tmp_path: Path
+) -> None:
+    frozen = frozen_table(shards)
+    data, used = gather_adaptation_data(shards, frozen, SIDE, None, tmp_path)
+    assert data.num_skus == 3
+    assert (len(data.pictures), len(data.photos)) == (3, 3)
+    assert set(used.rows()) == {(f"train/{sku}-train_item1", sku, "train", "train") for sku in "abc"}
+    wanted = frozen.filter(pl.col("item_id").is_in([f"train/{sku}-gallery_item1" for sku in "abc"]))
+    assert np.allclose(data.anchors, embedding_rows(wanted))
+    assert data.aspects.tolist() == [20 / 30] * 3
+
+
+def test_without_any_photo_every_sku_is_adapted_on(shards: list[TextShard], tmp_path: Path) -> None:
+    views = [replace(s, image_text=s.image_text.filter(pl.col("role") == "gallery")) for s in shards]
+    data, used = gather_adaptation_data(views, frozen_table(views), SIDE, None, tmp_path)
+    assert (data.num_skus, len(data.photos), used.height) == (5, 0, 0)
