@@ -115,7 +115,7 @@ def _frozen_steps(preset: Preset, encoder: Mapping[str, Any]) -> list[Step]:
         stored=FROZEN_CLIP_EMBEDDINGS,
         make=frozen_clip_embeddings,
         stage="embed_frozen",
-        weekly=True,
+        weekly=preset.encoder.adaptation is None,  # an adapted encoder's catalog views need those of new SKUs
         kinds={"pytorch", "parquet"},
         code=(ENCODERS + "embed",),
         needs=needs,

@@ -9,8 +9,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skufp_pipeline.encoders.clip import Encoder
-from skufp_pipeline.encoders.embed import embed_crops, embed_images, embed_text_table, embed_texts
-from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.encoders.embed import (
+    embed_crops,
+    embed_images,
+    embed_text_table,
+    embed_texts,
+    with_anchors,
+)
+from skufp_pipeline.encoders.tables import embedding_column, embedding_rows
 from skufp_pipeline.errors import UserError
 
 from .examples import noise
@@ -137,3 +143,13 @@ def test_text_rows_carry_who_they_are(encoder: Encoder) -> None:
     rows = embedding_rows(table)
     np.testing.assert_array_equal(rows[0], rows[2])
     np.testing.assert_allclose(rows[:2], encoder.embed_texts(["red", "blue"]), atol=1e-6)
+
+
+def test_a_catalog_view_becomes_the_mean_of_both_towers_and_a_photo_stays() -> None:
+    def table(rows: list[list[float]]) -> pl.DataFrame:
+        ids = pl.DataFrame({"item_id": ["a", "b"], "role": ["gallery", "train"]})
+        return ids.with_columns(embedding_column(np.array(rows, dtype=np.float32)))
+
+    adapted, frozen = table([[1, 0], [0, 1]]), table([[0, 1], [1, 0]])
+    found = embedding_rows(with_anchors(adapted, frozen.reverse()))
+    assert found == pytest.approx(np.array([[0.5**0.5, 0.5**0.5], [0, 1]]))
