@@ -38,7 +38,7 @@ from skufp_pipeline.search.bundle import build_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import parity_photos
-from skufp_pipeline.search.versions import Versions, keep_encoders, publish_first
+from skufp_pipeline.search.versions import FIRST, Versions, keep_encoders, publish_first
 from skufp_pipeline.show import counts_table, frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
 
@@ -129,7 +129,7 @@ def first_index(run: Run) -> dg.MaterializeResult:
         parts = (fingerprints, views, shards, {CLIP_CHECKPOINT.name: checkpoint.digest})
         sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
-        return {"skus": len(index), RECALL: _development_recall(index, embeddings)}
+        return {FIRST: 1, "skus": len(index), RECALL: _development_recall(index, embeddings)}
 
     result = run.produce(FIRST_INDEX, build)
     made = result.artifact, checkpoint.artifact, CLIP_CHECKPOINT.name

@@ -28,7 +28,7 @@ from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.lexical import LexicalFolder, LexicalIndex, open_lexical
 from skufp_pipeline.search.pictures import Pictures, load_pictures
 from skufp_pipeline.search.rows import Rows
-from skufp_pipeline.search.versions import FINGERPRINTS, encoder_of
+from skufp_pipeline.search.versions import FINGERPRINTS, FIRST, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
@@ -129,8 +129,7 @@ class QueryEngine:
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
-        has_export = IMAGE_ENCODER_ONNX.name in artifact.manifest.recipe.inputs  # a first index has none
-        if settings is None or settings.engine == "pytorch" or not has_export:
+        if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
             return cls(index, encoder, None, policy, pictures, lexical)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 

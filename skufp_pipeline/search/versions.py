@@ -23,6 +23,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 INDEX, RELEASES = "index", "releases.json"
 FINGERPRINTS = "fingerprints"  # the index that every graph builds: one row per SKU
 KEPT_ENCODERS = "checkpoints/published"  # by digest, kept while a version of any index refers to them
+FIRST = "first"  # key in the summary of an index made before any training, whose encoder has no export
 
 
 class Releases(Settings):

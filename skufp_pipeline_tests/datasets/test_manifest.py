@@ -227,12 +227,24 @@ def test_without_a_split_column_whole_skus_are_split_by_hash(tmp_path: Path) -> 
     for n in range(300):
         name = f"{n}.bmp"
         write_image(tmp_path / name, size=(2, 2))
-        rows.append({"sku_id": f"sku{n % 150}", "image_path": name, "domain": "catalog"})
+        domain = "query" if n >= 150 else "catalog"
+        rows.append({"sku_id": f"sku{n % 150}", "image_path": name, "domain": domain})
     items = read_rows(tmp_path, *rows).items
     assert items.group_by("sku_id").agg(pl.col("split").n_unique())["split"].max() == 1
     share = items.unique("sku_id").filter(split="validation").height / 150
     assert 0.12 < share < 0.28
     assert set(read_rows(tmp_path, *rows, validation_fraction=0).items["split"]) == {"train"}
+
+
+def test_without_a_photo_and_a_split_column_every_sku_may_train(folder: Path) -> None:
+    rows = [{"sku_id": f"sku{n}", "image_path": "a.jpg", "domain": "catalog"} for n in range(40)]
+    assert set(read_rows(folder, *rows).items["split"]) == {"train"}
+    without = [{"sku_id": one["sku_id"], "image_path": "a.jpg"} for one in rows]
+    assert set(read_rows(folder, *without).items["split"]) == {"train"}
+    photo = {"sku_id": "sku0", "image_path": "b.jpg", "domain": "query"}
+    assert set(read_rows(folder, *rows, photo).items["split"]) == {"train", "validation"}
+    given = [{**one, "split": "validation"} for one in rows]
+    assert set(read_rows(folder, *given).items["split"]) == {"validation"}
 
 
 def test_only_pairs_is_off_unless_asked_for(folder: Path) -> None:

@@ -53,14 +53,19 @@ def test_the_assets_of_a_stage_are_all_sharded_or_none(steps: dict[str, Step]) -
 
 
 def test_the_frozen_encoder_is_embedded_only_where_it_is_pretrained() -> None:
-    embedded = {
-        preset: next(s.assets for s in stages(graph_steps(load_preset(preset))) if s.name == "embed_shards")
+    by_name = {
+        preset: {stage.name: stage.assets for stage in stages(graph_steps(load_preset(preset)))}
         for preset in ("ci", "df2")
     }
-    assert embedded == {
-        "ci": ("clip_embeddings", "reid_embeddings"),
-        "df2": ("clip_embeddings", "frozen_clip_embeddings", "reid_embeddings"),
-    }
+    assert "embed_frozen" not in by_name["ci"]
+    assert by_name["df2"]["embed_frozen"] == ("frozen_clip_embeddings",)
+
+
+def test_a_first_index_is_built_before_anything_is_trained() -> None:
+    names = [stage.name for stage in stages(graph_steps(load_preset("df2")))]
+    first = names.index("build_first_index")
+    assert names[:first] == ["read_catalog", "build_catalog_shards", "load_encoder", "embed_frozen"]
+    assert {"train_models", "generate_views"} <= {*names[first:]}
 
 
 def test_there_is_one_job_a_stage_that_runs_its_assets_and_their_checks() -> None:
