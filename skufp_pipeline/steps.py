@@ -18,7 +18,7 @@ import dagster as dg
 
 from skufp_pipeline.artifacts.inputs import Inputs
 from skufp_pipeline.artifacts.stored import OFF, R, Stored, StoredVersions
-from skufp_pipeline.compute import Needs, declare, peak_memory_mib
+from skufp_pipeline.compute import Needs, declare, freed_memory_kept, peak_memory_mib
 from skufp_pipeline.errors import TooLittleError, UserError
 from skufp_pipeline.orchestration.interruption import interruptible_step
 from skufp_pipeline.orchestration.ownership import claim_instance
@@ -243,7 +243,7 @@ def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
         started = time.perf_counter()
         try:
             claim_instance(context.instance, preset)
-            with interruptible_step(context.run, context.instance), _threads_of(step):
+            with interruptible_step(context.run, context.instance), _threads_of(step), freed_memory_kept():
                 made = step.make(Run(step, preset, context, artifacts.get(), models))
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error

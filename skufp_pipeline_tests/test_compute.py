@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from dagster_k8s.job import get_user_defined_k8s_config
@@ -60,3 +63,34 @@ def test_cores_are_counted_where_the_system_does_not_tell_which_may_be_used(
     assert 1 <= cores_available() <= (os.cpu_count() or 1)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert cores_available() == (os.cpu_count() or 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the memory of this process")
+def test_freed_memory_is_kept_while_asked_for_and_then_handed_back() -> None:
+    code = """
+import numpy as np, resource
+from skufp_pipeline.compute import freed_memory_kept, _glibc
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(16_000_000, dtype=np.float32)  # 64 MB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident() -> int:
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+assert _glibc() is not None
+usual = faults()
+with freed_memory_kept():
+    faults()
+    kept, held = faults(), resident()
+print(usual, kept, held - resident())
+"""
+    usual, kept, returned = map(int, run_code(code).split())
+    assert kept < usual / 10
+    assert returned > 50_000_000
+
+
+def run_code(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

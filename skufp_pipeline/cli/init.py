@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skufp_pipeline.cli.options import say, user_errors, write_csv
+from skufp_pipeline.compute import freed_memory_kept
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import YOURS, Preset
 from skufp_pipeline.presets.shop import TOWERS, choose_tower, plan, preset_of, preset_text, work, write_text
@@ -121,7 +122,9 @@ def _time(preset: Preset, found: "Catalogue", overview: "Overview") -> str:
     catalog = found.items.filter(pl.col("domain") == "catalog")["orig_image_path"]
     paths = [find(path) for path in catalog.unique(maintain_order=True).head(MEASURED)]
     encoder = create_encoder(preset.encoder, pick_device(preset.compute.device), preset.seed)
-    speed, todo = measure_speed(encoder, paths, preset.encoder), work(preset, overview)
+    with freed_memory_kept():  # as in a run
+        speed = measure_speed(encoder, paths, preset.encoder)
+    todo = work(preset, overview)
     embedding, training = todo.embedded * speed.embedding, todo.trained * speed.training
     return (
         f"time on this machine: {about(embedding + training)}: training {about(training)} "
