@@ -68,8 +68,8 @@ def freed_memory_kept() -> Iterator[None]:
     """Keeps freed memory in this process while it lasts, then hands it back; does nothing without glibc.
 
     glibc takes blocks above 32 MB from the system and hands them back when they are freed, so that every
-    batch through a convolution is given, and has to clear, all its memory anew. In a virtual machine that took
-    longer than the convolutions: EfficientNet-Lite0 at 224 px, batches of 64 on 2 cores, 28 and then 76
+    batch through a convolution is given, and has to clear, all its memory anew. In a virtual machine that
+    took longer than the convolutions: EfficientNet-Lite0 at 224 px, batches of 64 on 2 cores, 28 and then 76
     pictures a second (`python benchmarks/memory_kept.py`).
     """
     libc = _glibc()
