@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import torch
 from numpy.typing import NDArray
 
 from skufp_pipeline.camera.settings import CameraSettings
+from skufp_pipeline.compute import freed_memory_kept
 from skufp_pipeline.datasets.crops import CropSettings, write_crops
 from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
 from skufp_pipeline.datasets.splits import SplitSettings
@@ -153,10 +154,13 @@ def run(options: Any, severity: float, arm: str, share: float | None, seed: int)
         options.manifest, options.work, adaptation.cache_side, options.photos, options.every
     )
     data, frozen = catalogue.data(encoder, share), weights_of(encoder)
+    if options.photos:
+        catalogue = replace(catalogue, photos=catalogue.photos.filter(pl.col("role") == EVALUATION))
     scratch = options.work / f"{time.time_ns()}"
     scratch.mkdir(parents=True)
     started = time.perf_counter()
-    adapt(encoder, data, adaptation, camera, seed, scratch, print)
+    with freed_memory_kept():
+        adapt(encoder, data, adaptation, camera, seed, scratch, print)
     seconds = time.perf_counter() - started
     adapted = weights_of(encoder)
     judged = judge_alphas(encoder, frozen, adapted, data, adaptation, camera, seed)
@@ -183,8 +187,6 @@ def judge(catalogue: Catalogue, vectors: Rows, photos: Rows, by_setting: bool) -
     for setting, splits in SETTINGS.items() if by_setting else {"all": ("train", "validation")}.items():
         mine = catalogue.pictures["split"].is_in(splits).to_numpy()
         asked = catalogue.photos["split"].is_in(splits)
-        if by_setting:
-            asked = asked & (catalogue.photos["role"] == EVALUATION)
         names, owner = np.unique(catalogue.pictures["sku_id"].to_numpy()[mine], return_inverse=True)
         skus = catalogue.photos.filter(asked)["sku_id"].to_numpy()
         truth = np.searchsorted(names, skus)

@@ -54,7 +54,7 @@ class AdaptationSettings(Settings):
     alphas: tuple[Share, ...] = (0, 0.25, 0.5, 0.75, 1)  # to choose from
     alpha: Share | None = None  # of the adapted weights in the result; null: one of `alphas` is chosen
     kept_gain: float = Field(0.9, gt=0, le=1)  # the smallest alpha with this share of the best one's gain
-    judged_skus: int = Field(500, ge=2)  # at most, with which alpha is chosen
+    judged_skus: int = Field(300, ge=2)  # at most, with which alpha is chosen
     judged_photos: int = Field(2, ge=1)  # synthetic ones of each of them
     cache_side: int = Field(224, ge=8)  # side in pixels of the decoded pictures
 
