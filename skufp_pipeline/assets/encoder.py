@@ -21,7 +21,6 @@ from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spe
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.datasets import table as roles
 from skufp_pipeline.evaluation.figures import adaptation_curves, training_curves
-from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import frame_metadata, markdown_table, picture, picture_file
 from skufp_pipeline.steps import Group, Run, Step
@@ -72,14 +71,6 @@ def group(preset: Preset) -> Group:
 def _anchors_of(preset: Preset) -> tuple[Stored[Any], ...]:
     """The frozen tower's vectors of the catalogue, which an adapted tower brings photos to."""
     return () if preset.encoder.adaptation is None else (FROZEN_CLIP_EMBEDDINGS,)
-
-
-def _backgrounds(preset: Preset) -> dict[str, str]:
-    """The digest of the user's backgrounds, if the encoder is adapted before them."""
-    folder = preset.synthetic.backgrounds
-    if preset.encoder.adaptation is None or folder is None or not Path(folder).is_dir():
-        return {}
-    return {"synthetic.backgrounds": content_digest(Path(folder))}
 
 
 def _training_config(preset: Preset) -> dict[str, Any]:
@@ -133,13 +124,12 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
 
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
     frozen = [shard for stored in _anchors_of(run.preset) for shard in run.read_all(stored)]
-    run.inputs.add(weight_inputs(run.preset.encoder.weight_files()) | _backgrounds(run.preset))
+    run.inputs.add(weight_inputs(run.preset.encoder.weight_files()))
+    run.inputs.add(run.preset.synthetic.inputs() if frozen else {})
 
     def build(directory: Path) -> dict[str, Any]:
-        encoder, shards = (
-            run.models.new_encoder(run.preset.encoder, run.preset.seed),
-            text_shards(texts, crops),
-        )
+        encoder = run.models.new_encoder(run.preset.encoder, run.preset.seed)
+        shards = text_shards(texts, crops)
         if frozen:
             return _adapt(run, encoder, shards, pl.concat([shard.images() for shard in frozen]), directory)
         return _fine_tune(run, encoder, shards, directory)

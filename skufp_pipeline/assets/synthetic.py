@@ -20,7 +20,6 @@ from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spe
 from skufp_pipeline.checks.synthetic import PHOTOS_COMPLETE, photos_complete
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.table import EVALUATION
-from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import counts_table, frame_metadata, picture
 from skufp_pipeline.steps import Group, Run, Step
@@ -80,8 +79,7 @@ def synthetic_photos(run: Run) -> dg.MaterializeResult:
     photos, seed = settings.photos, run.preset.seed
     assert photos is not None
     pictures = catalogue_pictures(crops.table(), crops.path)
-    if settings.backgrounds is not None and Path(settings.backgrounds).is_dir():
-        run.inputs.add({"synthetic.backgrounds": content_digest(Path(settings.backgrounds))})
+    run.inputs.add(settings.inputs())
 
     def build(directory: Path) -> dict[str, Any]:
         progress = run.progress("SKUs photographed")

@@ -1,9 +1,11 @@
 """Settings of synthetic photos."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.settings import Settings
 
 
@@ -56,3 +58,9 @@ class SyntheticSettings(Settings):
     camera: CameraSettings = CameraSettings()
     backgrounds: str | None = None  # a folder of pictures; null: the catalogue's own pictures
     photos: SyntheticPhotosSettings | None = None  # null: none are stored, and no report is judged on them
+
+    def inputs(self) -> dict[str, str]:
+        """Returns the digest of the backgrounds as a recipe's input; empty without such a folder."""
+        if self.backgrounds is None or not Path(self.backgrounds).is_dir():
+            return {}
+        return {"synthetic.backgrounds": content_digest(Path(self.backgrounds))}

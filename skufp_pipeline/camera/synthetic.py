@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from skufp_pipeline.camera.effects import encode_jpeg, phone_photo
+from skufp_pipeline.camera.effects import encode_jpeg, phone_photo, studio_photo
 from skufp_pipeline.camera.settings import CameraSettings
 from skufp_pipeline.photos import open_photo
 from skufp_pipeline.randomness import chance
@@ -91,8 +91,7 @@ def light_crop(rng: np.random.Generator, picture: CataloguePicture, side: int) -
     turned = (_UNIT - 0.5) @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + 0.5
     matrix = cv2.getPerspectiveTransform(source, (turned * side).astype(np.float32))
     image = cv2.warpPerspective(picture.pixels, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    gain = np.exp(rng.normal(0, 0.02, 3) + rng.normal(0, 0.06)).astype(np.float32)
-    return np.clip(image * gain, 0, 255).astype(np.uint8)
+    return studio_photo(rng, image)
 
 
 def synthetic_photo(

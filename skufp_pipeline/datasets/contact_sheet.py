@@ -57,6 +57,13 @@ def contact_sheet(
     return sheet
 
 
+def boxed(image: Image.Image, box: tuple[int, int, int, int]) -> np.ndarray:
+    """Draws `box` (x1, y1, x2, y2, pixels) into the image; returns it as (H, W, 3) uint8."""
+    x1, y1, x2, y2 = box
+    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), outline=(255, 0, 0))
+    return np.asarray(image)
+
+
 def fitted(picture: Picture, side: int, unreadable: Colour = UNREADABLE) -> Image.Image:
     """Pads the picture with white to a square; returns a plain square if it can't be read."""
     try:

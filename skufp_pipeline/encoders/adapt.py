@@ -20,12 +20,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor, nn
 
 from skufp_pipeline.camera.settings import CameraSettings
 from skufp_pipeline.camera.synthetic import CataloguePicture, SyntheticPhoto, light_crop, synthetic_photo
-from skufp_pipeline.datasets.contact_sheet import contact_sheet
+from skufp_pipeline.datasets.contact_sheet import boxed, contact_sheet
 from skufp_pipeline.encoders.clip import Encoder, image_trunk
 from skufp_pipeline.encoders.settings import AdaptationSettings
 from skufp_pipeline.randomness import chance, generator
@@ -225,13 +225,10 @@ def sheet_of_photos(data: AdaptationData, camera: CameraSettings, seed: int) -> 
     taken = SyntheticCamera(data, camera, _SHOWN_SIDE, seed)
     count = len(data.pictures)
     chosen = np.linspace(0, count - 1, min(_SHOWN_PICTURES, count)).round().astype(int).tolist()
-    photos = [[_boxed(taken.photo(row, "shown", row, n)) for n in range(_SHOWN_PHOTOS)] for row in chosen]
+    photos = [[_shown(taken.photo(row, "shown", row, n)) for n in range(_SHOWN_PHOTOS)] for row in chosen]
     rows = [[taken.picture(row).pixels, *of_row] for row, of_row in zip(chosen, photos, strict=True)]
     return contact_sheet(rows)
 
 
-def _boxed(photo: SyntheticPhoto) -> Pixels:
-    image = Image.fromarray(photo.pixels)
-    x1, y1, x2, y2 = photo.box
-    ImageDraw.Draw(image).rectangle((x1, y1, x2 - 1, y2 - 1), outline=(255, 0, 0))
-    return np.asarray(image)
+def _shown(photo: SyntheticPhoto) -> Pixels:
+    return boxed(Image.fromarray(photo.pixels), photo.box)

@@ -17,10 +17,9 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, item_id
 from skufp_pipeline.encoders.adapt import AdaptationData
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import embedding_rows, used_queries
-from skufp_pipeline.photos import size_of
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.images import LabelledImages, TrainingImages
-from skufp_pipeline.training.pixels import decode_squares, read_backgrounds
+from skufp_pipeline.training.pixels import aspect_of, decode_squares, read_backgrounds
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def gather_adaptation_data(
 
     data = AdaptationData(
         squares(gallery, "pictures"),
-        np.array([_aspect(Path(path)) for path in gallery["path"]]),
+        np.array([aspect_of(Path(path)) for path in gallery["path"]]),
         _labels(gallery, label),
         squares(photos, "photos"),
         _labels(photos, label),
@@ -132,11 +131,6 @@ def _anchors(gallery: pl.DataFrame, frozen: pl.DataFrame, label: dict[str, int])
     sums = np.zeros((len(label), rows.shape[1]))
     np.add.at(sums, _labels(gallery, label), rows)
     return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _aspect(path: Path) -> float:
-    width, height = size_of(path)
-    return width / height
 
 
 def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.photos import PhotoError, read_crop, whole_photo
+from skufp_pipeline.photos import PhotoError, read_crop, size_of, whole_photo
 from skufp_pipeline.progress import Progress
 
 _BLOCK = 512
@@ -59,6 +59,12 @@ def to_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     shrinks = pixels.shape[0] > side or pixels.shape[1] > side
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(pixels, (side, side), interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def aspect_of(path: Path) -> float:
+    """Returns width by height of a picture, from its header."""
+    width, height = size_of(path)
+    return width / height
 
 
 def read_backgrounds(folder: str | None, side: int) -> NDArray[np.uint8]:

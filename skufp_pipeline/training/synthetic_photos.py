@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from skufp_pipeline.camera.settings import SyntheticPhotosSettings, SyntheticSettings
 from skufp_pipeline.camera.synthetic import CataloguePicture, synthetic_photo
-from skufp_pipeline.datasets.contact_sheet import contact_sheet
+from skufp_pipeline.datasets.contact_sheet import boxed, contact_sheet
 from skufp_pipeline.datasets.crops import crop_path, told_when_disk_is_full
 from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads
 from skufp_pipeline.datasets.table import CATALOG, SYNTHETIC, synthetic_id
-from skufp_pipeline.photos import open_photo, size_of
+from skufp_pipeline.photos import open_photo
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.randomness import chance, generator
-from skufp_pipeline.training.pixels import decode_squares, read_backgrounds
+from skufp_pipeline.training.pixels import aspect_of, decode_squares, read_backgrounds
 
 _PICTURE_SIDE = 224  # of the decoded catalogue pictures and backgrounds, pixels
 _SHOWN_SKUS = 6
@@ -60,7 +60,7 @@ class Studio:
     def photos(self, sku: Row, counts: dict[str, int], side: int) -> Iterator[tuple[Row, bytes]]:
         """Renders all photos of a SKU: rows of `PHOTO_SCHEMA` and the files."""
         rows = range(sku["first"], sku["first"] + sku["len"])
-        pictures = {row: CataloguePicture(self.pixels[row], _aspect(self.paths[row])) for row in rows}
+        pictures = {row: CataloguePicture(self.pixels[row], aspect_of(self.paths[row])) for row in rows}
         for role, count in counts.items():
             for number in range(1, count + 1):
                 rng = generator(self.seed, "synthetic photo", sku["sku_id"], role, number)
@@ -131,11 +131,4 @@ def sheet_of_photos(photos: pl.DataFrame, folder: Path) -> Image.Image:
 
 
 def _boxed(folder: Path, row: Row) -> NDArray[np.uint8]:
-    image = open_photo(folder / row["image_path"])
-    ImageDraw.Draw(image).rectangle((row["x1"], row["y1"], row["x2"] - 1, row["y2"] - 1), outline=(255, 0, 0))
-    return np.asarray(image)
-
-
-def _aspect(path: Path) -> float:
-    width, height = size_of(path)
-    return width / height
+    return boxed(open_photo(folder / row["image_path"]), (row["x1"], row["y1"], row["x2"], row["y2"]))
