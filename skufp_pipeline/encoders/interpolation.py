@@ -160,7 +160,8 @@ def judge_alphas(
     found, neighbours = [], _nearest(anchors)
     for alpha in sorted({0.0, *settings.alphas}):
         interpolate(encoder, frozen, adapted, alpha)
-        gallery = anchors + _embed(encoder, pictures)  # as in `embed.with_anchors`
+        own = _embed(encoder, pictures) if alpha else anchors
+        gallery = anchors + own  # as in `embed.with_anchors`
         gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
         nearest = _nearest(gallery)
         scores = [_scores(_embed(encoder, photos), gallery, truth, owner) for photos in shots]
