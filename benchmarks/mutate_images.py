@@ -34,7 +34,7 @@ from skufp_pipeline.datasets.manifest import ManifestSettings, read_manifest
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import FORMATS
-from skufp_pipeline.search.engine import read_photo
+from skufp_pipeline.query.engine import read_photo
 
 Mutation = Callable[[bytearray, Random], bytearray]
 FOLDER = 50  # images read as one catalogue

@@ -38,8 +38,8 @@ from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.policy.network import Policy
 from skufp_pipeline.policy.policy_train import train_policy
 from skufp_pipeline.presets import Preset, load_preset
+from skufp_pipeline.query.engine import QueryEngine, UsePolicy
 from skufp_pipeline.resources.models import ModelProvider
-from skufp_pipeline.search.engine import QueryEngine, UsePolicy
 from skufp_pipeline.store import ArtifactStore
 
 

@@ -31,6 +31,7 @@ ROOMS = (
     "fingerprint",
     "policy",
     "search",
+    "query",
     "evaluation",
 )
 LEAVES = (

@@ -28,7 +28,7 @@ from skufp_pipeline.photos import (
     what_is_wrong,
     whole_photo,
 )
-from skufp_pipeline.search.engine import read_photo
+from skufp_pipeline.query.engine import read_photo
 
 from .datasets.trees import table, truncate, write_changed_image, write_image, write_png_bomb
 

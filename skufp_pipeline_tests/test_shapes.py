@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skufp_pipeline.search.engine import QueryEngine
+from skufp_pipeline.query.engine import QueryEngine
 
 from .graphs import materialize_here, write_preset
 

@@ -71,7 +71,7 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.evaluation.page import headline
     from skufp_pipeline.evaluation.report import Report
     from skufp_pipeline.evaluation.tables import markdown_tables
-    from skufp_pipeline.search.engine import QueryEngine
+    from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
     preset, device = run.preset, run.models.torch_device()

@@ -16,7 +16,7 @@ from skufp_pipeline.search.versions import FINGERPRINTS
 from skufp_pipeline.store import ArtifactStore
 
 if TYPE_CHECKING:
-    from skufp_pipeline.search.engine import QueryEngine, UsePolicy
+    from skufp_pipeline.query.engine import QueryEngine, UsePolicy
 
 preset_option = click.option(
     "--preset", "name", help="A preset's name or YAML file; $SKUFP_PRESET or demo by default."
@@ -68,7 +68,7 @@ def open_engine(
     index: str = FINGERPRINTS,
     words: bool = True,
 ) -> "QueryEngine":
-    from skufp_pipeline.search.engine import QueryEngine
+    from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
     device = pick_device(preset.compute.device)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from skufp_pipeline.search.engine import Answer, QueryEngine, UsePolicy
+    from skufp_pipeline.query.answers import Answer
+    from skufp_pipeline.query.engine import QueryEngine, UsePolicy
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
@@ -131,7 +132,7 @@ class _Query:
         """The query as the results picture shows it: pixels, or text if there is no picture."""
         import numpy as np
 
-        from skufp_pipeline.search.engine import read_photo
+        from skufp_pipeline.query.engine import read_photo
 
         if self.like is not None:
             picture = engine.picture(self.like)

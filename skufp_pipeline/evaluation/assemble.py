@@ -60,9 +60,9 @@ from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.bundle import seen_looks
 from skufp_pipeline.search.duplicates import find_duplicates
-from skufp_pipeline.search.engine import QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
 
 NO_REID = "Baseline 1 is judged on customers' photos only"

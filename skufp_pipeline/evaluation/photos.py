@@ -29,7 +29,8 @@ from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_mea
 from skufp_pipeline.measures.metrics import per_query_metrics, recall_at_k
 from skufp_pipeline.measures.ranks import UNRANKED, ranks_of, right_items
 from skufp_pipeline.progress import Progress
-from skufp_pipeline.search.engine import Clock, EmbeddedPhoto, QueryEngine
+from skufp_pipeline.query.answers import Clock
+from skufp_pipeline.query.engine import EmbeddedPhoto, QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
 
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr")

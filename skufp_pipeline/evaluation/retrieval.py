@@ -38,7 +38,7 @@ from skufp_pipeline.evaluation.report import GalleryLatency, Latency, Report, Ti
 from skufp_pipeline.fingerprint.tables import JUDGED_SPLITS, EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
-from skufp_pipeline.search.engine import QueryEngine, read_photo
+from skufp_pipeline.query.engine import QueryEngine, read_photo
 
 DIFFERENCES = (
     ("fingerprint", "mean_sku"),

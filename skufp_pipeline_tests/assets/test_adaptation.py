@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from skufp_pipeline.artifacts.places import FIRST_INDEX, FROZEN_CLIP_CHECKPOINT
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.orchestration.schedules import DAILY, refreshed, stages
-from skufp_pipeline.search.engine import QueryEngine
+from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.versions import Versions
 
 from ..encoders.examples import write_text_model

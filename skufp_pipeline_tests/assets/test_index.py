@@ -13,8 +13,8 @@ import torch
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.bundle import current_index
-from skufp_pipeline.search.engine import QueryEngine
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 

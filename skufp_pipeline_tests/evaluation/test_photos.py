@@ -26,7 +26,7 @@ from skufp_pipeline.hashing import file_digest
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
-from skufp_pipeline.search.engine import QueryEngine
+from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.index import FingerprintIndex
 
 from ..datasets.trees import truncate

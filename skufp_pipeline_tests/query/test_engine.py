@@ -14,7 +14,8 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
-from skufp_pipeline.search.engine import CACHED_TEXTS, Answer, QueryEngine, read_photo
+from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.engine import CACHED_TEXTS, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.settings import LexicalSettings
@@ -22,8 +23,7 @@ from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.datasets.trees import write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
-
-from .conftest import SKUS, publish_encoder, publish_image_encoder, publish_index
+from skufp_pipeline_tests.search.conftest import SKUS, publish_encoder, publish_image_encoder, publish_index
 
 CPU = torch.device("cpu")
 

@@ -1,10 +1,8 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
-import time
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
+from skufp_pipeline.query.answers import Answer, Clock, Hit
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -33,38 +32,6 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
 UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One search result.
-
-    Attributes:
-        rank: 1 for the best.
-        score: cosine of query and fingerprint, plus the SKU's bias if the index has biases, plus what the
-            words of a text add; above 2 if the text equals the SKU's id or another of its cells.
-        image: the SKU's representative image, relative to the data root.
-        columns: what else the catalogue says of the SKU, typed as in the catalogue.
-        matched: words of a text query that the SKU has, in the form in which they are compared.
-    """
-
-    rank: int
-    sku_id: str
-    score: float
-    category_name: str | None
-    title: str | None
-    image: str
-    columns: dict[str, Any] = field(default_factory=dict)
-    matched: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used)."""
-
-    hits: list[Hit]
-    milliseconds: dict[str, float]
-    action: str | None = None
 
 
 class EmbeddedPhoto(NamedTuple):
@@ -193,14 +160,14 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, source: PhotoSource, clock: "Clock") -> tuple[NDArray[np.float32], str | None]:
+    def _embed_photo(self, source: PhotoSource, clock: Clock) -> tuple[NDArray[np.float32], str | None]:
         """Returns the query embedding (1, D) of a photo and the policy's action."""
         image = read_photo(source)
         clock.lap("decode")
         embedded = self.embed_image(image, clock)
         return embedded.query, embedded.action
 
-    def embed_image(self, image: Image.Image, clock: "Clock") -> "EmbeddedPhoto":
+    def embed_image(self, image: Image.Image, clock: Clock) -> "EmbeddedPhoto":
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
@@ -231,7 +198,7 @@ class QueryEngine:
         query: NDArray[np.floating],
         top: int,
         within: Rows | None,
-        clock: "Clock",
+        clock: Clock,
         action: str | None = None,
         words: tuple[str, float] = ("", 0),
     ) -> Answer:
@@ -311,16 +278,3 @@ def read_photo(source: PhotoSource) -> Image.Image:
     except (PhotoError, OSError) as error:
         name = f"photo {source}" if isinstance(source, Path) else "the photo"
         raise UserError(f"{name} {what_is_wrong(error)}") from error
-
-
-class Clock:
-    """Measures milliseconds between laps, summed per stage."""
-
-    def __init__(self) -> None:
-        self.milliseconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._last) * 1000
-        self._last = now
