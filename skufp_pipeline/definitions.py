@@ -12,6 +12,7 @@ from skufp_pipeline.assets import (
     evaluation,
     fingerprints,
     index,
+    look_twice,
     policy,
     synthetic,
     views,
@@ -32,6 +33,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     synthetic.group,
     fingerprints.group,
     policy.group,
+    look_twice.group,
     index.group,
     evaluation.group,
 )

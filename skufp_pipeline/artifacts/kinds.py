@@ -201,6 +201,25 @@ class Embeddings(Reader):
         return {name: table.height for name, table in tables.items()}
 
 
+class PatchHeadFiles(UsesQueries, WithHistory):
+    """The trained projections of a tower's maps to patches, with their curve and the queries they used."""
+
+
+class Patches(Reader):
+    """int8 patches of a shard's catalogue pictures, and of its development photos."""
+
+    def views(self) -> pl.DataFrame:
+        return self.frame("views")
+
+    def photos(self) -> pl.DataFrame:
+        return self.frame("photos")
+
+    @staticmethod
+    def write(directory: Path, views: pl.DataFrame, photos: pl.DataFrame) -> dict:
+        write_frames(directory, views=views, photos=photos)
+        return {"views": views.height, "photos": photos.height}
+
+
 class ViewFilters(Reader):
     """Thresholds of the filters, the calibration curve, and how the filters judge planted candidates."""
 

@@ -30,6 +30,10 @@ SYNTHETIC_EMBEDDINGS = Stored(
 FROZEN_SYNTHETIC_EMBEDDINGS = Stored(
     "frozen_synthetic_embeddings", "tables/frozen_synthetic_embeddings", kinds.Embeddings, sharded=True
 )
+LOOK_TWICE_CHECKPOINT = Stored(
+    "look_twice_checkpoint", "checkpoints/look_twice", kinds.PatchHeadFiles, trained=True
+)
+SKU_PATCHES = Stored("sku_patches", "tables/sku_patches", kinds.Patches, sharded=True)
 REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, trained=True)
 REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)
 

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder
+from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     BEST_SHOT_TEACHERS,
@@ -20,8 +20,10 @@ from skufp_pipeline.artifacts.places import (
     FROZEN_CLIP_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
+    LOOK_TWICE_CHECKPOINT,
     SEARCH_INDEX,
     SKU_CROPS,
+    SKU_PATCHES,
     VLA_CHECKPOINT,
 )
 from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
@@ -60,11 +62,12 @@ def group(preset: Preset) -> Group:
             "segment_rows": preset.index_segment_rows,
             "picture_side": preset.index_picture_side,
             "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
+            **_look_twice_config(preset),
         },
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
-            FINGERPRINT_CHECKPOINT, *_query_encoders(preset),
+            FINGERPRINT_CHECKPOINT, *_query_encoders(preset), *_patches(preset),
         ),
         check_specs=tuple(RELEASE_CHECKS),
         fresh_hours=preset.automation.index_fresh_hours,
@@ -80,7 +83,7 @@ def group(preset: Preset) -> Group:
             "max_views": preset.fingerprint.max_views,
         },
         needs=needs,
-        deps=(SKU_CROPS, CLIP_CHECKPOINT, CLIP_EMBEDDINGS),
+        deps=(SKU_CROPS, CLIP_CHECKPOINT, CLIP_EMBEDDINGS, *_patch_head(preset)),
     )
     first = Step(
         stored=FIRST_INDEX,
@@ -144,6 +147,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
     preset, versions = run.preset, Versions(run.store)
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
+    patches = [shard for stored in _patches(preset) for shard in run.read_all(stored)]
     run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
     referred: dict[str, Reader] = {**encoders, FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
@@ -152,11 +156,14 @@ def search_index(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
-        sizes = {**run.step.config, "lexical": preset.search.lexical}
+        sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
+        sizes["lexical"] = preset.search.lexical
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
-        return {**size, RECALL: _development_recall(index, embeddings), **left_out(*said)}
+        head = encoders.get(LOOK_TWICE_CHECKPOINT.name)
+        look = {} if head is None else _write_look_twice(run, directory, index, embeddings, patches, head)
+        return {**size, **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
@@ -175,12 +182,14 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
     preset, settings = run.preset, run.preset.query_encoder
     checkpoint, crop_of = run.read(CLIP_CHECKPOINT), run.inputs.crop_files()
     images = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images
+    heads = [run.read(stored) for stored in _patch_head(preset)]
 
     def build(directory: Path) -> dict[str, Any]:
         import torch
 
         from skufp_pipeline.encoders.clip import load_encoder
         from skufp_pipeline.encoders.export import build_image_encoder
+        from skufp_pipeline.encoders.patches import PatchHead
 
         photos = parity_photos(images, settings.parity_photos, preset.fingerprint.max_views)
         files = [crop_of(row) for row in photos.rows.iter_rows(named=True)]
@@ -188,7 +197,9 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
         encoder = load_encoder(checkpoint.folder, torch.device("cpu"))
         if preset.encoder.adaptation is not None:
             photos = photos.as_queries(encoder, files, preset.encoder.batch_size)
-        made = build_image_encoder(encoder, files, photos.reference, photos.judge, settings, directory)
+        head = next((PatchHead.load(files.path) for files in heads if not files.off), None)
+        judged = photos.reference, photos.judge
+        made = build_image_encoder(encoder, files, *judged, settings, directory, head)
         return {**made, **left_out(None if photos.used().height else NO_PHOTOS)}
 
     result = run.produce(IMAGE_ENCODER_ONNX, build)
@@ -198,7 +209,46 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
     """The results that turn queries into vectors; they are kept with each version of the index."""
     exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
-    return (CLIP_CHECKPOINT, *exported, *((VLA_CHECKPOINT,) if preset.policy else ()))
+    policy = (VLA_CHECKPOINT,) if preset.policy else ()
+    return (CLIP_CHECKPOINT, *exported, *policy, *_patch_head(preset))
+
+
+def _patch_head(preset: Preset) -> tuple[Stored[Any], ...]:
+    return (LOOK_TWICE_CHECKPOINT,) if preset.look_twice else ()
+
+
+def _patches(preset: Preset) -> tuple[Stored[Any], ...]:
+    return (SKU_PATCHES,) if preset.look_twice else ()
+
+
+def _look_twice_config(preset: Preset) -> dict[str, Any]:
+    """What decides how the index looks twice; the training's settings are of `look_twice_checkpoint`."""
+    kept = {"top", "weight", "weights", "usual_weight", "least_photos"}
+    return (
+        {"look_twice": preset.look_twice.model_dump(mode="json", include=kept)} if preset.look_twice else {}
+    )
+
+
+def _write_look_twice(
+    run: Run,
+    directory: Path,
+    index: FingerprintIndex,
+    shards: Sequence[Embeddings],
+    patches: Sequence[Patches],
+    head: Reader,
+) -> dict[str, Any]:
+    """Adds the patches to a bundle, with what MaxSim weighs; returns their part of the summary."""
+    from skufp_pipeline.encoders.patches import PatchHead
+    from skufp_pipeline.query.look_twice import write_look_twice
+
+    settings = run.preset.look_twice
+    if settings is None or head.off:
+        return {}
+    grid = PatchHead.load(head.path).grid
+    photos = pl.concat([shard.photos() for shard in patches])
+    images = EmbeddingTables.images_of(shards)
+    views = (shard.views() for shard in patches)
+    return write_look_twice(directory, index, views, photos, images, grid, settings)
 
 
 def _catalogue(items: Annotations) -> set[str]:

@@ -32,6 +32,7 @@ from skufp_pipeline.randomness import chance, generator
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.loop import Log, Part, Training, set_learning_rate
 from skufp_pipeline.training.prefetch import Prefetcher
+from skufp_pipeline.training.sampling import rows_by_label
 from skufp_pipeline.training.schedule import warm_cosine
 
 Pixels = NDArray[np.uint8]
@@ -172,8 +173,8 @@ class PhotoLoader:
     ) -> None:
         self.encoder, self.data, self.settings, self.seed = encoder, data, settings, seed
         self.camera = SyntheticCamera(data, camera, settings.image_size or encoder.image_size, seed)
-        self.rows_of_sku = _rows_of(data.skus, data.num_skus)
-        self.photos_of_sku = _rows_of(data.photo_skus, data.num_skus)
+        self.rows_of_sku = rows_by_label(data.skus, data.num_skus)
+        self.photos_of_sku = rows_by_label(data.photo_skus, data.num_skus)
 
     def load(self, step: int) -> tuple[Tensor, Tensor]:
         """Returns the photos (B, 3, side, side) of a step, and anchors (N, D): first those of the B SKUs."""
@@ -212,12 +213,6 @@ def to_input(encoder: Encoder, images: Sequence[Pixels]) -> Tensor:
     pixels = torch.from_numpy(np.stack(images)).to(encoder.device).permute(0, 3, 1, 2).float() / 255
     mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in encoder.mean_and_std)
     return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-def _rows_of(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
-    """Returns the rows with each label, 0 to `count` - 1."""
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []
 
 
 def sheet_of_photos(data: AdaptationData, camera: CameraSettings, seed: int) -> Image.Image:

@@ -10,7 +10,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from skufp_pipeline.encoders.onnx import (
     INPUT,
     MODEL_FILE,
     OUTPUT,
+    PATCHES,
     PROBE_FILE,
     PROBE_ROW_FILE,
     OnnxImageEncoder,
 )
 from skufp_pipeline.encoders.parity import FLOAT32, INT8, Parity
+from skufp_pipeline.encoders.patches import PatchHead, PhotoTower
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import read_crop
@@ -64,6 +66,7 @@ def build_image_encoder(
     judge: Callable[[NDArray[np.float32]], Parity],
     settings: QueryEncoderSettings,
     directory: Path,
+    head: PatchHead | None = None,
 ) -> dict[str, Any]:
     """Writes the files of `onnx.load_image_encoder`, in the lowest precision that settings and parity allow.
 
@@ -71,6 +74,7 @@ def build_image_encoder(
         photos: files to measure the parity on, at least one.
         reference: (N, D) embeddings of the photos by `encoder`.
         judge: computes the parity of other embeddings of the same photos.
+        head: the tower makes patches too.
 
     Returns:
         The precision, the reason for it, and the figures of every precision that was tried.
@@ -79,7 +83,7 @@ def build_image_encoder(
         UserError: the tower can't be exported, or the parity fails for float32 or for a required int8.
     """
     candidate = directory / MODEL_FILE
-    export_image_tower(encoder, candidate)
+    export_image_tower(encoder, candidate, head)
     found = {FLOAT32: _parity(candidate, encoder, photos, judge)}
     if not found[FLOAT32].holds(FLOAT32):
         raise UserError(
@@ -105,15 +109,21 @@ def build_image_encoder(
     return {"precision": precision, "why": why, "opset": OPSET, **figures}
 
 
-def export_image_tower(encoder: Encoder, target: Path) -> None:
+def export_image_tower(encoder: Encoder, target: Path, head: PatchHead | None = None) -> None:
     """Exports the image tower with its projection: `pixels` (B, 3, side, side) to `embedding` (B, D).
 
-    The output rows have unit norm, B is variable, and equal weights give equal bytes.
+    With a patch head there is a second output, `patches` (B, P, d). All rows have unit norm, B is variable,
+    and equal weights give equal bytes.
 
     Raises:
         UserError: PyTorch can't express the tower in ONNX, or it is 2 GiB or larger.
     """
     model = copy.deepcopy(encoder.model).to("cpu", memory_format=torch.contiguous_format).eval()
+    tower: nn.Module = _UnitImageTower(model)
+    if head is not None:
+        tower = PhotoTower(
+            replace(encoder, model=model, device=torch.device("cpu")), copy.deepcopy(head).cpu()
+        )
     if sum(weights.nbytes for weights in model.visual.parameters()) >= _LARGEST_FILE:
         raise UserError("the image tower is too large for an ONNX file; set query_encoder.engine: pytorch")
     example = torch.stack([encoder.preprocess(Image.new("RGB", (8, 8)))] * 2)
@@ -121,13 +131,13 @@ def export_image_tower(encoder: Encoder, target: Path) -> None:
     with _quiet():
         try:
             program = torch.onnx.export(
-                _UnitImageTower(model),
+                tower.eval(),
                 (example,),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[OUTPUT] if head is None else [OUTPUT, PATCHES],
                 dynamic_shapes=({0: batch},),
             )
         except Exception as error:  # torch.export and onnxscript raise their own kinds

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from skufp_pipeline.encoders.parity import LEAST_COSINE, unit_cosines
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.measures.maxsim import SCALE, Patches
 
 MODEL_FILE, CONFIG_FILE = "image_encoder.onnx", "image_encoder.json"
 PROBE_FILE, PROBE_ROW_FILE = "probe_pixels.npy", "probe_embedding.npy"
-INPUT, OUTPUT = "pixels", "embedding"
+INPUT, OUTPUT, PATCHES = "pixels", "embedding", "patches"
 
 
 class OnnxImageEncoder:
@@ -50,6 +51,15 @@ class OnnxImageEncoder:
         """
         rows: NDArray[np.float32] = self._session.run([OUTPUT], {INPUT: pixels.numpy()})[0]
         return rows
+
+    @property
+    def has_patches(self) -> bool:
+        return any(output.name == PATCHES for output in self._session.get_outputs())
+
+    def embed_with_patches(self, pixels: Tensor) -> tuple[NDArray[np.float32], Patches]:
+        """Returns what `embed_pixels` does, and (B, P, d) int8 patches, of a tower exported with them."""
+        rows, patches = self._session.run([OUTPUT, PATCHES], {INPUT: pixels.numpy()})
+        return rows, np.rint(patches * SCALE).astype(np.int8)
 
 
 def load_image_encoder(

@@ -72,6 +72,29 @@ class TextAlignmentSettings(Settings):
     isometry: float = Field(0.3, ge=0)  # weight of the map that keeps cosines of sentences; of the learnt: 1
 
 
+class LookTwiceSettings(Settings):
+    """Re-ranking of the best SKUs by their patches (`late_interaction`, `query.look_twice`)."""
+
+    top: int = Field(20, ge=2)  # SKUs that are looked at twice
+    dimension: int = Field(64, ge=8, le=256)  # of a patch vector
+    views: int = Field(4, ge=1)  # catalogue pictures of a SKU, at most; fewer where they take more than 4 KiB
+    weight: float | None = Field(
+        None, ge=0
+    )  # of MaxSim beside the cosine; null: chosen on development photos
+    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0)  # to choose from
+    usual_weight: float = Field(0.5, ge=0)  # where too few development photos are there to choose with
+    least_photos: int = Field(50, ge=1)  # development photos to choose with
+    steps: int = Field(400, ge=0)  # of the head's training
+    batch_size: int = Field(48, ge=2)  # SKUs of a step, each with a photo
+    neighbours: int = Field(8, ge=1)  # nearest SKUs that are in a step together
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    temperature: float = Field(0.07, gt=0)
+    most_pictures: int = Field(8000, ge=2)  # photos, and catalogue pictures, that it is trained on, at most
+    synthetic_photos: int = Field(24, ge=1)  # of a SKU, at most, where the training SKUs have no photos
+
+
 class EncoderSettings(Settings):
     """Model, weights (forms in `training.weights`) and preprocessing of the CLIP encoder.
 

@@ -21,7 +21,12 @@ from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
 from skufp_pipeline.datasets.sources import Dataset
 from skufp_pipeline.datasets.splits import SplitSettings
-from skufp_pipeline.encoders.settings import EncoderSettings, QueryEncoderSettings, ReidSettings
+from skufp_pipeline.encoders.settings import (
+    EncoderSettings,
+    LookTwiceSettings,
+    QueryEncoderSettings,
+    ReidSettings,
+)
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
@@ -131,6 +136,7 @@ class Preset(Settings):
     prompts: PromptSettings = PromptSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
     encoder: EncoderSettings
+    look_twice: LookTwiceSettings | None = None  # re-ranking of the best SKUs by patches; null: none
     baselines: BaselineSettings = BaselineSettings()
     views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()

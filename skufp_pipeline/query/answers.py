@@ -13,6 +13,8 @@ class Hit:
         rank: 1 for the best.
         score: cosine of query and fingerprint, plus the SKU's bias if the index has biases, plus what the
             words of a text add; above 2 if the text equals the SKU's id or another of its cells.
+        maxsim: of the second look, which may have ranked the hit before one of a higher score; None if it was
+            not looked at twice.
         image: the SKU's representative image, relative to the data root.
         columns: what else the catalogue says of the SKU, typed as in the catalogue.
         matched: words of a text query that the SKU has, in the form in which they are compared.
@@ -26,6 +28,7 @@ class Hit:
     image: str
     columns: dict[str, Any] = field(default_factory=dict)
     matched: list[str] = field(default_factory=list)
+    maxsim: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,34 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
-from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, IMAGE_ENCODER_ONNX, VLA_CHECKPOINT
+from skufp_pipeline.artifacts.places import (
+    CLIP_CHECKPOINT,
+    IMAGE_ENCODER_ONNX,
+    LOOK_TWICE_CHECKPOINT,
+    VLA_CHECKPOINT,
+)
 from skufp_pipeline.artifacts.stored import OFF
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.measures.maxsim import Patches
 from skufp_pipeline.photos import PhotoError, PhotoSource, what_is_wrong, whole_photo
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -35,11 +44,13 @@ UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
 class EmbeddedPhoto(NamedTuple):
-    """A photo's embedding (1, D) without the policy and as the query, and the policy's action, if any."""
+    """A photo's embedding (1, D) without the policy and as the query, the policy's action, if any, and the
+    (P, d) patches of the photo as it is, if the encoder makes them."""
 
     plain: NDArray[np.float32]
     query: NDArray[np.float32]
     action: str | None
+    patches: Patches | None = None
 
 
 class QueryEngine:
@@ -51,6 +62,7 @@ class QueryEngine:
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
+        look_twice: ranks the best SKUs of a photo by patches; its encoder must make them.
     """
 
     def __init__(
@@ -61,6 +73,7 @@ class QueryEngine:
         policy: Policy | None = None,
         pictures: Pictures | None = None,
         lexical: LexicalIndex | LexicalFolder | None = None,
+        look_twice: LookTwice | None = None,
     ) -> None:
         self.index = index
         self._lexical = lexical
@@ -70,6 +83,7 @@ class QueryEngine:
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
         self.policy = policy
+        self.look_twice = look_twice
         self._text_row = lru_cache(CACHED_TEXTS)(lambda text: encoder.embed_texts([text]))
 
     @classmethod
@@ -81,10 +95,12 @@ class QueryEngine:
         use_policy: UsePolicy = "auto",
         name: str = FINGERPRINTS,
         use_words: bool = True,
+        use_look_twice: bool = True,
     ) -> "QueryEngine":
         """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
+        `use_look_twice=False` leaves the order of the first pass.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
@@ -96,15 +112,17 @@ class QueryEngine:
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
+        look_twice = LookTwice.open(artifact.path, index.row_count) if use_look_twice else None
         if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
-            return cls(index, encoder, None, policy, pictures, lexical)
+            seeing = None if look_twice is None else _with_patches(store, artifact, encoder)
+            return cls(index, encoder, seeing, policy, pictures, lexical, look_twice)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
-        return cls(index, encoder, image_encoder, policy, pictures, lexical)
+        return cls(index, encoder, image_encoder, policy, pictures, lexical, look_twice)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -125,8 +143,17 @@ class QueryEngine:
             UserError: the file is missing, not an image, truncated or too large.
         """
         clock = Clock()
-        query, action = self._embed_photo(photo, clock)
-        return self._answer(query, top, within, clock, action)
+        _require_top(top)
+        embedded = self._embed_photo(photo, clock)
+        look, patches = self.look_twice, embedded.patches
+        if look is None or patches is None:
+            return self._answer(embedded.query, top, within, clock, embedded.action)
+        first = self.index.search(embedded.query, max(top, look.top), within)[0]
+        clock.lap("search")
+        second = look.again(first, patches)
+        clock.lap("look_twice")
+        hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
+        return Answer(hits, clock.milliseconds, embedded.action)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a text, and those that have its words; text embeddings are cached.
@@ -147,10 +174,10 @@ class QueryEngine:
         text add. Raises as `search_image`, `search_text` and `mix` do.
         """
         clock = Clock()
-        row, action = self._embed_photo(photo, clock)
-        query = mix(row, self._embed_text(text), text_weight)
+        embedded = self._embed_photo(photo, clock)
+        query = mix(embedded.query, self._embed_text(text), text_weight)
         clock.lap("encode")
-        return self._answer(query, top, within, clock, action, (text, text_weight))
+        return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
@@ -160,33 +187,39 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, source: PhotoSource, clock: Clock) -> tuple[NDArray[np.float32], str | None]:
-        """Returns the query embedding (1, D) of a photo and the policy's action."""
+    def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
         image = read_photo(source)
         clock.lap("decode")
-        embedded = self.embed_image(image, clock)
-        return embedded.query, embedded.action
+        return self.embed_image(image, clock)
 
-    def embed_image(self, image: Image.Image, clock: Clock) -> "EmbeddedPhoto":
+    def embed_image(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
-        plain = self.image_encoder.embed_pixels(pixels)
+        plain, patches = self._encoded(pixels)
         clock.lap("encode")
         if self.policy is None:
-            return EmbeddedPhoto(plain, plain, None)
+            return EmbeddedPhoto(plain, plain, None, patches)
         photo = working_copy(image, self.policy.actions)
         features = quality_features(photo, image.width, image.height)[None]
         action = ACTIONS[int(self.policy.decide(plain, features).gated[0])]
         if action == IDENTITY:
             clock.lap("policy")
-            return EmbeddedPhoto(plain, plain, action)
+            return EmbeddedPhoto(plain, plain, action, patches)
         picture = processed(photo, action, self.policy.actions)
         clock.lap("policy")
         changed = self.image_encoder.embed_pixels(self.image_encoder.preprocess(picture)[None])
         query = fuse(plain, changed, self.policy.actions)
         clock.lap("encode_again")
-        return EmbeddedPhoto(plain, query, action)
+        return EmbeddedPhoto(plain, query, action, patches)
+
+    def _encoded(self, pixels: Tensor) -> tuple[NDArray[np.float32], Patches | None]:
+        """Returns the embedding (1, D) of a preprocessed photo, and its patches if they are needed."""
+        if self.look_twice is None:
+            return self.image_encoder.embed_pixels(pixels), None
+        seeing: Any = self.image_encoder
+        rows, patches = seeing.embed_with_patches(pixels)
+        return rows, patches[0]
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
@@ -218,7 +251,12 @@ class QueryEngine:
         matched = [lexical.matched(match, row) for row in result.rows.tolist()]
         return Answer(self._hits(result, matched), clock.milliseconds, action)
 
-    def _hits(self, result: SearchResult, matched: list[list[str]] | None = None) -> list[Hit]:
+    def _hits(
+        self,
+        result: SearchResult,
+        matched: list[list[str]] | None = None,
+        maxsim: NDArray[np.float64] | None = None,
+    ) -> list[Hit]:
         table = self.index.skus[result.rows]
         further = table.select(catalogue_columns(table)).to_dicts()
         shown = table.select("sku_id", "category_name", "title", "image").rows()
@@ -232,6 +270,7 @@ class QueryEngine:
                 image,
                 further[rank] if further else {},
                 matched[rank] if matched else [],
+                None if maxsim is None or np.isnan(maxsim[rank]) else float(maxsim[rank]),
             )
             for rank, ((sku_id, category, title, image), score) in enumerate(
                 zip(shown, result.scores, strict=True)
@@ -260,6 +299,13 @@ def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Polic
     policy = load_policy(checkpoint.path)
     policy.decide(*policy.example())
     return policy
+
+
+def _with_patches(store: ArtifactStore, index: Artifact, encoder: Encoder) -> PatchEncoder:
+    """The encoder with the patch head that the index was published with."""
+    files = encoder_of(store, index, LOOK_TWICE_CHECKPOINT.name, LOOK_TWICE_CHECKPOINT.key)
+    index.require_input(LOOK_TWICE_CHECKPOINT.name, files.digest)
+    return PatchEncoder(encoder, PatchHead.load(files.path))
 
 
 def _require_top(top: int) -> None:

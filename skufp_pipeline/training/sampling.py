@@ -73,3 +73,13 @@ def _draw(rows: Tensor, count: int, generator: Generator) -> Tensor:
     """Draws `count` rows in random order; repeats all of them where there are fewer."""
     order = rows[torch.randperm(len(rows), generator=generator)]
     return order.repeat(math.ceil(count / len(rows)))[:count]
+
+
+def rows_by_label(labels: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """Returns the rows with each label, 0 to `count` - 1, ascending.
+
+    >>> [rows.tolist() for rows in rows_by_label(np.array([1, 0, 1]), 3)]
+    [[1], [0, 2], []]
+    """
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, count))) if count else []

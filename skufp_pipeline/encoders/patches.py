@@ -1,0 +1,241 @@
+"""Patch vectors of a picture: maps of the image tower, projected for late interaction (`measures.maxsim`).
+
+A tower's embedding is a mean over its last map, in which two look-alikes may be the same. The maps before
+that mean still tell where what is. The deepest map that has `_LEAST_SIDE` cells a side, and the one before
+it, are pooled to one grid and projected to short unit vectors, which are kept as int8.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from math import isqrt
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from skufp_pipeline.encoders.clip import Encoder, unit_rows
+from skufp_pipeline.encoders.settings import LookTwiceSettings
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.measures.maxsim import SCALE, Patches
+
+WEIGHTS_FILE, CONFIG_FILE = "patch_head.safetensors", "patch_head.json"
+_LEAST_SIDE = 4  # cells of the deepest map that is used
+_BYTES_PER_SKU = 4096
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Which maps of a tower are used, and the form of the patches.
+
+    Attributes:
+        maps: numbers of the maps among the tower's intermediate features.
+        channels: of each map.
+        side: cells a side that the maps are pooled to; a picture has P = side x side patches.
+        dimension: d, of a patch vector.
+        views: V, catalogue pictures of a SKU whose patches are kept.
+    """
+
+    maps: tuple[int, ...]
+    channels: tuple[int, ...]
+    side: int
+    dimension: int
+    views: int
+
+    @property
+    def patches(self) -> int:
+        return self.side * self.side
+
+    @classmethod
+    def of(cls, encoder: Encoder, settings: LookTwiceSettings) -> Self:
+        """Chooses the maps of a tower so that a SKU's patches take at most 4 KiB.
+
+        Raises UserError if the tower has no map of `_LEAST_SIDE` cells a side.
+        """
+        shapes = [tuple(found.shape[1:]) for found in _example_maps(encoder)]
+        usable = [
+            number for number, (_, height, width) in enumerate(shapes) if min(height, width) >= _LEAST_SIDE
+        ]
+        if not usable:
+            raise UserError(
+                f"look_twice: no map of the image tower has {_LEAST_SIDE} cells a side; set look_twice: null "
+                "in the preset"
+            )
+        maps = tuple(usable[-2:])
+        largest = isqrt(_BYTES_PER_SKU // settings.dimension)
+        side = min(*shapes[maps[-1]][1:], largest)
+        views = max(1, _BYTES_PER_SKU // (side * side * settings.dimension))
+        channels = tuple(shapes[number][0] for number in maps)
+        return cls(maps, channels, side, settings.dimension, min(views, settings.views))
+
+
+class PatchHead(nn.Module):
+    """Projections of a tower's maps: one for photos, one for catalogue pictures, equal before training.
+
+    `scales` bring the maps to unit variance; `start` sets them and the first projection.
+    """
+
+    scales: Tensor
+
+    def __init__(self, grid: PatchGrid) -> None:
+        super().__init__()
+        self.grid = grid
+        self.photo = nn.Linear(sum(grid.channels), grid.dimension)
+        self.view = nn.Linear(sum(grid.channels), grid.dimension)
+        self.register_buffer("scales", torch.ones(sum(grid.channels)))
+
+    @torch.no_grad()
+    def start(self, maps: Tensor) -> None:
+        """Sets both projections to the principal directions of maps (N, P, C), partly whitened."""
+        rows = maps.reshape(-1, maps.shape[-1]).double()
+        variances = [part.var() for part in rows.split(self.grid.channels, dim=1)]
+        widths = torch.tensor(self.grid.channels)
+        scales = torch.stack(variances).clamp_min(1e-12).rsqrt().repeat_interleave(widths)
+        self.scales.copy_(scales)
+        rows = rows * scales
+        mean = rows.mean(dim=0)
+        values, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
+        count = min(self.grid.dimension, len(values))
+        weight = torch.zeros(self.grid.dimension, len(values), dtype=torch.double)
+        weight[:count] = directions[:, -count:].T / values[-count:].clamp_min(1e-9)[:, None] ** 0.25
+        weight /= weight.abs().mean() * 20
+        for projection in (self.photo, self.view):
+            projection.weight.copy_(weight)
+            projection.bias.copy_(-weight @ mean)
+
+    def patches(self, maps: Tensor, projection: nn.Linear) -> Tensor:
+        """Returns unit patch vectors (..., P, d) of maps (..., P, C)."""
+        return F.normalize(projection(maps * self.scales), dim=-1)
+
+    def save(self, directory: Path) -> None:
+        save_file(dict(self.state_dict()), directory / WEIGHTS_FILE)
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.grid), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        """Loads what `save` wrote; raises UserError if a file is missing or damaged."""
+        try:
+            read = json.loads((directory / CONFIG_FILE).read_text())
+            grid = PatchGrid(**{**read, "maps": tuple(read["maps"]), "channels": tuple(read["channels"])})
+            head = cls(grid)
+            head.load_state_dict(load_file(directory / WEIGHTS_FILE))
+        except Exception as error:  # json, safetensors and torch raise many kinds
+            raise UserError(f"{directory} holds no patch head: {error}") from error
+        return head.eval()
+
+
+class TowerWithMaps(nn.Module):
+    """An image tower that returns its embedding (B, D), of any norm, and its pooled maps (B, P, C)."""
+
+    def __init__(self, encoder: Encoder, grid: PatchGrid) -> None:
+        super().__init__()
+        self.visual, self.grid = encoder.model.visual, grid
+        sides = [tuple(found.shape[2:]) for found in _example_maps(encoder)]
+        for number in grid.maps:
+            for axis, length in zip("yx", sides[number], strict=True):
+                self.register_buffer(f"area_{number}{axis}", _area(length, grid.side).to(encoder.device))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.visual.forward_intermediates(pixels, indices=list(self.grid.maps))
+        maps = [
+            torch.einsum("gh,bchw,kw->bgkc", self._area(number, "y"), each.float(), self._area(number, "x"))
+            for number, each in zip(self.grid.maps, found["image_intermediates"], strict=True)
+        ]
+        return found["image_features"], torch.cat(maps, dim=-1).flatten(1, 2)
+
+    def _area(self, number: int, axis: str) -> Tensor:
+        return self.get_buffer(f"area_{number}{axis}")
+
+
+class PhotoTower(nn.Module):
+    """What a query photo is encoded with: unit embedding (B, D) and unit patches (B, P, d)."""
+
+    def __init__(self, encoder: Encoder, head: PatchHead) -> None:
+        super().__init__()
+        self.tower, self.head = TowerWithMaps(encoder, head.grid), head
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        rows, maps = self.tower(pixels)
+        return F.normalize(rows, dim=-1), self.head.patches(maps, self.head.photo)
+
+
+class PatchEncoder:
+    """An encoder with its patch head: an `ImageEncoder` that returns patches too."""
+
+    def __init__(self, encoder: Encoder, head: PatchHead) -> None:
+        self.encoder, self.head = encoder, head.to(encoder.device)
+        self._tower = TowerWithMaps(encoder, head.grid).eval()
+
+    @property
+    def preprocess(self) -> Callable[[Image.Image], Tensor]:
+        preprocess: Callable[[Image.Image], Tensor] = self.encoder.preprocess
+        return preprocess
+
+    @property
+    def dimension(self) -> int:
+        return self.encoder.dimension
+
+    def embed_pixels(self, pixels: Tensor) -> NDArray[np.float32]:
+        return self.encoder.embed_pixels(pixels)
+
+    @torch.inference_mode()
+    def embed_with_patches(self, pixels: Tensor) -> tuple[NDArray[np.float32], Patches]:
+        """Returns (B, D) float32 unit rows and (B, P, d) int8 patches of preprocessed photos."""
+        rows, maps = self._tower(self._placed(pixels))
+        return unit_rows(rows), as_int8(self.head.patches(maps, self.head.photo))
+
+    @torch.inference_mode()
+    def view_patches(self, pixels: Tensor) -> Patches:
+        """Returns (B, P, d) int8 patches of preprocessed catalogue pictures."""
+        _, maps = self._tower(self._placed(pixels))
+        return as_int8(self.head.patches(maps, self.head.view))
+
+    def _placed(self, pixels: Tensor) -> Tensor:
+        return pixels.to(self.encoder.device).contiguous(memory_format=torch.channels_last)
+
+
+def as_int8(patches: Tensor | NDArray[np.floating]) -> Patches:
+    """Rounds unit vectors to int8, 127 for 1."""
+    rows = patches.cpu().numpy() if isinstance(patches, Tensor) else patches
+    found: Patches = np.rint(rows * SCALE).astype(np.int8)
+    return found
+
+
+@torch.inference_mode()
+def maps_of(tower: TowerWithMaps, pixels: Tensor) -> NDArray[np.float16]:
+    """Returns (B, P, C) maps of preprocessed pictures, as training keeps them."""
+    device = next(tower.visual.parameters()).device
+    found: Any = tower(pixels.to(device).contiguous(memory_format=torch.channels_last))[1]
+    maps: NDArray[np.float16] = found.half().cpu().numpy()
+    return maps
+
+
+@torch.inference_mode()
+def _example_maps(encoder: Encoder) -> Sequence[Tensor]:
+    example = encoder.preprocess(Image.new("RGB", (8, 8)))[None].to(encoder.device)
+    try:
+        found: Sequence[Tensor] = encoder.model.visual.forward_intermediates(example)["image_intermediates"]
+    except Exception as error:  # of a tower that has no maps
+        raise UserError(
+            f"look_twice: the image tower gives no maps ({type(error).__name__}: {error}); set look_twice: "
+            "null in the preset"
+        ) from error
+    return found
+
+
+def _area(length: int, side: int) -> Tensor:
+    """Returns (side, length) weights: each cell is the mean of what it covers.
+
+    >>> _area(3, 2).mul(3).tolist()
+    [[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]
+    """
+    edges = torch.linspace(0, length, side + 1, dtype=torch.double)
+    starts = torch.arange(length, dtype=torch.double)
+    covered = torch.minimum(edges[1:, None], starts + 1) - torch.maximum(edges[:-1, None], starts)
+    return (covered.clamp_min(0) * side / length).float()

@@ -1,0 +1,144 @@
+"""Looks twice: ranks the best SKUs by cosine plus weighted MaxSim of patches (`measures.maxsim`).
+
+The first pass stays exact; its best `top` SKUs are ranked anew, those after them keep their order. Texts are
+not looked at twice: they have no patches.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from skufp_pipeline.encoders.patch_tables import patches_of
+from skufp_pipeline.encoders.patches import PatchGrid
+from skufp_pipeline.encoders.settings import LookTwiceSettings
+from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.measures.maxsim import Patches, maxsim
+from skufp_pipeline.measures.ranks import right_items
+from skufp_pipeline.search.index import FingerprintIndex, SearchResult
+from skufp_pipeline.search.patches import LookTwiceFile, PatchIndex, load_patches, save_look_twice
+
+
+class SecondLook(NamedTuple):
+    """Ranked rows, with what both passes say of each.
+
+    Attributes:
+        rows: (K,) best first.
+        scores: (K,) of the first pass: cosine plus bias.
+        maxsim: (K,) of the second; nan where a SKU was not looked at twice.
+    """
+
+    rows: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    maxsim: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LookTwice:
+    """The second look of an index.
+
+    >>> patches = np.array([[[[127, 0]]], [[[0, 127]]]], np.int8)
+    >>> look = LookTwice(PatchIndex(patches, np.array([1, 1], np.uint8)), 2, 0.5)
+    >>> first = SearchResult(np.array([0, 1]), np.array([0.8, 0.7]))
+    >>> look.again(first, np.array([[0, 127]], np.int8)).rows.tolist()
+    [1, 0]
+
+    Attributes:
+        top: SKUs that are looked at twice.
+        weight: of MaxSim beside the cosine; 0 leaves the first pass as it is.
+    """
+
+    patches: PatchIndex
+    top: int
+    weight: float
+
+    @classmethod
+    def open(cls, directory: Path, rows: int) -> "LookTwice | None":
+        """Opens that of an index bundle; None if it has none, or one of weight 0."""
+        found = load_patches(directory, rows)
+        if found is None or found[1].weight == 0:
+            return None
+        return cls(found[0], found[1].top, found[1].weight)
+
+    def again(self, first: SearchResult, photo: Patches) -> SecondLook:
+        """Ranks the first `top` of a result anew; ties are broken by row.
+
+        Args:
+            first: result of the first pass, best first, with `top` SKUs or as many as there are.
+            photo: (P, d) patches of the photo.
+        """
+        found = np.full(len(first.rows), np.nan)
+        near = first.rows[: self.top]
+        if len(near):
+            found[: len(near)] = maxsim(photo, *self.patches.of_rows(near))
+        ranked = first.scores[: len(near)] + self.weight * found[: len(near)]
+        order = np.arange(len(first.rows))
+        order[: len(near)] = np.lexsort((near, -ranked))
+        return SecondLook(first.rows[order], first.scores[order], found[order])
+
+
+def choose_weight(
+    index: FingerprintIndex,
+    patches: PatchIndex,
+    embeddings: NDArray[np.float32],
+    photos: Patches,
+    truth: NDArray[np.int64],
+    settings: LookTwiceSettings,
+) -> LookTwiceFile:
+    """Chooses what MaxSim weighs: that with the highest mean reciprocal rank, of equal ones the smallest.
+
+    A photo whose SKU is not among the `top` counts as 0; no weight changes that.
+
+    Args:
+        embeddings: (Q, D) of development photos.
+        photos: (Q, P, d) patches of the same.
+        truth: (Q,) row of each one's SKU.
+    """
+    if settings.weight is not None:
+        return LookTwiceFile(top=settings.top, weight=settings.weight, chosen_on=None)
+    if len(truth) < settings.least_photos:
+        return LookTwiceFile(top=settings.top, weight=settings.usual_weight, chosen_on=None)
+    first = index.search(embeddings, settings.top)
+    tried = []
+    for weight in sorted(settings.weights):
+        look = LookTwice(patches, settings.top, weight)
+        places = [
+            np.flatnonzero(look.again(result, photo).rows == row)
+            for result, photo, row in zip(first, photos, truth, strict=True)
+        ]
+        reciprocal = np.array([1 / (place[0] + 1) if len(place) else 0.0 for place in places])
+        figures = {"recall@1": float((reciprocal == 1).mean()), "mrr": float(reciprocal.mean())}
+        tried.append({"weight": weight, **figures})
+    best = max(tried, key=lambda row: (round(row["mrr"], 9), -row["weight"]))
+    return LookTwiceFile(top=settings.top, weight=best["weight"], chosen_on=len(truth), tried=tried)
+
+
+def write_look_twice(
+    directory: Path,
+    index: FingerprintIndex,
+    views: Iterable[pl.DataFrame],
+    photos: pl.DataFrame,
+    images: pl.DataFrame,
+    grid: PatchGrid,
+    settings: LookTwiceSettings,
+) -> dict[str, Any]:
+    """Adds the second look to an index bundle; returns what it weighs, and on how many photos it was chosen.
+
+    Args:
+        views: `sku_id` and `patches` of the catalogue pictures, a table of a shard each.
+        photos: the same, with `item_id`, of development photos.
+        images: `item_id` and `embedding` of at least these.
+    """
+    shape = grid.views, grid.patches, grid.dimension
+    patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape)
+    asked = photos.join(images.select("item_id", "embedding"), on="item_id", maintain_order="left")
+    truth = right_items(asked["sku_id"], index.skus["sku_id"])
+    asked, truth = asked.filter(truth >= 0), truth[truth >= 0]
+    rows = embedding_rows(asked)
+    file = choose_weight(index, patches, rows, patches_of(asked, grid), truth, settings)
+    save_look_twice(directory, file)
+    return {"maxsim_weight": file.weight, "maxsim_weight_chosen_on": file.chosen_on or 0}
