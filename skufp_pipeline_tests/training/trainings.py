@@ -13,9 +13,16 @@ import torch
 
 from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
+from skufp_pipeline.encoders.late_interaction import PatchData, nearest_skus, train_patch_head
+from skufp_pipeline.encoders.patches import PatchGrid, PatchHead
 from skufp_pipeline.encoders.reid import create_reid
 from skufp_pipeline.encoders.reid_train import train_reid
-from skufp_pipeline.encoders.settings import ClipTrainingSettings, ReidSettings, ReidTrainingSettings
+from skufp_pipeline.encoders.settings import (
+    ClipTrainingSettings,
+    LookTwiceSettings,
+    ReidSettings,
+    ReidTrainingSettings,
+)
 from skufp_pipeline.fingerprint.aggregator import save_aggregator
 from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.settings import (
@@ -111,8 +118,22 @@ def policy(scratch: Path, out: Path, log: Log, device: torch.device, dropout: fl
     return history
 
 
+def look_twice(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    """Trains on the CPU whatever `device` is, as everywhere."""
+    rng = np.random.default_rng(0)
+    skus, grid = np.repeat(np.arange(5), 3), PatchGrid((0,), (6,), 2, 8, 2)
+    maps = [rng.standard_normal((15, 4, 6)).astype(np.float16) for _ in range(2)]
+    data = PatchData(maps[0], skus, maps[1], skus, nearest_skus(unit_rows((5, 8), 3), 2))
+    head = PatchHead(grid)
+    head.start(torch.from_numpy(maps[0].astype(np.float32)))
+    settings = LookTwiceSettings(dimension=8, steps=120, batch_size=4)
+    history = train_patch_head(head, data, settings, 5, scratch, log)
+    head.save(out)
+    return history
+
+
 TRAININGS: dict[str, Callable[[Path, Path, Log, torch.device, float], History]] = {
-    function.__name__: function for function in (clip, reid, base, lora, aggregator, policy)
+    function.__name__: function for function in (clip, reid, base, lora, aggregator, policy, look_twice)
 }
 
 
