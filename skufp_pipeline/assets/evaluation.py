@@ -78,7 +78,9 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
     parts, crop_of = ReportParts.read(run.inputs, run.step.upstream), run.inputs.crop_files()
 
     def build(directory: Path) -> dict[str, Any]:
-        engine = QueryEngine.open(run.store, pick_device("cpu"), preset.query_encoder, use_policy="off")
+        given = run.store, pick_device("cpu"), preset.query_encoder
+        engine = QueryEngine.open(*given, use_policy="off", use_look_twice=False)
+        whole = QueryEngine.open(*given)
         plan = ReportPlan(
             preset.name,
             preset.evaluation,
@@ -87,7 +89,7 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
             preset.seed,
             {"inputs": run.recipe.inputs, "preset": preset.model_dump(mode="json")},
         )
-        report = make_report(parts, plan, engine, crop_of, device, directory, run.log)
+        report = make_report(parts, plan, engine, whole, crop_of, device, directory, run.log)
         return {"headline": headline(report)}
 
     result = run.produce(RETRIEVAL_REPORT, build)

@@ -54,6 +54,7 @@ from skufp_pipeline.evaluation.report import (
     source_results,
 )
 from skufp_pipeline.evaluation.settings import EvaluationSettings
+from skufp_pipeline.evaluation.stages import AskedPhoto, judge_stages
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
 from skufp_pipeline.fingerprint.gaussian import load_gaussian
@@ -166,6 +167,7 @@ def make_report(
     parts: ReportParts,
     plan: ReportPlan,
     engine: QueryEngine,
+    whole: QueryEngine,
     crop_of: Callable[[Mapping[str, Any]], Path],
     device: torch.device,
     directory: Path,
@@ -174,6 +176,8 @@ def make_report(
     """Evaluates every model, measures the engine's latency, and writes the report into `directory`.
 
     Args:
+        engine: without policy and second look, whose stages are timed.
+        whole: with every stage that the index has.
         crop_of: local path of the crop of an item (`sku_id`, `image_path`).
         device: where fingerprints of the controls are made.
     """
@@ -194,6 +198,10 @@ def make_report(
     grid = retrieval.grid_rows(shown, photos[: shown.height], engine)
     judged = results(evaluation)
     judged_on = retrieval.judged_on(inputs.tables.images)
+    log("latency measured; judging the stages of a query")
+    stages = judge_stages(
+        whole, _asked(inputs.tables.images, crop_of, settings.stage_queries), plan.seed, settings.resamples
+    )
     report = Report(
         preset=plan.preset,
         judged_on=judged_on,
@@ -204,6 +212,7 @@ def make_report(
         view_controls=controls,
         skipped_items=parts.annotations.summary["skipped_by_reason"],
         query_encoder=parts.exported.summary if parts.exported else {"precision": "PyTorch"},
+        stages=stages,
         duplicates=None
         if (least := settings.duplicate_threshold) is None
         else Duplicates.of(find_duplicates(inputs.tables.images, crop_of, least), least),
@@ -215,6 +224,13 @@ def make_report(
     )
     retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
     return report
+
+
+def _asked(
+    images: pl.DataFrame, crop_of: Callable[[Mapping[str, Any]], Path], count: int
+) -> list[AskedPhoto]:
+    sample = retrieval.sample_evaluation_queries(images, count)
+    return [AskedPhoto(crop_of(row), row["sku_id"], row["split"]) for row in sample.iter_rows(named=True)]
 
 
 def unmeasured(settings: Results, latency: Latency, photos: int) -> dict[str, str]:

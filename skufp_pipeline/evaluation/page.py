@@ -18,6 +18,7 @@ from skufp_pipeline.evaluation.tables import (
     main_sections,
     paper_sections,
     source_sections,
+    stage_sections,
     unmeasured_sections,
 )
 from skufp_pipeline.measures.metrics import METRICS
@@ -44,7 +45,7 @@ def render_page(
         judged_note=judged_note(report),
         headline=headline(report),
         paper_protocol=report.protocol == "paper",
-        main=main_sections(report, METRICS),
+        main=[*main_sections(report, METRICS), *stage_sections(report)],
         unmeasured=unmeasured_sections(report),
         paper=paper_sections(report),
         paper_note=PAPER_NOTE,

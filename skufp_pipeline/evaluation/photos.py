@@ -23,10 +23,11 @@ from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads,
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, QUERY, SKIPPED_SCHEMA, TRAIN, Catalogue
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.evaluation.latency import statistics_ms
+from skufp_pipeline.evaluation.stages import second_look
 from skufp_pipeline.fingerprint.tables import biased_queries
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_means
-from skufp_pipeline.measures.metrics import per_query_metrics, recall_at_k
+from skufp_pipeline.measures.metrics import per_query_metrics
 from skufp_pipeline.measures.ranks import UNRANKED, ranks_of, right_items
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.query.answers import Clock
@@ -142,14 +143,17 @@ def judge_photos(
             f"{reason} {n}" for reason, n in left_out["reason"].value_counts(sort=True).rows()
         )
         raise UserError(f"there is no photo to judge; left out: {reasons or 'nothing'}")
-    table = _answers(engine.index, judged)
+    table = _answers(engine, judged)
     ranks, skus = table["rank"].to_numpy(), table["sku_id"].to_numpy()
     values = {name: column for name, column in per_query_metrics(ranks).items() if name in METRICS}
     means = resampled_means(np.stack(list(values.values()), axis=1), skus, resamples, seed)
     stages = stage_times(engine, photos.folder, [row for row, _ in judged])
     if engine.policy is not None:
         plain = np.concatenate([found.plain for _, found in judged])
-        stages["policy"][WITHOUT] = float(recall_at_k(_ranks(engine.index, plain, skus), 1).mean())
+        stages["policy"][WITHOUT] = float((_ranks(engine, plain, judged) == 1).mean())
+    if engine.look_twice is not None:
+        first = _first_ranks(engine.index, np.concatenate([found.query for _, found in judged]), skus)
+        stages["look_twice"][WITHOUT] = float((first == 1).mean())
     return PhotoReport(
         len(engine.index),
         {name: float(column.mean()) for name, column in values.items()},
@@ -170,12 +174,16 @@ def stage_times(engine: QueryEngine, folder: Path, rows: Sequence[Row]) -> dict[
         started, clock = time.perf_counter(), Clock()
         image = read_item(folder / row["orig_image_path"], row["bbox"], CropSettings())
         clock.lap("decode")
-        engine.index.best(engine.embed_image(image, clock).query, 10)
+        photo = engine.embed_image(image, clock)
+        first = engine.first_pass(photo, 10)
         clock.lap("search")
+        if engine.look_twice is not None:
+            second_look(engine, first, photo)
+            clock.lap("look_twice")
         total = (time.perf_counter() - started) * 1000
         for stage, spent in {**clock.milliseconds, "total": total}.items():
             samples.setdefault(stage, []).append(spent)
-    order = ("decode", "preprocess", "encode", "policy", "encode_again", "search", "total")
+    order = ("decode", "preprocess", "encode", "policy", "encode_again", "search", "look_twice", "total")
     figures = {stage: statistics_ms(samples[stage]) for stage in order if stage in samples}
     return {stage: {name: found[name] for name in ("p50_ms", "p95_ms")} for stage, found in figures.items()}
 
@@ -231,23 +239,40 @@ def _embedded(engine: QueryEngine, folder: Path, row: Mapping[str, Any]) -> Embe
     return engine.embed_image(image, Clock())
 
 
-def _answers(index: FingerprintIndex, judged: Sequence[tuple[Row, EmbeddedPhoto]]) -> pl.DataFrame:
+def _answers(engine: QueryEngine, judged: Sequence[tuple[Row, EmbeddedPhoto]]) -> pl.DataFrame:
     queries = np.concatenate([found.query for _, found in judged])
-    skus = np.array([row["sku_id"] for row, _ in judged])
-    best, _ = index.best(queries, 1)
+    best = [second_look(engine, engine.first_pass(found, 1), found).rows[0] for _, found in judged]
     return pl.DataFrame(
         {
-            "sku_id": skus,
+            "sku_id": [row["sku_id"] for row, _ in judged],
             "image_path": [row["orig_image_path"] for row, _ in judged],
-            "rank": _ranks(index, queries, skus),
-            "found": index.skus["sku_id"][best[:, 0]],
+            "rank": _ranks(engine, queries, judged),
+            "found": engine.index.skus["sku_id"][best],
             "policy": pl.Series([found.action for _, found in judged], dtype=pl.String),
         }
     )
 
 
-def _ranks(index: FingerprintIndex, queries: NDArray[np.float32], skus: NDArray) -> NDArray[np.int64]:
-    """(Q,) rank of each query's SKU among all SKUs of the index, by the scores of its searches."""
+def _ranks(
+    engine: QueryEngine, queries: NDArray[np.float32], judged: Sequence[tuple[Row, EmbeddedPhoto]]
+) -> NDArray[np.int64]:
+    """(Q,) rank of each photo's SKU among all SKUs of the index as a search with `queries` ranks them."""
+    index, look = engine.index, engine.look_twice
+    skus = np.array([row["sku_id"] for row, _ in judged])
+    ranks = _first_ranks(index, queries, skus)
+    if look is None:
+        return ranks
+    truth = right_items(skus.tolist(), index.skus["sku_id"])
+    for number, (_, photo) in enumerate(judged):
+        assert photo.patches is not None
+        again = look.again(index.search(queries[number], look.top)[0], photo.patches)
+        if len(place := np.flatnonzero(again.rows == truth[number])):
+            ranks[number] = place[0] + 1
+    return ranks
+
+
+def _first_ranks(index: FingerprintIndex, queries: NDArray[np.float32], skus: NDArray) -> NDArray[np.int64]:
+    """(Q,) rank of each query's SKU among all SKUs of the index, by the scores of the first pass."""
     fingerprints, table = index.contents()
     biases = index.biases[index.present.numbers()]
     truth = right_items(skus.tolist(), table["sku_id"])

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import polars as pl
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTINGS, Evaluation, SettingResult
@@ -74,6 +74,22 @@ class GallerySearch(Machine):
     """The machine of the times in `Result.latency`, and how many queries `batched` asks at once."""
 
     batch: int
+
+
+class Stage(Settings):
+    """A stage of the query in one setting, on a sample of the evaluation photos.
+
+    `recall_at_1` is with this stage and those before it, `delta` the gain of this one with its interval; the
+    times are this stage's.
+    """
+
+    stage: str
+    setting: str
+    queries: int
+    recall_at_1: float = Field(alias="recall@1")
+    delta: tuple[float, float, float] | None = None
+    p50_ms: float
+    p95_ms: float
 
 
 class Duplicates(Settings):
@@ -223,6 +239,7 @@ class Report(Settings):
         view_controls: the fingerprint with generated views, without them and with copies.
         skipped_items: number of items left out of the catalogue, by reason.
         query_encoder: the encoder of query photos and how near it is to PyTorch.
+        stages: what each stage of a query by photo adds, in its order.
         duplicates: SKUs that no ranking can tell apart; null if not counted.
         not_measured: by part of the report or of the graph, why it has no figures or was left out.
     """
@@ -239,6 +256,7 @@ class Report(Settings):
     view_controls: Results | None = None
     skipped_items: dict[str, int] | None = None
     query_encoder: dict[str, str | int | float] | None = None
+    stages: list[Stage] = []
     duplicates: Duplicates | None = None
     not_measured: dict[str, str] = {}
 
@@ -263,7 +281,7 @@ class Report(Settings):
 
     def to_json(self) -> str:
         """The contents of `report.json`; a part that could not be measured is null."""
-        content = self.model_dump(exclude_none=True, exclude={"not_measured"})
+        content = self.model_dump(exclude_none=True, exclude={"not_measured"}, by_alias=True)
         absent = {name: None for name in self.not_measured if name in type(self).model_fields}
         told = {"not_measured": self.not_measured} if self.not_measured else {}
         return json.dumps({**content, **absent, **told}, indent=1)

@@ -27,6 +27,7 @@ class EvaluationSettings(Settings):
 
     resamples: int = Field(2000, ge=100)  # of the paired bootstrap
     latency_queries: int = Field(200, ge=1)
+    stage_queries: int = Field(1000, ge=1)  # photos on which the stages of a query are judged
     batch: int = Field(64, ge=1)  # queries of a batched search
     grid_queries: int = Field(8, ge=1)  # rows of the results grid
     duplicate_threshold: float | None = Field(0.98, gt=0, le=1)  # a cosine; null: not counted

@@ -145,15 +145,19 @@ class QueryEngine:
         clock = Clock()
         _require_top(top)
         embedded = self._embed_photo(photo, clock)
-        look, patches = self.look_twice, embedded.patches
-        if look is None or patches is None:
-            return self._answer(embedded.query, top, within, clock, embedded.action)
-        first = self.index.search(embedded.query, max(top, look.top), within)[0]
+        first = self.first_pass(embedded, top, within)
         clock.lap("search")
-        second = look.again(first, patches)
+        if self.look_twice is None or embedded.patches is None:
+            return Answer(self._hits(first), clock.milliseconds, embedded.action)
+        second = self.look_twice.again(first, embedded.patches)
         clock.lap("look_twice")
         hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
         return Answer(hits, clock.milliseconds, embedded.action)
+
+    def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
+        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if that is more."""
+        wanted = top if self.look_twice is None else max(top, self.look_twice.top)
+        return self.index.search(photo.query, wanted, within)[0]
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a text, and those that have its words; text embeddings are cached.

@@ -1,0 +1,131 @@
+"""What each stage of a query adds and takes: R@1 with and without it, and its time, photo by photo.
+
+Every photo is asked as a search asks it, one at a time. Stages are in the order in which a photo passes them;
+a stage's difference is paired with the same photos without it, the stages before it being on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skufp_pipeline.evaluation.latency import statistics_ms
+from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
+from skufp_pipeline.evaluation.report import Stage
+from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_means
+from skufp_pipeline.measures.ranks import right_items
+from skufp_pipeline.progress import Progress
+from skufp_pipeline.query.answers import Clock
+from skufp_pipeline.query.engine import EmbeddedPhoto, QueryEngine, read_photo
+from skufp_pipeline.query.look_twice import SecondLook
+from skufp_pipeline.search.index import SearchResult
+from skufp_pipeline.search.rows import Rows
+
+FINGERPRINT, POLICY, LOOK_TWICE = "fingerprint", "policy", "look_twice"
+_PARTS = {  # of a query's clock that belong to a stage
+    FINGERPRINT: ("decode", "preprocess", "encode", "search"),
+    POLICY: ("policy", "encode_again"),
+    LOOK_TWICE: ("look_twice",),
+}
+
+
+@dataclass(frozen=True)
+class AskedPhoto:
+    """A photo, the SKU that it shows, and that SKU's split."""
+
+    path: Path
+    sku_id: str
+    split: str
+
+
+def judge_stages(
+    engine: QueryEngine,
+    photos: Sequence[AskedPhoto],
+    seed: int,
+    resamples: int,
+    progress: Progress | None = None,
+) -> list[Stage]:
+    """Judges every stage that the engine has, in each setting that has photos and SKUs of its splits."""
+    clocks, embedded = [], []
+    for number, photo in enumerate(photos, 1):
+        clock = Clock()
+        image = read_photo(photo.path)
+        clock.lap("decode")
+        embedded.append(engine.embed_image(image, clock))
+        clocks.append(clock)
+        if progress is not None:
+            progress(number, len(photos))
+    index, rows = engine.index, []
+    truth = right_items([photo.sku_id for photo in photos], index.skus["sku_id"])
+    for setting, splits in SETTING_SPLITS.items():
+        known = [split for split in splits if (index.skus["split"] == split).any()]
+        asked = [number for number, photo in enumerate(photos) if photo.split in splits]
+        if known and asked:
+            within = index.where(split=known)
+            hits = _hits(engine, embedded, truth, asked, within, clocks)
+            skus = np.array([photos[number].sku_id for number in asked])
+            rows += _stages(setting, hits, skus, [clocks[number] for number in asked], seed, resamples)
+    return rows
+
+
+def _hits(
+    engine: QueryEngine,
+    embedded: Sequence[EmbeddedPhoto],
+    truth: NDArray[np.int64],
+    asked: Sequence[int],
+    within: Rows,
+    clocks: Sequence[Clock],
+) -> dict[str, NDArray[np.float64]]:
+    """(Q,) whether the right SKU is first after each stage, by stage."""
+    hits: dict[str, list[bool]] = {FINGERPRINT: []}
+    hits |= {POLICY: []} if engine.policy is not None else {}
+    hits |= {LOOK_TWICE: []} if engine.look_twice is not None else {}
+    for number in asked:
+        found, right = embedded[number], truth[number]
+        hits[FINGERPRINT].append(bool(engine.index.search(found.plain, 1, within)[0].rows[0] == right))
+        clocks[number].lap("")  # what was not a part of the query
+        first = engine.first_pass(found, 1, within)
+        clocks[number].lap("search")
+        if POLICY in hits:
+            hits[POLICY].append(bool(first.rows[0] == right))
+        if LOOK_TWICE in hits:
+            second = second_look(engine, first, found)
+            clocks[number].lap("look_twice")
+            hits[LOOK_TWICE].append(bool(second.rows[0] == right))
+    return {stage: np.array(values, dtype=np.float64) for stage, values in hits.items()}
+
+
+def second_look(engine: QueryEngine, first: SearchResult, photo: EmbeddedPhoto) -> SearchResult | SecondLook:
+    """The result after the second look, where the engine has one and the photo patches."""
+    if engine.look_twice is None or photo.patches is None:
+        return first
+    return engine.look_twice.again(first, photo.patches)
+
+
+def _stages(
+    setting: str,
+    hits: Mapping[str, NDArray[np.float64]],
+    skus: NDArray[Any],
+    clocks: Sequence[Clock],
+    seed: int,
+    resamples: int,
+) -> list[Stage]:
+    rows, before = [], None
+    for stage, values in hits.items():
+        delta = None
+        if before is not None:
+            gain = (values - before)[:, None]
+            ends = percentile_interval(resampled_means(gain, skus, resamples, seed)[:, 0])
+            delta = (float(gain.mean()), float(ends[0]), float(ends[1]))
+        spent = [sum(clock.milliseconds.get(part, 0.0) for part in _PARTS[stage]) for clock in clocks]
+        times = statistics_ms(spent)
+        figures = {"p50_ms": times["p50_ms"], "p95_ms": times["p95_ms"]}
+        recall = {"recall@1": float(values.mean())}
+        rows.append(
+            Stage(stage=stage, setting=setting, queries=len(values), delta=delta, **recall, **figures)
+        )
+        before = values
+    return rows
