@@ -22,6 +22,7 @@ from skufp_pipeline.artifacts.places import (
     IMAGE_TEXT,
     SEARCH_INDEX,
     SKU_CROPS,
+    SYNTHETIC_EMBEDDINGS,
     VLA_CHECKPOINT,
 )
 from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
@@ -34,6 +35,7 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.bundle import build_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
@@ -55,16 +57,22 @@ def group(preset: Preset) -> Group:
         make=search_index,
         stage=STAGE,
         kinds={"numpy", "parquet"},
-        code=("skufp_pipeline.search.bundle", "skufp_pipeline.search.judging"),
+        code=(
+            "skufp_pipeline.search.bundle",
+            "skufp_pipeline.search.judging",
+            *(["skufp_pipeline.query.confidence"] if preset.confidence else []),
+        ),
         config={
             "segment_rows": preset.index_segment_rows,
             "picture_side": preset.index_picture_side,
             "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
+            **({"confidence": preset.confidence.model_dump()} if preset.confidence else {}),
         },
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
             FINGERPRINT_CHECKPOINT, *_query_encoders(preset),
+            *((SYNTHETIC_EMBEDDINGS,) if _calibrates_on_synthetic(preset) else ()),
         ),
         check_specs=tuple(RELEASE_CHECKS),
         fresh_hours=preset.automation.index_fresh_hours,
@@ -144,6 +152,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
     preset, versions = run.preset, Versions(run.store)
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
+    synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if _calibrates_on_synthetic(preset) else []
     run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
     referred: dict[str, Reader] = {**encoders, FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
@@ -152,10 +161,12 @@ def search_index(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
-        sizes = {**run.step.config, "lexical": preset.search.lexical}
-        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
+        sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
+        sizes |= {"lexical": preset.search.lexical, "find": run.store.local_path, "columns": items.skus()}
+        index = build_index(directory, *parts, **sizes)
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
-        said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
+        judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence)
+        said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
         return {**size, RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
@@ -205,6 +216,30 @@ def _catalogue(items: Annotations) -> set[str]:
     """The SKUs that the index should hold."""
     table = items.items()
     return {*table.filter(table["role"] == GALLERY)["sku_id"], *lost_skus(table, items.skipped())}
+
+
+def _calibrates_on_synthetic(preset: Preset) -> bool:
+    """Whether synthetic photos calibrate the verdicts where there is no customer's."""
+    photos = preset.synthetic.photos
+    return preset.confidence is not None and photos is not None and photos.development > 0
+
+
+def _write_confidence(
+    directory: Path,
+    index: FingerprintIndex,
+    shards: Sequence[Embeddings],
+    synthetic: Sequence[Embeddings],
+    settings: ConfidenceSettings | None,
+) -> str | None:
+    """Writes the calibration of the verdicts, if they are asked for; returns why there are none, if so."""
+    if settings is None:
+        return None
+    from skufp_pipeline.query.confidence import NoVerdicts, calibrated, write_confidence
+
+    tables = EmbeddingTables.images_of(shards), EmbeddingTables.images_of(synthetic) if synthetic else None
+    confidence = calibrated(index, *tables, settings)
+    write_confidence(directory, confidence)
+    return confidence.off if isinstance(confidence, NoVerdicts) else None
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -88,7 +88,9 @@ def search(
     engine = open_engine(preset, store, policy, index, words)
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
-        found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        judged = {"confidence": answer.confidence, "verdict": answer.verdict, "no_verdict": answer.no_verdict}
+        found |= {name: value for name, value in judged.items() if value is not None}
         click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
@@ -96,7 +98,18 @@ def search(
         _save_picture(answer, query.shown(engine), engine, save)
 
 
+VERDICTS = {
+    "match": "a match: the first answer is right with a probability of {:.0%}",
+    "similar": "similar products: the first answer is right with a probability of {:.0%}",
+    "none": "probably not in this shop: the first answer is right with a probability of {:.0%}",
+}
+
+
 def print_answer(answer: "Answer") -> None:
+    if answer.verdict is not None:
+        click.echo(VERDICTS[answer.verdict].format(answer.confidence))
+    if answer.no_verdict is not None:
+        click.echo(answer.no_verdict)
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
         matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""

@@ -26,6 +26,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
+from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.settings import SearchSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
@@ -135,6 +136,7 @@ class Preset(Settings):
     views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()
     policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged
+    confidence: ConfidenceSettings | None = None  # verdicts on answers to photos; null: none are given
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()

@@ -1,5 +1,6 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,6 +22,7 @@ from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -51,6 +53,7 @@ class QueryEngine:
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
+        confidence: judges the answers to photos; None gives no verdicts.
     """
 
     def __init__(
@@ -61,8 +64,10 @@ class QueryEngine:
         policy: Policy | None = None,
         pictures: Pictures | None = None,
         lexical: LexicalIndex | LexicalFolder | None = None,
+        confidence: Confidence | NoVerdicts | None = None,
     ) -> None:
         self.index = index
+        self.confidence = confidence
         self._lexical = lexical
         spread = index.biases.max(initial=0) - index.biases.min(initial=0)
         self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
@@ -96,15 +101,16 @@ class QueryEngine:
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
+        confidence = read_confidence(artifact.path)
         if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
-            return cls(index, encoder, None, policy, pictures, lexical)
+            return cls(index, encoder, None, policy, pictures, lexical, confidence)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
-        return cls(index, encoder, image_encoder, policy, pictures, lexical)
+        return cls(index, encoder, image_encoder, policy, pictures, lexical, confidence)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -116,7 +122,7 @@ class QueryEngine:
         return None if self.pictures is None else self.pictures.get(sku_id)
 
     def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a photo.
+        """Finds the SKUs nearest to a photo, with a verdict if the index has any and all of it is searched.
 
         Args:
             within: restricts the search to these SKUs (`index.where`, `index.of_skus`); by default all.
@@ -125,8 +131,11 @@ class QueryEngine:
             UserError: the file is missing, not an image, truncated or too large.
         """
         clock = Clock()
-        query, action = self._embed_photo(photo, clock)
-        return self._answer(query, top, within, clock, action)
+        image = read_photo(photo)
+        clock.lap("decode")
+        embedded = self.embed_image(image, clock)
+        answer = self._answer(embedded.query, top, within, clock, embedded.action)
+        return answer if within is not None else self._judged(answer, embedded.plain, clock)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a text, and those that have its words; text embeddings are cached.
@@ -187,6 +196,17 @@ class QueryEngine:
         query = fuse(plain, changed, self.policy.actions)
         clock.lap("encode_again")
         return EmbeddedPhoto(plain, query, action)
+
+    def _judged(self, answer: Answer, plain: NDArray[np.float32], clock: Clock) -> Answer:
+        """Adds confidence and verdict, by the photo as the calibration saw its photos: without the policy."""
+        if self.confidence is None or len(self.index) < LISTED:
+            return answer
+        if isinstance(self.confidence, NoVerdicts):
+            return replace(answer, no_verdict=self.confidence.off)
+        _, scores = self.index.best(plain, LISTED)
+        sure = float(self.confidence.judge(features_of(scores))[0])
+        clock.lap("confidence")
+        return replace(answer, confidence=sure, verdict=self.confidence.verdict(sure))
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():

@@ -1,0 +1,145 @@
+"""Whether the verdicts of an index keep their promise: on its own photos, and on another rendering.
+
+python benchmarks/verdicts.py --data-root data/demo --render-seed 101 --other data/other --json F
+
+The other rendering has other products and photos. They are embedded by the same encoder, which learnt none of
+them; its index is made by the same aggregator and noise model; its photos get the verdicts of the same
+calibration. Shares are of photos, intervals of 95% over SKUs. The promise is kept where the share of
+present products rejected is at most alpha, or its interval includes alpha.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import dagster as dg
+import polars as pl
+import torch
+from tabulate import tabulate
+
+from skufp_pipeline.artifacts.inputs import Inputs
+from skufp_pipeline.artifacts.places import (
+    ANNOTATIONS,
+    CLIP_CHECKPOINT,
+    CLIP_EMBEDDINGS,
+    FINGERPRINT_CHECKPOINT,
+    IMAGE_TEXT,
+    RAW_DATASET,
+    SKU_CROPS,
+)
+from skufp_pipeline.definitions import build_defs
+from skufp_pipeline.encoders.clip import Encoder, load_encoder
+from skufp_pipeline.encoders.embed import embed_images, embed_text_table
+from skufp_pipeline.encoders.tables import embedding_rows
+from skufp_pipeline.errors import UserError
+from skufp_pipeline.evaluation.report import Share, Verdicts
+from skufp_pipeline.evaluation.verdicts import ask_photos, judge_verdicts
+from skufp_pipeline.fingerprint.aggregator import load_aggregator
+from skufp_pipeline.fingerprint.gaussian import load_gaussian
+from skufp_pipeline.fingerprint.make import make_fingerprints
+from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.presets import Preset, another_rendering, load_preset
+from skufp_pipeline.query.confidence import VERDICTS, Confidence, read_confidence
+from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import ArtifactStore, shard_name
+
+CPU = torch.device("cpu")
+
+
+def render(preset: Preset) -> None:
+    """Materializes the catalogue of a preset, up to its crops and texts, where it is not there."""
+    job = build_defs(preset).resolve_implicit_global_asset_job_def()
+    runs: list[tuple[str, str | None]] = [(RAW_DATASET.name, None), (ANNOTATIONS.name, None)]
+    for stored in (SKU_CROPS, IMAGE_TEXT):
+        runs += [(stored.name, shard_name(shard)) for shard in range(preset.shards)]
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name, key in runs:
+            done = job.execute_in_process(
+                asset_selection=[dg.AssetKey(name)],
+                partition_key=key,
+                instance=instance,
+                raise_on_error=False,
+                run_config={"loggers": {"plain": {}}},
+            )
+            if not done.success:
+                raise UserError(f"{name} of {preset.data_root} failed; its message stands above")
+
+
+def embedded(preset: Preset, encoder: Encoder) -> EmbeddingTables:
+    """The tables of a rendered catalogue by this encoder."""
+    inputs = Inputs(ArtifactStore(preset.data_root), preset.shards)
+    images, texts = [], []
+    for crops, table in zip(inputs.read_all(SKU_CROPS), inputs.read_all(IMAGE_TEXT), strict=True):
+        images.append(embed_images(encoder, table.images(), crops.path, preset.encoder.batch_size))
+        texts.append(embed_text_table(encoder, table.every_text(), preset.encoder.batch_size))
+        click.echo(f"shard {crops.shard}: {images[-1].height} pictures embedded", err=True)
+    return EmbeddingTables(*(pl.concat(part).sort("sku_id", maintain_order=True) for part in (images, texts)))
+
+
+def index_of(tables: EmbeddingTables, preset: Preset, store: ArtifactStore) -> FingerprintIndex:
+    """The index that the fingerprint model of `store` makes of other tables."""
+    model = FINGERPRINT_CHECKPOINT.read(store)
+    known = load_gaussian(model.path) if preset.fingerprint.gaussian else None
+    aggregator = load_aggregator(model.path, CPU)
+    table, _ = make_fingerprints(aggregator, known, tables, preset.fingerprint, CPU)
+    index = FingerprintIndex(embedding_rows(table, "fingerprint"), table.select("sku_id", "split"))
+    return index.with_biases(table["bias"].to_numpy())
+
+
+def show(name: str, found: Verdicts) -> list[list[str]]:
+    """A row for each setting, of present and of absent products."""
+    rows = []
+    for setting, of in found.settings.items():
+        none = of.present["none"]
+        kept = "kept" if none.low <= found.alpha else "BROKEN"
+        for product, shares in (("present", of.present), ("absent", of.absent)):
+            cells = [_cell(shares[verdict]) for verdict in VERDICTS]
+            more = [f"{of.area_under_roc:.3f}", f"{of.calibration_error:.3f}", _cell(of.right_matches), kept]
+            rows.append(
+                [name, setting, product, str(of.photos), *cells, *(more if shares is of.present else [])]
+            )
+    return rows
+
+
+def _cell(share: Share | None) -> str:
+    return "" if share is None else f"{share.share:.3f} [{share.low:.3f}, {share.high:.3f}]"
+
+
+@click.command()
+@click.option("--data-root", "root", default="data/demo", show_default=True, help="A materialized preset's.")
+@click.option("--preset", "name", default="demo", show_default=True)
+@click.option("--render-seed", type=int, help="Also judge another rendering, of this seed.")
+@click.option("--other", type=click.Path(path_type=Path), default=Path("data/other"), show_default=True)
+@click.option("--json", "json_path", type=click.Path(path_type=Path))
+def main(root: str, name: str, render_seed: int | None, other: Path, json_path: Path | None) -> None:
+    """Judges the verdicts of an index on evaluation photos."""
+    try:
+        preset = load_preset(name).model_copy(update={"data_root": root})
+        store, draws = ArtifactStore(root), (preset.evaluation.resamples, preset.seed)
+        artifact, index = current_index(store)
+        confidence = read_confidence(artifact.path)
+        if not isinstance(confidence, Confidence):
+            told = "it was built without `confidence`" if confidence is None else confidence.off
+            raise UserError(f"the index in use at {root} gives no verdicts: {told}")
+        images = EmbeddingTables.images_of(CLIP_EMBEDDINGS.read_all(store, preset.shards))
+        judged = {"own": judge_verdicts(confidence, ask_photos(index, confidence, images), *draws)}
+        if render_seed is not None:
+            another = another_rendering(preset, render_seed, other)
+            render(another)
+            tables = embedded(another, load_encoder(CLIP_CHECKPOINT.read(store).folder, CPU))
+            photos = ask_photos(index_of(tables, preset, store), confidence, tables.images)
+            judged[f"rendering {render_seed}"] = judge_verdicts(confidence, photos, *draws)
+        header = ["Data", "Setting", "Product", "Photos", *VERDICTS, "ROC", "ECE", "Right matches", "Promise"]
+        rows = [row for which, found in judged.items() for row in show(which, found)]
+        click.echo(tabulate(rows, header, "pipe", disable_numparse=True))
+        if json_path:
+            content: dict[str, Any] = {which: found.model_dump() for which, found in judged.items()}
+            json_path.write_text(json.dumps(content, indent=1) + "\n")
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()
