@@ -25,7 +25,7 @@ from skufp_pipeline.artifacts.places import (
     SYNTHETIC_EMBEDDINGS,
     VLA_CHECKPOINT,
 )
-from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
+from skufp_pipeline.artifacts.stored import Stored, left_out
 from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
@@ -155,29 +155,28 @@ def search_index(run: Run) -> dg.MaterializeResult:
     synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if _calibrates_on_synthetic(preset) else []
     run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
-    referred: dict[str, Reader] = {**encoders, FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
-    references = {name: reader.digest for name, reader in referred.items()}
+    model = {FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
+    references = {name: reader.digest for name, reader in [*encoders.items(), *model.items()]}
 
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
-        sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
-        sizes |= {"lexical": preset.search.lexical, "find": run.store.local_path, "columns": items.skus()}
-        index = build_index(directory, *parts, **sizes)
-        size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
+        how = {"segment_rows": preset.index_segment_rows, "picture_side": preset.index_picture_side}
+        given = {"find": run.store.local_path, "columns": items.skus(), "lexical": preset.search.lexical}
+        index = build_index(directory, *parts, **how, **given)
         judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
-        return {**size, RECALL: _development_recall(index, embeddings), **left_out(*said)}
+        return {**_size(index), RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
     checks = judge(candidate.artifact, versions, _catalogue(items), preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
-    release: dict[str, Any] = {"version": version, "published": int(passed)}
-    release["pruned_versions"] = versions.publish(version, preset.kept_index_versions) if passed else 0
+    pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
     skus = FingerprintIndex.load(candidate.path).skus
-    release["skus_by_category"] = counts_table(skus, ["split", "category_name"])
-    return run.done(candidate, {**frame_metadata(skus), **release}, *checks)
+    release = {"version": version, "published": int(passed), "pruned_versions": pruned}
+    counts = {"skus_by_category": counts_table(skus, ["split", "category_name"])}
+    return run.done(candidate, {**frame_metadata(skus), **release, **counts}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -240,6 +239,10 @@ def _write_confidence(
     confidence = calibrated(index, *tables, settings)
     write_confidence(directory, confidence)
     return confidence.off if isinstance(confidence, NoVerdicts) else None
+
+
+def _size(index: FingerprintIndex) -> dict[str, int]:
+    return {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:

@@ -1,14 +1,19 @@
 """`skufp search`: what it prints, and how it answers a mistake - one line, no stack trace."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import polars as pl
 import pytest
 from PIL import Image
+from pytest import CaptureFixture
 
+from skufp_pipeline.cli.search import print_answer
 from skufp_pipeline.policy.actions import ACTIONS
+from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.confidence import VERDICTS
 from skufp_pipeline.search.bundle import current_index
 
 from ..datasets.trees import truncate
@@ -21,13 +26,26 @@ def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tupl
     result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search"}
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search", "confidence"}
     assert answer["action"] is None
+    assert answer["verdict"] in VERDICTS
+    assert 0 <= answer["confidence"] <= 1
+    assert "no_verdict" not in answer
     hits = answer["hits"]
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert len({hit["sku_id"] for hit in hits}) == 7
     assert all(graph.store.local_path(hit["image"]).is_file() for hit in hits)
+
+
+def test_a_verdict_is_told_in_words(graph: Graph, preset: tuple[str, Path], capsys: CaptureFixture) -> None:
+    first = ask("search", *preset, "--image", a_photo(graph)).stdout.splitlines()[0]
+    assert re.search(
+        r"(a match|similar products|probably not in this shop): the first answer is right", first
+    )
+    assert re.search(r"with a probability of \d+%$", first)
+    print_answer(Answer([], {"search": 1.0}, no_verdict="no verdicts: too few photos"))
+    assert capsys.readouterr().out.splitlines()[0] == "no verdicts: too few photos"
 
 
 def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path]) -> None:
@@ -57,7 +75,7 @@ def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[st
     answer = json.loads(ask(*asked, "--json").stdout)
     assert answer["action"] in ACTIONS
     twice = {"encode_again"} if answer["action"] != "identity" else set()
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search"} | twice
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search", "confidence"} | twice
     assert ask(*asked).stdout.splitlines()[-1].endswith(f"; policy: {answer['action']}")
 
 
