@@ -161,9 +161,9 @@ def search_index(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
-        how = {"segment_rows": preset.index_segment_rows, "picture_side": preset.index_picture_side}
-        given = {"find": run.store.local_path, "columns": items.skus(), "lexical": preset.search.lexical}
-        index = build_index(directory, *parts, **how, **given)
+        sizes = {**run.step.config, "lexical": preset.search.lexical}
+        sizes.pop("confidence", None)
+        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
         judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
         return {**_size(index), RECALL: _development_recall(index, embeddings), **left_out(*said)}

@@ -8,7 +8,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 from PIL import Image
-from pytest import CaptureFixture
 
 from skufp_pipeline.cli.search import print_answer
 from skufp_pipeline.policy.actions import ACTIONS
@@ -38,11 +37,11 @@ def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tupl
     assert all(graph.store.local_path(hit["image"]).is_file() for hit in hits)
 
 
-def test_a_verdict_is_told_in_words(graph: Graph, preset: tuple[str, Path], capsys: CaptureFixture) -> None:
+def test_a_verdict_is_told_in_words(
+    graph: Graph, preset: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     first = ask("search", *preset, "--image", a_photo(graph)).stdout.splitlines()[0]
-    assert re.search(
-        r"(a match|similar products|probably not in this shop): the first answer is right", first
-    )
+    assert first.split(": ")[0] in ("a match", "similar products", "probably not in this shop")
     assert re.search(r"with a probability of \d+%$", first)
     print_answer(Answer([], {"search": 1.0}, no_verdict="no verdicts: too few photos"))
     assert capsys.readouterr().out.splitlines()[0] == "no verdicts: too few photos"
