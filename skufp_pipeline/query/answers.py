@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from skufp_pipeline.query.facets import Facets
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -35,6 +37,7 @@ class Answer:
     Attributes:
         confidence: probability that the first answer is right; None where it is unknown.
         verdict: match | similar | none (`query.confidence`); None where there is none.
+        facets: counts of the catalogue's values among the best answers, if asked for (`query.facets`).
         no_verdict: why the index gives no verdicts on photos; None where it does, or was built without.
     """
 
@@ -44,6 +47,7 @@ class Answer:
     confidence: float | None = None
     verdict: str | None = None
     no_verdict: str | None = None
+    facets: Facets | None = None
 
 
 class Clock:

@@ -22,7 +22,9 @@ from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
 from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
+from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -168,6 +170,59 @@ class QueryEngine:
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
+
+    def search(
+        self, wish: Wish, top: int, within: Rows | None = None, facets_over: int | None = None
+    ) -> Answer:
+        """Answers whatever is combined in a wish (`query.combine`) with one exact search.
+
+        Liked and disliked SKUs are no answers. What is not combined is answered as `search_image`,
+        `search_text`, `search_mixed` or `search_like` answer it; only `search_image` gives a verdict.
+
+        Args:
+            facets_over: number of best answers whose values are counted (`query.facets`); None counts none.
+
+        Raises UserError as those do, if a SKU is not in the index, or if the parts cancel out.
+        """
+        _require_top(top)
+        if facets_over is None:
+            return self._search_wish(wish, top, within)
+        answer = self._search_wish(wish, max(top, facets_over), within)
+        counted = count_facets(self.index.skus, [hit.sku_id for hit in answer.hits[:facets_over]])
+        return replace(answer, hits=answer.hits[:top], facets=counted)
+
+    def _search_wish(self, wish: Wish, top: int, within: Rows | None) -> Answer:
+        if wish.is_plain:
+            return self._search_plain(wish, top, within)
+        clock = Clock()
+        embedded = [self._embed_photo(photo, clock) for photo in wish.photos]
+        query: NDArray[np.floating] | None = None
+        if embedded:
+            query = mean_query([row for row, _ in embedded], wish.photo_weights)
+        words, text_weight = wish.text, wish.text_weight if embedded else 1.0
+        if words is not None:
+            row = self._embed_text(words)
+            query = row if query is None else mix(query, row, text_weight)
+        if wish.liked or wish.disliked:
+            rated = self.index.of_skus([*wish.liked, *wish.disliked])
+            within = ~rated & (self.index.present if within is None else within)
+            rows = [self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked)]
+            query = rocchio(query, *rows)
+        assert query is not None
+        avoided = [self._embed_text(text) for text in wish.avoided]
+        query = pushed_away(query, avoided, wish.avoided_weight)
+        clock.lap("combine")
+        action = embedded[0][1] if len(embedded) == 1 else None
+        return self._answer(query, top, within, clock, action, (words or "", text_weight))
+
+    def _search_plain(self, wish: Wish, top: int, within: Rows | None) -> Answer:
+        if wish.liked:
+            return self.search_like(wish.liked[0], top, within)
+        if not wish.photos:
+            return self.search_text(wish.text or "", top, within)
+        if wish.text is None:
+            return self.search_image(wish.photos[0], top, within)
+        return self.search_mixed(wish.photos[0], wish.text, wish.text_weight, top, within)
 
     def _embed_photo(self, source: PhotoSource, clock: Clock) -> tuple[NDArray[np.float32], str | None]:
         """Returns the query embedding (1, D) of a photo and the policy's action."""

@@ -221,7 +221,7 @@ def test_a_swap_on_a_full_disk_is_told_and_leaves_the_old_version_in_use(
 
 
 def test_a_version_keeps_its_calibration_and_the_report_judges_it(spoilt: Graph) -> None:
-    asked = ConfidenceSettings(alpha=0.5, least_skus=5)
+    asked = ConfidenceSettings(alpha=0.5, least_skus=2)
     preset = spoilt.preset.model_copy(update={"confidence": asked})
     run_asset(preset, "search_index")
     folder = current_index(spoilt.store)[0].path

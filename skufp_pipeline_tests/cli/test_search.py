@@ -223,12 +223,44 @@ def test_an_exported_tower_of_another_encoder_is_refused_by_name(spoilt: Graph) 
 
 
 def test_a_question_must_be_one(graph: Graph, preset: tuple[str, Path]) -> None:
-    wanted = 'give --image FILE or --text "..." or both, or --like SKU_ID alone'
-    assert refused(ask("search", *preset)) == wanted
-    assert refused(ask("search", *preset, "--text", "a", "--like", "b")) == wanted
+    wanted = 'give --image FILE, --text "...", --like SKU_ID, or several of them'
+    for words in ((), ("--not", "stripes"), ("--unlike", "a"), ("--not-weight", "0.3")):
+        assert refused(ask("search", *preset, *words)).startswith(wanted)
+    assert (
+        refused(ask("search", *preset, "--like", "a", "--unlike", "a"))
+        == "SKU 'a' is both liked and disliked"
+    )
     for words in (("--text", "a"), ("--image", a_photo(graph)), ("--like", "b")):
         told = refused(ask("search", *preset, *words, "--text-weight", "0.3"))
         assert told == "--text-weight needs both --image and --text"
+
+
+def test_photos_words_to_avoid_and_likes_are_combined(graph: Graph, preset: tuple[str, Path]) -> None:
+    _, index = current_index(graph.store)
+    liked, disliked = index.sku_ids[3], index.sku_ids[5]
+    photo = a_photo(graph)
+    alone = found(*preset, "--image", photo)
+    assert found(*preset, "--image", photo, "--image", photo) == alone
+    assert found(*preset, "--image", photo, "--not", "a striped dress", "--not-weight", "0") == alone
+    asked = ("--image", photo, "--like", liked, "--unlike", disliked, "--not", "stripes", "--top", "1000")
+    answers = found(*preset, *asked)
+    assert sorted(answers) == sorted({*index.sku_ids} - {liked, disliked})
+    assert refused(ask("search", *preset, "--image", photo, "--image-weight", "-1")) == (
+        "a photo's weight must be above 0, got -1"
+    )
+    told = refused(ask("search", *preset, "--image", photo, "--image", photo, "--image-weight", "1"))
+    assert told == "1 weights for 2 photos; expected one for each"
+
+
+def test_facets_count_the_best_answers(graph: Graph, preset: tuple[str, Path]) -> None:
+    asked = ("search", *preset, "--text", "a dress", "--facets", "30", "--top", "2")
+    answer = json.loads(ask(*asked, "--json").stdout)
+    assert len(answer["hits"]) == 2
+    index = current_index(graph.store)[1]
+    best = index.skus.filter(pl.col("sku_id").is_in(found(*preset, "--text", "a dress", "--top", "30")))
+    expected = best["category_name"].value_counts().rows()
+    assert sorted(answer["facets"]["category_name"].items()) == sorted(expected)
+    assert "\n     category_name: " in ask(*asked).stdout
 
 
 def test_an_empty_sentence_is_refused(preset: tuple[str, Path]) -> None:

@@ -440,9 +440,10 @@ SURE = Confidence(
 
 @pytest.fixture
 def large(encoder: Encoder) -> FingerprintIndex:
-    """Twelve SKUs: the red one, and others that lie in random directions."""
+    """Twelve SKUs: the red one, and others at right angles to it."""
     rows = np.random.default_rng(0).standard_normal((12, encoder.dimension))
-    rows[0] = encoder.embed_images([picture("red")])
+    (red,) = rows[:1] = encoder.embed_images([picture("red")])
+    rows[1:] -= np.outer(rows[1:] @ red, red)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     named = {
         "sku_id": [f"s{number}" for number in range(12)],
