@@ -6,6 +6,10 @@ The other rendering has other products and photos. They are embedded by the same
 them; its index is made by the same aggregator and noise model; its photos get the verdicts of the same
 calibration. Shares are of photos, intervals of 95% over SKUs. The promise is kept where the share of
 present products rejected is at most alpha, or its interval includes alpha.
+
+The second table says what limits how many absent products are told. A photo whose product is not first looks
+nearly the same without it, so a rule has to tell photos whose first answer is wrong (to keep) from photos
+whose right first answer is masked (to reject): the ROC area of the confidence between the two, .5 by chance.
 """
 
 import json
@@ -34,11 +38,12 @@ from skufp_pipeline.encoders.embed import embed_images, embed_text_table
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.report import Share, Verdicts
-from skufp_pipeline.evaluation.verdicts import ask_photos, judge_verdicts
+from skufp_pipeline.evaluation.verdicts import JudgedPhotos, ask_photos, judge_verdicts
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
 from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.measures.metrics import area_under_roc
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.query.confidence import VERDICTS, Confidence, read_confidence
 from skufp_pipeline.search.bundle import current_index
@@ -103,6 +108,19 @@ def show(name: str, found: Verdicts) -> list[list[str]]:
     return rows
 
 
+def limits(name: str, judged: dict[str, JudgedPhotos]) -> list[list[str]]:
+    """A row for each setting: how often the first answer is wrong, and the two ROC areas."""
+    rows = []
+    for setting, photos in judged.items():
+        right = photos.right
+        if not 0 < right.sum() < len(right):
+            continue
+        own = area_under_roc(photos.present[right], photos.absent[right])
+        other = area_under_roc(photos.present[~right], photos.absent[right])
+        rows.append([name, setting, f"{1 - right.mean():.3f}", f"{own:.3f}", f"{other:.3f}"])
+    return rows
+
+
 def _cell(share: Share | None) -> str:
     return "" if share is None else f"{share.share:.3f} [{share.low:.3f}, {share.high:.3f}]"
 
@@ -124,16 +142,20 @@ def main(root: str, name: str, render_seed: int | None, other: Path, json_path: 
             told = "it was built without `confidence`" if confidence is None else confidence.off
             raise UserError(f"the index in use at {root} gives no verdicts: {told}")
         images = EmbeddingTables.images_of(CLIP_EMBEDDINGS.read_all(store, preset.shards))
-        judged = {"own": judge_verdicts(confidence, ask_photos(index, confidence, images), *draws)}
+        photos = {"own": ask_photos(index, confidence, images)}
         if render_seed is not None:
             another = another_rendering(preset, render_seed, other)
             render(another)
             tables = embedded(another, load_encoder(CLIP_CHECKPOINT.read(store).folder, CPU))
-            photos = ask_photos(index_of(tables, preset, store), confidence, tables.images)
-            judged[f"rendering {render_seed}"] = judge_verdicts(confidence, photos, *draws)
+            fresh = index_of(tables, preset, store)
+            photos[f"rendering {render_seed}"] = ask_photos(fresh, confidence, tables.images)
+        judged = {which: judge_verdicts(confidence, asked, *draws) for which, asked in photos.items()}
         header = ["Data", "Setting", "Product", "Photos", *VERDICTS, "ROC", "ECE", "Right matches", "Promise"]
         rows = [row for which, found in judged.items() for row in show(which, found)]
         click.echo(tabulate(rows, header, "pipe", disable_numparse=True))
+        header = ["Data", "Setting", "First is wrong", "Right against masked", "Wrong against masked right"]
+        rows = [row for which, asked in photos.items() for row in limits(which, asked)]
+        click.echo("\n" + tabulate(rows, header, "pipe", disable_numparse=True))
         if json_path:
             content: dict[str, Any] = {which: found.model_dump() for which, found in judged.items()}
             json_path.write_text(json.dumps(content, indent=1) + "\n")
