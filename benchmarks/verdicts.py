@@ -68,8 +68,9 @@ def render(preset: Preset) -> None:
                 raise_on_error=False,
                 run_config={"loggers": {"plain": {}}},
             )
-            if not done.success:
-                raise UserError(f"{name} of {preset.data_root} failed; its message stands above")
+            for event in done.filter_events(lambda event: event.is_step_failure):
+                failed = event.step_failure_data.user_failure_data or event.step_failure_data.error
+                raise UserError(f"{name} of {preset.data_root} failed: {failed}")
 
 
 def embedded(preset: Preset, encoder: Encoder) -> EmbeddingTables:

@@ -213,7 +213,8 @@ class QueryEngine:
         query = pushed_away(query, avoided, wish.avoided_weight)
         clock.lap("combine")
         action = embedded[0][1] if len(embedded) == 1 else None
-        return self._answer(query, top, within, clock, action, (words or "", text_weight))
+        told = ("", 0.0) if words is None else (words, text_weight)
+        return self._answer(query, top, within, clock, action, told)
 
     def _search_plain(self, wish: Wish, top: int, within: Rows | None) -> Answer:
         if wish.liked:
