@@ -173,10 +173,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
     checks = judge(candidate.artifact, versions, _catalogue(items), preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
     pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
-    skus = FingerprintIndex.load(candidate.path).skus
     release = {"version": version, "published": int(passed), "pruned_versions": pruned}
-    counts = {"skus_by_category": counts_table(skus, ["split", "category_name"])}
-    return run.done(candidate, {**frame_metadata(skus), **release, **counts}, *checks)
+    return run.done(candidate, {**_shown(FingerprintIndex.load(candidate.path).skus), **release}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -239,6 +237,10 @@ def _write_confidence(
     confidence = calibrated(index, *tables, settings)
     write_confidence(directory, confidence)
     return confidence.off if isinstance(confidence, NoVerdicts) else None
+
+
+def _shown(skus: pl.DataFrame) -> dict[str, Any]:
+    return {**frame_metadata(skus), "skus_by_category": counts_table(skus, ["split", "category_name"])}
 
 
 def _size(index: FingerprintIndex) -> dict[str, int]:
