@@ -160,6 +160,7 @@ CHECKS = {
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,
     "retrieval_report:generated_views_do_no_harm": False,
+    "retrieval_report:absent_products_are_told": False,
     "retrieval_report:encoder_recall_in_range": False,
     "retrieval_report:fingerprint_beats_mean_sku": False,
     "retrieval_report:search_latency_within_budget": False,

@@ -214,10 +214,18 @@ class Patches(Reader):
     def photos(self) -> pl.DataFrame:
         return self.frame("photos")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """V, P and d: pictures of a SKU, patches of a picture, dimensions of a patch."""
+        most, patches, dimension = self.summary["shape"]
+        return most, patches, dimension
+
     @staticmethod
-    def write(directory: Path, views: pl.DataFrame, photos: pl.DataFrame) -> dict:
+    def write(
+        directory: Path, views: pl.DataFrame, photos: pl.DataFrame, shape: tuple[int, int, int]
+    ) -> dict:
         write_frames(directory, views=views, photos=photos)
-        return {"views": views.height, "photos": photos.height}
+        return {"views": views.height, "photos": photos.height, "shape": list(shape)}
 
 
 class ViewFilters(Reader):

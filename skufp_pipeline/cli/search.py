@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skufp_pipeline.query.answers import Answer
+    from skufp_pipeline.query.combine import Wish
     from skufp_pipeline.query.engine import QueryEngine, UsePolicy
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
@@ -31,12 +32,32 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 
 @click.command()
 @preset_option
-@click.option("--image", type=click.Path(path_type=Path), help="A photo.")
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A photo; of one item, repeatable.",
+)
+@click.option(
+    "--image-weight", "image_weights", type=float, multiple=True, help="How much each photo counts."
+)
 @click.option("--text", help="A few words.")
 @click.option(
     "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
 )
-@click.option("--like", metavar="SKU_ID", help="A SKU of the index: what is most like it.")
+@click.option("--not", "avoided", multiple=True, metavar="WORDS", help="Words that push away; repeatable.")
+@click.option("--not-weight", type=float, default=0.5, show_default=True, help="How far they push.")
+@click.option(
+    "--like",
+    "liked",
+    multiple=True,
+    metavar="SKU_ID",
+    help="A SKU of the index: what is like it; repeatable.",
+)
+@click.option(
+    "--unlike", "disliked", multiple=True, metavar="SKU_ID", help="A SKU to stay away from; repeatable."
+)
 @click.option(
     "--where",
     multiple=True,
@@ -58,6 +79,12 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.option(
     "--words/--no-words", default=True, help="Whether exact words, names and codes of the text count as such."
 )
+@click.option(
+    "--facets",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Count category, colour, pattern and the catalogue's columns of few values over the N best answers.",
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -65,10 +92,15 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @user_errors
 def search(
     name: str | None,
-    image: Path | None,
+    images: tuple[Path, ...],
+    image_weights: tuple[float, ...],
     text: str | None,
     text_weight: float | None,
-    like: str | None,
+    avoided: tuple[str, ...],
+    not_weight: float,
+    liked: tuple[str, ...],
+    disliked: tuple[str, ...],
+    facets: int | None,
     where: tuple[str, ...],
     within: Path | None,
     policy: "UsePolicy",
@@ -78,66 +110,74 @@ def search(
     save: Path | None,
     index: str,
 ) -> None:
-    """Find the SKUs that match a photo, a sentence, both together or another SKU, best first.
+    """Find the SKUs that match photos, a sentence, other SKUs or all together, best first.
 
     Several --where values for one column are alternatives; each column and each range narrows the search.
     """
-    query = _Query(image, text, text_weight, like)
+    if text_weight is not None and (not images or text is None):
+        raise UserError("--text-weight needs both --image and --text")
+    from skufp_pipeline.query.combine import Wish
+
+    wish = Wish(
+        images,
+        image_weights or None,
+        text,
+        0.5 if text_weight is None else text_weight,
+        avoided,
+        not_weight,
+        [unicodedata.normalize("NFC", sku_id) for sku_id in liked],
+        [unicodedata.normalize("NFC", sku_id) for sku_id in disliked],
+    )
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
-    answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
+    answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets)
     if as_json:
-        found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found |= {} if answer.facets is None else {"facets": answer.facets}
+        judged = {"confidence": answer.confidence, "verdict": answer.verdict, "no_verdict": answer.no_verdict}
+        found |= {name: value for name, value in judged.items() if value is not None}
         click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
     if save is not None:
-        _save_picture(answer, query.shown(engine), engine, save)
+        _save_picture(answer, _shown(wish, engine), engine, save)
+
+
+VERDICTS = {
+    "match": "a match: the first answer is right with a probability of {:.0%}",
+    "similar": "similar products: the first answer is right with a probability of {:.0%}",
+    "none": "probably not in this shop: the first answer is right with a probability of {:.0%}",
+}
 
 
 def print_answer(answer: "Answer") -> None:
+    if answer.verdict is not None:
+        click.echo(VERDICTS[answer.verdict].format(answer.confidence))
+    if answer.no_verdict is not None:
+        click.echo(answer.no_verdict)
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
         matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
         click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
+    for column, counts in (answer.facets or {}).items():
+        click.echo(f"     {column}: " + ", ".join(f"{value} {count}" for value, count in counts.items()))
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
-class _Query:
-    """The query of `skufp search`: a photo, a text, both, or a SKU; raises UserError for other options."""
+def _shown(wish: "Wish", engine: "QueryEngine") -> "NDArray[np.uint8] | str":
+    """What the results picture shows of a query: its first photo, else its text, else the first liked SKU."""
+    import numpy as np
 
-    def __init__(
-        self, image: Path | None, text: str | None, text_weight: float | None, like: str | None
-    ) -> None:
-        if (like is None) == (image is None and text is None):
-            raise UserError('give --image FILE or --text "..." or both, or --like SKU_ID alone')
-        if text_weight is not None and (image is None or text is None):
-            raise UserError("--text-weight needs both --image and --text")
-        self.image, self.text = image, text
-        self.like = None if like is None else unicodedata.normalize("NFC", like)
-        self.text_weight = 0.5 if text_weight is None else text_weight
+    from skufp_pipeline.query.engine import read_photo
 
-    def ask(self, engine: "QueryEngine", top: int, within: "Rows | None") -> "Answer":
-        if self.like is not None:
-            return engine.search_like(self.like, top, within)
-        if self.image is None:
-            return engine.search_text(self.text or "", top, within)
-        if self.text is None:
-            return engine.search_image(self.image, top, within)
-        return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
-
-    def shown(self, engine: "QueryEngine") -> "NDArray[np.uint8] | str":
-        """The query as the results picture shows it: pixels, or text if there is no picture."""
-        import numpy as np
-
-        from skufp_pipeline.query.engine import read_photo
-
-        if self.like is not None:
-            picture = engine.picture(self.like)
-            return self.like if picture is None else np.asarray(read_photo(picture))
-        return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
+    if wish.photos:
+        return np.asarray(read_photo(wish.photos[0]))
+    if wish.text is not None:
+        return wish.text
+    picture = engine.picture(wish.liked[0])
+    return wish.liked[0] if picture is None else np.asarray(read_photo(picture))
 
 
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":

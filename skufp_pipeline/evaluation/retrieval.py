@@ -213,16 +213,19 @@ def write_report(
     samples: Mapping[str, Sequence[float]],
     grid: Sequence[GridRow] | None,
     provenance: Mapping[str, Any],
+    verdicts: bytes | None = None,
 ) -> None:
     """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
     Tables are the same from run to run. Times are not; in `report.json` they are only under `latency`.
-    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`. There is no
-    grid without evaluation photos.
+    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`; `verdicts` is
+    the PNG of `figures.verdict_curves`, if any. There is no grid without evaluation photos.
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures |= {"grid": results_grid(grid)} if grid else {}
-    page = render_page(report, figures["recall"], figures["latency"], figures.get("grid"), provenance)
+    figures |= {"verdicts": verdicts} if verdicts else {}
+    shown = figures["recall"], figures["latency"], figures.get("grid")
+    page = render_page(report, *shown, provenance, verdicts)
     ReportFiles.write(directory, report.to_json(), report.frame(), page, figures)
 
 

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from skufp_pipeline.query.facets import Facets
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -33,11 +35,22 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used)."""
+    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used).
+
+    Attributes:
+        confidence: probability that the first answer is right; None where it is unknown.
+        verdict: match | similar | none (`query.confidence`); None where there is none.
+        facets: counts of the catalogue's values among the best answers, if asked for (`query.facets`).
+        no_verdict: why the index gives no verdicts on photos; None where it does, or was built without.
+    """
 
     hits: list[Hit]
     milliseconds: dict[str, float]
     action: str | None = None
+    confidence: float | None = None
+    verdict: str | None = None
+    no_verdict: str | None = None
+    facets: Facets | None = None
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,9 @@ from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
+from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
+from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
@@ -63,6 +67,7 @@ class QueryEngine:
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
         look_twice: ranks the best SKUs of a photo by patches; its encoder must make them.
+        confidence: judges the answers to photos; None gives no verdicts.
     """
 
     def __init__(
@@ -74,8 +79,10 @@ class QueryEngine:
         pictures: Pictures | None = None,
         lexical: LexicalIndex | LexicalFolder | None = None,
         look_twice: LookTwice | None = None,
+        confidence: Confidence | NoVerdicts | None = None,
     ) -> None:
         self.index = index
+        self.confidence = confidence
         self._lexical = lexical
         spread = index.biases.max(initial=0) - index.biases.min(initial=0)
         self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
@@ -113,16 +120,23 @@ class QueryEngine:
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
         look_twice = LookTwice.open(artifact.path, index.row_count) if use_look_twice else None
+        kept: dict[str, Any] = {
+            "policy": policy,
+            "pictures": pictures,
+            "lexical": lexical,
+            "look_twice": look_twice,
+            "confidence": read_confidence(artifact.path),
+        }
         if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
             seeing = None if look_twice is None else _with_patches(store, artifact, encoder)
-            return cls(index, encoder, seeing, policy, pictures, lexical, look_twice)
+            return cls(index, encoder, seeing, **kept)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
         threads = settings.threads or torch.get_num_threads()
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
-        return cls(index, encoder, image_encoder, policy, pictures, lexical, look_twice)
+        return cls(index, encoder, image_encoder, **kept)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -134,7 +148,7 @@ class QueryEngine:
         return None if self.pictures is None else self.pictures.get(sku_id)
 
     def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a photo.
+        """Finds the SKUs nearest to a photo, with a verdict if the index has any and all of it is searched.
 
         Args:
             within: restricts the search to these SKUs (`index.where`, `index.of_skus`); by default all.
@@ -145,17 +159,21 @@ class QueryEngine:
         clock = Clock()
         _require_top(top)
         embedded = self._embed_photo(photo, clock)
-        first = self.first_pass(embedded, top, within)
+        answer = self._answer_photo(embedded, top, within, clock)
+        return answer if within is not None else self._judged(answer, embedded, clock)
+
+    def _answer_photo(self, photo: EmbeddedPhoto, top: int, within: Rows | None, clock: Clock) -> Answer:
+        first = self.first_pass(photo, top, within)
         clock.lap("search")
-        if self.look_twice is None or embedded.patches is None:
-            return Answer(self._hits(first), clock.milliseconds, embedded.action)
-        second = self.look_twice.again(first, embedded.patches)
+        if self.look_twice is None or photo.patches is None:
+            return Answer(self._hits(first), clock.milliseconds, photo.action)
+        second = self.look_twice.again(first, photo.patches)
         clock.lap("look_twice")
         hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
-        return Answer(hits, clock.milliseconds, embedded.action)
+        return Answer(hits, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
-        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if that is more."""
+        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if it is more."""
         wanted = top if self.look_twice is None else max(top, self.look_twice.top)
         return self.index.search(photo.query, wanted, within)[0]
 
@@ -191,6 +209,60 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
+    def search(
+        self, wish: Wish, top: int, within: Rows | None = None, facets_over: int | None = None
+    ) -> Answer:
+        """Answers whatever is combined in a wish (`query.combine`) with one exact search.
+
+        Liked and disliked SKUs are no answers. What is not combined is answered as `search_image`,
+        `search_text`, `search_mixed` or `search_like` answer it; only `search_image` gives a verdict.
+
+        Args:
+            facets_over: number of best answers whose values are counted (`query.facets`); None counts none.
+
+        Raises UserError as those do, if a SKU is not in the index, or if the parts cancel out.
+        """
+        _require_top(top)
+        if facets_over is None:
+            return self._search_wish(wish, top, within)
+        answer = self._search_wish(wish, max(top, facets_over), within)
+        counted = count_facets(self.index.skus, [hit.sku_id for hit in answer.hits[:facets_over]])
+        return replace(answer, hits=answer.hits[:top], facets=counted)
+
+    def _search_wish(self, wish: Wish, top: int, within: Rows | None) -> Answer:
+        if wish.is_plain:
+            return self._search_plain(wish, top, within)
+        clock = Clock()
+        embedded = [self._embed_photo(photo, clock) for photo in wish.photos]
+        query: NDArray[np.floating] | None = None
+        if embedded:
+            query = mean_query([photo.query for photo in embedded], wish.photo_weights)
+        words, text_weight = wish.text, wish.text_weight if embedded else 1.0
+        if words is not None:
+            row = self._embed_text(words)
+            query = row if query is None else mix(query, row, text_weight)
+        if wish.liked or wish.disliked:
+            rated = self.index.of_skus([*wish.liked, *wish.disliked])
+            within = ~rated & (self.index.present if within is None else within)
+            rows = [self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked)]
+            query = rocchio(query, *rows)
+        assert query is not None
+        avoided = [self._embed_text(text) for text in wish.avoided]
+        query = pushed_away(query, avoided, wish.avoided_weight)
+        clock.lap("combine")
+        action = embedded[0].action if len(embedded) == 1 else None
+        told = ("", 0.0) if words is None else (words, text_weight)
+        return self._answer(query, top, within, clock, action, told)
+
+    def _search_plain(self, wish: Wish, top: int, within: Rows | None) -> Answer:
+        if wish.liked:
+            return self.search_like(wish.liked[0], top, within)
+        if not wish.photos:
+            return self.search_text(wish.text or "", top, within)
+        if wish.text is None:
+            return self.search_image(wish.photos[0], top, within)
+        return self.search_mixed(wish.photos[0], wish.text, wish.text_weight, top, within)
+
     def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
         image = read_photo(source)
         clock.lap("decode")
@@ -224,6 +296,25 @@ class QueryEngine:
         seeing: Any = self.image_encoder
         rows, patches = seeing.embed_with_patches(pixels)
         return rows, patches[0]
+
+    def _judged(self, answer: Answer, photo: EmbeddedPhoto, clock: Clock) -> Answer:
+        """Adds confidence and verdict, by the photo as the calibration saw its photos: without the policy."""
+        if self.confidence is None or len(self.index) < LISTED:
+            return answer
+        if isinstance(self.confidence, NoVerdicts):
+            return replace(answer, no_verdict=self.confidence.off)
+        sure = float(self.confidence.judge(self._evidence(photo))[0])
+        clock.lap("confidence")
+        return replace(answer, confidence=sure, verdict=self.confidence.verdict(sure))
+
+    def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
+        """The features (1,) of a photo that say how sure its first answer is."""
+        look = self.look_twice
+        count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
+        (first,) = self.index.search(photo.plain, count)
+        if look is None or photo.patches is None:
+            return features_of(first.scores[None])
+        return features_of(first.scores[None], look.ranked(first, photo.patches)[None])
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():

@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.measures.maxsim import Patches
+from skufp_pipeline.measures.maxsim import Patches, maxsim
 from skufp_pipeline.settings import Settings
 
 PATCHES_FILE, COUNTS_FILE, CONFIG_FILE = "patches.npy", "patch_counts.npy", "look_twice.json"
@@ -47,6 +47,10 @@ class PatchIndex:
     def of_rows(self, rows: NDArray[np.int64]) -> tuple[Patches, NDArray[np.uint8]]:
         """Returns (N, V, P, d) patches and (N,) counts of some rows."""
         return self.patches[rows], self.counts[rows]
+
+    def maxsim(self, rows: NDArray[np.int64], photo: Patches) -> NDArray[np.float64]:
+        """Returns the (N,) scores of some rows with the (P, d) patches of a photo."""
+        return maxsim(photo, *self.of_rows(rows)) if len(rows) else np.zeros(0)
 
     @classmethod
     def write(

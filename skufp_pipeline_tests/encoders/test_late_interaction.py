@@ -157,4 +157,4 @@ def test_the_tables_hold_the_first_pictures_and_training_skus_development_photos
         == images.filter(pl.col("item_id").str.ends_with("item0"))["item_id"].to_list()
     )
     assert set(photos["item_id"]) == {f"train/{sku}_item3" for sku in range(4)}
-    assert patches_of(views, grid).shape == (6, grid.patches, 16)
+    assert patches_of(views, grid.patches, 16).shape == (6, grid.patches, 16)
