@@ -18,7 +18,7 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, is_synthe
 from skufp_pipeline.encoders.adapt import AdaptationData, SyntheticCamera
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.late_interaction import Maps, PatchData, nearest_skus
-from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, TowerWithMaps, maps_of
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, TowerWithMap, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.errors import TooLittleError
@@ -204,8 +204,8 @@ def _maps(
 ) -> Maps:
     """Returns the (N, P, C) maps of pictures, memory-mapped at `path`; a finished file is not made again."""
     if not path.exists():
-        tower, partial = TowerWithMaps(encoder, grid).eval(), path.with_suffix(".partial")
-        shape = (len(pictures), grid.patches, sum(grid.channels))
+        tower, partial = TowerWithMap(encoder, grid).eval(), path.with_suffix(".partial")
+        shape = (len(pictures), grid.patches, grid.channels)
         found = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
         for start, pixels in _batches(pictures, encoder.preprocess, 64):
             found[start : start + len(pixels)] = maps_of(tower, pixels)

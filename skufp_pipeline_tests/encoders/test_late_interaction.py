@@ -128,7 +128,7 @@ def test_the_scores_in_training_are_those_of_the_search() -> None:
 def test_the_head_learns_which_channels_tell_skus_apart(tmp_path: Path) -> None:
     """Channel 0 to 3 of a patch name the SKU; the others are louder, and noise."""
     rng = np.random.default_rng(1)
-    grid = PatchGrid((0,), (12,), 4, 8, 1)
+    grid = PatchGrid(0, 12, 4, 8, 1)
 
     def maps(skus: np.ndarray) -> np.ndarray:
         found = 3 * rng.standard_normal((len(skus), grid.patches, 12))

@@ -121,7 +121,7 @@ def policy(scratch: Path, out: Path, log: Log, device: torch.device, dropout: fl
 def look_twice(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
     """Trains on the CPU whatever `device` is, as everywhere."""
     rng = np.random.default_rng(0)
-    skus, grid = np.repeat(np.arange(5), 3), PatchGrid((0,), (6,), 2, 8, 2)
+    skus, grid = np.repeat(np.arange(5), 3), PatchGrid(0, 6, 2, 8, 2)
     maps = [rng.standard_normal((15, 4, 6)).astype(np.float16) for _ in range(2)]
     data = PatchData(maps[0], skus, maps[1], skus, nearest_skus(unit_rows((5, 8), 3), 2))
     head = PatchHead(grid)
