@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from skufp_pipeline.query.answers import Answer
     from skufp_pipeline.query.engine import QueryEngine, UsePolicy
+    from skufp_pipeline.query.regions import RegionChoice
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
@@ -32,6 +33,11 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.command()
 @preset_option
 @click.option("--image", type=click.Path(path_type=Path), help="A photo.")
+@click.option("--item", type=int, metavar="N", help="The Nth item that the detector finds in the photo.")
+@click.option("--box", metavar="X1,Y1,X2,Y2", help="This part of the photo, in pixels of the upright photo.")
+@click.option(
+    "--whole", is_flag=True, help="The whole photo; without --item, --box or this the item that answers best."
+)
 @click.option("--text", help="A few words.")
 @click.option(
     "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
@@ -66,6 +72,9 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 def search(
     name: str | None,
     image: Path | None,
+    item: int | None,
+    box: str | None,
+    whole: bool,
     text: str | None,
     text_weight: float | None,
     like: str | None,
@@ -82,14 +91,17 @@ def search(
 
     Several --where values for one column are alternatives; each column and each range narrows the search.
     """
-    query = _Query(image, text, text_weight, like)
+    query = _Query(image, text, text_weight, like, _region(image, item, box, whole))
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
     if as_json:
         found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
-        click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
+        regions = {"box": answer.box, "item": answer.item, "items": [asdict(each) for each in answer.items]}
+        click.echo(
+            json.dumps({**found, "action": answer.action, **regions}, indent=1, default=str)
+        )  # str: dates
     else:
         print_answer(answer)
     if save is not None:
@@ -101,6 +113,11 @@ def print_answer(answer: "Answer") -> None:
         name = hit.title or hit.category_name or ""
         matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
         click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
+    for item in answer.items:
+        x1, y1, x2, y2 = item.box
+        mark, first = "*" if item.number == answer.item else " ", item.sku_id or "nothing"
+        score = "" if item.score is None else f" {item.score:.4f}"
+        click.echo(f"   {mark} item {item.number}: {item.label} at {x1},{y1},{x2},{y2}; first {first}{score}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
@@ -109,13 +126,18 @@ class _Query:
     """The query of `skufp search`: a photo, a text, both, or a SKU; raises UserError for other options."""
 
     def __init__(
-        self, image: Path | None, text: str | None, text_weight: float | None, like: str | None
+        self,
+        image: Path | None,
+        text: str | None,
+        text_weight: float | None,
+        like: str | None,
+        region: "RegionChoice",
     ) -> None:
         if (like is None) == (image is None and text is None):
             raise UserError('give --image FILE or --text "..." or both, or --like SKU_ID alone')
         if text_weight is not None and (image is None or text is None):
             raise UserError("--text-weight needs both --image and --text")
-        self.image, self.text = image, text
+        self.image, self.text, self.region = image, text, region
         self.like = None if like is None else unicodedata.normalize("NFC", like)
         self.text_weight = 0.5 if text_weight is None else text_weight
 
@@ -125,8 +147,8 @@ class _Query:
         if self.image is None:
             return engine.search_text(self.text or "", top, within)
         if self.text is None:
-            return engine.search_image(self.image, top, within)
-        return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
+            return engine.search_image(self.image, top, within, self.region)
+        return engine.search_mixed(self.image, self.text, self.text_weight, top, within, self.region)
 
     def shown(self, engine: "QueryEngine") -> "NDArray[np.uint8] | str":
         """The query as the results picture shows it: pixels, or text if there is no picture."""
@@ -138,6 +160,33 @@ class _Query:
             picture = engine.picture(self.like)
             return self.like if picture is None else np.asarray(read_photo(picture))
         return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
+
+
+def _region(image: Path | None, item: int | None, box: str | None, whole: bool) -> "RegionChoice":
+    """What of the photo is searched for; raises UserError for options that exclude one another."""
+    given = [
+        name for name, is_set in (("--item", item is not None), ("--box", box), ("--whole", whole)) if is_set
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of --item, --box and --whole")
+    if given and image is None:
+        raise UserError(f"{given[0]} needs --image, the photo that it is a part of")
+    if item is not None:
+        return item
+    if box is not None:
+        return _box(box)
+    return "whole" if whole else "auto"
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    try:
+        x1, y1, x2, y2 = (int(part) for part in parts)
+    except ValueError:
+        raise UserError(
+            f"--box {text!r}: expected four whole numbers x1,y1,x2,y2 in pixels, such as 10,20,300,400"
+        ) from None
+    return x1, y1, x2, y2
 
 
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":

@@ -26,7 +26,7 @@ from skufp_pipeline.training.synthetic_photos import Studio
 
 Find = Callable[[str], Path]
 KnownBoxes = Callable[[Sequence[str]], Mapping[str, Boxes]]  # of images; those without boxes are left out
-_BLOCK = 256
+_EDGES = ("x1", "y1", "x2", "y2")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ def drawn_images(items: pl.DataFrame, role: str, most: int) -> pl.DataFrame:
         & pl.col("role").is_in(roles)
         & ~pl.col("orig_image_path").is_in(held.implode())
     )
-    images = sorted(rows["orig_image_path"].unique(), key=lambda image: (stable_hash(image, "detector"), image))
+    images = sorted(
+        rows["orig_image_path"].unique(), key=lambda image: (stable_hash(image, "detector"), image)
+    )
     return rows.filter(pl.col("orig_image_path").is_in(images[:most]))
 
 
@@ -86,7 +88,7 @@ def annotated_photos(
         try:
             path = find(image)
             square = to_square(np.asarray(whole_photo(path)), side)
-            return square, np.asarray(by_image[image], np.float32) / np.array(2 * size_of(path), np.float32)
+            return square, (np.array(by_image[image]) / [*size_of(path) * 2]).astype(np.float32)
         except ItemError:
             return None
 
@@ -106,7 +108,13 @@ def annotated_photos(
 
 
 def rendered_photos(
-    pictures: pl.DataFrame, settings: SyntheticSettings, role: str, count: int, side: int, seed: int, scratch: Path
+    pictures: pl.DataFrame,
+    settings: SyntheticSettings,
+    role: str,
+    count: int,
+    side: int,
+    seed: int,
+    scratch: Path,
 ) -> BoxedPhotos:
     """Renders `count` synthetic photos of training SKUs, one product in each.
 
@@ -128,5 +136,5 @@ def rendered_photos(
     pixels, boxes = [], []
     for row, jpeg in photos:
         pixels.append(np.asarray(open_photo(jpeg)))
-        boxes.append(np.array([[row[edge] for edge in ("x1", "y1", "x2", "y2")]], np.float32) / side)
+        boxes.append((np.array([[row[edge] for edge in _EDGES]]) / side).astype(np.float32))
     return BoxedPhotos(np.stack(pixels), boxes, none.used, synthetic=len(boxes))

@@ -28,10 +28,13 @@ class DetectorNetwork(nn.Module):
 
     def __init__(self, side: int, width: int) -> None:
         super().__init__()
-        self.cells = side // STRIDE
+        self.side, self.width, self.cells = side, width, side // STRIDE
         middle, deep = 4 * width, 6 * width
         self.stem = nn.Sequential(
-            _layer(3, width, 2), _layer(width, 2 * width, 2), _Residual(2 * width), _layer(2 * width, middle, 2)
+            _layer(3, width, 2),
+            _layer(width, 2 * width, 2),
+            _Residual(2 * width),
+            _layer(2 * width, middle, 2),
         )
         self.near = nn.Sequential(_Residual(middle), _Residual(middle))
         self.far = nn.Sequential(_layer(middle, deep, 2), _Residual(deep), _Residual(deep))
@@ -39,8 +42,9 @@ class DetectorNetwork(nn.Module):
         self.merge = nn.Conv2d(deep, middle, 1)
         self.head = nn.Sequential(_Residual(middle), _layer(middle, middle, 1))
         self.output = nn.Conv2d(middle, 5, 1)
-        nn.init.constant_(self.output.bias[:1], -3.0)  # few cells hold an item
-        nn.init.constant_(self.output.bias[1:], 1.0)
+        with torch.no_grad():
+            assert self.output.bias is not None
+            self.output.bias.copy_(torch.tensor([-3.0, 1.0, 1.0, 1.0, 1.0]))  # few cells hold an item
         steps = (torch.arange(self.cells) + 0.5) / self.cells
         rows, columns = torch.meshgrid(steps, steps, indexing="ij")
         self.register_buffer("centres", torch.stack([columns.ravel(), rows.ravel()], 1), persistent=False)
@@ -56,18 +60,6 @@ class DetectorNetwork(nn.Module):
         distances = found[:, 1:].clamp(max=_LARGEST).exp().transpose(1, 2) / self.cells
         boxes = torch.cat([self.centres - distances[..., :2], self.centres + distances[..., 2:]], dim=2)
         return found[:, 0], boxes
-
-
-class ScoredBoxes(nn.Module):
-    """The network as it is exported: (B, N, 5) x1, y1, x2, y2 in shares of the side, and the score."""
-
-    def __init__(self, network: DetectorNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        logits, boxes = self.network(pixels)
-        return torch.cat([boxes, logits.sigmoid()[..., None]], dim=2)
 
 
 def detection_loss(logits: Tensor, boxes: Tensor, truth: Tensor, centres: Tensor, cells: int) -> Tensor:
@@ -100,7 +92,9 @@ def assigned(truth: Tensor, centres: Tensor, cells: int) -> Tensor:
     """
     low, high = truth[:, None, :, :2], truth[:, None, :, 2:]  # (B, 1, M, 2)
     offset = (centres[None, :, None] - (low + high) / 2).abs().amax(dim=3)  # (B, N, M)
-    inside = ((centres[None, :, None] - low).amin(dim=3) > 0) & ((high - centres[None, :, None]).amin(dim=3) > 0)
+    inside = ((centres[None, :, None] - low).amin(dim=3) > 0) & (
+        (high - centres[None, :, None]).amin(dim=3) > 0
+    )
     areas = (truth[..., 2:] - truth[..., :2]).prod(dim=2)
     finds = (inside & (offset < _REACH / cells)) | (offset <= 0.5 / cells)
     finds &= (areas > 0)[:, None]

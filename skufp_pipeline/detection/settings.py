@@ -34,7 +34,9 @@ class DetectorThresholds(Settings):
 class DetectorSettings(Settings):
     """The detector: one of transformers, or a small one that the graph trains; and which regions it keeps."""
 
-    model: str | None = None  # a hub tag or folder of an object detection model; null: the small one is trained
+    model: str | None = (
+        None  # a hub tag or folder of an object detection model; null: the small one is trained
+    )
     labels: list[str] | None = None  # of `model`: only regions with these labels are items; null: all are
     side: int = Field(640, ge=32)  # pixels; `model` sees the photo squeezed to this square
     threshold: float = Field(0.3, ge=0, le=1)  # least score of a region
@@ -43,11 +45,6 @@ class DetectorSettings(Settings):
     training: DetectorTrainingSettings = DetectorTrainingSettings()
     report_photos: int = Field(1000, ge=1)  # evaluation photos to judge, a stable sample
     thresholds: DetectorThresholds = DetectorThresholds()
-
-    @property
-    def finds(self) -> dict[str, float]:
-        """Returns what decides which regions are kept, JSON-able."""
-        return self.model_dump(include={"labels", "threshold", "most", "overlap"})
 
     def weight_files(self) -> dict[str, str | None]:
         """Returns the values of the settings that name weights, by setting."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from skufp_pipeline.detection.data import BoxedPhotos
-from skufp_pipeline.detection.measure import agreement
+from skufp_pipeline.detection.measure import Agreement, agreement
 from skufp_pipeline.detection.network import DetectorNetwork, detection_loss
 from skufp_pipeline.detection.settings import DetectorSettings, DetectorTrainingSettings
-from skufp_pipeline.detection.small import SmallDetector, dense_by_pytorch
+from skufp_pipeline.detection.small import SmallModel
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.randomness import chance, generator
 from skufp_pipeline.training.device import multiplies_bfloat16
@@ -45,8 +45,10 @@ def train_detector(
         raise TooLittleError(f"a detector needs {LEAST_PHOTOS} photos with boxes; found {len(train)}")
     own = settings.training
     torch.manual_seed(seed)
-    network = DetectorNetwork(own.side, own.width).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), own.learning_rate, weight_decay=own.weight_decay, fused=True)
+    network = DetectorNetwork(own.side, own.width).to(device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), own.learning_rate, weight_decay=own.weight_decay, fused=True
+    )
     average = moving_average(network, own.ema_decay)
     assert average is not None
     parts: dict[str, Part] = {"network": network, "optimizer": optimizer, "average": average}
@@ -58,7 +60,9 @@ def train_detector(
         set_learning_rate(optimizer, own.learning_rate * warm_cosine(step, own.steps, own.warmup_fraction))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
             logits, boxes = network(torch.from_numpy(pixels).to(device))
-        loss = detection_loss(logits, boxes, torch.from_numpy(truth).to(device), network.centres, network.cells)
+        loss = detection_loss(
+            logits, boxes, torch.from_numpy(truth).to(device), network.centres, network.cells
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 10.0)
@@ -67,7 +71,8 @@ def train_detector(
         losses.append(float(loss.detach()))
         if (step + 1) % own.judge_every == 0 or step + 1 == own.steps:
             found = agreement_on(held, average.module.eval(), settings, device)
-            row = {"step": step + 1, "loss": float(np.mean(losses)), QUALITY: found.placed, "recall": found.recall}
+            scores = {QUALITY: found.placed, "recall": found.recall}
+            row = {"step": step + 1, "loss": float(np.mean(losses)), **scores}
             losses.clear()
             training.history.append(row)
             training.keep_best(row[QUALITY], average.module)
@@ -76,14 +81,17 @@ def train_detector(
     return network, training.history
 
 
-def agreement_on(photos: BoxedPhotos, network: DetectorNetwork, settings: DetectorSettings, device: torch.device):
-    """Returns the `Agreement` of the network with the boxes of the photos."""
-    detector = SmallDetector(dense_by_pytorch(network, device), settings.training.side, settings)
-    side, found = settings.training.side, []
+def agreement_on(
+    photos: BoxedPhotos, network: nn.Module, settings: DetectorSettings, device: torch.device
+) -> Agreement:
+    """Returns how well the network finds the boxes of the photos."""
+    assert isinstance(network, DetectorNetwork)
+    model, side, found = SmallModel(network, settings), network.side, []
+    run = model.by_pytorch(device)
     for start in range(0, len(photos), _BATCH):
-        dense = detector.dense(photos.pixels[start : start + _BATCH])
-        found += [detector.regions(scored, (side, side)) for scored in dense]
-    return agreement(found, [boxes * side for boxes in photos.boxes])
+        boxes, scores = run(photos.pixels[start : start + _BATCH])
+        found += [model.regions([b[None], s[None]], (side, side)) for b, s in zip(boxes, scores, strict=True)]
+    return agreement(found, [known * side for known in photos.boxes])
 
 
 def drawn_batch(
@@ -111,7 +119,9 @@ def augmented(
     share = rng.uniform(0.65, 1.0, 2)
     corner = rng.uniform(0, 1, 2) * (1 - share)
     scale = 1 / share
-    matrix = np.array([[scale[0], 0, -corner[0] * side * scale[0]], [0, scale[1], -corner[1] * side * scale[1]]])
+    matrix = np.array(
+        [[scale[0], 0, -corner[0] * side * scale[0]], [0, scale[1], -corner[1] * side * scale[1]]]
+    )
     part = cv2.warpAffine(pixels, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
     moved = (boxes - np.tile(corner, 2)) * np.tile(scale, 2)
     cut = moved.clip(0, 1)

@@ -29,12 +29,40 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Item:
+    """An item that the detector found in a photo, and its first answer.
+
+    Attributes:
+        number: from 1, in the detector's order.
+        box: x1, y1, x2, y2 in pixels of the upright photo.
+        found: the detector's score.
+        sku_id: of its first hit, with that hit's score; None if nothing was searched.
+    """
+
+    number: int
+    box: tuple[int, int, int, int]
+    label: str
+    found: float
+    sku_id: str | None
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Answer:
-    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used)."""
+    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used).
+
+    Attributes:
+        box: the part of the photo that was searched for; None for the whole, or without a photo.
+        item: number of the item that it is; None if the detector did not choose it.
+        items: all items that were searched for.
+    """
 
     hits: list[Hit]
     milliseconds: dict[str, float]
     action: str | None = None
+    box: tuple[int, int, int, int] | None = None
+    item: int | None = None
+    items: list[Item] = field(default_factory=list)
 
 
 class Clock:

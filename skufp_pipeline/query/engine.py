@@ -1,5 +1,8 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -9,8 +12,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, IMAGE_ENCODER_ONNX, VLA_CHECKPOINT
+from skufp_pipeline.artifacts.places import (
+    CLIP_CHECKPOINT,
+    DETECTOR_CHECKPOINT,
+    DETECTOR_ONNX,
+    IMAGE_ENCODER_ONNX,
+    VLA_CHECKPOINT,
+)
 from skufp_pipeline.artifacts.stored import OFF
+from skufp_pipeline.detection.regions import Detector
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
@@ -20,7 +30,8 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.answers import Answer, Clock, Hit, Item
+from skufp_pipeline.query.regions import AUTO, RegionChoice, View, best_item, views_of
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -51,6 +62,7 @@ class QueryEngine:
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
+        detector: finds the items of a photo; None searches for whole photos, or for the boxes that are given.
     """
 
     def __init__(
@@ -61,8 +73,10 @@ class QueryEngine:
         policy: Policy | None = None,
         pictures: Pictures | None = None,
         lexical: LexicalIndex | LexicalFolder | None = None,
+        detector: Detector | None = None,
     ) -> None:
         self.index = index
+        self.detector = detector
         self._lexical = lexical
         spread = index.biases.max(initial=0) - index.biases.min(initial=0)
         self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
@@ -96,15 +110,17 @@ class QueryEngine:
         encoder = load_encoder(checkpoint.path / "encoder", device)
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
-        if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
-            return cls(index, encoder, None, policy, pictures, lexical)
+        by_onnx = settings is not None and settings.engine == "onnx" and not artifact.summary.get(FIRST)
+        threads = (settings.threads if settings is not None else 0) or torch.get_num_threads()
+        detector = _open_detector(store, artifact, device, threads if by_onnx else None)
+        if not by_onnx:
+            return cls(index, encoder, None, policy, pictures, lexical, detector)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
-        threads = settings.threads or torch.get_num_threads()
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
-        return cls(index, encoder, image_encoder, policy, pictures, lexical)
+        return cls(index, encoder, image_encoder, policy, pictures, lexical, detector)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -115,18 +131,24 @@ class QueryEngine:
         """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
         return None if self.pictures is None else self.pictures.get(sku_id)
 
-    def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a photo.
+    def search_image(
+        self, photo: PhotoSource, top: int, within: Rows | None = None, region: RegionChoice = AUTO
+    ) -> Answer:
+        """Finds the SKUs nearest to a photo, or to an item in it.
 
         Args:
             within: restricts the search to these SKUs (`index.where`, `index.of_skus`); by default all.
+            region: what of the photo is searched for (`query.regions`).
 
         Raises:
-            UserError: the file is missing, not an image, truncated or too large.
+            UserError: the file is missing, not an image, truncated or too large, or has no such region.
         """
         clock = Clock()
-        query, action = self._embed_photo(photo, clock)
-        return self._answer(query, top, within, clock, action)
+
+        def answer(embedded: EmbeddedPhoto) -> Answer:
+            return self._answer(embedded.query, top, within, clock, embedded.action)
+
+        return self._best_of(photo, region, clock, answer)
 
     def search_text(self, text: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a text, and those that have its words; text embeddings are cached.
@@ -139,7 +161,13 @@ class QueryEngine:
         return self._answer(query, top, within, clock, words=(text, 1))
 
     def search_mixed(
-        self, photo: PhotoSource, text: str, text_weight: float, top: int, within: Rows | None = None
+        self,
+        photo: PhotoSource,
+        text: str,
+        text_weight: float,
+        top: int,
+        within: Rows | None = None,
+        region: RegionChoice = AUTO,
     ) -> Answer:
         """Finds the SKUs nearest to a photo and a text combined.
 
@@ -147,10 +175,13 @@ class QueryEngine:
         text add. Raises as `search_image`, `search_text` and `mix` do.
         """
         clock = Clock()
-        row, action = self._embed_photo(photo, clock)
-        query = mix(row, self._embed_text(text), text_weight)
-        clock.lap("encode")
-        return self._answer(query, top, within, clock, action, (text, text_weight))
+
+        def answer(embedded: EmbeddedPhoto) -> Answer:
+            query = mix(embedded.query, self._embed_text(text), text_weight)
+            clock.lap("encode")
+            return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
+
+        return self._best_of(photo, region, clock, answer)
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
@@ -160,12 +191,19 @@ class QueryEngine:
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
 
-    def _embed_photo(self, source: PhotoSource, clock: Clock) -> tuple[NDArray[np.float32], str | None]:
-        """Returns the query embedding (1, D) of a photo and the policy's action."""
-        image = read_photo(source)
-        clock.lap("decode")
-        embedded = self.embed_image(image, clock)
-        return embedded.query, embedded.action
+    def _best_of(
+        self,
+        source: PhotoSource,
+        region: RegionChoice,
+        clock: Clock,
+        answer: Callable[["EmbeddedPhoto"], Answer],
+    ) -> Answer:
+        """Answers each view of a photo that the region asks for, and returns the best answer."""
+        views = read_views(source, region, self.detector, clock)
+        answers = [answer(self.embed_image(view.image, clock)) for view in views]
+        best = best_item(answers)
+        items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
+        return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
     def embed_image(self, image: Image.Image, clock: Clock) -> "EmbeddedPhoto":
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
@@ -262,6 +300,34 @@ def _open_policy(store: ArtifactStore, index: Artifact, use: UsePolicy) -> Polic
     return policy
 
 
+def _open_detector(
+    store: ArtifactStore, index: Artifact, device: torch.device, onnx_threads: int | None
+) -> Detector | None:
+    """Loads and warms up the detector that the index was published with; None if it has none, or if there was
+    too little to train one. With `onnx_threads` its export is opened, if the index has one."""
+    inputs = index.manifest.recipe.inputs
+    if DETECTOR_CHECKPOINT.name not in inputs:
+        return None
+    checkpoint = encoder_of(store, index, DETECTOR_CHECKPOINT.name, DETECTOR_CHECKPOINT.key)
+    index.require_input(DETECTOR_CHECKPOINT.name, checkpoint.digest)
+    if checkpoint.summary.get(OFF) is not None:
+        return None
+    from skufp_pipeline.detection.files import load_detector
+
+    if onnx_threads is None or DETECTOR_ONNX.name not in inputs:
+        return load_detector(checkpoint.path, device)
+    exported = encoder_of(store, index, DETECTOR_ONNX.name, DETECTOR_ONNX.key)
+    exported.require_input(DETECTOR_CHECKPOINT.name, checkpoint.digest)
+    return load_detector(checkpoint.path, device, exported.path, onnx_threads)
+
+
+def _item(view: View, answer: Answer) -> Item:
+    assert view.item is not None
+    assert view.number is not None
+    sku_id, score = (answer.hits[0].sku_id, answer.hits[0].score) if answer.hits else (None, None)
+    return Item(view.number, view.item.box, view.item.label, view.item.score, sku_id, score)
+
+
 def _require_top(top: int) -> None:
     if top < 1:
         raise UserError(f"--top must be at least 1, got {top}")
@@ -273,8 +339,25 @@ def read_photo(source: PhotoSource) -> Image.Image:
     Raises:
         UserError: the photo is missing, not an image, truncated, or too large (see photos.py).
     """
-    try:
+    with _told_of(source):
         return whole_photo(source)
+
+
+def read_views(
+    source: PhotoSource, region: RegionChoice, detector: Detector | None, clock: Clock
+) -> list[View]:
+    """Reads what of a photo is searched for; raises as `read_photo` and `views_of` do."""
+    with _told_of(source):
+        photo = whole_photo(source)
+        clock.lap("decode")
+        return views_of(source, photo, region, detector, clock)
+
+
+@contextmanager
+def _told_of(source: PhotoSource) -> Iterator[None]:
+    """Raises a `UserError` that names the photo if it can't be read."""
+    try:
+        yield
     except (PhotoError, OSError) as error:
         name = f"photo {source}" if isinstance(source, Path) else "the photo"
         raise UserError(f"{name} {what_is_wrong(error)}") from error
