@@ -8,6 +8,7 @@ import dagster as dg
 from skufp_pipeline.assets import (
     baselines,
     catalog,
+    detection,
     encoder,
     evaluation,
     fingerprints,
@@ -32,6 +33,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     synthetic.group,
     fingerprints.group,
     policy.group,
+    detection.group,
     index.group,
     evaluation.group,
 )

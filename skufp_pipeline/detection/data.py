@@ -5,6 +5,7 @@ photos of role `development` to choose the weights by. No image with an evaluati
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from PIL import Image
 
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.datasets.boxes import Boxes
 from skufp_pipeline.datasets.reading import DECODE_THREADS, map_in_threads
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN, item_id
+from skufp_pipeline.detection.settings import DetectorSettings
 from skufp_pipeline.encoders.tables import USED_SCHEMA, used_queries
-from skufp_pipeline.errors import ItemError
+from skufp_pipeline.errors import ItemError, TooLittleError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.photos import open_photo, size_of, whole_photo
 from skufp_pipeline.training.pixels import to_square
@@ -61,8 +64,8 @@ class BoxedPhotos:
 
 
 def drawn_images(items: pl.DataFrame, role: str, most: int) -> pl.DataFrame:
-    """Returns the rows of a stable sample of the images of training SKUs with this role: for `train` catalogue
-    pictures too. Images in which an evaluation query is seen are left out."""
+    """Returns the rows of a stable sample of the images of training SKUs with this role, for `train` with
+    catalogue pictures. Images in which an evaluation query is seen are left out."""
     held = items.filter(pl.col("role") == EVALUATION)["orig_image_path"].unique()
     roles = [TRAIN, GALLERY] if role == TRAIN else [role]
     rows = items.filter(
@@ -138,3 +141,43 @@ def rendered_photos(
         pixels.append(np.asarray(open_photo(jpeg)))
         boxes.append((np.array([[row[edge] for edge in _EDGES]]) / side).astype(np.float32))
     return BoxedPhotos(np.stack(pixels), boxes, none.used, synthetic=len(boxes))
+
+
+def training_photos(
+    items: pl.DataFrame,
+    find: Find,
+    known: KnownBoxes,
+    pictures: pl.DataFrame,
+    settings: DetectorSettings,
+    synthetic: SyntheticSettings,
+    seed: int,
+    scratch: Path,
+) -> tuple[BoxedPhotos, BoxedPhotos]:
+    """Returns the photos to train on and those that choose the weights: annotated ones, and synthetic ones
+    where fewer than `least_photos` (of the latter: none) are."""
+    own = settings.training
+    train = annotated_photos(items, TRAIN, own.photos, find, known, own.side)
+    held = annotated_photos(items, DEVELOPMENT, own.held_photos, find, known, own.side)
+    if len(train) < own.least_photos:
+        count = own.synthetic_photos
+        more = rendered_photos(pictures, synthetic, TRAIN, count, own.side, seed, scratch)
+        train = train.joined(more)
+    if not len(held):
+        count = min(own.held_photos, own.synthetic_photos)
+        held = rendered_photos(pictures, synthetic, DEVELOPMENT, count, own.side, seed, scratch)
+    return train, held
+
+
+def readable_photos(items: pl.DataFrame, find: Find, count: int) -> list[Image.Image]:
+    """Reads at most `count` images of training SKUs, to compare two forms of a detector on.
+
+    Raises:
+        TooLittleError: there are none.
+    """
+    photos = []
+    for image in drawn_images(items, TRAIN, count)["orig_image_path"].unique().sort():
+        with suppress(ItemError):
+            photos.append(whole_photo(find(image)))
+    if not photos:
+        raise TooLittleError("there are no pictures to compare the exported detector with PyTorch on")
+    return photos

@@ -52,7 +52,7 @@ def overlaps(one: NDArray, other: NDArray) -> NDArray[np.float64]:
 def kept_regions(
     boxes: NDArray, scores: NDArray, labels: Sequence[str], size: tuple[int, int], settings: DetectorSettings
 ) -> list[Region]:
-    """Returns the regions that the settings keep: above the threshold, none over a better one, at most `most`.
+    """Returns the regions that the settings keep: above the threshold, apart from one another, the best few.
 
     Equal scores are ordered by box, then by label, so that the order of the inputs does not matter.
 

@@ -10,14 +10,14 @@ from skufp_pipeline.settings import Settings
 class DetectorTrainingSettings(Settings):
     """Training of the small detector (`detection/network.py`)."""
 
-    side: int = Field(96, ge=32, multiple_of=16)  # pixels; every photo is squeezed to this square
+    side: int = Field(64, ge=32, multiple_of=16)  # pixels; every photo is squeezed to this square
     width: int = Field(16, ge=4, multiple_of=4)  # channels of the first layer
     steps: int = Field(1500, ge=1)
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(4e-3, gt=0)
     weight_decay: float = Field(0.02, ge=0)
     warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    ema_decay: float = Field(0.995, gt=0, lt=1)  # of the weight average that is kept
+    ema_decay: float = Field(0.98, gt=0, lt=1)  # of the weight average that is kept
     judge_every: int = Field(250, ge=1)  # steps between two scores on held-out photos
     photos: int = Field(8000, ge=1)  # most photos with known boxes to train on, a stable sample
     held_photos: int = Field(500, ge=1)  # most photos that choose the best step

@@ -14,8 +14,8 @@ from skufp_pipeline.query.answers import Answer, Clock
 
 AUTO: Literal["auto"] = "auto"
 WHOLE: Literal["whole"] = "whole"
-# auto: the item that answers best; the whole photo without a detector, or where it finds nothing. A number: that
-# item, from 1 in the detector's order. Four numbers: x1, y1, x2, y2 in pixels of the upright photo.
+# auto: the item that answers best; the whole photo without a detector, or where it finds nothing. A number:
+# that item, from 1 in the detector's order. Four numbers: x1, y1, x2, y2 in pixels of the upright photo.
 RegionChoice = Literal["auto", "whole"] | int | Box
 _CROPS = CropSettings()
 
