@@ -133,7 +133,9 @@ def rendered_photos(
         return none
     # Several pieces of a product would be in the photo, and only one in its box.
     camera = settings.camera.model_copy(update={"pieces": 0.0})
-    studio = Studio(shown, settings.model_copy(update={"camera": camera}), seed, scratch)
+    decoded = scratch / f"detector_{role}"  # roles may draw other SKUs
+    decoded.mkdir(exist_ok=True)
+    studio = Studio(shown, settings.model_copy(update={"camera": camera}), seed, decoded)
     each = {f"detector {role}": -(-count // len(studio.skus))}
     photos = islice((photo for sku in studio.skus for photo in studio.photos(sku, each, side)), count)
     pixels, boxes = [], []

@@ -63,5 +63,9 @@ class ModelDetector:
     model: DetectorModel
     run: Run
 
+    @property
+    def trim(self) -> float:
+        return self.model.settings.trim
+
     def find(self, image: Image.Image) -> list[Region]:
         return self.model.regions(self.run(self.model.prepare(image)), image.size)

@@ -30,11 +30,29 @@ class Region:
 
 
 class Detector(Protocol):
-    """Finds items in photos."""
+    """Finds items in photos.
+
+    Attributes:
+        trim: share of a region that is cut off at each side before it is searched for.
+    """
+
+    @property
+    def trim(self) -> float: ...
 
     def find(self, image: Image.Image) -> list[Region]:
         """Returns the regions of an upright RGB photo, the best first; there may be none."""
         ...
+
+
+def trimmed(box: Box, share: float) -> Box:
+    """Returns a box without this share of its width and height at each side; never an empty one.
+
+    >>> trimmed((0, 0, 100, 50), 0.04)
+    (4, 2, 96, 48)
+    """
+    x1, y1, x2, y2 = box
+    across, down = (min(round(share * length), (length - 1) // 2) for length in (x2 - x1, y2 - y1))
+    return x1 + across, y1 + down, x2 - across, y2 - down
 
 
 def overlaps(one: NDArray, other: NDArray) -> NDArray[np.float64]:

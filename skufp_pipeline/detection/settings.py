@@ -42,6 +42,9 @@ class DetectorSettings(Settings):
     threshold: float = Field(0.3, ge=0, le=1)  # least score of a region
     most: int = Field(4, ge=1)  # regions of a photo
     overlap: float = Field(0.5, ge=0, lt=1)  # IoU with a better region above which a region is dropped
+    trim: float = Field(
+        0.0, ge=0, lt=0.5
+    )  # share of a found region that is cut off at each side for the search
     training: DetectorTrainingSettings = DetectorTrainingSettings()
     report_photos: int = Field(1000, ge=1)  # evaluation photos to judge, a stable sample
     thresholds: DetectorThresholds = DetectorThresholds()

@@ -36,7 +36,7 @@ def train_detector(
     scratch: Path,
     log: Log,
 ) -> tuple[DetectorNetwork, History]:
-    """Returns the network of the step that finds the most boxes of `held`, and the scores of all judged steps.
+    """Returns the network of the step that finds most boxes of `held`, and the scores of all judged steps.
 
     Raises:
         TooLittleError: fewer than `LEAST_PHOTOS` photos to train on.

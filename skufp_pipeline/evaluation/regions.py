@@ -22,7 +22,7 @@ from skufp_pipeline.datasets.contact_sheet import contact_sheet
 from skufp_pipeline.datasets.crops import CropSettings, read_items
 from skufp_pipeline.datasets.table import EVALUATION, item_id
 from skufp_pipeline.detection.measure import agreement, best_overlaps
-from skufp_pipeline.detection.regions import Box, Detector, Region
+from skufp_pipeline.detection.regions import Box, Detector, Region, trimmed
 from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
 from skufp_pipeline.errors import ItemError, TooLittleError
 from skufp_pipeline.evaluation.latency import statistics_ms
@@ -97,7 +97,9 @@ def ask_photos(
             begin = time.perf_counter()
             found = found_in(photo, size, detector)
             milliseconds = (time.perf_counter() - begin) * 1000
-            views = read_items(path, [row["bbox"], *(region.box for region in found)], crops)
+            views = read_items(
+                path, [row["bbox"], *(trimmed(region.box, detector.trim) for region in found)], crops
+            )
         except ItemError:
             continue
         pixels = torch.stack([encoder.preprocess(view) for view in (views[0], photo, *views[1:])])

@@ -7,7 +7,7 @@ from typing import Literal
 from PIL import Image
 
 from skufp_pipeline.datasets.crops import CropSettings, read_items
-from skufp_pipeline.detection.regions import Box, Detector, Region
+from skufp_pipeline.detection.regions import Box, Detector, Region, trimmed
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoSource, size_of
 from skufp_pipeline.query.answers import Answer, Clock
@@ -53,6 +53,7 @@ def views_of(
     size = size_of(source)
     if isinstance(choice, tuple):
         boxes: list[Box] = [checked_box(choice, size)]
+        searched = boxes
         items: Sequence[Region | None] = [None]
         numbers: Sequence[int | None] = [None]
     else:
@@ -65,7 +66,9 @@ def views_of(
         chosen = range(len(found)) if choice == AUTO else [int(choice) - 1]
         items, numbers = [found[place] for place in chosen], [place + 1 for place in chosen]
         boxes = [found[place].box for place in chosen]
-    images = read_items(source, boxes, _CROPS)
+        assert detector is not None
+        searched = [trimmed(box, detector.trim) for box in boxes]
+    images = read_items(source, searched, _CROPS)
     clock.lap("cut")
     return [View(*view) for view in zip(images, boxes, items, numbers, strict=True)]
 
