@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.ops import generalized_box_iou_loss
 
 STRIDE = 8  # pixels of a cell
-_MIDDLE, _REACH = 0.25, 1.5  # of a box's side, and cells: where a cell is trained to find it (`assigned`)
+_REACH = 1.5  # cells: how far from an item's centre a cell is trained to find it
 _LARGEST = 4.0  # logarithm of the largest distance, in cells
 _BOX_WEIGHT = 2.0
 
@@ -87,24 +87,19 @@ def detection_loss(logits: Tensor, boxes: Tensor, truth: Tensor, centres: Tensor
 def assigned(truth: Tensor, centres: Tensor, cells: int) -> Tensor:
     """Returns the (B, N) number of the item that each cell should find, -1 for none.
 
-    A cell finds an item if its centre is in the middle of the box: nearer to the box's centre, along both
-    axes, than `_MIDDLE` of the box's side or than `_REACH` cells within the box. The cell that holds the
-    box's centre finds it in any case. Of several items it is the smallest.
+    A cell finds an item if its centre is in the box and less than `_REACH` cells from the box's centre along
+    both axes, or if it holds that centre; of several items the smallest.
     """
     low, high = truth[:, None, :, :2], truth[:, None, :, 2:]  # (B, 1, M, 2)
     places = centres[None, :, None]
-    offset = (places - (low + high) / 2).abs()  # (B, N, M, 2)
-    reach = torch.maximum(_MIDDLE * (high - low), torch.minimum((high - low) / 2, _near(cells, truth)))
-    finds = (offset < reach).all(dim=3) | (offset <= 0.5 / cells).all(dim=3)
+    offset = (places - (low + high) / 2).abs().amax(dim=3)  # (B, N, M)
+    inside = ((places > low) & (places < high)).all(dim=3)
     areas = (truth[..., 2:] - truth[..., :2]).prod(dim=2)
+    finds = (inside & (offset < _REACH / cells)) | (offset <= 0.5 / cells)
     finds &= (areas > 0)[:, None]
     cost = torch.where(finds, areas[:, None].expand(finds.shape), torch.inf)
     smallest, owner = cost.min(dim=2)
     return torch.where(smallest.isinf(), -1, owner)
-
-
-def _near(cells: int, like: Tensor) -> Tensor:
-    return torch.tensor(_REACH / cells, dtype=like.dtype, device=like.device)
 
 
 def _overlap(one: Tensor, other: Tensor) -> Tensor:

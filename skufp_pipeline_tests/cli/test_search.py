@@ -254,3 +254,43 @@ def test_a_picture_that_can_not_be_written_is_named(preset: tuple[str, Path], tm
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"Error: --save {tmp_path / 'no' / 'where.png'}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--box", "1,2,3"], "--box '1,2,3': expected four whole numbers x1,y1,x2,y2 in pixels"),
+        (["--box", "1,2,3,x"], "--box '1,2,3,x': expected four whole numbers"),
+        (["--box", "1,2,3,4", "--whole"], "--box and --whole: give one of --item, --box and --whole"),
+        (["--item", "1", "--box", "1,2,3,4"], "--item and --box: give one of"),
+    ],
+)
+def test_a_part_of_a_photo_must_be_one(tmp_path: Path, words: list[str], told: str) -> None:
+    assert told in refused(ask("search", "--image", tmp_path / "photo.jpg", *words))
+
+
+def test_a_part_of_no_photo_is_refused() -> None:
+    assert "--whole needs --image" in refused(ask("search", "--text", "red", "--whole"))
+
+
+def test_a_box_of_a_photo_is_answered_and_one_outside_it_is_told(small_graph: Graph) -> None:
+    photo, preset = a_photo(small_graph), ("--preset", small_graph.preset_file)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--box", "0,0,5,5", "--json").stdout)
+    assert (answer["box"], answer["item"], answer["items"]) == ([0, 0, 5, 5], None, [])
+    assert "is no part of the photo" in refused(
+        ask("search", *preset, "--image", photo, "--box", "0,0,5,9999")
+    )
+    assert "the index in use has no detector" in refused(
+        ask("search", *preset, "--image", photo, "--item", "1")
+    )
+
+
+def test_the_items_of_a_photo_are_listed(graph: Graph, preset: tuple[str, Path]) -> None:
+    photo = a_photo(graph)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--json").stdout)
+    printed = ask("search", *preset, "--image", photo).stdout
+    assert printed.count("item ") == len(answer["items"])
+    assert "detect" in answer["ms"]
+    whole = json.loads(ask("search", *preset, "--image", photo, "--whole", "--json").stdout)
+    assert (whole["box"], whole["items"]) == (None, [])
+    assert "detect" not in whole["ms"]

@@ -17,7 +17,9 @@ def test_items_that_are_no_product_have_boxes_too(tmp_path: Path) -> None:
     annotation = {"source": "user", "pair_id": 1, **items, "item4": "odd", "item5": {"style": 1}}
     (tmp_path / "train/annos/000001.json").write_text(json.dumps(annotation))
     found = annotated_boxes(tmp_path, ["train/image/000001.jpg"])
-    assert found == {"train/image/000001.jpg": [[1, 2, 30, 20], [0, 0, 9, 9]]}, "cut at the edge; one is outside"
+    assert found == {"train/image/000001.jpg": [[1, 2, 30, 20], [0, 0, 9, 9]]}, (
+        "cut at the edge; one is outside"
+    )
 
 
 def test_an_image_that_is_one_item_as_a_whole_has_no_box(tmp_path: Path) -> None:
