@@ -69,5 +69,5 @@ def test_damaged_files_are_told(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_bytes((checkpoint / "settings.json").read_bytes())
     with pytest.raises(UserError, match=r"can't be read: .*; materialize detector_checkpoint"):
         load_model(tmp_path)
-    with pytest.raises(UserError, match="can't be loaded: .*; materialize detector_onnx"):
+    with pytest.raises(UserError, match=r"can't be loaded: .*; materialize detector_onnx"):
         load_detector(checkpoint, CPU, tmp_path)
