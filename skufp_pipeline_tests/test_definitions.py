@@ -11,6 +11,7 @@ import pytest
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.definitions import defs as loaded_by_dagster
+from skufp_pipeline.detection.settings import DetectorSettings
 from skufp_pipeline.presets import BaselineSettings, Preset, load_preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import OWNERS
@@ -117,7 +118,21 @@ PRETRAINED_ASSETS = {
     ),
     "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], "frozen_clip_embeddings"}),
 }
+_QUERY_MODELS = {"detector_checkpoint", "detector_onnx"}
+# With a detector that the graph trains: it is kept with the index.
+DETECTOR_ASSETS = {
+    "detector_checkpoint": ("query", None, {"raw_dataset", "annotations", "sku_crops"}),
+    "detector_onnx": ("query", None, {"raw_dataset", "annotations", "detector_checkpoint"}),
+    "detection_report": (
+        "query",
+        None,
+        {"raw_dataset", "annotations", "clip_checkpoint", "fingerprints", *_QUERY_MODELS},
+    ),
+    "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
+}
 GPU_ASSETS = {
+    "detector_checkpoint",
+    "detection_report",
     "clip_checkpoint",
     "clip_embeddings",
     "frozen_clip_checkpoint",
@@ -198,7 +213,8 @@ def test_assets_groups_partitions_and_dependencies_are_those_of_the_table(preset
         )
         for name, asset in asset_definitions(preset).items()
     }
-    assert found == (PRETRAINED_ASSETS if preset.encoder.is_pretrained else ASSETS)
+    expected = PRETRAINED_ASSETS if preset.encoder.is_pretrained else ASSETS
+    assert found == ({**expected, **DETECTOR_ASSETS} if preset.detector else expected)
 
 
 def test_every_sharded_asset_has_one_partition_a_shard(preset: Preset) -> None:
@@ -264,7 +280,7 @@ def test_without_a_reid_network_in_the_preset_there_is_no_such_group(preset: Pre
 
 @pytest.mark.parametrize("name", ["ci", "df2"])
 def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> None:
-    without = load_preset(name).model_copy(update={"policy": None})
+    without = load_preset(name).model_copy(update={"policy": None, "detector": None})
     dg.Definitions.validate_loadable(build_defs(without))
     assets = asset_definitions(without)
     assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"policy"})
@@ -272,11 +288,28 @@ def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> Non
     assert needed == ASSETS["search_index"][2] - {"vla_checkpoint"}
 
 
+def test_without_a_detector_in_the_preset_there_is_no_such_stage() -> None:
+    without = asset_definitions(load_preset("ci").model_copy(update={"detector": None}))
+    assert {spec(asset).group_name for asset in without.values()}.isdisjoint({"query"})
+    needed = {dep.asset_key.to_user_string() for dep in spec(without["search_index"]).deps}
+    assert needed == ASSETS["search_index"][2]
+
+
+def test_a_detector_of_a_library_needs_no_photos() -> None:
+    preset = load_preset("ci")
+    changed = preset.model_copy(update={"detector": DetectorSettings(model="some/model")})
+    dg.Definitions.validate_loadable(build_defs(changed))
+    assert not list(spec(asset_definitions(changed)["detector_checkpoint"]).deps)
+
+
 def test_checks_are_those_of_the_table(preset: Preset) -> None:
     expected = dict(CHECKS)
     if preset.encoder.is_pretrained:
         expected["frozen_clip_embeddings:embeddings_sound"] = True
         expected["frozen_clip_checkpoint:no_evaluation_query_used"] = True
+    if preset.detector:
+        expected["detection_report:detector_finds_items"] = False
+        expected["detector_checkpoint:no_evaluation_query_used"] = True
     specs = [spec for definition in check_definitions(preset) for spec in definition.check_specs]
     found = {f"{s.asset_key.to_user_string()}:{s.name}": s.blocking for s in specs}
     assert found == expected
