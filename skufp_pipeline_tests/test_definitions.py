@@ -131,8 +131,6 @@ DETECTOR_ASSETS = {
     "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
 }
 GPU_ASSETS = {
-    "detector_checkpoint",
-    "detection_report",
     "clip_checkpoint",
     "clip_embeddings",
     "frozen_clip_checkpoint",
