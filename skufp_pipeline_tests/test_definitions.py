@@ -184,6 +184,13 @@ def preset(request: pytest.FixtureRequest) -> Preset:
     return load_preset(request.param)
 
 
+DETECTOR_CHECKS = {
+    "detection_report:detector_finds_items": False,
+    "detector_checkpoint:no_evaluation_query_used": True,
+}
+CI_ASSETS, CI_CHECKS = {**ASSETS, **DETECTOR_ASSETS}, {**CHECKS, **DETECTOR_CHECKS}
+
+
 def asset_definitions(preset: Preset) -> dict[str, dg.AssetsDefinition]:
     definitions = build_defs(preset)
     return {asset.key.to_user_string(): asset for asset in definitions.assets or []}
@@ -305,9 +312,7 @@ def test_checks_are_those_of_the_table(preset: Preset) -> None:
     if preset.encoder.is_pretrained:
         expected["frozen_clip_embeddings:embeddings_sound"] = True
         expected["frozen_clip_checkpoint:no_evaluation_query_used"] = True
-    if preset.detector:
-        expected["detection_report:detector_finds_items"] = False
-        expected["detector_checkpoint:no_evaluation_query_used"] = True
+    expected |= DETECTOR_CHECKS if preset.detector else {}
     specs = [spec for definition in check_definitions(preset) for spec in definition.check_specs]
     found = {f"{s.asset_key.to_user_string()}:{s.name}": s.blocking for s in specs}
     assert found == expected

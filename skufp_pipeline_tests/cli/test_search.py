@@ -17,7 +17,18 @@ from .asking import a_photo, ask, found, refused
 
 
 def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--top", "7", "--policy", "off", "--json")
+    asked = (
+        "search",
+        *preset,
+        "--image",
+        a_photo(graph),
+        "--whole",
+        "--top",
+        "7",
+        "--policy",
+        "off",
+        "--json",
+    )
     result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
@@ -35,7 +46,9 @@ def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path
     photos = sorted(folder.glob("shard_*/validation/catalog/*/*.jpg"))[:10]
     found = 0
     for photo in photos:
-        answer = json.loads(ask("search", *preset, "--image", photo, "--top", "5", "--json").stdout)
+        answer = json.loads(
+            ask("search", *preset, "--image", photo, "--whole", "--top", "5", "--json").stdout
+        )
         found += photo.parent.name in [hit["sku_id"] for hit in answer["hits"]]
     assert found >= 7
 
@@ -53,7 +66,7 @@ def test_a_photo_and_words_are_mixed(graph: Graph, preset: tuple[str, Path]) -> 
 
 @pytest.mark.parametrize("use", ["on", "auto"])
 def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[str, Path], use: str) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--policy", use)
+    asked = ("search", *preset, "--image", a_photo(graph), "--whole", "--policy", use)
     answer = json.loads(ask(*asked, "--json").stdout)
     assert answer["action"] in ACTIONS
     twice = {"encode_again"} if answer["action"] != "identity" else set()
