@@ -399,6 +399,44 @@ class PolicyReport(Reader):
         return {"queries": queries["query_id"].n_unique()}
 
 
+class DetectorCheckpoint(UsesQueries, WithHistory):
+    """A detector in `detection.files`' format, with its learning curve."""
+
+    @staticmethod
+    def write(directory: Path, history: Sequence[Any], used: pl.DataFrame) -> None:
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+
+
+class DetectorExport(Reader):
+    """A detector for ONNX Runtime, in one folder."""
+
+
+class DetectionReport(Reader):
+    """The detector judged on photos with known boxes, and R@1 by the region that is searched for."""
+
+    def figures(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.json("detection")
+        return found
+
+    def regions(self) -> pl.DataFrame:
+        """Reads R@1 by setting and region, with the paired difference from the annotated box."""
+        return self.frame("regions")
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / SHEET
+
+    @staticmethod
+    def write(
+        directory: Path, figures: Mapping[str, Any], regions: pl.DataFrame, photos: pl.DataFrame, sheet: Any
+    ) -> None:
+        """`photos` has a row per photo; `sheet` is a PIL image."""
+        write_json(directory, "detection", figures)
+        write_frames(directory, regions=regions, photos=photos)
+        sheet.save(directory / SHEET, quality=85)
+
+
 class ImageEncoder(UsesQueries):
     """The image tower for ONNX Runtime, in one folder."""
 

@@ -13,6 +13,8 @@ from skufp_pipeline.artifacts.places import (
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    DETECTOR_CHECKPOINT,
+    DETECTOR_ONNX,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FIRST_INDEX,
@@ -215,9 +217,11 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
 
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
     """The results that turn queries into vectors; they are kept with each version of the index."""
-    exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
+    by_onnx = preset.query_encoder.engine == "onnx"
+    exported = (IMAGE_ENCODER_ONNX,) if by_onnx else ()
     policy = (VLA_CHECKPOINT,) if preset.policy else ()
-    return (CLIP_CHECKPOINT, *exported, *policy, *_patch_head(preset))
+    detector = (DETECTOR_CHECKPOINT, *((DETECTOR_ONNX,) if by_onnx else ())) if preset.detector else ()
+    return (CLIP_CHECKPOINT, *exported, *policy, *_patch_head(preset), *detector)
 
 
 def _patch_head(preset: Preset) -> tuple[Stored[Any], ...]:

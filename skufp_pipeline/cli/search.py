@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from skufp_pipeline.query.answers import Answer
     from skufp_pipeline.query.combine import Wish
     from skufp_pipeline.query.engine import QueryEngine, UsePolicy
+    from skufp_pipeline.query.regions import RegionChoice
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
@@ -41,6 +42,11 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 )
 @click.option(
     "--image-weight", "image_weights", type=float, multiple=True, help="How much each photo counts."
+)
+@click.option("--item", type=int, metavar="N", help="The Nth item that the detector finds in the photo.")
+@click.option("--box", metavar="X1,Y1,X2,Y2", help="This part of the photo, in pixels of the upright photo.")
+@click.option(
+    "--whole", is_flag=True, help="The whole photo; without --item, --box or this the item that answers best."
 )
 @click.option("--text", help="A few words.")
 @click.option(
@@ -94,6 +100,9 @@ def search(
     name: str | None,
     images: tuple[Path, ...],
     image_weights: tuple[float, ...],
+    item: int | None,
+    box: str | None,
+    whole: bool,
     text: str | None,
     text_weight: float | None,
     avoided: tuple[str, ...],
@@ -128,16 +137,19 @@ def search(
         [unicodedata.normalize("NFC", sku_id) for sku_id in liked],
         [unicodedata.normalize("NFC", sku_id) for sku_id in disliked],
     )
+    region = _region(images, item, box, whole)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
-    answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets)
+    answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets, region)
     if as_json:
         found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
         found |= {} if answer.facets is None else {"facets": answer.facets}
         judged = {"confidence": answer.confidence, "verdict": answer.verdict, "no_verdict": answer.no_verdict}
         found |= {name: value for name, value in judged.items() if value is not None}
-        click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
+        found |= {"action": answer.action, "box": answer.box, "item": answer.item}
+        found["items"] = [asdict(each) for each in answer.items]
+        click.echo(json.dumps(found, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
     if save is not None:
@@ -162,6 +174,11 @@ def print_answer(answer: "Answer") -> None:
         click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
     for column, counts in (answer.facets or {}).items():
         click.echo(f"     {column}: " + ", ".join(f"{value} {count}" for value, count in counts.items()))
+    for item in answer.items:
+        x1, y1, x2, y2 = item.box
+        mark, first = "*" if item.number == answer.item else " ", item.sku_id or "nothing"
+        score = "" if item.score is None else f" {item.score:.4f}"
+        click.echo(f"   {mark} item {item.number}: {item.label} at {x1},{y1},{x2},{y2}; first {first}{score}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
@@ -178,6 +195,33 @@ def _shown(wish: "Wish", engine: "QueryEngine") -> "NDArray[np.uint8] | str":
         return wish.text
     picture = engine.picture(wish.liked[0])
     return wish.liked[0] if picture is None else np.asarray(read_photo(picture))
+
+
+def _region(images: tuple[Path, ...], item: int | None, box: str | None, whole: bool) -> "RegionChoice":
+    """What of the photo is searched for; raises UserError for options that exclude one another."""
+    given = [
+        name for name, is_set in (("--item", item is not None), ("--box", box), ("--whole", whole)) if is_set
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of --item, --box and --whole")
+    if given and len(images) != 1:
+        raise UserError(f"{given[0]} needs one --image, the photo that it is a part of")
+    if item is not None:
+        return item
+    if box is not None:
+        return _box(box)
+    return "whole" if whole else "auto"
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    try:
+        x1, y1, x2, y2 = (int(part) for part in parts)
+    except ValueError:
+        raise UserError(
+            f"--box {text!r}: expected four whole numbers x1,y1,x2,y2 in pixels, such as 10,20,300,400"
+        ) from None
+    return x1, y1, x2, y2
 
 
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":

@@ -21,6 +21,7 @@ from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
 from skufp_pipeline.datasets.sources import Dataset
 from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.detection.settings import DetectorSettings
 from skufp_pipeline.encoders.settings import (
     EncoderSettings,
     LookTwiceSettings,
@@ -142,6 +143,8 @@ class Preset(Settings):
     views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()
     policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged
+    # finds the items of a query photo; null: it is searched as a whole
+    detector: DetectorSettings | None = None
     confidence: ConfidenceSettings | None = None  # verdicts on answers to photos; null: none are given
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()

@@ -21,7 +21,18 @@ from .asking import a_photo, ask, found, refused
 
 
 def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--top", "7", "--policy", "off", "--json")
+    asked = (
+        "search",
+        *preset,
+        "--image",
+        a_photo(graph),
+        "--whole",
+        "--top",
+        "7",
+        "--policy",
+        "off",
+        "--json",
+    )
     result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
@@ -52,7 +63,9 @@ def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path
     photos = sorted(folder.glob("shard_*/validation/catalog/*/*.jpg"))[:10]
     found = 0
     for photo in photos:
-        answer = json.loads(ask("search", *preset, "--image", photo, "--top", "5", "--json").stdout)
+        answer = json.loads(
+            ask("search", *preset, "--image", photo, "--whole", "--top", "5", "--json").stdout
+        )
         found += photo.parent.name in [hit["sku_id"] for hit in answer["hits"]]
     assert found >= 7
 
@@ -70,7 +83,7 @@ def test_a_photo_and_words_are_mixed(graph: Graph, preset: tuple[str, Path]) -> 
 
 @pytest.mark.parametrize("use", ["on", "auto"])
 def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[str, Path], use: str) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--policy", use)
+    asked = ("search", *preset, "--image", a_photo(graph), "--whole", "--policy", use)
     answer = json.loads(ask(*asked, "--json").stdout)
     assert answer["action"] in ACTIONS
     twice = {"encode_again"} if answer["action"] != "identity" else set()
@@ -303,3 +316,43 @@ def test_a_picture_that_can_not_be_written_is_named(preset: tuple[str, Path], tm
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"Error: --save {tmp_path / 'no' / 'where.png'}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--box", "1,2,3"], "--box '1,2,3': expected four whole numbers x1,y1,x2,y2 in pixels"),
+        (["--box", "1,2,3,x"], "--box '1,2,3,x': expected four whole numbers"),
+        (["--box", "1,2,3,4", "--whole"], "--box and --whole: give one of --item, --box and --whole"),
+        (["--item", "1", "--box", "1,2,3,4"], "--item and --box: give one of"),
+    ],
+)
+def test_a_part_of_a_photo_must_be_one(tmp_path: Path, words: list[str], told: str) -> None:
+    assert told in refused(ask("search", "--image", tmp_path / "photo.jpg", *words))
+
+
+def test_a_part_of_no_photo_is_refused() -> None:
+    assert "--whole needs --image" in refused(ask("search", "--text", "red", "--whole"))
+
+
+def test_a_box_of_a_photo_is_answered_and_one_outside_it_is_told(small_graph: Graph) -> None:
+    photo, preset = a_photo(small_graph), ("--preset", small_graph.preset_file)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--box", "0,0,5,5", "--json").stdout)
+    assert (answer["box"], answer["item"], answer["items"]) == ([0, 0, 5, 5], None, [])
+    assert "is no part of the photo" in refused(
+        ask("search", *preset, "--image", photo, "--box", "0,0,5,9999")
+    )
+    assert "the index in use has no detector" in refused(
+        ask("search", *preset, "--image", photo, "--item", "1")
+    )
+
+
+def test_the_items_of_a_photo_are_listed(graph: Graph, preset: tuple[str, Path]) -> None:
+    photo = a_photo(graph)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--json").stdout)
+    printed = ask("search", *preset, "--image", photo).stdout
+    assert printed.count("item ") == len(answer["items"])
+    assert "detect" in answer["ms"]
+    whole = json.loads(ask("search", *preset, "--image", photo, "--whole", "--json").stdout)
+    assert (whole["box"], whole["items"]) == (None, [])
+    assert "detect" not in whole["ms"]
