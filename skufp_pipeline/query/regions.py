@@ -100,8 +100,8 @@ def checked_box(box: Box, size: tuple[int, int]) -> Box:
 
 
 def best_item(answers: Sequence[Answer]) -> int:
-    """Returns the place of the item that answers best, the first of equals: the one of the highest confidence,
-    or without confidences the one whose first hit scores highest."""
+    """Returns the place of the item that answers best, the first of equals: the one of the highest
+    confidence, or without confidences the one whose first hit scores highest."""
     scores = [answer.hits[0].score if answer.hits else float("-inf") for answer in answers]
     sure = [answer.confidence for answer in answers if answer.confidence is not None]
     ranked = sure if len(sure) == len(scores) else scores
