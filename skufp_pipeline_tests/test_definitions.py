@@ -78,9 +78,21 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
             "fingerprints",
             "image_encoder_onnx",
             "vla_checkpoint",
+            "look_twice_checkpoint",
+            "sku_patches",
         },
     ),
-    "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
+    "image_encoder_onnx": (
+        "index",
+        None,
+        {"sku_crops", "clip_checkpoint", "clip_embeddings", "look_twice_checkpoint"},
+    ),
+    "look_twice_checkpoint": ("query", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
+    "sku_patches": (
+        "query",
+        SHARDS,
+        {"sku_crops", "clip_checkpoint", "clip_embeddings", "look_twice_checkpoint"},
+    ),
     "retrieval_report": (
         "evaluation",
         None,
@@ -143,6 +155,8 @@ GPU_ASSETS = {
     "generated_view_embeddings",
     "vla_labels",
     "policy_report",
+    "look_twice_checkpoint",
+    "sku_patches",
 }
 
 # asset:check, and whether it stops what comes after
@@ -164,6 +178,7 @@ CHECKS = {
     "fingerprint_checkpoint:no_evaluation_query_used": True,
     "fingerprints:no_evaluation_query_used": True,
     "vla_checkpoint:no_evaluation_query_used": True,
+    "look_twice_checkpoint:no_evaluation_query_used": True,
     "policy_report:policy_does_no_harm": False,
     "policy_report:policy_helps_degraded_photos": False,
     "search_index:index_is_exact": True,
@@ -296,9 +311,20 @@ def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> Non
 
 def test_without_a_detector_in_the_preset_there_is_no_such_stage() -> None:
     without = asset_definitions(load_preset("ci").model_copy(update={"detector": None}))
-    assert {spec(asset).group_name for asset in without.values()}.isdisjoint({"query"})
+    assert not {*without} & {"detector_checkpoint", "detector_onnx", "detection_report"}
     needed = {dep.asset_key.to_user_string() for dep in spec(without["search_index"]).deps}
     assert needed == ASSETS["search_index"][2]
+
+
+@pytest.mark.parametrize("name", ["ci", "df2"])
+def test_without_a_second_look_in_the_preset_there_is_no_such_stage(name: str) -> None:
+    without = load_preset(name).model_copy(update={"look_twice": None, "detector": None})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assets = asset_definitions(without)
+    assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"query"})
+    for asset in ("search_index", "image_encoder_onnx"):
+        needed = {dep.asset_key.to_user_string() for dep in spec(assets[asset]).deps}
+        assert needed == ASSETS[asset][2] - {"look_twice_checkpoint", "sku_patches"}
 
 
 def test_a_detector_of_a_library_needs_no_photos() -> None:

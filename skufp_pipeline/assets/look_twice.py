@@ -1,4 +1,4 @@
-"""Group `look_twice`: patches for the second look at the best SKUs, and the projection that makes them."""
+"""Group `query`: patches for the second look at the best SKUs, and the projection that makes them."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def group(preset: Preset) -> Group:
     """The steps of this group; none if the preset has no `look_twice`."""
     settings = preset.look_twice
     if settings is None:
-        return Group.of("look_twice", preset, [])
+        return Group.of("query", preset, [])
     needs = preset.compute.network_needs
     towers = (CLIP_CHECKPOINT, *_view_tower(preset))
     synthetic = (SYNTHETIC_PHOTOS, SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else ()
@@ -44,7 +44,7 @@ def group(preset: Preset) -> Group:
     checkpoint = Step(
         stored=LOOK_TWICE_CHECKPOINT,
         make=look_twice_checkpoint,
-        stage="look_twice",
+        stage="train_look_twice",
         kinds={"pytorch", "safetensors"},
         code=(ENCODERS + "late_interaction", ENCODERS + "patch_tables"),
         config={
@@ -58,14 +58,14 @@ def group(preset: Preset) -> Group:
     patches = Step(
         stored=SKU_PATCHES,
         make=sku_patches,
-        stage="sku_patches",
+        stage="make_patches",
         kinds={"pytorch", "parquet"},
         code=(ENCODERS + "patch_tables",),
         config={"batch_size": preset.encoder.batch_size},
         needs=needs,
         deps=(SKU_CROPS, CLIP_EMBEDDINGS, LOOK_TWICE_CHECKPOINT, *towers, *synthetic),
     )
-    return Group.of("look_twice", preset, [checkpoint, patches], no_leaks)
+    return Group.of("query", preset, [checkpoint, patches], no_leaks)
 
 
 def look_twice_checkpoint(run: Run) -> dg.MaterializeResult:
