@@ -171,7 +171,8 @@ def print_answer(answer: "Answer") -> None:
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
         matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
-        click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
+        look = "" if hit.maxsim is None else f" patches {hit.maxsim:.2f} "
+        click.echo(f"{hit.rank:>3}  {hit.score:.4f} {look} {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
     for column, counts in (answer.facets or {}).items():
         click.echo(f"     {column}: " + ", ".join(f"{value} {count}" for value, count in counts.items()))
     for item in answer.items:
