@@ -162,7 +162,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
         size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
         said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
         head = encoders.get(LOOK_TWICE_CHECKPOINT.name)
-        look = {} if head is None else _write_look_twice(run, directory, index, embeddings, patches, head)
+        shown = teachers.table()
+        look = _write_look_twice(run, directory, index, embeddings, patches, shown, head) if head else {}
         return {**size, **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
@@ -235,6 +236,7 @@ def _write_look_twice(
     index: FingerprintIndex,
     shards: Sequence[Embeddings],
     patches: Sequence[Patches],
+    teachers: pl.DataFrame,
     head: Reader,
 ) -> dict[str, Any]:
     """Adds the patches to a bundle, with what MaxSim weighs; returns their part of the summary."""
@@ -248,7 +250,9 @@ def _write_look_twice(
     photos = pl.concat([shard.photos() for shard in patches])
     images = EmbeddingTables.images_of(shards)
     views = (shard.views() for shard in patches)
-    return write_look_twice(directory, index, views, photos, images, grid, settings)
+    of_thumbnails = images.join(teachers, on=["sku_id", "image_path"], how="semi")
+    shown = of_thumbnails.select("sku_id", "item_id")
+    return write_look_twice(directory, index, views, photos, images, grid, settings, shown)
 
 
 def _catalogue(items: Annotations) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from functools import reduce
 from operator import and_
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -61,6 +61,12 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Save a picture of why the first answer is like the photo (PNG).",
+)
 @index_option
 @user_errors
 def search(
@@ -76,6 +82,7 @@ def search(
     top: int,
     as_json: bool,
     save: Path | None,
+    explain: Path | None,
     index: str,
 ) -> None:
     """Find the SKUs that match a photo, a sentence, both together or another SKU, best first.
@@ -83,12 +90,17 @@ def search(
     Several --where values for one column are alternatives; each column and each range narrows the search.
     """
     query = _Query(image, text, text_weight, like)
+    if explain is not None and image is None:
+        raise UserError("--explain says why a SKU is like a photo: give --image FILE with it")
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
     answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
+    if explain is not None and image is not None:
+        _save_explanation(answer, image, engine, explain)
     if as_json:
-        found = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found |= {} if explain is None else {"explained": str(explain)}
         click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
@@ -208,4 +220,17 @@ def _save_picture(
         target.write_bytes(results_grid([GridRow(query, None, hits)], shown=len(hits)))
     except OSError as error:
         raise UserError(f"--save {target}: {error}") from error
+    click.echo(f"saved {target}", err=True)
+
+
+def _save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", target: Path) -> None:
+    if not answer.hits:
+        raise UserError("--explain: no SKU was found, so there is nothing to explain")
+    picture = engine.explain(photo, answer.hits[0].sku_id).picture()
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"--explain {target}: {error}") from error
     click.echo(f"saved {target}", err=True)

@@ -29,6 +29,7 @@ from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
@@ -40,6 +41,8 @@ from skufp_pipeline.search.versions import FINGERPRINTS, FIRST, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
+NO_PATCHES = "The index has no second look (look_twice), so the catalogue's picture has no heat map."
+OTHER_PICTURES = "The index has patches of other pictures of this product, so this one has no heat map."
 UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
@@ -155,7 +158,7 @@ class QueryEngine:
         return Answer(hits, clock.milliseconds, embedded.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
-        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if that is more."""
+        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes if that is more."""
         wanted = top if self.look_twice is None else max(top, self.look_twice.top)
         return self.index.search(photo.query, wanted, within)[0]
 
@@ -190,6 +193,32 @@ class QueryEngine:
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
+
+    def explain(
+        self, photo: PhotoSource | Image.Image, sku_id: str, settings: ExplanationSettings | None = None
+    ) -> Explanation:
+        """Says where a photo and a SKU are alike (`query.explain`).
+
+        The photo is explained as the encoder in PyTorch sees it, without the policy. The runner-up is the
+        best SKU beside this one in the whole index.
+
+        Raises:
+            UserError: the photo can't be read, or the index lacks the SKU.
+        """
+        image = photo if isinstance(photo, Image.Image) else read_photo(photo)
+        (row,) = self.index.of_skus([sku_id]).numbers().tolist()
+        shown = self.picture(sku_id)
+        plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
+        own, rivals, why = None, None, NO_PATCHES
+        if self.look_twice is not None and patches is not None:
+            own, why = self.look_twice.patches.of_picture(row), ""
+            first = self.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
+            others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
+            rivals = self.look_twice.patches.of_sku(others[0]) if others else None
+            why = "" if own is not None else OTHER_PICTURES
+        picture = None if shown is None else read_photo(shown)
+        matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
+        return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)
 
     def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
         image = read_photo(source)

@@ -125,6 +125,7 @@ def write_look_twice(
     images: pl.DataFrame,
     grid: PatchGrid,
     settings: LookTwiceSettings,
+    shown: pl.DataFrame | None = None,
 ) -> dict[str, Any]:
     """Adds the second look to an index bundle; returns what it weighs, and on how many photos it was chosen.
 
@@ -132,9 +133,10 @@ def write_look_twice(
         views: `sku_id` and `patches` of the catalogue pictures, a table of a shard each.
         photos: the same, with `item_id`, of development photos.
         images: `item_id` and `embedding` of at least these.
+        shown: `sku_id` and `item_id` of the pictures whose thumbnails the bundle has; None: not known.
     """
     shape = grid.views, grid.patches, grid.dimension
-    patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape)
+    patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape, shown)
     asked = photos.join(images.select("item_id", "embedding"), on="item_id", maintain_order="left")
     truth = right_items(asked["sku_id"], index.skus["sku_id"])
     asked, truth = asked.filter(truth >= 0), truth[truth >= 0]

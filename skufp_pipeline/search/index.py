@@ -197,6 +197,11 @@ class FingerprintIndex:
         others = np.flatnonzero(result.rows != row)[:k]
         return SearchResult(result.rows[others], result.scores[others])
 
+    def fingerprints_of(self, sku_ids: Sequence[Any]) -> NDArray[np.float32]:
+        """(N, D) fingerprints of these SKUs in their order; raises UserError if one is not in the index."""
+        rows = [self.of_skus([sku_id]).numbers()[0] for sku_id in sku_ids]
+        return np.stack([self._fingerprint(row) for row in rows]) if rows else self.fingerprints[:0]
+
     def _best(
         self, queries: NDArray[np.floating], k: int, allowed: Sequence[Words | None], counts: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -16,6 +16,7 @@ from .conftest import CPU
 from .examples import TIMM_VISION, VIT_VISION, noise, write_model
 
 SMALL = {"image_size": 64}
+TEST_VIT = {**TIMM_VISION, "timm_model_name": "test_vit", "image_size": 160}
 HEAD_AFTER_POOLING = {**TIMM_VISION, **SMALL, "timm_model_name": "mobilenetv3_small_050", "timm_proj": "none"}
 
 
@@ -60,12 +61,13 @@ def test_a_bias_of_the_projection_is_shared_by_the_cells(tmp_path: Path) -> None
     ("vision", "dimension"),
     [
         ({**VIT_VISION, "image_size": 32}, 8),  # a class token
-        ({**TIMM_VISION, "timm_model_name": "test_vit", "timm_pool": "map", "image_size": 160}, 8),
+        ({**TEST_VIT, "timm_pool": "token"}, 8),
+        ({**TEST_VIT, "timm_pool": "avg"}, 8),  # a norm after the mean
         ({**TIMM_VISION, **SMALL, "timm_proj": "mlp"}, 8),
         (HEAD_AFTER_POOLING, 1024),  # a convolution with an activation after the mean
         ({**TIMM_VISION, **SMALL, "timm_pool": "max"}, 8),
     ],
-    ids=["class-token", "attention", "mlp", "activation", "maximum"],
+    ids=["class-token", "timm-class-token", "norm", "mlp", "activation", "maximum"],
 )
 def test_a_tower_whose_cells_do_not_sum_is_found_by_computing(
     vision: dict[str, Any], dimension: int, tmp_path: Path
