@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skufp_pipeline.query.explain import Explanation
 
 PANEL, GAP, MARGIN = 384, 48, 16  # pixels
+LEAST_BOX = 16  # pixels a side, of a place in a very narrow picture
 LINE, HEADING, TEXT = 20, 15, 12  # pixels a line; points
 PAPER, INK, FAINT = (255, 255, 255), (34, 34, 34), (110, 110, 110)
 HOT, COLD = (255, 196, 0), (24, 28, 72)  # where it counts, and where not
@@ -130,11 +131,12 @@ def _draw_pairs(
 
 
 def _on_sheet(
-    box: tuple[int, int, int, int], corner: tuple[float, float, float, float]
+    box: tuple[float, float, float, float], corner: tuple[float, float, float, float]
 ) -> tuple[float, float, float, float]:
     left, top, across, down = corner
     x1, y1, x2, y2 = box
-    return left + x1 * across, top + y1 * down, left + x2 * across - 1, top + y2 * down - 1
+    x1, y1, x2, y2 = left + x1 * across, top + y1 * down, left + x2 * across - 1, top + y2 * down - 1
+    return x1, y1, max(x2, x1 + LEAST_BOX), max(y2, y1 + LEAST_BOX)
 
 
 def _per_cent(cosine: float) -> str:
