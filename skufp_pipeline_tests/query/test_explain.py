@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from skufp_pipeline.encoders.clip import Encoder, create_encoder
+from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMaps, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.errors import UserError
@@ -134,10 +134,9 @@ def test_the_pictures_map_is_what_the_second_look_sees_in_it(seeing: PatchEncode
     assert found.view_map.mean() == pytest.approx(found.maxsim)
     assert found.maxsim == pytest.approx(1, abs=0.01)
     assert [pair.photo_cell for pair in found.pairs] == [pair.view_cell for pair in found.pairs]
-    assert len(found.pairs) == 5
-    assert [pair.lead for pair in found.pairs] == sorted(
-        (pair.lead or 0 for pair in found.pairs), reverse=True
-    )
+    leads = [pair.lead for pair in found.pairs if pair.lead is not None]
+    assert len(leads) == 5
+    assert leads == sorted(leads, reverse=True)
     assert found.left_out == ""
 
 
@@ -145,7 +144,8 @@ def test_only_what_was_seen_of_the_shown_picture_is_explained(seeing: PatchEncod
     engine = engine_of(seeing, tmp_path, shown=None)
     found = engine.explain(quarters(1), "one")
     assert (found.view_map, found.maxsim, found.pairs, found.left_out) == (None, None, [], OTHER_PICTURES)
-    assert found.picture().size[0] > 0
+    assert found.view is not None
+    assert found.picture().height > replace(found, left_out="").picture().height  # a line says why
 
 
 def test_without_a_second_look_only_the_photo_has_a_map(seeing: PatchEncoder, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_without_a_second_look_only_the_photo_has_a_map(seeing: PatchEncoder, tm
     found = plain.explain(quarters(1), "one")
     assert (found.view, found.view_map, found.pairs, found.left_out) == (None, None, [], NO_PATCHES)
     assert found.photo_map.sum() == pytest.approx(found.cosine, abs=1e-5)
-    assert found.picture().height > engine.explain(quarters(1), "one").picture().height - 40
+    assert found.picture().height > replace(found, left_out="").picture().height  # a line says why
 
 
 def test_covering_squares_can_be_asked_for_and_is_what_other_towers_get(
