@@ -36,10 +36,11 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.search.bundle import build_index
+from skufp_pipeline.search.bundle import build_index, picture_paths
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import parity_photos
+from skufp_pipeline.search.patches import ShownPictures
 from skufp_pipeline.search.versions import FIRST, Versions, keep_encoders, publish_first
 from skufp_pipeline.show import counts_table, frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
@@ -250,8 +251,9 @@ def _write_look_twice(
     photos = pl.concat([shard.photos() for shard in patches])
     images = EmbeddingTables.images_of(shards)
     views = (shard.views() for shard in patches)
-    of_thumbnails = images.join(teachers, on=["sku_id", "image_path"], how="semi")
-    shown = of_thumbnails.select("sku_id", "item_id")
+    side = run.preset.index_picture_side
+    listed = picture_paths(index.skus, teachers, images.filter(pl.col("role") == GALLERY))
+    shown = None if side is None else ShownPictures(listed, side, run.store.local_path)
     return write_look_twice(directory, index, views, photos, images, grid, settings, shown)
 
 

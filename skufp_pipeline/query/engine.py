@@ -42,7 +42,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
 NO_PATCHES = "The index has no second look (look_twice), so the catalogue's picture has no heat map."
-OTHER_PICTURES = "The index has patches of other pictures of this product, so this one has no heat map."
+NOT_SHOWN = "The index does not say which pictures its patches are of, so this one has no heat map."
 UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
@@ -211,11 +211,13 @@ class QueryEngine:
         plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
         own, rivals, why = None, None, NO_PATCHES
         if self.look_twice is not None and patches is not None:
-            own, why = self.look_twice.patches.of_picture(row), ""
+            own = self.look_twice.patches.of_picture(row)
             first = self.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
             others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
             rivals = self.look_twice.patches.of_sku(others[0]) if others else None
-            why = "" if own is not None else OTHER_PICTURES
+            why = "" if own is not None else NOT_SHOWN
+            pictures = self.look_twice.pictures
+            shown = (None if pictures is None else pictures.get(sku_id)) or shown
         picture = None if shown is None else read_photo(shown)
         matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
         return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)

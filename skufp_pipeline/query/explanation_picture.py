@@ -22,10 +22,12 @@ HOT, COLD = (255, 196, 0), (24, 28, 72)  # where it counts, and where not
 # Colour-blind-safe (Okabe and Ito, 2008).
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (0, 0, 0))
 NOTES = {
-    "contributions": "Bright in the photo: what adds to the similarity.",
-    "occlusion": "Bright in the photo: where covering it would lower the similarity.",
+    "contributions": "Bright in the photo: what adds most to the similarity.",
+    "occlusion": "Bright in the photo: where covering it lowers the similarity most.",
 }
-VIEW_NOTE = "Bright in the picture: what is found again in the photo."
+VIEW_NOTE = "Bright in the picture: what is best found again in the photo."
+PAIRS_NOTE = "Numbered: places that are alike{}, and how alike they are."
+APART = " and tell this product from the next best one"
 NO_PICTURE = "the index has no picture of it"
 
 
@@ -37,12 +39,14 @@ def draw(explanation: "Explanation") -> Image.Image:
         view_notes.append(f"found again in the photo: {_per_cent(explanation.maxsim)}")
     below = [NOTES[explanation.method]]
     below += [VIEW_NOTE] if explanation.view_map is not None and explanation.view is not None else []
+    if explanation.pairs:
+        below.append(PAIRS_NOTE.format("" if explanation.pairs[0].lead is None else APART))
     below += [explanation.left_out] if explanation.left_out else []
     top = MARGIN + 2 * LINE + 8
     width = 2 * (MARGIN + PANEL) + GAP
     sheet = Image.new("RGB", (width, top + PANEL + 12 + LINE * (1 + len(below)) + MARGIN), PAPER)
     pen = ImageDraw.Draw(sheet)
-    photo = heated(explanation.photo, explanation.photo_map, explanation.photo_seen, least=0)
+    photo = heated(explanation.photo, explanation.photo_map, explanation.photo_seen)
     corners = [_paste(sheet, photo, (MARGIN, top))]
     right = MARGIN + PANEL + GAP
     if explanation.view is None:
@@ -68,14 +72,10 @@ def heated(
     picture: Image.Image,
     values: NDArray[np.floating],
     seen: tuple[float, float, float, float],
-    least: float | None = None,
 ) -> Image.Image:
-    """Returns the picture with a map over what the encoder sees of it: dark and blue where it is low.
-
-    Args:
-        least: the value that is darkest; by default the smallest. The largest is brightest.
-    """
-    floor = float(values.min()) if least is None else least
+    """Returns the picture with a map over what the encoder sees of it: bright where the map is largest, dark
+    where it is smallest."""
+    floor = float(values.min())
     span = float(values.max()) - floor
     heat = np.clip((values - floor) / span, 0, 1) if span > 1e-9 else np.zeros(values.shape)
     left, top, right, bottom = (round(edge) for edge in seen)
@@ -110,22 +110,21 @@ def _draw_pairs(
     """Draws the boxes of the pairs with lines between them, and the list of similarities at `below`."""
     font = dejavu(TEXT)
     left = float(MARGIN)
+    pairs = []
     for number, pair in enumerate(explanation.pairs):
-        colour = COLOURS[number % len(COLOURS)]
-        boxes = [
-            _on_sheet(box, corner)
-            for box, corner in zip((pair.photo_box, pair.view_box), corners, strict=True)
-        ]
-        start, end = boxes[0], boxes[1]
+        boxes = _on_sheet(pair.photo_box, corners[0]), _on_sheet(pair.view_box, corners[1])
+        pairs.append((COLOURS[number % len(COLOURS)], *boxes))
+    for colour, start, end in pairs:
         line = (start[2], (start[1] + start[3]) / 2, end[0], (end[1] + end[3]) / 2)
         pen.line(line, fill=PAPER, width=4)
         pen.line(line, fill=colour, width=2)
-        for box in boxes:
+    for number, (colour, start, end) in enumerate(pairs):
+        for box in (start, end):
             pen.rectangle(box, outline=PAPER, width=4)
             pen.rectangle((box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1), outline=colour, width=2)
             pen.rectangle((box[0], box[1], box[0] + 15, box[1] + 16), fill=colour)
             pen.text((box[0] + 4, box[1] + 1), str(number + 1), fill=PAPER, font=font)
-        said = f"{number + 1}: {_per_cent(pair.similarity)}"
+        said = f"{number + 1}: {_per_cent(explanation.pairs[number].similarity)}"
         pen.text((left, below), said, fill=colour, font=font)
         left += font.getlength(said) + 18
 

@@ -20,7 +20,15 @@ from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.measures.maxsim import Patches, maxsim
 from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult
-from skufp_pipeline.search.patches import LookTwiceFile, PatchIndex, load_patches, save_look_twice
+from skufp_pipeline.search.patches import (
+    PICTURES_FOLDER,
+    LookTwiceFile,
+    PatchIndex,
+    ShownPictures,
+    load_patches,
+    save_look_twice,
+)
+from skufp_pipeline.search.pictures import Pictures, load_pictures
 
 
 class SecondLook(NamedTuple):
@@ -50,11 +58,13 @@ class LookTwice:
     Attributes:
         top: SKUs that are looked at twice.
         weight: of MaxSim beside the cosine; 0 leaves the first pass as it is.
+        pictures: thumbnails of SKUs whose patches are not of their own thumbnail.
     """
 
     patches: PatchIndex
     top: int
     weight: float
+    pictures: Pictures | None = None
 
     @classmethod
     def open(cls, directory: Path, rows: int) -> "LookTwice | None":
@@ -62,7 +72,7 @@ class LookTwice:
         found = load_patches(directory, rows)
         if found is None or found[1].weight == 0:
             return None
-        return cls(found[0], found[1].top, found[1].weight)
+        return cls(found[0], found[1].top, found[1].weight, load_pictures(directory / PICTURES_FOLDER))
 
     def again(self, first: SearchResult, photo: Patches) -> SecondLook:
         """Ranks the first `top` of a result anew; ties are broken by row.
@@ -125,7 +135,7 @@ def write_look_twice(
     images: pl.DataFrame,
     grid: PatchGrid,
     settings: LookTwiceSettings,
-    shown: pl.DataFrame | None = None,
+    shown: ShownPictures | None = None,
 ) -> dict[str, Any]:
     """Adds the second look to an index bundle; returns what it weighs, and on how many photos it was chosen.
 
@@ -133,7 +143,7 @@ def write_look_twice(
         views: `sku_id` and `patches` of the catalogue pictures, a table of a shard each.
         photos: the same, with `item_id`, of development photos.
         images: `item_id` and `embedding` of at least these.
-        shown: `sku_id` and `item_id` of the pictures whose thumbnails the bundle has; None: not known.
+        shown: where pictures are, so that one of each SKU can be explained; None: none can.
     """
     shape = grid.views, grid.patches, grid.dimension
     patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape, shown)

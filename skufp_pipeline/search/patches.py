@@ -2,12 +2,13 @@
 
 patches.npy        (rows, V, P, d) int8, memory-mapped: only the rows that are looked at twice are read
 patch_counts.npy   (rows,) uint8: pictures of each SKU, 1 to V
-patch_shown.npy    (rows,) uint8: which of them is the one whose thumbnail the bundle has; 255 for none
+patch_shown.npy    (rows,) uint8: which of them is explained to people
+patch_pictures/    thumbnails of those that are not the SKU's own thumbnail, because its patches are not kept
 look_twice.json    how many SKUs are looked at twice, what MaxSim weighs, and how that was chosen
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.measures.maxsim import Patches
+from skufp_pipeline.search.pictures import write_pictures
 from skufp_pipeline.settings import Settings
 
 PATCHES_FILE, COUNTS_FILE, CONFIG_FILE = "patches.npy", "patch_counts.npy", "look_twice.json"
-SHOWN_FILE, NOT_SHOWN = "patch_shown.npy", 255
+SHOWN_FILE, PICTURES_FOLDER = "patch_shown.npy", "patch_pictures"
 
 
 class LookTwiceFile(Settings):
@@ -41,8 +43,7 @@ class PatchIndex:
     Attributes:
         patches: (rows, V, P, d) int8.
         counts: (rows,) pictures of each SKU.
-        shown: (rows,) number of the picture whose thumbnail the bundle has, `NOT_SHOWN` if it is not among
-            them; None if that is not known of any.
+        shown: (rows,) number of the picture that the bundle has a thumbnail of; None if it does not say.
     """
 
     patches: Patches
@@ -58,8 +59,8 @@ class PatchIndex:
         return self.patches[row, : self.counts[row]].reshape(-1, self.patches.shape[-1])
 
     def of_picture(self, row: int) -> Patches | None:
-        """Returns the (P, d) patches of the picture that the bundle shows of a SKU, None if it has none."""
-        if self.shown is None or self.shown[row] == NOT_SHOWN:
+        """Returns the (P, d) patches of the picture that is shown of a SKU, None if that is not known."""
+        if self.shown is None:
             return None
         found: Patches = self.patches[row, self.shown[row]]
         return found
@@ -71,22 +72,23 @@ class PatchIndex:
         sku_ids: pl.Series,
         tables: Iterable[pl.DataFrame],
         shape: tuple[int, int, int],
-        shown: pl.DataFrame | None = None,
+        shown: "ShownPictures | None" = None,
     ) -> "PatchIndex":
         """Writes the patches of an index, one table of a shard (`sku_id`, `patches`) in memory at a time.
 
         Args:
             sku_ids: of the rows of the index.
             shape: V, P and d.
-            shown: `sku_id` and `item_id` of the pictures that the bundle has; the tables have `item_id` then.
+            shown: where pictures are, so that one of each SKU can be shown; the tables have `item_id` then.
 
         Raises:
             UserError: a SKU has no patches.
         """
         most = shape[0]
-        counts, place_shown = np.zeros(len(sku_ids), np.uint8), np.full(len(sku_ids), NOT_SHOWN, np.uint8)
+        counts = np.zeros(len(sku_ids), np.uint8)
         found = open_memmap(directory / PATCHES_FILE, "w+", np.int8, (len(sku_ids), *shape))
         numbered = pl.DataFrame({"sku_id": sku_ids}).with_row_index("row")
+        kept: list[pl.DataFrame] = []
         for table in tables:
             known = table.with_columns(place=pl.int_range(pl.len()).over("sku_id"))
             known = known.filter(pl.col("place") < most).join(numbered, on="sku_id", maintain_order="left")
@@ -94,15 +96,47 @@ class PatchIndex:
             found[rows, places] = known["patches"].to_numpy().reshape(known.height, *shape[1:])
             np.add.at(counts, rows, 1)
             if shown is not None:
-                these = known.join(shown, on=["sku_id", "item_id"], how="semi")
-                place_shown[these["row"].to_numpy()] = these["place"].to_numpy()
+                kept.append(known.drop("patches"))
         found.flush()
         np.save(directory / COUNTS_FILE, counts)
-        if shown is not None:
-            np.save(directory / SHOWN_FILE, place_shown)
         if (missing := sku_ids.filter(counts == 0)).len():
             raise UserError(f"index: {missing.len()} SKUs have no patches, such as {missing[0]!r}")
-        return cls(found, counts, None if shown is None else place_shown)
+        return cls(found, counts, None if shown is None else shown.write(directory, pl.concat(kept)))
+
+
+@dataclass(frozen=True)
+class ShownPictures:
+    """Where the catalogue's pictures are, and which of them the bundle has thumbnails of.
+
+    Attributes:
+        images: `sku_id`, `item_id`, `image` (relative to the data root) and `is_shown` of each.
+        side: of thumbnails, pixels.
+        find: maps a path relative to the data root to a local path.
+    """
+
+    images: pl.DataFrame
+    side: int
+    find: Callable[[str], Path]
+
+    def write(self, directory: Path, kept: pl.DataFrame) -> NDArray[np.uint8]:
+        """Chooses the picture of each row that is explained: that of its thumbnail, else the first.
+
+        Writes the choice, and thumbnails of those that have none.
+
+        Args:
+            kept: `sku_id`, `item_id`, `row` and `place` of every picture whose patches are kept.
+        """
+        known = kept.join(self.images, on=["sku_id", "item_id"], how="left")
+        known = known.with_columns(pl.col("is_shown").fill_null(value=False))
+        best_first = known.sort("row", pl.col("is_shown").not_(), "place")
+        chosen = best_first.unique("row", keep="first", maintain_order=True)
+        shown: NDArray[np.uint8] = chosen["place"].cast(pl.UInt8).to_numpy()
+        np.save(directory / SHOWN_FILE, shown)
+        (directory / PICTURES_FOLDER).mkdir()
+        further = chosen.filter(~pl.col("is_shown") & pl.col("image").is_not_null())
+        names = further["sku_id"].to_list(), further["image"].to_list()
+        write_pictures(directory / PICTURES_FOLDER, *names, self.side, self.find)
+        return shown
 
 
 def save_look_twice(directory: Path, file: LookTwiceFile) -> None:

@@ -15,7 +15,7 @@ from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, 
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.measures.maxsim import maxsim
-from skufp_pipeline.query.engine import NO_PATCHES, OTHER_PICTURES, QueryEngine
+from skufp_pipeline.query.engine import NO_PATCHES, NOT_SHOWN, QueryEngine
 from skufp_pipeline.query.explain import ExplanationSettings, Pair, cell_box, find_pairs, seen
 from skufp_pipeline.query.explanation_picture import heated
 from skufp_pipeline.query.look_twice import LookTwice
@@ -99,7 +99,7 @@ def engine_of(seeing: PatchEncoder, folder: Path, shown: int | None = 0) -> Quer
         two[shown or 0].save(folder / f"{sku_id}.png")
     write_pictures(folder, SKUS, [f"{sku_id}.png" for sku_id in SKUS], 64, lambda name: folder / name)
     found = [seeing.view_patches(torch.stack([seeing.preprocess(one) for one in two])) for two in views]
-    places = np.full(len(SKUS), 255 if shown is None else shown, np.uint8)
+    places = None if shown is None else np.full(len(SKUS), shown, np.uint8)
     patches = PatchIndex(np.stack(found), np.full(len(SKUS), 2, np.uint8), places)
     rows = seeing.encoder.embed_images([two[0] for two in views])
     skus = pl.DataFrame({"sku_id": SKUS, "category_name": None, "title": None, "image": "x.jpg"})
@@ -140,10 +140,10 @@ def test_the_pictures_map_is_what_the_second_look_sees_in_it(seeing: PatchEncode
     assert found.left_out == ""
 
 
-def test_only_what_was_seen_of_the_shown_picture_is_explained(seeing: PatchEncoder, tmp_path: Path) -> None:
+def test_patches_of_an_unknown_picture_explain_nothing(seeing: PatchEncoder, tmp_path: Path) -> None:
     engine = engine_of(seeing, tmp_path, shown=None)
     found = engine.explain(quarters(1), "one")
-    assert (found.view_map, found.maxsim, found.pairs, found.left_out) == (None, None, [], OTHER_PICTURES)
+    assert (found.view_map, found.maxsim, found.pairs, found.left_out) == (None, None, [], NOT_SHOWN)
     assert found.view is not None
     assert found.picture().height > replace(found, left_out="").picture().height  # a line says why
 
