@@ -226,6 +226,8 @@ def _save_picture(
 def _save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", target: Path) -> None:
     if not answer.hits:
         raise UserError("--explain: no SKU was found, so there is nothing to explain")
+    if target.is_dir():
+        raise UserError(f"--explain {target}: it is a folder; expected a file to write")
     picture = engine.explain(photo, answer.hits[0].sku_id).picture()
     temporary = target.with_name(f".{target.name}.partial")
     try:
