@@ -7,7 +7,8 @@
   patch of the photo. The mean is the MaxSim of the second look (`measures.maxsim`).
 - `pairs`: places that tell the SKU from the runner-up. A patch of the picture is paired with its most similar
   patch of the photo; pairs are ordered by how far their similarity exceeds what any patch of the runner-up
-  reaches there, or by plain similarity if there is no runner-up. A place is in one pair at most.
+  reaches there, or by plain similarity if there is no runner-up. A place is in one pair at most; patches that
+  are found worse than the mean patch are in none.
 
 All of it is of the photo as it is, without what the query policy may do to it.
 """
@@ -177,6 +178,7 @@ def find_pairs(
     """
     places = similar.argmax(axis=1)
     values = similar.max(axis=1)
+    least = values.mean() - 1e-9  # equal ones are all in
     leads = values if rivals is None else values - rivals.max(axis=0)[places]
     pairs: list[Pair] = []
     taken: set[int] = set()
@@ -186,7 +188,7 @@ def find_pairs(
         boxes = [cell_box(cell, side, *one) for cell, side, one in zip(cells, sides, shown, strict=True)]
         if len(pairs) == count:
             break
-        if place in taken or boxes[0] is None or boxes[1] is None:
+        if place in taken or values[number] < least or boxes[0] is None or boxes[1] is None:
             continue
         taken.add(place)
         lead = None if rivals is None else float(leads[number])

@@ -116,8 +116,8 @@ def _draw_pairs(
         pairs.append((COLOURS[number % len(COLOURS)], *boxes))
     for colour, start, end in pairs:
         line = (start[2], (start[1] + start[3]) / 2, end[0], (end[1] + end[3]) / 2)
-        pen.line(line, fill=PAPER, width=4)
-        pen.line(line, fill=colour, width=2)
+        pen.line(line, fill=PAPER, width=5)
+        pen.line(line, fill=colour, width=3)
     for number, (colour, start, end) in enumerate(pairs):
         for box in (start, end):
             pen.rectangle(box, outline=PAPER, width=4)

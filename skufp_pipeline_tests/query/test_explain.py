@@ -31,34 +31,30 @@ SHOWN = (WHOLE, WHOLE)
 
 
 def test_the_right_places_are_paired() -> None:
-    similar = np.array(
-        [[0.1, 0.2, 0.3, 0.95], [0.1, 0.9, 0.2, 0.1], [0.2, 0.1, 0.1, 0.9], [0.5, 0.1, 0.1, 0.1]]
-    )
+    similar = np.array([[0.1, 0.2, 0.3, 0.95], [0.1, 0.9, 0, 0.1], [0.2, 0, 0.1, 0.92], [0.8, 0.1, 0, 0.1]])
     pairs = find_pairs(similar, None, (2, 2), SHOWN, 5)
     assert pairs == [
         Pair((1, 1), (0, 0), (10, 10, 20, 20), (0, 0, 10, 10), 0.95, None),
         Pair((0, 1), (0, 1), (10, 0, 20, 10), (10, 0, 20, 10), 0.9, None),
-        Pair((0, 0), (1, 1), (0, 0, 10, 10), (10, 10, 20, 20), 0.5, None),  # (1, 0) would pair (1, 1) again
-    ]
+    ]  # (1, 0) would have the place of (1, 1) again; (1, 1) is found worse than the mean, 0.8925
     assert find_pairs(similar, None, (2, 2), SHOWN, 1) == pairs[:1]
     assert find_pairs(similar, None, (2, 2), SHOWN, 0) == []
+    alike = find_pairs(np.eye(4) * 0.7, None, (2, 2), SHOWN, 5)
+    assert [pair.view_cell for pair in alike] == [(0, 0), (0, 1), (1, 0), (1, 1)]
 
 
 def test_what_the_runner_up_has_too_comes_last() -> None:
-    similar = np.array([[0.95, 0, 0, 0], [0, 0.8, 0, 0], [0, 0, 0.7, 0], [0, 0, 0, 0.6]])
-    rivals = np.array([[0.95, 0.1, 0.2, 0.5]])  # as good as the first
+    similar = np.array([[0.95, 0, 0, 0], [0, 0.8, 0, 0], [0, 0, 0.85, 0], [0, 0, 0, 0.4]])
+    rivals = np.array([[0.95, 0.1, 0.2, 0], [0, 0, 0.7, 0]])  # as good as the first; near the third
     pairs = find_pairs(similar, rivals, (2, 2), SHOWN, 4)
-    assert [pair.view_cell for pair in pairs] == [(0, 1), (1, 0), (1, 1), (0, 0)]
-    assert [pair.lead for pair in pairs] == pytest.approx([0.7, 0.5, 0.1, 0])
-    assert [pair.similarity for pair in pairs] == pytest.approx([0.8, 0.7, 0.6, 0.95])
+    assert [pair.view_cell for pair in pairs] == [(0, 1), (1, 0), (0, 0)]
+    assert [pair.lead for pair in pairs] == pytest.approx([0.7, 0.15, 0])
+    assert [pair.similarity for pair in pairs] == pytest.approx([0.8, 0.85, 0.95])
 
 
 def test_padding_is_in_no_pair() -> None:
-    wide = (
-        seen((20, 6), "longest"),
-        (20, 6),
-    )  # the encoder sees 20 x 20 pixels: 7 of padding, 6, 7 of padding
-    pairs = find_pairs(np.diag(np.linspace(0.9, 0.5, 9)), None, (3, 3), (wide, wide), 9)
+    wide = (seen((20, 6), "longest"), (20, 6))  # 7 pixels of padding, 6 of the picture, 7 of padding
+    pairs = find_pairs(np.eye(9), None, (3, 3), (wide, wide), 9)
     assert [pair.photo_cell for pair in pairs] == [(1, 0), (1, 1), (1, 2)]
     assert [pair.photo_box for pair in pairs] == [(0, 0, 7, 6), (7, 0, 13, 6), (13, 0, 20, 6)]
 
