@@ -197,11 +197,7 @@ def find_pairs(
 
 
 def seen(size: tuple[int, int], mode: str) -> tuple[float, float, float, float]:
-    """What an encoder with this `resize_mode` sees of a picture (width, height), as `Explanation` has it.
-
-    >>> seen((30, 20), "shortest"), seen((30, 20), "longest")
-    ((5.0, 0.0, 25.0, 20.0), (0.0, -5.0, 30.0, 25.0))
-    """
+    """What an encoder with this `resize_mode` sees of a picture (width, height), as `Explanation` has it."""
     width, height = size
     if mode == "squash":
         return 0.0, 0.0, float(width), float(height)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from skufp_pipeline.encoders.clip import create_encoder
+from skufp_pipeline.encoders.clip import Encoder, create_encoder
+from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMaps, maps_of
-from skufp_pipeline.encoders.settings import LookTwiceSettings
+from skufp_pipeline.encoders.settings import LookTwiceSettings, QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.measures.maxsim import maxsim
 from skufp_pipeline.query.engine import NO_PATCHES, NOT_SHOWN, QueryEngine
@@ -22,7 +23,9 @@ from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.patches import PatchIndex
 from skufp_pipeline.search.pictures import load_pictures, write_pictures
+from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline_tests.encoders.examples import TIMM_VISION, VIT_VISION, noise, picture, write_model
+from skufp_pipeline_tests.search.conftest import publish_encoder, publish_image_encoder, publish_index
 
 CPU = torch.device("cpu")
 SKUS = ["one", "two", "three"]
@@ -114,6 +117,21 @@ def test_the_photos_map_sums_to_the_engines_own_score(seeing: PatchEncoder, tmp_
         assert found.photo_map.sum() == pytest.approx(hit.score, abs=1e-5)
         assert found.cosine == pytest.approx(hit.score, abs=1e-5)
         assert found.photo.size == (70, 50)
+
+
+def test_photos_that_are_encoded_by_onnx_are_explained_by_the_pytorch_tower(
+    store: ArtifactStore, index: FingerprintIndex, encoder: Encoder
+) -> None:
+    clip = publish_encoder(store, encoder)
+    publish_index(store, index, "one", clip=clip)
+    publish_image_encoder(store, encoder, clip)
+    engine = QueryEngine.open(store, CPU, QueryEncoderSettings(threads=1))
+    assert isinstance(engine.image_encoder, OnnxImageEncoder)
+    found = engine.explain(noise(4), "lime")
+    assert found.photo_map.sum() == pytest.approx(found.cosine, abs=1e-5)
+    assert found.cosine == pytest.approx(
+        encoder.embed_images([noise(4)])[0] @ index.fingerprints[1], abs=1e-5
+    )
 
 
 def test_the_pictures_map_is_what_the_second_look_sees_in_it(seeing: PatchEncoder, tmp_path: Path) -> None:
