@@ -101,7 +101,7 @@ def measure_latency(preset: Preset, store: ArtifactStore, photos: list[Path]) ->
     uses: tuple[UsePolicy, ...] = ("off", "on")
     for use in uses if photos else ():
         engine = QueryEngine.open(store, torch.device("cpu"), preset.query_encoder, use)
-        answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]
+        answers = [engine.search_image(photo, 10, region="whole") for photo in [photos[0], *photos]][1:]
         stages = {stage for answer in answers for stage in answer.milliseconds}
         samples = {
             stage: [a.milliseconds[stage] for a in answers if stage in a.milliseconds]

@@ -8,6 +8,7 @@ import dagster as dg
 from skufp_pipeline.assets import (
     baselines,
     catalog,
+    detection,
     encoder,
     evaluation,
     fingerprints,
@@ -34,6 +35,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     fingerprints.group,
     policy.group,
     look_twice.group,
+    detection.group,
     index.group,
     evaluation.group,
 )

@@ -11,6 +11,7 @@ import pytest
 from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.definitions import defs as loaded_by_dagster
+from skufp_pipeline.detection.settings import DetectorSettings
 from skufp_pipeline.presets import BaselineSettings, Preset, load_preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import OWNERS
@@ -77,9 +78,21 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
             "fingerprints",
             "image_encoder_onnx",
             "vla_checkpoint",
+            "look_twice_checkpoint",
+            "sku_patches",
         },
     ),
-    "image_encoder_onnx": ("index", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
+    "image_encoder_onnx": (
+        "index",
+        None,
+        {"sku_crops", "clip_checkpoint", "clip_embeddings", "look_twice_checkpoint"},
+    ),
+    "look_twice_checkpoint": ("query", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
+    "sku_patches": (
+        "query",
+        SHARDS,
+        {"sku_crops", "clip_checkpoint", "clip_embeddings", "look_twice_checkpoint"},
+    ),
     "retrieval_report": (
         "evaluation",
         None,
@@ -117,6 +130,18 @@ PRETRAINED_ASSETS = {
     ),
     "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], "frozen_clip_embeddings"}),
 }
+_QUERY_MODELS = {"detector_checkpoint", "detector_onnx"}
+# With a detector that the graph trains: it is kept with the index.
+DETECTOR_ASSETS = {
+    "detector_checkpoint": ("query", None, {"raw_dataset", "annotations", "sku_crops"}),
+    "detector_onnx": ("query", None, {"raw_dataset", "annotations", "detector_checkpoint"}),
+    "detection_report": (
+        "query",
+        None,
+        {"raw_dataset", "annotations", "clip_checkpoint", "fingerprints", *_QUERY_MODELS},
+    ),
+    "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
+}
 GPU_ASSETS = {
     "clip_checkpoint",
     "clip_embeddings",
@@ -130,6 +155,8 @@ GPU_ASSETS = {
     "generated_view_embeddings",
     "vla_labels",
     "policy_report",
+    "look_twice_checkpoint",
+    "sku_patches",
 }
 
 # asset:check, and whether it stops what comes after
@@ -151,6 +178,7 @@ CHECKS = {
     "fingerprint_checkpoint:no_evaluation_query_used": True,
     "fingerprints:no_evaluation_query_used": True,
     "vla_checkpoint:no_evaluation_query_used": True,
+    "look_twice_checkpoint:no_evaluation_query_used": True,
     "policy_report:policy_does_no_harm": False,
     "policy_report:policy_helps_degraded_photos": False,
     "search_index:index_is_exact": True,
@@ -160,6 +188,7 @@ CHECKS = {
     "image_encoder_onnx:parity_holds": True,
     "image_encoder_onnx:no_evaluation_query_used": True,
     "retrieval_report:generated_views_do_no_harm": False,
+    "retrieval_report:absent_products_are_told": False,
     "retrieval_report:encoder_recall_in_range": False,
     "retrieval_report:fingerprint_beats_mean_sku": False,
     "retrieval_report:search_latency_within_budget": False,
@@ -169,6 +198,13 @@ CHECKS = {
 @pytest.fixture(params=["ci", "df2"])
 def preset(request: pytest.FixtureRequest) -> Preset:
     return load_preset(request.param)
+
+
+DETECTOR_CHECKS = {
+    "detection_report:detector_finds_items": False,
+    "detector_checkpoint:no_evaluation_query_used": True,
+}
+CI_ASSETS, CI_CHECKS = {**ASSETS, **DETECTOR_ASSETS}, {**CHECKS, **DETECTOR_CHECKS}
 
 
 def asset_definitions(preset: Preset) -> dict[str, dg.AssetsDefinition]:
@@ -198,7 +234,8 @@ def test_assets_groups_partitions_and_dependencies_are_those_of_the_table(preset
         )
         for name, asset in asset_definitions(preset).items()
     }
-    assert found == (PRETRAINED_ASSETS if preset.encoder.is_pretrained else ASSETS)
+    expected = PRETRAINED_ASSETS if preset.encoder.is_pretrained else ASSETS
+    assert found == ({**expected, **DETECTOR_ASSETS} if preset.detector else expected)
 
 
 def test_every_sharded_asset_has_one_partition_a_shard(preset: Preset) -> None:
@@ -264,7 +301,7 @@ def test_without_a_reid_network_in_the_preset_there_is_no_such_group(preset: Pre
 
 @pytest.mark.parametrize("name", ["ci", "df2"])
 def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> None:
-    without = load_preset(name).model_copy(update={"policy": None})
+    without = load_preset(name).model_copy(update={"policy": None, "detector": None})
     dg.Definitions.validate_loadable(build_defs(without))
     assets = asset_definitions(without)
     assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"policy"})
@@ -272,11 +309,37 @@ def test_without_a_policy_in_the_preset_there_is_no_such_stage(name: str) -> Non
     assert needed == ASSETS["search_index"][2] - {"vla_checkpoint"}
 
 
+def test_without_a_detector_in_the_preset_there_is_no_such_stage() -> None:
+    without = asset_definitions(load_preset("ci").model_copy(update={"detector": None}))
+    assert not {*without} & {"detector_checkpoint", "detector_onnx", "detection_report"}
+    needed = {dep.asset_key.to_user_string() for dep in spec(without["search_index"]).deps}
+    assert needed == ASSETS["search_index"][2]
+
+
+@pytest.mark.parametrize("name", ["ci", "df2"])
+def test_without_a_second_look_in_the_preset_there_is_no_such_stage(name: str) -> None:
+    without = load_preset(name).model_copy(update={"look_twice": None, "detector": None})
+    dg.Definitions.validate_loadable(build_defs(without))
+    assets = asset_definitions(without)
+    assert {spec(asset).group_name for asset in assets.values()}.isdisjoint({"query"})
+    for asset in ("search_index", "image_encoder_onnx"):
+        needed = {dep.asset_key.to_user_string() for dep in spec(assets[asset]).deps}
+        assert needed == ASSETS[asset][2] - {"look_twice_checkpoint", "sku_patches"}
+
+
+def test_a_detector_of_a_library_needs_no_photos() -> None:
+    preset = load_preset("ci")
+    changed = preset.model_copy(update={"detector": DetectorSettings(model="some/model")})
+    dg.Definitions.validate_loadable(build_defs(changed))
+    assert not list(spec(asset_definitions(changed)["detector_checkpoint"]).deps)
+
+
 def test_checks_are_those_of_the_table(preset: Preset) -> None:
     expected = dict(CHECKS)
     if preset.encoder.is_pretrained:
         expected["frozen_clip_embeddings:embeddings_sound"] = True
         expected["frozen_clip_checkpoint:no_evaluation_query_used"] = True
+    expected |= DETECTOR_CHECKS if preset.detector else {}
     specs = [spec for definition in check_definitions(preset) for spec in definition.check_specs]
     found = {f"{s.asset_key.to_user_string()}:{s.name}": s.blocking for s in specs}
     assert found == expected

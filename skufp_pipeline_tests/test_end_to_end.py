@@ -37,7 +37,7 @@ from .graphs import (
     run_asset,
     write_preset,
 )
-from .test_definitions import ASSETS, CHECKS, SHARDS
+from .test_definitions import CI_ASSETS, CI_CHECKS, SHARDS
 
 TRAINED = [
     name
@@ -76,7 +76,7 @@ def used_queries(graph: Graph, asset: str) -> pl.DataFrame:
 
 def test_every_asset_is_materialized_in_every_partition(graph: Graph, instance: dg.DagsterInstance) -> None:
     keys = {f"shard_{shard:04d}" for shard in range(graph.preset.shards)}
-    for name, (_, partitions, _) in ASSETS.items():
+    for name, (_, partitions, _) in CI_ASSETS.items():
         records = instance.fetch_materializations(dg.AssetKey(name), limit=100).records
         assert {record.partition_key for record in records} == (keys if partitions == SHARDS else {None})
         assert len(records) == (len(keys) if partitions == SHARDS else 1), name
@@ -94,8 +94,8 @@ def test_every_check_ran_and_is_recorded_and_those_that_block_passed(
             found.setdefault(f"{check.asset_key.to_user_string()}:{check.check_name}", set()).add(
                 check.passed
             )
-    assert set(found) == set(CHECKS)
-    assert all(found[name] == {True} for name, blocks in CHECKS.items() if blocks)
+    assert set(found) == set(CI_CHECKS)
+    assert all(found[name] == {True} for name, blocks in CI_CHECKS.items() if blocks)
 
 
 def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterInstance) -> None:
@@ -104,7 +104,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         assert record.asset_materialization is not None
         return {key: value.value for key, value in record.asset_materialization.metadata.items()}
 
-    for name in ASSETS:
+    for name in CI_ASSETS:
         assert told(name)["computed"] == 1
         assert Path(str(told(name)["path"])).is_dir()
     for name in ("annotations", "sku_crops", "image_text", "clip_embeddings", "fingerprints", "search_index"):
@@ -124,6 +124,8 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         ("generated_views", "contact_sheet"),
         ("vla_checkpoint", "curve"),
         ("policy_report", "before_and_after"),
+        ("detector_checkpoint", "curve"),
+        ("detection_report", "boxes"),
     ):
         assert ";base64," in told(name)[shown]
     assert told("annotations")["items_by_role"].split()[1:8:2] == ["split", "domain", "role", "rows"]

@@ -27,6 +27,7 @@ ROOMS = (
     "measures",
     "training",
     "encoders",
+    "detection",
     "views",
     "fingerprint",
     "policy",

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from .graphs import REPOSITORY, Graph, environment
-from .test_definitions import ASSETS, CHECKS
+from .test_definitions import CI_ASSETS, CI_CHECKS
 
 STARTS_WITHIN = 120.0  # seconds
 
@@ -81,7 +81,7 @@ def test_the_ui_shows_every_asset_with_its_group_and_last_materialization(url: s
     )
     nodes = {node["assetKey"]["path"][-1]: node for node in found["assetNodes"]}
     assert {name: node["groupName"] for name, node in nodes.items()} == {
-        name: group for name, (group, _, _) in ASSETS.items()
+        name: group for name, (group, _, _) in CI_ASSETS.items()
     }
     for node in nodes.values():
         assert node["isMaterializable"]
@@ -119,10 +119,10 @@ def test_the_ui_shows_every_check_with_its_last_result(url: str) -> None:
         for node in found["assetNodes"]
         for check in node["assetChecksOrError"].get("checks", [])
     }
-    assert {name: check["blocking"] for name, check in checks.items()} == CHECKS
+    assert {name: check["blocking"] for name, check in checks.items()} == CI_CHECKS
     for name, check in checks.items():
         status = check["executionForLatestMaterialization"]["status"]
-        assert status == "SUCCEEDED" or (status == "FAILED" and not CHECKS[name])
+        assert status == "SUCCEEDED" or (status == "FAILED" and not CI_CHECKS[name])
 
 
 def test_the_ui_offers_a_job_for_every_stage(url: str) -> None:

@@ -214,10 +214,18 @@ class Patches(Reader):
     def photos(self) -> pl.DataFrame:
         return self.frame("photos")
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """V, P and d: pictures of a SKU, patches of a picture, dimensions of a patch."""
+        most, patches, dimension = self.summary["shape"]
+        return most, patches, dimension
+
     @staticmethod
-    def write(directory: Path, views: pl.DataFrame, photos: pl.DataFrame) -> dict:
+    def write(
+        directory: Path, views: pl.DataFrame, photos: pl.DataFrame, shape: tuple[int, int, int]
+    ) -> dict:
         write_frames(directory, views=views, photos=photos)
-        return {"views": views.height, "photos": photos.height}
+        return {"views": views.height, "photos": photos.height, "shape": list(shape)}
 
 
 class ViewFilters(Reader):
@@ -389,6 +397,44 @@ class PolicyReport(Reader):
         write_frames(directory, policy=arms, queries=queries, confusion=confusion)
         sheet.save(directory / SHEET, quality=85)
         return {"queries": queries["query_id"].n_unique()}
+
+
+class DetectorCheckpoint(UsesQueries, WithHistory):
+    """A detector in `detection.files`' format, with its learning curve."""
+
+    @staticmethod
+    def write(directory: Path, history: Sequence[Any], used: pl.DataFrame) -> None:
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+
+
+class DetectorExport(Reader):
+    """A detector for ONNX Runtime, in one folder."""
+
+
+class DetectionReport(Reader):
+    """The detector judged on photos with known boxes, and R@1 by the region that is searched for."""
+
+    def figures(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.json("detection")
+        return found
+
+    def regions(self) -> pl.DataFrame:
+        """Reads R@1 by setting and region, with the paired difference from the annotated box."""
+        return self.frame("regions")
+
+    @property
+    def sheet(self) -> Path:
+        return self.path / SHEET
+
+    @staticmethod
+    def write(
+        directory: Path, figures: Mapping[str, Any], regions: pl.DataFrame, photos: pl.DataFrame, sheet: Any
+    ) -> None:
+        """`photos` has a row per photo; `sheet` is a PIL image."""
+        write_json(directory, "detection", figures)
+        write_frames(directory, regions=regions, photos=photos)
+        sheet.save(directory / SHEET, quality=85)
 
 
 class ImageEncoder(UsesQueries):

@@ -57,6 +57,12 @@ VLA_LABELS = Stored("vla_labels", "tables/vla_labels", kinds.PolicyLabels, shard
 VLA_CHECKPOINT = Stored("vla_checkpoint", "checkpoints/vla", kinds.PolicyCheckpoint, trained=True)
 POLICY_REPORT = Stored("policy_report", "reports/policy", kinds.PolicyReport)
 
+DETECTOR_CHECKPOINT = Stored(
+    "detector_checkpoint", "checkpoints/detector", kinds.DetectorCheckpoint, trained=True
+)
+DETECTOR_ONNX = Stored("detector_onnx", "checkpoints/detector_onnx", kinds.DetectorExport, trained=True)
+DETECTION_REPORT = Stored("detection_report", "reports/detection", kinds.DetectionReport)
+
 IMAGE_ENCODER_ONNX = Stored(
     "image_encoder_onnx", "checkpoints/image_encoder_onnx", kinds.ImageEncoder, trained=True
 )

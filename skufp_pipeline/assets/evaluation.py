@@ -81,14 +81,9 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
         given = run.store, pick_device("cpu"), preset.query_encoder
         engine = QueryEngine.open(*given, use_policy="off", use_look_twice=False)
         whole = QueryEngine.open(*given)
-        plan = ReportPlan(
-            preset.name,
-            preset.evaluation,
-            preset.fingerprint,
-            preset.encoder.batch_size,
-            preset.seed,
-            {"inputs": run.recipe.inputs, "preset": preset.model_dump(mode="json")},
-        )
+        provenance = {"inputs": run.recipe.inputs, "preset": preset.model_dump(mode="json")}
+        settings = preset.evaluation, preset.fingerprint, preset.encoder.batch_size, preset.seed
+        plan = ReportPlan(preset.name, *settings, provenance)
         report = make_report(parts, plan, engine, whole, crop_of, device, directory, run.log)
         return {"headline": headline(report)}
 

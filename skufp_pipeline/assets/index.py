@@ -7,12 +7,14 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches
+from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches, Teachers
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    DETECTOR_CHECKPOINT,
+    DETECTOR_ONNX,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FIRST_INDEX,
@@ -24,9 +26,10 @@ from skufp_pipeline.artifacts.places import (
     SEARCH_INDEX,
     SKU_CROPS,
     SKU_PATCHES,
+    SYNTHETIC_EMBEDDINGS,
     VLA_CHECKPOINT,
 )
-from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
+from skufp_pipeline.artifacts.stored import Stored, left_out
 from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
@@ -36,6 +39,7 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.bundle import build_index, picture_paths
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
@@ -58,17 +62,23 @@ def group(preset: Preset) -> Group:
         make=search_index,
         stage=STAGE,
         kinds={"numpy", "parquet"},
-        code=("skufp_pipeline.search.bundle", "skufp_pipeline.search.judging"),
+        code=(
+            "skufp_pipeline.search.bundle",
+            "skufp_pipeline.search.judging",
+            *(["skufp_pipeline.query.confidence"] if preset.confidence else []),
+        ),
         config={
             "segment_rows": preset.index_segment_rows,
             "picture_side": preset.index_picture_side,
             "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
             **_look_twice_config(preset),
+            **({"confidence": preset.confidence.model_dump()} if preset.confidence else {}),
         },
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
             FINGERPRINT_CHECKPOINT, *_query_encoders(preset), *_patches(preset),
+            *((SYNTHETIC_EMBEDDINGS,) if preset.calibrates_on_synthetic else ()),
         ),
         check_specs=tuple(RELEASE_CHECKS),
         fresh_hours=preset.automation.index_fresh_hours,
@@ -149,10 +159,11 @@ def search_index(run: Run) -> dg.MaterializeResult:
     fingerprints, teachers = run.read(FINGERPRINTS), run.read(BEST_SHOT_TEACHERS)
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
     patches = [shard for stored in _patches(preset) for shard in run.read_all(stored)]
+    synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else []
     run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
-    referred: dict[str, Reader] = {**encoders, FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
-    references = {name: reader.digest for name, reader in referred.items()}
+    model = {FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
+    references = {name: reader.digest for name, reader in [*encoders.items(), *model.items()]}
 
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
@@ -160,22 +171,18 @@ def search_index(run: Run) -> dg.MaterializeResult:
         sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
         sizes["lexical"] = preset.search.lexical
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
-        size = {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
-        said = [f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off]
-        head = encoders.get(LOOK_TWICE_CHECKPOINT.name)
-        shown = teachers.table()
-        look = _write_look_twice(run, directory, index, embeddings, patches, shown, head) if head else {}
-        return {**size, **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
+        look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
+        judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence, photos)
+        said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
+        return {**_size(index), **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
     keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
     checks = judge(candidate.artifact, versions, _catalogue(items), preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
-    release: dict[str, Any] = {"version": version, "published": int(passed)}
-    release["pruned_versions"] = versions.publish(version, preset.kept_index_versions) if passed else 0
-    skus = FingerprintIndex.load(candidate.path).skus
-    release["skus_by_category"] = counts_table(skus, ["split", "category_name"])
-    return run.done(candidate, {**frame_metadata(skus), **release}, *checks)
+    pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
+    release = {"version": version, "published": int(passed), "pruned_versions": pruned}
+    return run.done(candidate, {**_shown(FingerprintIndex.load(candidate.path).skus), **release}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -210,9 +217,11 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
 
 def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
     """The results that turn queries into vectors; they are kept with each version of the index."""
-    exported = (IMAGE_ENCODER_ONNX,) if preset.query_encoder.engine == "onnx" else ()
+    by_onnx = preset.query_encoder.engine == "onnx"
+    exported = (IMAGE_ENCODER_ONNX,) if by_onnx else ()
     policy = (VLA_CHECKPOINT,) if preset.policy else ()
-    return (CLIP_CHECKPOINT, *exported, *policy, *_patch_head(preset))
+    detector = (DETECTOR_CHECKPOINT, *((DETECTOR_ONNX,) if by_onnx else ())) if preset.detector else ()
+    return (CLIP_CHECKPOINT, *exported, *policy, *_patch_head(preset), *detector)
 
 
 def _patch_head(preset: Preset) -> tuple[Stored[Any], ...]:
@@ -237,30 +246,56 @@ def _write_look_twice(
     index: FingerprintIndex,
     shards: Sequence[Embeddings],
     patches: Sequence[Patches],
-    teachers: pl.DataFrame,
-    head: Reader,
-) -> dict[str, Any]:
-    """Adds the patches to a bundle, with what MaxSim weighs; returns their part of the summary."""
-    from skufp_pipeline.encoders.patches import PatchHead
+    teachers: Teachers,
+) -> tuple[dict[str, Any], pl.DataFrame | None]:
+    """Adds the patches to a bundle, with what MaxSim weighs; returns their part of the summary, and the
+    patches of development photos."""
+    settings, side = run.preset.look_twice, run.preset.index_picture_side
+    if settings is None or any(shard.off for shard in patches):
+        return {}, None
     from skufp_pipeline.query.look_twice import write_look_twice
 
-    settings = run.preset.look_twice
-    if settings is None or head.off:
-        return {}
-    grid = PatchHead.load(head.path).grid
     photos = pl.concat([shard.photos() for shard in patches])
-    images = EmbeddingTables.images_of(shards)
     views = (shard.views() for shard in patches)
-    side = run.preset.index_picture_side
-    listed = picture_paths(index.skus, teachers, images.filter(pl.col("role") == GALLERY))
+    images = EmbeddingTables.images_of(shards)
+    listed = picture_paths(index.skus, teachers.table(), images.filter(pl.col("role") == GALLERY))
     shown = None if side is None else ShownPictures(listed, side, run.store.local_path)
-    return write_look_twice(directory, index, views, photos, images, grid, settings, shown)
+    parts = directory, index, views, photos, images, patches[0].shape, settings, shown
+    return write_look_twice(*parts), photos
 
 
 def _catalogue(items: Annotations) -> set[str]:
     """The SKUs that the index should hold."""
     table = items.items()
     return {*table.filter(table["role"] == GALLERY)["sku_id"], *lost_skus(table, items.skipped())}
+
+
+def _write_confidence(
+    directory: Path,
+    index: FingerprintIndex,
+    shards: Sequence[Embeddings],
+    synthetic: Sequence[Embeddings],
+    settings: ConfidenceSettings | None,
+    patches: pl.DataFrame | None,
+) -> str | None:
+    """Writes the calibration of the verdicts, if they are asked for; returns why there are none, if so."""
+    if settings is None:
+        return None
+    from skufp_pipeline.query.confidence import NoVerdicts, calibrated, second_looks, write_confidence
+
+    tables = EmbeddingTables.images_of(shards), EmbeddingTables.images_of(synthetic) if synthetic else None
+    seen = second_looks(directory, index, patches)
+    confidence = calibrated(index, *tables, settings, seen)
+    write_confidence(directory, confidence)
+    return confidence.off if isinstance(confidence, NoVerdicts) else None
+
+
+def _shown(skus: pl.DataFrame) -> dict[str, Any]:
+    return {**frame_metadata(skus), "skus_by_category": counts_table(skus, ["split", "category_name"])}
+
+
+def _size(index: FingerprintIndex) -> dict[str, int]:
+    return {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
 
 
 def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:

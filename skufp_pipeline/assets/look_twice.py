@@ -1,4 +1,4 @@
-"""Group `look_twice`: patches for the second look at the best SKUs, and the projection that makes them."""
+"""Group `query`: patches for the second look at the best SKUs, and the projection that makes them."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from skufp_pipeline.artifacts.places import (
     LOOK_TWICE_CHECKPOINT,
     SKU_CROPS,
     SKU_PATCHES,
+    SYNTHETIC_EMBEDDINGS,
+    SYNTHETIC_PHOTOS,
 )
 from skufp_pipeline.artifacts.stored import Stored, left_out, write_frames, write_json
 from skufp_pipeline.checks.leaks import no_leaks
@@ -32,16 +34,17 @@ def group(preset: Preset) -> Group:
     """The steps of this group; none if the preset has no `look_twice`."""
     settings = preset.look_twice
     if settings is None:
-        return Group.of("look_twice", preset, [])
+        return Group.of("query", preset, [])
     needs = preset.compute.network_needs
     towers = (CLIP_CHECKPOINT, *_view_tower(preset))
+    synthetic = (SYNTHETIC_PHOTOS, SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else ()
     training = settings.model_dump(
         mode="json", exclude={"top", "weight", "weights", "usual_weight", "least_photos"}
     )
     checkpoint = Step(
         stored=LOOK_TWICE_CHECKPOINT,
         make=look_twice_checkpoint,
-        stage="look_twice",
+        stage="train_look_twice",
         kinds={"pytorch", "safetensors"},
         code=(ENCODERS + "late_interaction", ENCODERS + "patch_tables"),
         config={
@@ -55,14 +58,14 @@ def group(preset: Preset) -> Group:
     patches = Step(
         stored=SKU_PATCHES,
         make=sku_patches,
-        stage="sku_patches",
+        stage="make_patches",
         kinds={"pytorch", "parquet"},
         code=(ENCODERS + "patch_tables",),
         config={"batch_size": preset.encoder.batch_size},
         needs=needs,
-        deps=(SKU_CROPS, CLIP_EMBEDDINGS, LOOK_TWICE_CHECKPOINT, *towers),
+        deps=(SKU_CROPS, CLIP_EMBEDDINGS, LOOK_TWICE_CHECKPOINT, *towers, *synthetic),
     )
-    return Group.of("look_twice", preset, [checkpoint, patches], no_leaks)
+    return Group.of("query", preset, [checkpoint, patches], no_leaks)
 
 
 def look_twice_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -103,6 +106,9 @@ def sku_patches(run: Run) -> dg.MaterializeResult:
     checkpoint, crops = run.read(LOOK_TWICE_CHECKPOINT), run.read(SKU_CROPS)
     towers = [run.read(stored) for stored in (CLIP_CHECKPOINT, *_view_tower(run.preset))]
     images = with_paths(run.read(CLIP_EMBEDDINGS).images(), crops.path)
+    if run.preset.calibrates_on_synthetic:
+        rendered = with_paths(run.read(SYNTHETIC_EMBEDDINGS).images(), run.read(SYNTHETIC_PHOTOS).path)
+        images = pl.concat([images, rendered.select(images.columns)])
 
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.encoders.patch_tables import patch_tables
@@ -111,7 +117,8 @@ def sku_patches(run: Run) -> dg.MaterializeResult:
         head = PatchHead.load(checkpoint.needed().path)
         encoders = [PatchEncoder(run.models.load_encoder(tower.folder), head) for tower in towers]
         batches = run.preset.encoder.batch_size, run.progress("patches")
-        return Patches.write(directory, *patch_tables(encoders[-1], encoders[0], images, *batches))
+        tables = patch_tables(encoders[-1], encoders[0], images, *batches)
+        return Patches.write(directory, *tables, (head.grid.views, head.grid.patches, head.grid.dimension))
 
     result = run.produce_or_off(SKU_PATCHES, build)
     return run.done(result, {} if result.off else frame_metadata(result.views().drop("patches")))

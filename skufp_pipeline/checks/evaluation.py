@@ -93,8 +93,31 @@ def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
             metadata={"gain": _gains(gains)},
         )
 
+    @dg.asset_check(
+        asset=RETRIEVAL_REPORT.name,
+        description="Photos of absent products get the verdict none, and few of those of present products "
+        "do, by what the preset asks for.",
+        **resources,
+    )
+    def absent_products_are_told(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
+        report = _report(artifacts)
+        if report.verdicts is None or report.judged_on == SYNTHETIC_PHOTOS:
+            reason = report.not_measured.get("verdicts", "no verdict on a customer's photo was judged")
+            return _unmeasured(reason)
+        judged = report.verdicts.settings
+        found = judged.get("seen+zero") or next(iter(judged.values()))
+        told, rejected = found.absent["none"].share, found.present["none"].share
+        least, most = thresholds.absent_told, thresholds.present_rejected
+        return dg.AssetCheckResult(
+            passed=(least is None or told >= least) and (most is None or rejected <= most),
+            metadata={
+                "absent_told": told, "least": str(least), "present_rejected": rejected, "most": str(most)
+            },
+        )  # fmt: skip
+
     return [
         *([generated_views_do_no_harm] if preset.views else []),
+        *([absent_products_are_told] if preset.confidence else []),
         encoder_recall_in_range,
         fingerprint_beats_mean_sku,
         search_latency_within_budget,

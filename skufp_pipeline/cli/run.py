@@ -62,7 +62,7 @@ def demo(name: str | None) -> None:
     for title, answer in (
         (
             f"A{kind} photo no model was trained on ({photo.name} of {photo.parent.name}):",
-            engine.search_image(photo, 5),
+            engine.search_image(photo, 5, region="whole"),  # a crop
         ),
         (f'A sentence: "{text}"', engine.search_text(text, 5)),
     ):

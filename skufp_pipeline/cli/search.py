@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from skufp_pipeline.query.answers import Answer
+    from skufp_pipeline.query.combine import Wish
     from skufp_pipeline.query.engine import QueryEngine, UsePolicy
+    from skufp_pipeline.query.regions import RegionChoice
     from skufp_pipeline.search.index import FingerprintIndex
     from skufp_pipeline.search.rows import Rows
 
@@ -31,12 +33,37 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 
 @click.command()
 @preset_option
-@click.option("--image", type=click.Path(path_type=Path), help="A photo.")
+@click.option(
+    "--image",
+    "images",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="A photo; of one item, repeatable.",
+)
+@click.option(
+    "--image-weight", "image_weights", type=float, multiple=True, help="How much each photo counts."
+)
+@click.option("--item", type=int, metavar="N", help="The Nth item that the detector finds in the photo.")
+@click.option("--box", metavar="X1,Y1,X2,Y2", help="This part of the photo, in pixels of the upright photo.")
+@click.option(
+    "--whole", is_flag=True, help="The whole photo; without --item, --box or this the item that answers best."
+)
 @click.option("--text", help="A few words.")
 @click.option(
     "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
 )
-@click.option("--like", metavar="SKU_ID", help="A SKU of the index: what is most like it.")
+@click.option("--not", "avoided", multiple=True, metavar="WORDS", help="Words that push away; repeatable.")
+@click.option("--not-weight", type=float, default=0.5, show_default=True, help="How far they push.")
+@click.option(
+    "--like",
+    "liked",
+    multiple=True,
+    metavar="SKU_ID",
+    help="A SKU of the index: what is like it; repeatable.",
+)
+@click.option(
+    "--unlike", "disliked", multiple=True, metavar="SKU_ID", help="A SKU to stay away from; repeatable."
+)
 @click.option(
     "--where",
     multiple=True,
@@ -58,6 +85,12 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.option(
     "--words/--no-words", default=True, help="Whether exact words, names and codes of the text count as such."
 )
+@click.option(
+    "--facets",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Count category, colour, pattern and the catalogue's columns of few values over the N best answers.",
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -71,10 +104,18 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @user_errors
 def search(
     name: str | None,
-    image: Path | None,
+    images: tuple[Path, ...],
+    image_weights: tuple[float, ...],
+    item: int | None,
+    box: str | None,
+    whole: bool,
     text: str | None,
     text_weight: float | None,
-    like: str | None,
+    avoided: tuple[str, ...],
+    not_weight: float,
+    liked: tuple[str, ...],
+    disliked: tuple[str, ...],
+    facets: int | None,
     where: tuple[str, ...],
     within: Path | None,
     policy: "UsePolicy",
@@ -85,71 +126,114 @@ def search(
     explain: Path | None,
     index: str,
 ) -> None:
-    """Find the SKUs that match a photo, a sentence, both together or another SKU, best first.
+    """Find the SKUs that match photos, a sentence, other SKUs or all together, best first.
 
     Several --where values for one column are alternatives; each column and each range narrows the search.
     """
-    query = _Query(image, text, text_weight, like)
-    if explain is not None and image is None:
-        raise UserError("--explain says why a SKU is like a photo: give --image FILE with it")
+    if text_weight is not None and (not images or text is None):
+        raise UserError("--text-weight needs both --image and --text")
+    from skufp_pipeline.query.combine import Wish
+
+    wish = Wish(
+        images,
+        image_weights or None,
+        text,
+        0.5 if text_weight is None else text_weight,
+        avoided,
+        not_weight,
+        [unicodedata.normalize("NFC", sku_id) for sku_id in liked],
+        [unicodedata.normalize("NFC", sku_id) for sku_id in disliked],
+    )
+    if explain is not None and len(images) != 1:
+        raise UserError("--explain says why a SKU is like a photo: give one --image FILE with it")
+    region = _region(images, item, box, whole)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
-    answer = query.ask(engine, top, _rows_to_search(engine.index, where, within))
-    if explain is not None and image is not None:
-        _save_explanation(answer, image, engine, explain)
+    answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets, region)
+    if explain is not None:
+        _save_explanation(answer, images[0], engine, explain)
     if as_json:
         found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        found |= {} if answer.facets is None else {"facets": answer.facets}
+        judged = {"confidence": answer.confidence, "verdict": answer.verdict, "no_verdict": answer.no_verdict}
+        found |= {name: value for name, value in judged.items() if value is not None}
+        found |= {"action": answer.action, "box": answer.box, "item": answer.item}
+        found["items"] = [asdict(each) for each in answer.items]
         found |= {} if explain is None else {"explained": str(explain)}
-        click.echo(json.dumps({**found, "action": answer.action}, indent=1, default=str))  # str: dates
+        click.echo(json.dumps(found, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
     if save is not None:
-        _save_picture(answer, query.shown(engine), engine, save)
+        _save_picture(answer, _shown(wish, engine), engine, save)
+
+
+VERDICTS = {
+    "match": "a match: the first answer is right with a probability of {:.0%}",
+    "similar": "similar products: the first answer is right with a probability of {:.0%}",
+    "none": "probably not in this shop: the first answer is right with a probability of {:.0%}",
+}
 
 
 def print_answer(answer: "Answer") -> None:
+    if answer.verdict is not None:
+        click.echo(VERDICTS[answer.verdict].format(answer.confidence))
+    if answer.no_verdict is not None:
+        click.echo(answer.no_verdict)
     for hit in answer.hits:
         name = hit.title or hit.category_name or ""
         matched = f"  ({', '.join(hit.matched)})" if hit.matched else ""
         click.echo(f"{hit.rank:>3}  {hit.score:.4f}  {hit.sku_id:<24} {name:<24} {hit.image}{matched}")
+    for column, counts in (answer.facets or {}).items():
+        click.echo(f"     {column}: " + ", ".join(f"{value} {count}" for value, count in counts.items()))
+    for item in answer.items:
+        x1, y1, x2, y2 = item.box
+        mark, first = "*" if item.number == answer.item else " ", item.sku_id or "nothing"
+        score = "" if item.score is None else f" {item.score:.4f}"
+        click.echo(f"   {mark} item {item.number}: {item.label} at {x1},{y1},{x2},{y2}; first {first}{score}")
     spent = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in answer.milliseconds.items())
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
-class _Query:
-    """The query of `skufp search`: a photo, a text, both, or a SKU; raises UserError for other options."""
+def _shown(wish: "Wish", engine: "QueryEngine") -> "NDArray[np.uint8] | str":
+    """What the results picture shows of a query: its first photo, else its text, else the first liked SKU."""
+    import numpy as np
 
-    def __init__(
-        self, image: Path | None, text: str | None, text_weight: float | None, like: str | None
-    ) -> None:
-        if (like is None) == (image is None and text is None):
-            raise UserError('give --image FILE or --text "..." or both, or --like SKU_ID alone')
-        if text_weight is not None and (image is None or text is None):
-            raise UserError("--text-weight needs both --image and --text")
-        self.image, self.text = image, text
-        self.like = None if like is None else unicodedata.normalize("NFC", like)
-        self.text_weight = 0.5 if text_weight is None else text_weight
+    from skufp_pipeline.query.engine import read_photo
 
-    def ask(self, engine: "QueryEngine", top: int, within: "Rows | None") -> "Answer":
-        if self.like is not None:
-            return engine.search_like(self.like, top, within)
-        if self.image is None:
-            return engine.search_text(self.text or "", top, within)
-        if self.text is None:
-            return engine.search_image(self.image, top, within)
-        return engine.search_mixed(self.image, self.text, self.text_weight, top, within)
+    if wish.photos:
+        return np.asarray(read_photo(wish.photos[0]))
+    if wish.text is not None:
+        return wish.text
+    picture = engine.picture(wish.liked[0])
+    return wish.liked[0] if picture is None else np.asarray(read_photo(picture))
 
-    def shown(self, engine: "QueryEngine") -> "NDArray[np.uint8] | str":
-        """The query as the results picture shows it: pixels, or text if there is no picture."""
-        import numpy as np
 
-        from skufp_pipeline.query.engine import read_photo
+def _region(images: tuple[Path, ...], item: int | None, box: str | None, whole: bool) -> "RegionChoice":
+    """What of the photo is searched for; raises UserError for options that exclude one another."""
+    given = [
+        name for name, is_set in (("--item", item is not None), ("--box", box), ("--whole", whole)) if is_set
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)}: give one of --item, --box and --whole")
+    if given and len(images) != 1:
+        raise UserError(f"{given[0]} needs one --image, the photo that it is a part of")
+    if item is not None:
+        return item
+    if box is not None:
+        return _box(box)
+    return "whole" if whole else "auto"
 
-        if self.like is not None:
-            picture = engine.picture(self.like)
-            return self.like if picture is None else np.asarray(read_photo(picture))
-        return np.asarray(read_photo(self.image)) if self.image is not None else self.text or ""
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    parts = text.split(",")
+    try:
+        x1, y1, x2, y2 = (int(part) for part in parts)
+    except ValueError:
+        raise UserError(
+            f"--box {text!r}: expected four whole numbers x1,y1,x2,y2 in pixels, such as 10,20,300,400"
+        ) from None
+    return x1, y1, x2, y2
 
 
 def _rows_to_search(index: "FingerprintIndex", where: tuple[str, ...], within: Path | None) -> "Rows | None":
@@ -228,7 +312,10 @@ def _save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", targ
         raise UserError("--explain: no SKU was found, so there is nothing to explain")
     if target.is_dir():
         raise UserError(f"--explain {target}: it is a folder; expected a file to write")
-    picture = engine.explain(photo, answer.hits[0].sku_id).picture()
+    from skufp_pipeline.query.regions import WHOLE
+
+    region = answer.item or answer.box or WHOLE
+    picture = engine.explain(photo, answer.hits[0].sku_id, region=region).picture()
     temporary = target.with_name(f".{target.name}.partial")
     try:
         picture.save(temporary, format="PNG")

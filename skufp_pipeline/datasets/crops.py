@@ -5,7 +5,7 @@ query photo is (see photos.py); any other is cut at full resolution.
 """
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import ceil
 from pathlib import Path
@@ -20,7 +20,16 @@ from skufp_pipeline.datasets.reading import DECODE_THREADS, Row, map_in_threads,
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import ItemError, UserError
 from skufp_pipeline.hashing import stable_hash
-from skufp_pipeline.photos import MAX_PIXELS, SIDE, MaxPixels, open_photo, reduced, size_of, whole_photo
+from skufp_pipeline.photos import (
+    MAX_PIXELS,
+    SIDE,
+    MaxPixels,
+    PhotoSource,
+    open_photo,
+    reduced,
+    size_of,
+    whole_photo,
+)
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
@@ -91,12 +100,23 @@ def write_crops(
     return with_crops, pl.DataFrame(skipped, schema=SKIPPED_SCHEMA)
 
 
-def read_item(source: Path, bbox: list[int], settings: CropSettings) -> Image.Image:
+def read_item(source: PhotoSource, bbox: Sequence[int], settings: CropSettings) -> Image.Image:
     """Returns the pixels of an item as `write_crops` cuts them, before they are saved. Raises `ItemError`."""
+    return read_items(source, [bbox], settings)[0]
+
+
+def read_items(
+    source: PhotoSource, boxes: Sequence[Sequence[int]], settings: CropSettings
+) -> list[Image.Image]:
+    """Returns several items of one image, decoded once for whole and once for other boxes. Raises as
+    `read_item`."""
     size = size_of(source, settings.max_pixels)
-    is_whole = bbox == [0, 0, *size]
-    image = _read(source, is_whole, settings)
-    return image if is_whole else _cut(image, bbox, size, settings.max_side)
+    are_whole = [tuple(bbox) == (0, 0, *size) for bbox in boxes]
+    images = {is_whole: _read(source, is_whole, settings) for is_whole in set(are_whole)}
+    return [
+        images[True] if is_whole else _cut(images[False], bbox, size, settings.max_side)
+        for bbox, is_whole in zip(boxes, are_whole, strict=True)
+    ]
 
 
 @contextmanager
@@ -147,24 +167,28 @@ def _skipped(row: Row, error: ItemError) -> Row:
     )
 
 
-def _read(source: Path, whole: bool, settings: CropSettings) -> Image.Image:
+def _read(source: PhotoSource, whole: bool, settings: CropSettings) -> Image.Image:
     if whole:
         return whole_photo(source, settings.max_side, settings.max_pixels)
     return open_photo(source, settings.max_pixels)
 
 
-def _cut(image: Image.Image, bbox: list[int], size: tuple[int, int], max_side: int) -> Image.Image:
+def _cut(image: Image.Image, bbox: Sequence[int], size: tuple[int, int], max_side: int) -> Image.Image:
     """Cuts a box, in pixels of an image of `size`, out of that image, which may have been read reduced."""
     x1, y1, x2, y2 = bbox
     if x2 > size[0] or y2 > size[1]:
         now = f"{size[0]} x {size[1]}"
-        raise ItemError("image_changed", f"bounding box {bbox} is outside the image, which is now {now}")
+        raise ItemError(
+            "image_changed", f"bounding box {list(bbox)} is outside the image, which is now {now}"
+        )
     across, down = image.width / size[0], image.height / size[1]
     box = (int(x1 * across), int(y1 * down), ceil(x2 * across), ceil(y2 * down))
     try:
         return reduced(image.crop(box), max_side)
     except MemoryError as error:
-        raise ItemError("image_too_large", f"bounding box {bbox} needs more memory than is free") from error
+        raise ItemError(
+            "image_too_large", f"bounding box {list(bbox)} needs more memory than is free"
+        ) from error
 
 
 def _save(crop: Image.Image, path: Path, quality: int) -> None:

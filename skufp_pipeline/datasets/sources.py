@@ -5,7 +5,7 @@ To add one, write a subclass of `Source` and add it to `Dataset`.
 
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import polars as pl
 from pydantic import Field
 
+from skufp_pipeline.datasets.boxes import Boxes, annotated_boxes, listed_boxes
 from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
 from skufp_pipeline.datasets.manifest import ManifestSettings, image_urls, read_manifest
@@ -100,6 +101,11 @@ class Source(Settings):
         items = with_image_digests(found.items, self.find(raw), images_progress)
         return replace(found, items=with_shards(items, shards))
 
+    def boxes(self, raw: Path, items: pl.DataFrame, images: Sequence[str]) -> dict[str, Boxes]:
+        """Returns the boxes of every known item of `images`, by `orig_image_path`; an image whose items have
+        no boxes is left out. `items` is the whole table of `items`."""
+        return listed_boxes(items, images, self.find(raw))
+
     def degradations(self, raw: Path) -> pl.DataFrame | None:
         """Returns each photo's degradations, by `split` and `image_id`; None if they are unknown."""
         return None
@@ -134,6 +140,9 @@ class SampleDataset(Source):
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
         return read_deepfashion2(raw, self.read, splits, progress)
 
+    def boxes(self, raw: Path, items: pl.DataFrame, images: Sequence[str]) -> dict[str, Boxes]:
+        return annotated_boxes(self.root(raw), images)
+
     def degradations(self, raw: Path) -> pl.DataFrame:
         return pl.read_parquet(raw / DEGRADATIONS / "*.parquet")
 
@@ -160,6 +169,9 @@ class DeepFashion2Dataset(Source):
 
     def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
         return read_deepfashion2(self.folder, self.read, splits, progress)
+
+    def boxes(self, raw: Path, items: pl.DataFrame, images: Sequence[str]) -> dict[str, Boxes]:
+        return annotated_boxes(self.root(raw), images)
 
 
 class ManifestDataset(Source):

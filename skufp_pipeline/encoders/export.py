@@ -128,22 +128,43 @@ def export_image_tower(encoder: Encoder, target: Path, head: PatchHead | None = 
         raise UserError("the image tower is too large for an ONNX file; set query_encoder.engine: pytorch")
     example = torch.stack([encoder.preprocess(Image.new("RGB", (8, 8)))] * 2)
     batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    outputs = (OUTPUT,) if head is None else (OUTPUT, PATCHES)
+    export_module(tower, example, target, INPUT, outputs, "the image tower", {0: batch})
+
+
+def export_module(
+    module: nn.Module,
+    example: Tensor,
+    target: Path,
+    input_name: str,
+    output_names: Sequence[str],
+    what: str,
+    variable: dict[int, Any] | None = None,
+) -> None:
+    """Exports a module of one input to an ONNX file without metadata.
+
+    Args:
+        variable: dimensions of the input whose size may differ from that of `example`.
+
+    Raises:
+        UserError: PyTorch can't express `what` in ONNX.
+    """
     with _quiet():
         try:
             program = torch.onnx.export(
-                tower.eval(),
+                module.eval(),
                 (example,),
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT] if head is None else [OUTPUT, PATCHES],
-                dynamic_shapes=({0: batch},),
+                input_names=[input_name],
+                output_names=list(output_names),
+                dynamic_shapes=None if variable is None else (variable,),
             )
         except Exception as error:  # torch.export and onnxscript raise their own kinds
             first = str(error).strip().splitlines()[0]
             raise UserError(
-                f"the image tower can't be exported to ONNX ({type(error).__name__}: {first}); "
+                f"{what} can't be exported to ONNX ({type(error).__name__}: {first}); "
                 "set query_encoder.engine: pytorch in the preset"
             ) from error
     assert program is not None

@@ -38,7 +38,7 @@ class OnnxImageEncoder:
 
     def __init__(self, model: Path, preprocess: Callable[[Image.Image], Tensor], threads: int) -> None:
         self.preprocess = preprocess
-        self._session = _session(model, threads)
+        self._session = open_session(model, threads)
 
     @property
     def dimension(self) -> int:
@@ -89,7 +89,8 @@ def load_image_encoder(
     return encoder
 
 
-def _session(model: Path, threads: int) -> Any:
+def open_session(model: Path, threads: int, asset: str = "image_encoder_onnx") -> Any:
+    """Opens an ONNX file on the CPU; raises UserError, which names the asset to materialize, if it can't."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -100,4 +101,4 @@ def _session(model: Path, threads: int) -> Any:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises one kind per status code
         first = str(error).splitlines()[0]
-        raise UserError(f"{model} can't be loaded: {first}; materialize image_encoder_onnx") from error
+        raise UserError(f"{model} can't be loaded: {first}; materialize {asset}") from error

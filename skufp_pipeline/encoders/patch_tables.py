@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skufp_pipeline.camera.settings import CameraSettings
-from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN
+from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, TRAIN, is_synthetic
 from skufp_pipeline.encoders.adapt import AdaptationData, SyntheticCamera
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.late_interaction import Maps, PatchData, nearest_skus
-from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, TowerWithMaps, maps_of
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, TowerWithMap, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.errors import TooLittleError
@@ -107,7 +107,7 @@ def patch_tables(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Returns the patches of a shard: of the first `V` pictures of each SKU, and of its development photos.
 
-    Columns `sku_id`, `item_id`, `patches` (P d int8); photos are of training SKUs.
+    Columns `sku_id`, `item_id`, `patches` (P d int8); photos are of training SKUs, synthetic ones of any.
 
     Args:
         views, photos: the encoders of catalogue pictures and of photos.
@@ -116,7 +116,8 @@ def patch_tables(
     most = views.head.grid.views
     shown = images.filter(pl.col("role") == GALLERY).sort("sku_id", maintain_order=True)
     shown = shown.filter(pl.int_range(pl.len()).over("sku_id") < most)
-    asked = images.filter((pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train"))
+    is_asked = (pl.col("split") == "train") | is_synthetic("item_id")
+    asked = images.filter((pl.col("role") == DEVELOPMENT) & is_asked)
     return (
         _with_patches(shown, views, views.view_patches, batch_size, progress),
         _with_patches(
@@ -125,10 +126,10 @@ def patch_tables(
     )
 
 
-def patches_of(table: pl.DataFrame, grid: PatchGrid) -> Patches:
+def patches_of(table: pl.DataFrame, patches: int, dimension: int) -> Patches:
     """Returns the column `patches` as (N, P, d) int8."""
     flat = table["patches"].to_numpy()
-    return np.asarray(flat, dtype=np.int8).reshape(table.height, grid.patches, grid.dimension)
+    return np.asarray(flat, dtype=np.int8).reshape(table.height, patches, dimension)
 
 
 def _with_patches(
@@ -203,8 +204,8 @@ def _maps(
 ) -> Maps:
     """Returns the (N, P, C) maps of pictures, memory-mapped at `path`; a finished file is not made again."""
     if not path.exists():
-        tower, partial = TowerWithMaps(encoder, grid).eval(), path.with_suffix(".partial")
-        shape = (len(pictures), grid.patches, sum(grid.channels))
+        tower, partial = TowerWithMap(encoder, grid).eval(), path.with_suffix(".partial")
+        shape = (len(pictures), grid.patches, grid.channels)
         found = open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
         for start, pixels in _batches(pictures, encoder.preprocess, 64):
             found[start : start + len(pixels)] = maps_of(tower, pixels)

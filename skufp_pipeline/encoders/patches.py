@@ -1,8 +1,8 @@
 """Patch vectors of a picture: maps of the image tower, projected for late interaction (`measures.maxsim`).
 
-A tower's embedding is a mean over its last map, in which two look-alikes may be the same. The maps before
-that mean still tell where what is. The deepest map that has `_LEAST_SIDE` cells a side, and the one before
-it, are pooled to one grid and projected to short unit vectors, which are kept as int8.
+A tower's embedding is a mean over a map, in which two look-alikes may be the same; the map still tells where
+what is. Its cells are projected to short unit vectors, which are kept as int8. The map is the deepest that
+has `_LEAST_SIDE` cells a side.
 """
 
 import json
@@ -28,22 +28,23 @@ from skufp_pipeline.measures.maxsim import SCALE, Patches
 WEIGHTS_FILE, CONFIG_FILE = "patch_head.safetensors", "patch_head.json"
 _LEAST_SIDE = 4  # cells of the deepest map that is used
 _BYTES_PER_SKU = 4096
+_STARTING = 20  # inverse mean size of the weights before training
 
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """Which maps of a tower are used, and the form of the patches.
+    """Which map of a tower is used, and the form of the patches.
 
     Attributes:
-        maps: numbers of the maps among the tower's intermediate features.
-        channels: of each map.
-        side: cells a side that the maps are pooled to; a picture has P = side x side patches.
+        level: number of the map among the tower's intermediate features.
+        channels: C, of the map.
+        side: cells a side, to which a larger map is pooled; a picture has P = side x side patches.
         dimension: d, of a patch vector.
         views: V, catalogue pictures of a SKU whose patches are kept.
     """
 
-    maps: tuple[int, ...]
-    channels: tuple[int, ...]
+    level: int
+    channels: int
     side: int
     dimension: int
     views: int
@@ -54,7 +55,7 @@ class PatchGrid:
 
     @classmethod
     def of(cls, encoder: Encoder, settings: LookTwiceSettings) -> Self:
-        """Chooses the maps of a tower so that a SKU's patches take at most 4 KiB.
+        """Chooses the map, and how many pictures are kept so that a SKU's patches take 4 KiB at most.
 
         Raises UserError if the tower has no map of `_LEAST_SIDE` cells a side.
         """
@@ -67,51 +68,39 @@ class PatchGrid:
                 f"look_twice: no map of the image tower has {_LEAST_SIDE} cells a side; set look_twice: null "
                 "in the preset"
             )
-        maps = tuple(usable[-2:])
-        largest = isqrt(_BYTES_PER_SKU // settings.dimension)
-        side = min(*shapes[maps[-1]][1:], largest)
+        channels, *sides = shapes[usable[-1]]
+        side = min(*sides, isqrt(_BYTES_PER_SKU // settings.dimension))
         views = max(1, _BYTES_PER_SKU // (side * side * settings.dimension))
-        channels = tuple(shapes[number][0] for number in maps)
-        return cls(maps, channels, side, settings.dimension, min(views, settings.views))
+        return cls(usable[-1], channels, side, settings.dimension, min(views, settings.views))
 
 
 class PatchHead(nn.Module):
-    """Projections of a tower's maps: one for photos, one for catalogue pictures, equal before training.
-
-    `scales` bring the maps to unit variance; `start` sets them and the first projection.
-    """
-
-    scales: Tensor
+    """Projections of a tower's map: one for photos, one for catalogue pictures, equal before training."""
 
     def __init__(self, grid: PatchGrid) -> None:
         super().__init__()
         self.grid = grid
-        self.photo = nn.Linear(sum(grid.channels), grid.dimension)
-        self.view = nn.Linear(sum(grid.channels), grid.dimension)
-        self.register_buffer("scales", torch.ones(sum(grid.channels)))
+        self.photo = nn.Linear(grid.channels, grid.dimension)
+        self.view = nn.Linear(grid.channels, grid.dimension)
 
     @torch.no_grad()
     def start(self, maps: Tensor) -> None:
         """Sets both projections to the principal directions of maps (N, P, C), partly whitened."""
         rows = maps.reshape(-1, maps.shape[-1]).double()
-        variances = [part.var() for part in rows.split(self.grid.channels, dim=1)]
-        widths = torch.tensor(self.grid.channels)
-        scales = torch.stack(variances).clamp_min(1e-12).rsqrt().repeat_interleave(widths)
-        self.scales.copy_(scales)
-        rows = rows * scales
         mean = rows.mean(dim=0)
         values, directions = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
         count = min(self.grid.dimension, len(values))
         weight = torch.zeros(self.grid.dimension, len(values), dtype=torch.double)
-        weight[:count] = directions[:, -count:].T / values[-count:].clamp_min(1e-9)[:, None] ** 0.25
-        weight /= weight.abs().mean() * 20
+        largest = values[-count:].clamp_min(1e-9 * values[-1].clamp_min(1e-9))
+        weight[:count] = directions[:, -count:].T / largest[:, None] ** 0.25
+        weight /= weight.abs().mean() * _STARTING
         for projection in (self.photo, self.view):
             projection.weight.copy_(weight)
             projection.bias.copy_(-weight @ mean)
 
     def patches(self, maps: Tensor, projection: nn.Linear) -> Tensor:
         """Returns unit patch vectors (..., P, d) of maps (..., P, C)."""
-        return F.normalize(projection(maps * self.scales), dim=-1)
+        return F.normalize(projection(maps), dim=-1)
 
     def save(self, directory: Path) -> None:
         save_file(dict(self.state_dict()), directory / WEIGHTS_FILE)
@@ -121,36 +110,31 @@ class PatchHead(nn.Module):
     def load(cls, directory: Path) -> Self:
         """Loads what `save` wrote; raises UserError if a file is missing or damaged."""
         try:
-            read = json.loads((directory / CONFIG_FILE).read_text())
-            grid = PatchGrid(**{**read, "maps": tuple(read["maps"]), "channels": tuple(read["channels"])})
-            head = cls(grid)
+            head = cls(PatchGrid(**json.loads((directory / CONFIG_FILE).read_text())))
             head.load_state_dict(load_file(directory / WEIGHTS_FILE))
         except Exception as error:  # json, safetensors and torch raise many kinds
             raise UserError(f"{directory} holds no patch head: {error}") from error
         return head.eval()
 
 
-class TowerWithMaps(nn.Module):
-    """An image tower that returns its embedding (B, D), of any norm, and its pooled maps (B, P, C)."""
+class TowerWithMap(nn.Module):
+    """An image tower that returns its embedding (B, D), of any norm, and its pooled map (B, P, C)."""
+
+    rows: Tensor
+    columns: Tensor
 
     def __init__(self, encoder: Encoder, grid: PatchGrid) -> None:
         super().__init__()
-        self.visual, self.grid = encoder.model.visual, grid
-        sides = [tuple(found.shape[2:]) for found in _example_maps(encoder)]
-        for number in grid.maps:
-            for axis, length in zip("yx", sides[number], strict=True):
-                self.register_buffer(f"area_{number}{axis}", _area(length, grid.side).to(encoder.device))
+        self.visual, self.level = encoder.model.visual, grid.level
+        sides = _example_maps(encoder)[grid.level].shape[2:]
+        for name, length in zip(("rows", "columns"), sides, strict=True):
+            self.register_buffer(name, _area(length, grid.side).to(encoder.device))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        found = self.visual.forward_intermediates(pixels, indices=list(self.grid.maps))
-        maps = [
-            torch.einsum("gh,bchw,kw->bgkc", self._area(number, "y"), each.float(), self._area(number, "x"))
-            for number, each in zip(self.grid.maps, found["image_intermediates"], strict=True)
-        ]
-        return found["image_features"], torch.cat(maps, dim=-1).flatten(1, 2)
-
-    def _area(self, number: int, axis: str) -> Tensor:
-        return self.get_buffer(f"area_{number}{axis}")
+        found = self.visual.forward_intermediates(pixels, indices=[self.level])
+        (cells,) = found["image_intermediates"]
+        pooled = torch.einsum("gh,bchw,kw->bgkc", self.rows, cells.float(), self.columns)
+        return found["image_features"], pooled.flatten(1, 2)
 
 
 class PhotoTower(nn.Module):
@@ -158,7 +142,7 @@ class PhotoTower(nn.Module):
 
     def __init__(self, encoder: Encoder, head: PatchHead) -> None:
         super().__init__()
-        self.tower, self.head = TowerWithMaps(encoder, head.grid), head
+        self.tower, self.head = TowerWithMap(encoder, head.grid), head
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         rows, maps = self.tower(pixels)
@@ -170,7 +154,7 @@ class PatchEncoder:
 
     def __init__(self, encoder: Encoder, head: PatchHead) -> None:
         self.encoder, self.head = encoder, head.to(encoder.device)
-        self._tower = TowerWithMaps(encoder, head.grid).eval()
+        self._tower = TowerWithMap(encoder, head.grid).eval()
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:
@@ -208,7 +192,7 @@ def as_int8(patches: Tensor | NDArray[np.floating]) -> Patches:
 
 
 @torch.inference_mode()
-def maps_of(tower: TowerWithMaps, pixels: Tensor) -> NDArray[np.float16]:
+def maps_of(tower: TowerWithMap, pixels: Tensor) -> NDArray[np.float16]:
     """Returns (B, P, C) maps of preprocessed pictures, as training keeps them."""
     device = next(tower.visual.parameters()).device
     found: Any = tower(pixels.to(device).contiguous(memory_format=torch.channels_last))[1]

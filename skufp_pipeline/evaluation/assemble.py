@@ -41,6 +41,7 @@ from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.evaluation import retrieval
 from skufp_pipeline.evaluation.controls import control_tables, judge_controls
+from skufp_pipeline.evaluation.figures import verdict_curves
 from skufp_pipeline.evaluation.labels import make_labels
 from skufp_pipeline.evaluation.paper import judge_paper, paper_models, paper_teachers
 from skufp_pipeline.evaluation.protocol import MODALITIES, SETTING_SPLITS, Model
@@ -50,17 +51,20 @@ from skufp_pipeline.evaluation.report import (
     Latency,
     Report,
     Results,
+    Verdicts,
     results,
     source_results,
 )
 from skufp_pipeline.evaluation.settings import EvaluationSettings
-from skufp_pipeline.evaluation.stages import AskedPhoto, judge_stages
+from skufp_pipeline.evaluation.stages import AskedPhoto, EmbeddedPhotos, embed_photos, judge_stages
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
+from skufp_pipeline.evaluation.verdicts import ask_photos, judge_verdicts, roc
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
 from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
+from skufp_pipeline.query.confidence import NoVerdicts
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.bundle import seen_looks
 from skufp_pipeline.search.duplicates import find_duplicates
@@ -199,9 +203,9 @@ def make_report(
     judged = results(evaluation)
     judged_on = retrieval.judged_on(inputs.tables.images)
     log("latency measured; judging the stages of a query")
-    stages = judge_stages(
-        whole, _asked(inputs.tables.images, crop_of, settings.stage_queries), plan.seed, settings.resamples
-    )
+    asked = embed_photos(whole, _asked(inputs.tables.images, crop_of, settings.stage_queries))
+    stages = judge_stages(whole, asked, plan.seed, settings.resamples)
+    verdicts, curves, no_verdicts = _verdicts(whole, asked, *draws)
     report = Report(
         preset=plan.preset,
         judged_on=judged_on,
@@ -216,13 +220,15 @@ def make_report(
         duplicates=None
         if (least := settings.duplicate_threshold) is None
         else Duplicates.of(find_duplicates(inputs.tables.images, crop_of, least), least),
+        verdicts=verdicts,
         not_measured={
+            **no_verdicts,
             **unmeasured(judged, latency, shown.height),
             **({REID_EMBEDDINGS.name: NO_REID} if parts.reid and judged_on == SYNTHETIC_PHOTOS else {}),
             **parts.left_out,
         },
     )
-    retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance)
+    retrieval.write_report(directory, report, evaluation, samples, grid, plan.provenance, curves)
     return report
 
 
@@ -231,6 +237,26 @@ def _asked(
 ) -> list[AskedPhoto]:
     sample = retrieval.sample_evaluation_queries(images, count)
     return [AskedPhoto(crop_of(row), row["sku_id"], row["split"]) for row in sample.iter_rows(named=True)]
+
+
+def _verdicts(
+    engine: QueryEngine, asked: EmbeddedPhotos, resamples: int, seed: int
+) -> tuple[Verdicts | None, bytes | None, dict[str, str]]:
+    """The report's part on verdicts, its figure, and why there are none though they are asked for."""
+    confidence = engine.confidence
+    if confidence is None:
+        return None, None, {}
+    if isinstance(confidence, NoVerdicts):
+        return None, None, {"verdicts": confidence.off}
+    judged = {}
+    if asked.photos:
+        judged = ask_photos(engine.index, confidence, asked.table(), asked.seen(engine))
+    if not judged:
+        return None, None, {"verdicts": "no photo of a SKU of the index is held out for evaluation"}
+    curves = {setting: photos.calibration(confidence.absent)[0] for setting, photos in judged.items()}
+    rocs = {setting: roc(photos.present, photos.absent) for setting, photos in judged.items()}
+    figure = verdict_curves(curves, rocs, confidence.alpha)
+    return judge_verdicts(confidence, judged, resamples, seed), figure, {}
 
 
 def unmeasured(settings: Results, latency: Latency, photos: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from skufp_pipeline.datasets.contact_sheet import fitted
 from skufp_pipeline.datasets.lettering import dejavu, readable, write_lines
 from skufp_pipeline.evaluation.protocol import MODALITIES, Evaluation, SettingResult
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
-from skufp_pipeline.measures.metrics import recall_at_k
+from skufp_pipeline.measures.metrics import Bin, recall_at_k
 from skufp_pipeline.photos import open_photo
 
 # Colour-blind-safe palette (Okabe and Ito, 2008), and line styles.
@@ -78,6 +78,34 @@ def recall_curve(evaluation: Evaluation, largest_k: int = 20) -> bytes:
     figure.legend(
         [lines[name] for name in names], names, loc="outside lower center", ncols=4, fontsize=8, frameon=False
     )
+    return _png(figure)
+
+
+def verdict_curves(
+    curves: Mapping[str, Sequence[Bin]], rocs: Mapping[str, tuple[np.ndarray, np.ndarray]], alpha: float
+) -> bytes:
+    """Left, the reliability diagram by setting; right, the shares of absent and present products rejected.
+
+    Args:
+        curves, rocs: by setting, `measures.metrics.reliability` and `verdicts.roc`.
+        alpha: the share of present products that may be rejected, marked.
+    """
+    figure = _figure(9.0, 3.8)
+    left, right = figure.subplots(1, 2)
+    for number, setting in enumerate(curves):
+        label = SETTING_LABELS[setting]
+        style: dict[str, Any] = {"color": COLOURS[number], "linestyle": LINE_STYLES[number], "label": label}
+        bins = curves[setting]
+        left.plot(
+            [part.probability for part in bins], [part.share for part in bins], marker="o", ms=3, **style
+        )
+        right.plot(*rocs[setting], **style)
+    for axes in (left, right):
+        axes.plot([0, 1], [0, 1], color=WRONG, linewidth=0.8)
+    right.axvline(alpha, color="black", linewidth=0.8)
+    left.set(xlabel="confidence", ylabel="first answer is right")
+    right.set(xlabel="present products rejected", ylabel="absent products rejected")
+    left.legend(fontsize=8, frameon=False)
     return _png(figure)
 
 

@@ -20,6 +20,7 @@ from skufp_pipeline.evaluation.tables import (
     source_sections,
     stage_sections,
     unmeasured_sections,
+    verdict_sections,
 )
 from skufp_pipeline.measures.metrics import METRICS
 
@@ -30,12 +31,13 @@ def render_page(
     latency_figure: bytes | None = None,
     grid: bytes | None = None,
     provenance: Mapping[str, Any] | None = None,
+    verdict_figure: bytes | None = None,
 ) -> str:
     """Renders a report as HTML5 text.
 
     Args:
-        curves, latency_figure, grid: PNGs of `figures.recall_curve`, `latency_histogram` and `results_grid`;
-            None leaves one out.
+        curves, latency_figure, grid, verdict_figure: PNGs of `figures.recall_curve`, `latency_histogram`,
+            `results_grid` and `verdict_curves`; None leaves one out.
         provenance: configuration and input digests, plain data, shown at the end.
     """
     skipped = sorted((report.skipped_items or {}).items(), key=lambda item: (-item[1], item[0]))
@@ -51,6 +53,8 @@ def render_page(
         paper_note=PAPER_NOTE,
         sources=source_sections(report),
         curves=_data_uri(curves),
+        verdicts=verdict_sections(report),
+        verdict_figure=_data_uri(verdict_figure),
         latency=latency_sections(report),
         latency_figure=_data_uri(latency_figure),
         grid=_data_uri(grid),

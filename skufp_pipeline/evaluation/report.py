@@ -107,6 +107,45 @@ class Duplicates(Settings):
         return cls(threshold=threshold, groups=found["group"].n_unique(), skus=found.height, same=same)
 
 
+class Share(Settings):
+    """A share of photos with its 95% interval over SKUs."""
+
+    share: float
+    low: float
+    high: float
+
+
+class VerdictsOf(Settings):
+    """Verdicts on the photos of one setting, asked of the whole index.
+
+    Attributes:
+        present, absent: by verdict, its share of these photos with their SKU in the index, and masked.
+        right_matches: of the photos with the verdict `match`, how often the first answer is right.
+        area_under_roc: P(a present product's confidence is above an absent one's).
+        calibration_error: of the confidence, with absent products in the share that it assumes.
+    """
+
+    photos: int
+    skus: int
+    present: dict[str, Share]
+    absent: dict[str, Share]
+    right_matches: Share | None = None
+    area_under_roc: float
+    calibration_error: float
+
+
+class Verdicts(Settings):
+    """The verdicts of the index, by setting; `alpha` is the share that `none` promised not to exceed."""
+
+    alpha: float
+    match: float
+    absent_share: float
+    calibration_photos: int
+    calibration_skus: int
+    synthetic: bool  # whether the calibration's photos were
+    settings: dict[str, VerdictsOf]
+
+
 class Missing(Settings):
     """Queries whose SKU is not in the gallery, and those SKUs."""
 
@@ -241,6 +280,7 @@ class Report(Settings):
         query_encoder: the encoder of query photos and how near it is to PyTorch.
         stages: what each stage of a query by photo adds, in its order.
         duplicates: SKUs that no ranking can tell apart; null if not counted.
+        verdicts: of the index; null where it gives none, or without photos.
         not_measured: by part of the report or of the graph, why it has no figures or was left out.
     """
 
@@ -258,6 +298,7 @@ class Report(Settings):
     query_encoder: dict[str, str | int | float] | None = None
     stages: list[Stage] = []
     duplicates: Duplicates | None = None
+    verdicts: Verdicts | None = None
     not_measured: dict[str, str] = {}
 
     @classmethod

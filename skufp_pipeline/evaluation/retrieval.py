@@ -39,6 +39,7 @@ from skufp_pipeline.fingerprint.tables import JUDGED_SPLITS, EmbeddingTables
 from skufp_pipeline.fingerprint.views import gather_views, mean_sku, medoid, trimmed_mean
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.query.engine import QueryEngine, read_photo
+from skufp_pipeline.query.regions import WHOLE
 
 DIFFERENCES = (
     ("fingerprint", "mean_sku"),
@@ -169,7 +170,9 @@ def measure_latency(
     Photos are encoded by PyTorch too if another encoder serves them; a text is encoded once.
     Returns the report's latency, and the milliseconds of every query by stage, for the histogram.
     """
-    answers = [engine.search_image(photo, 10) for photo in [photos[0], *photos]][1:]  # the first warms up
+    answers = [engine.search_image(photo, 10, region=WHOLE) for photo in [photos[0], *photos]][
+        1:
+    ]  # the first warms up
     unique = list(dict.fromkeys(texts))  # a repeated text is cached
     text_answers = [engine.search_text(text, 10) for text in ["words to warm up", *unique]][1:]
     samples = {
@@ -213,16 +216,19 @@ def write_report(
     samples: Mapping[str, Sequence[float]],
     grid: Sequence[GridRow] | None,
     provenance: Mapping[str, Any],
+    verdicts: bytes | None = None,
 ) -> None:
     """Writes `report.json`, `metrics.parquet`, `report.html` and its PNGs.
 
     Tables are the same from run to run. Times are not; in `report.json` they are only under `latency`.
-    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`. There is no
-    grid without evaluation photos.
+    The recall curves are drawn from `evaluation`; `samples` are the times of `measure_latency`; `verdicts` is
+    the PNG of `figures.verdict_curves`, if any. There is no grid without evaluation photos.
     """
     figures = {"recall": recall_curve(evaluation), "latency": latency_histogram(samples)}
     figures |= {"grid": results_grid(grid)} if grid else {}
-    page = render_page(report, figures["recall"], figures["latency"], figures.get("grid"), provenance)
+    figures |= {"verdicts": verdicts} if verdicts else {}
+    shown = figures["recall"], figures["latency"], figures.get("grid")
+    page = render_page(report, *shown, provenance, verdicts)
     ReportFiles.write(directory, report.to_json(), report.frame(), page, figures)
 
 
@@ -262,7 +268,7 @@ def grid_rows(queries: pl.DataFrame, photos: Sequence[Path], engine: QueryEngine
     rows = []
     for sku_id, photo in zip(queries["sku_id"], photos, strict=True):
         pixels: NDArray[np.uint8] = np.asarray(read_photo(photo))
-        hits = engine.search_image(photo, 5).hits
+        hits = engine.search_image(photo, 5, region=WHOLE).hits
         shown = [(engine.picture(hit.sku_id) or b"", hit.sku_id, hit.score) for hit in hits]
         rows.append(GridRow(pixels, sku_id, shown))
     return rows

@@ -12,6 +12,8 @@ class Thresholds(Settings):
     encoder_recall_high: float | None = None  # most, else the data set is too easy
     fingerprint_gain_seen: float | None = None  # least gain in image R@1 over mean-SKU
     fingerprint_gain_zero_low: float | None = None  # least lower end of the gain's interval
+    absent_told: float | None = None  # least share of photos of absent products whose verdict is none
+    present_rejected: float | None = None  # most of photos of present products; both on seen+zero
     index_coverage: float = Field(0.95, ge=0, le=1)  # of the catalogue's SKUs that an index must hold
     index_recall_drop: float | None = 0.02  # in R@1 of development queries, from the index in use
     rows_left_out: float = Field(
@@ -27,7 +29,7 @@ class EvaluationSettings(Settings):
 
     resamples: int = Field(2000, ge=100)  # of the paired bootstrap
     latency_queries: int = Field(200, ge=1)
-    stage_queries: int = Field(1000, ge=1)  # photos on which the stages of a query are judged
+    stage_queries: int = Field(2500, ge=1)  # photos on which stages and verdicts of a query are judged
     batch: int = Field(64, ge=1)  # queries of a batched search
     grid_queries: int = Field(8, ge=1)  # rows of the results grid
     duplicate_threshold: float | None = Field(0.98, gt=0, le=1)  # a cosine; null: not counted

@@ -7,11 +7,13 @@ a stage's difference is paired with the same photos without it, the stages befor
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.evaluation.latency import statistics_ms
 from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
 from skufp_pipeline.evaluation.report import Stage
@@ -19,6 +21,7 @@ from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_mea
 from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.query.answers import Clock
+from skufp_pipeline.query.confidence import SecondLooks
 from skufp_pipeline.query.engine import EmbeddedPhoto, QueryEngine, read_photo
 from skufp_pipeline.query.look_twice import SecondLook
 from skufp_pipeline.search.index import SearchResult
@@ -41,14 +44,29 @@ class AskedPhoto:
     split: str
 
 
-def judge_stages(
-    engine: QueryEngine,
-    photos: Sequence[AskedPhoto],
-    seed: int,
-    resamples: int,
-    progress: Progress | None = None,
-) -> list[Stage]:
-    """Judges every stage that the engine has, in each setting that has photos and SKUs of its splits."""
+class EmbeddedPhotos(NamedTuple):
+    """Photos as a search embeds them, and the clocks of their queries."""
+
+    photos: Sequence[AskedPhoto]
+    embedded: Sequence[EmbeddedPhoto]
+    clocks: Sequence[Clock]
+
+    def table(self) -> pl.DataFrame:
+        """`sku_id`, `split` and `embedding`, without the policy, of each."""
+        rows = np.concatenate([found.plain for found in self.embedded])
+        named = {name: [getattr(photo, name) for photo in self.photos] for name in ("sku_id", "split")}
+        return pl.DataFrame(named).with_columns(embedding_column(rows))
+
+    def seen(self, engine: QueryEngine) -> SecondLooks | None:
+        """The second look at them; None without one."""
+        patches = [found.patches for found in self.embedded if found.patches is not None]
+        return None if engine.look_twice is None else SecondLooks(engine.look_twice, np.stack(patches))
+
+
+def embed_photos(
+    engine: QueryEngine, photos: Sequence[AskedPhoto], progress: Progress | None = None
+) -> EmbeddedPhotos:
+    """Reads and embeds photos one at a time, as a search does."""
     clocks, embedded = [], []
     for number, photo in enumerate(photos, 1):
         clock = Clock()
@@ -58,16 +76,22 @@ def judge_stages(
         clocks.append(clock)
         if progress is not None:
             progress(number, len(photos))
+    return EmbeddedPhotos(photos, embedded, clocks)
+
+
+def judge_stages(engine: QueryEngine, asked: EmbeddedPhotos, seed: int, resamples: int) -> list[Stage]:
+    """Judges every stage that the engine has, in each setting that has photos and SKUs of its splits."""
+    photos, embedded, clocks = asked
     index, rows = engine.index, []
     truth = right_items([photo.sku_id for photo in photos], index.skus["sku_id"])
     for setting, splits in SETTING_SPLITS.items():
         known = [split for split in splits if (index.skus["split"] == split).any()]
-        asked = [number for number, photo in enumerate(photos) if photo.split in splits]
-        if known and asked:
+        mine = [number for number, photo in enumerate(photos) if photo.split in splits]
+        if known and mine:
             within = index.where(split=known)
-            hits = _hits(engine, embedded, truth, asked, within, clocks)
-            skus = np.array([photos[number].sku_id for number in asked])
-            rows += _stages(setting, hits, skus, [clocks[number] for number in asked], seed, resamples)
+            hits = _hits(engine, embedded, truth, mine, within, clocks)
+            skus = np.array([photos[number].sku_id for number in mine])
+            rows += _stages(setting, hits, skus, [clocks[number] for number in mine], seed, resamples)
     return rows
 
 

@@ -17,8 +17,10 @@ from skufp_pipeline.evaluation.report import (
     Report,
     Result,
     Results,
+    Share,
     Times,
 )
+from skufp_pipeline.query.confidence import VERDICTS
 
 SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
 METRIC_LABELS = {
@@ -47,7 +49,8 @@ DIFFERENCE_METRICS = ("recall@1", "recall@10", "mrr")
 DIFFERENCE_NOTE = "95% bootstrap intervals over {}SKUs; * the interval leaves out 0."
 ABSENT = "-"
 NAMED_SKUS = 5  # in a note; the JSON names all
-NAME_COLUMNS = ("Method", "Difference", "Setting", "Source", "Stage", "Reason")
+VERDICTS_TITLE = "Verdicts: is the product of a photo in the index?"
+NAME_COLUMNS = ("Method", "Product", "Difference", "Setting", "Source", "Stage", "Reason")
 
 UNMEASURED_TITLE = "Not measured, or left out"
 
@@ -110,7 +113,7 @@ def markdown_tables(report: Report) -> str:
 def _render(report: Report, write: Callable[[Table], str]) -> str:
     paper = paper_sections(report)
     sections = [*main_sections(report), *stage_sections(report), *unmeasured_sections(report), *paper]
-    sections += [*source_sections(report), *latency_sections(report)]
+    sections += [*source_sections(report), *verdict_sections(report), *latency_sections(report)]
     blocks = [*filter(None, [judged_note(report)])]
     for section in sections:
         blocks.append(section.title)
@@ -334,6 +337,43 @@ def stage_sections(report: Report) -> list[Section]:
     ]
     header = ["Stage", "Setting", "Queries", "R@1", "Gain", "p50 (ms)", "p95 (ms)"]
     return [Section(STAGES_TITLE, [Table(header, rows), STAGES_NOTE])]
+
+
+def verdict_sections(report: Report) -> list[Section]:
+    """The verdicts on photos of products that are in the index and of products that are not, if judged."""
+    found = report.verdicts
+    if found is None:
+        return []
+    header = [
+        "Setting",
+        "Product",
+        "Photos",
+        "SKUs",
+        *VERDICTS,
+        "ROC area",
+        "Right matches",
+        "Calibration error",
+    ]
+    rows = []
+    for setting, of in found.settings.items():
+        for product, shares in (("in the index", of.present), ("masked", of.absent)):
+            given = [_share(shares[verdict]) for verdict in VERDICTS]
+            whole = [f"{of.area_under_roc:.3f}", _share(of.right_matches), f"{of.calibration_error:.3f}"]
+            more = whole if shares is of.present else [""] * len(whole)
+            rows.append([SETTING_LABELS[setting], product, str(of.photos), str(of.skus), *given, *more])
+    photos = "synthetic photos" if found.synthetic else "development photos"
+    note = (
+        f"The verdict none may reject {found.alpha:.0%} of photos whose product is there. It was calibrated "
+        f"on {found.calibration_photos} {photos} of {found.calibration_skus} SKUs. Every photo is asked of "
+        f"the whole index, and again with its SKU masked. A match has a confidence of at least "
+        f"{found.match:.0%}; confidence assumes that {found.absent_share:.0%} of photos show an absent "
+        "product, and so does its calibration error. Intervals are of 95%, over SKUs."
+    )
+    return [Section(VERDICTS_TITLE, [Table(header, rows), note])]
+
+
+def _share(found: Share | None) -> str:
+    return ABSENT if found is None else f"{found.share:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def latency_sections(report: Report) -> list[Section]:

@@ -1,5 +1,7 @@
 """Retrieval metrics from the rank of the right SKU (paper, Appendix A, eq. 4-8), and calibration error."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from skufp_pipeline.measures.ranks import UNRANKED
@@ -47,3 +49,51 @@ def calibration_error(probabilities: np.ndarray, winner: np.ndarray, bins: int =
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(winner)))
     gaps = [abs(confidence[part].mean() - right[part].mean()) * len(part) for part in parts]
     return float(sum(gaps) / len(winner))
+
+
+class Bin(NamedTuple):
+    """A part of a reliability diagram: mean probability, share of the event, and weight of all."""
+
+    probability: float
+    share: float
+    weight: float
+
+
+def reliability(
+    probabilities: np.ndarray, event: np.ndarray, weights: np.ndarray | None = None, bins: int = 10
+) -> tuple[list[Bin], float]:
+    """The reliability diagram of a binary event over bins of equal count, and its expected calibration error.
+
+    >>> round(reliability(np.array([0.2, 0.2, 0.7, 0.9]), np.array([0, 0, 1, 1]), bins=2)[1], 3)
+    0.2
+
+    Args:
+        probabilities, event: (N,) P(event), and whether it happened.
+        weights: (N,) how much each counts; all the same by default.
+    """
+    weights = np.ones(len(probabilities)) if weights is None else weights
+    parts = np.array_split(np.argsort(probabilities, kind="stable"), min(bins, len(probabilities)))
+    found = [
+        Bin(
+            float(np.average(probabilities[part], weights=weights[part])),
+            float(np.average(event[part], weights=weights[part])),
+            float(weights[part].sum() / weights.sum()),
+        )
+        for part in parts
+        if weights[part].sum() > 0
+    ]
+    return found, sum(abs(part.probability - part.share) * part.weight for part in found)
+
+
+def area_under_roc(higher: np.ndarray, lower: np.ndarray) -> float:
+    """P(a value of `higher` is above one of `lower`), ties counting half.
+
+    >>> area_under_roc(np.array([0.9, 0.5]), np.array([0.5, 0.1]))
+    0.875
+    """
+    values, place = np.unique(np.concatenate([higher, lower]), return_inverse=True)
+    ups, downs = (
+        np.bincount(part, minlength=len(values)) for part in (place[: len(higher)], place[len(higher) :])
+    )
+    below = np.cumsum(downs) - downs
+    return float((ups * (below + downs / 2)).sum() / (len(higher) * len(lower)))

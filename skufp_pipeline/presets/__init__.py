@@ -21,6 +21,7 @@ from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.prompts import PromptSettings
 from skufp_pipeline.datasets.sources import Dataset
 from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.detection.settings import DetectorSettings
 from skufp_pipeline.encoders.settings import (
     EncoderSettings,
     LookTwiceSettings,
@@ -31,6 +32,7 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
+from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.settings import SearchSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
@@ -141,6 +143,9 @@ class Preset(Settings):
     views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()
     policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged
+    # finds the items of a query photo; null: it is searched as a whole
+    detector: DetectorSettings | None = None
+    confidence: ConfidenceSettings | None = None  # verdicts on answers to photos; null: none are given
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()
@@ -149,6 +154,12 @@ class Preset(Settings):
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
+
+    @property
+    def calibrates_on_synthetic(self) -> bool:
+        """Whether synthetic photos calibrate the verdicts where customers' are too few."""
+        photos = self.synthetic.photos
+        return self.confidence is not None and photos is not None and photos.development > 0
 
     @model_validator(mode="after")
     def _synthetic_photos_are_stored(self) -> Self:

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from skufp_pipeline.query.facets import Facets
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -32,12 +34,48 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Item:
+    """An item that the detector found in a photo, and its first answer.
+
+    Attributes:
+        number: from 1, in the detector's order.
+        box: x1, y1, x2, y2 in pixels of the upright photo.
+        found: the detector's score.
+        sku_id: of its first hit, with that hit's score; None if nothing was searched.
+    """
+
+    number: int
+    box: tuple[int, int, int, int]
+    label: str
+    found: float
+    sku_id: str | None
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Answer:
-    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used)."""
+    """Ranked SKUs, milliseconds per stage, and the policy's action (None if no policy was used).
+
+    Attributes:
+        confidence: probability that the first answer is right; None where it is unknown.
+        verdict: match | similar | none (`query.confidence`); None where there is none.
+        facets: counts of the catalogue's values among the best answers, if asked for (`query.facets`).
+        no_verdict: why the index gives no verdicts on photos; None where it does, or was built without.
+        box: the part of the photo that was searched for; None for the whole, or without a photo.
+        item: number of the item that it is; None if the detector did not choose it.
+        items: all items that were searched for.
+    """
 
     hits: list[Hit]
     milliseconds: dict[str, float]
     action: str | None = None
+    confidence: float | None = None
+    verdict: str | None = None
+    no_verdict: str | None = None
+    facets: Facets | None = None
+    box: tuple[int, int, int, int] | None = None
+    item: int | None = None
+    items: list[Item] = field(default_factory=list)
 
 
 class Clock:

@@ -1,5 +1,8 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,11 +15,14 @@ from torch import Tensor
 
 from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
+    DETECTOR_CHECKPOINT,
+    DETECTOR_ONNX,
     IMAGE_ENCODER_ONNX,
     LOOK_TWICE_CHECKPOINT,
     VLA_CHECKPOINT,
 )
 from skufp_pipeline.artifacts.stored import OFF
+from skufp_pipeline.detection.regions import Detector
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
@@ -28,9 +34,13 @@ from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
-from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.answers import Answer, Clock, Hit, Item
+from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
+from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
 from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
+from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.look_twice import LookTwice
+from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -66,6 +76,8 @@ class QueryEngine:
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
         look_twice: ranks the best SKUs of a photo by patches; its encoder must make them.
+        confidence: judges the answers to photos; None gives no verdicts.
+        detector: finds the items of a photo; None searches for whole photos, or for the boxes that are given.
     """
 
     def __init__(
@@ -77,8 +89,12 @@ class QueryEngine:
         pictures: Pictures | None = None,
         lexical: LexicalIndex | LexicalFolder | None = None,
         look_twice: LookTwice | None = None,
+        confidence: Confidence | NoVerdicts | None = None,
+        detector: Detector | None = None,
     ) -> None:
         self.index = index
+        self.confidence = confidence
+        self.detector = detector
         self._lexical = lexical
         spread = index.biases.max(initial=0) - index.biases.min(initial=0)
         self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
@@ -103,7 +119,7 @@ class QueryEngine:
         """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
-        `use_look_twice=False` leaves the order of the first pass.
+        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
@@ -116,16 +132,25 @@ class QueryEngine:
         policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
         look_twice = LookTwice.open(artifact.path, index.row_count) if use_look_twice else None
-        if settings is None or settings.engine == "pytorch" or artifact.summary.get(FIRST):
+        by_onnx = settings is not None and settings.engine == "onnx" and not artifact.summary.get(FIRST)
+        threads = (settings.threads if settings is not None else 0) or torch.get_num_threads()
+        kept: dict[str, Any] = {
+            "policy": policy,
+            "pictures": pictures,
+            "lexical": lexical,
+            "look_twice": look_twice,
+            "confidence": read_confidence(artifact.path) if use_look_twice else None,
+            "detector": _open_detector(store, artifact, device, threads if by_onnx else None),
+        }
+        if not by_onnx:
             seeing = None if look_twice is None else _with_patches(store, artifact, encoder)
-            return cls(index, encoder, seeing, policy, pictures, lexical, look_twice)
+            return cls(index, encoder, seeing, **kept)
         from skufp_pipeline.encoders.onnx import load_image_encoder  # needs onnxruntime
 
         exported = encoder_of(store, artifact, IMAGE_ENCODER_ONNX.name, IMAGE_ENCODER_ONNX.key)
         exported.require_input("clip_checkpoint", checkpoint.digest)
-        threads = settings.threads or torch.get_num_threads()
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
-        return cls(index, encoder, image_encoder, policy, pictures, lexical, look_twice)
+        return cls(index, encoder, image_encoder, **kept)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -136,29 +161,41 @@ class QueryEngine:
         """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
         return None if self.pictures is None else self.pictures.get(sku_id)
 
-    def search_image(self, photo: PhotoSource, top: int, within: Rows | None = None) -> Answer:
-        """Finds the SKUs nearest to a photo.
+    def search_image(
+        self, photo: PhotoSource, top: int, within: Rows | None = None, region: RegionChoice = AUTO
+    ) -> Answer:
+        """Finds the SKUs nearest to a photo, or to an item in it.
+
+        There is a verdict if the index has any and all of it is searched.
 
         Args:
             within: restricts the search to these SKUs (`index.where`, `index.of_skus`); by default all.
+            region: what of the photo is searched for (`query.regions`).
 
         Raises:
-            UserError: the file is missing, not an image, truncated or too large.
+            UserError: the file is missing, not an image, truncated or too large, or has no such region.
         """
         clock = Clock()
         _require_top(top)
-        embedded = self._embed_photo(photo, clock)
-        first = self.first_pass(embedded, top, within)
+
+        def answer(embedded: EmbeddedPhoto) -> Answer:
+            found = self._answer_photo(embedded, top, within, clock)
+            return found if within is not None else self._judged(found, embedded, clock)
+
+        return self._best_of(photo, region, clock, answer)
+
+    def _answer_photo(self, photo: EmbeddedPhoto, top: int, within: Rows | None, clock: Clock) -> Answer:
+        first = self.first_pass(photo, top, within)
         clock.lap("search")
-        if self.look_twice is None or embedded.patches is None:
-            return Answer(self._hits(first), clock.milliseconds, embedded.action)
-        second = self.look_twice.again(first, embedded.patches)
+        if self.look_twice is None or photo.patches is None:
+            return Answer(self._hits(first), clock.milliseconds, photo.action)
+        second = self.look_twice.again(first, photo.patches)
         clock.lap("look_twice")
         hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
-        return Answer(hits, clock.milliseconds, embedded.action)
+        return Answer(hits, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
-        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes if that is more."""
+        """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if it is more."""
         wanted = top if self.look_twice is None else max(top, self.look_twice.top)
         return self.index.search(photo.query, wanted, within)[0]
 
@@ -173,7 +210,13 @@ class QueryEngine:
         return self._answer(query, top, within, clock, words=(text, 1))
 
     def search_mixed(
-        self, photo: PhotoSource, text: str, text_weight: float, top: int, within: Rows | None = None
+        self,
+        photo: PhotoSource,
+        text: str,
+        text_weight: float,
+        top: int,
+        within: Rows | None = None,
+        region: RegionChoice = AUTO,
     ) -> Answer:
         """Finds the SKUs nearest to a photo and a text combined.
 
@@ -181,10 +224,13 @@ class QueryEngine:
         text add. Raises as `search_image`, `search_text` and `mix` do.
         """
         clock = Clock()
-        embedded = self._embed_photo(photo, clock)
-        query = mix(embedded.query, self._embed_text(text), text_weight)
-        clock.lap("encode")
-        return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
+
+        def answer(embedded: EmbeddedPhoto) -> Answer:
+            query = mix(embedded.query, self._embed_text(text), text_weight)
+            clock.lap("encode")
+            return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
+
+        return self._best_of(photo, region, clock, answer)
 
     def search_like(self, sku_id: str, top: int, within: Rows | None = None) -> Answer:
         """Finds the SKUs nearest to a SKU, excluding itself; raises UserError if the index lacks the SKU."""
@@ -195,17 +241,26 @@ class QueryEngine:
         return Answer(self._hits(result), clock.milliseconds)
 
     def explain(
-        self, photo: PhotoSource | Image.Image, sku_id: str, settings: ExplanationSettings | None = None
+        self,
+        photo: PhotoSource | Image.Image,
+        sku_id: str,
+        settings: ExplanationSettings | None = None,
+        region: RegionChoice = WHOLE,
     ) -> Explanation:
         """Says where a photo and a SKU are alike (`query.explain`).
 
         The photo is explained as the encoder in PyTorch sees it, without the policy. The runner-up is the
         best SKU beside this one in the whole index.
 
+        Args:
+            region: what of the photo is explained, the `item` or `box` of its answer; `auto`: the first item.
+
         Raises:
-            UserError: the photo can't be read, or the index lacks the SKU.
+            UserError: the photo can't be read or has no such region, or the index lacks the SKU.
         """
-        image = photo if isinstance(photo, Image.Image) else read_photo(photo)
+        image = photo
+        if not isinstance(image, Image.Image):
+            image = read_views(image, region, self.detector, Clock())[0].image
         (row,) = self.index.of_skus([sku_id]).numbers().tolist()
         shown = self.picture(sku_id)
         plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
@@ -222,10 +277,90 @@ class QueryEngine:
         matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
         return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)
 
+    def search(
+        self,
+        wish: Wish,
+        top: int,
+        within: Rows | None = None,
+        facets_over: int | None = None,
+        region: RegionChoice = AUTO,
+    ) -> Answer:
+        """Answers whatever is combined in a wish (`query.combine`) with one exact search.
+
+        Liked and disliked SKUs are no answers. What is not combined is answered as `search_image`,
+        `search_text`, `search_mixed` or `search_like` answer it; only `search_image` gives a verdict.
+
+        Args:
+            facets_over: number of best answers whose values are counted (`query.facets`); None counts none.
+            region: what of the photo is searched for; of several photos, or with likes and words to avoid,
+                each is taken whole.
+
+        Raises UserError as those do, if a SKU is not in the index, or if the parts cancel out.
+        """
+        _require_top(top)
+        if facets_over is None:
+            return self._search_wish(wish, top, within, region)
+        answer = self._search_wish(wish, max(top, facets_over), within, region)
+        counted = count_facets(self.index.skus, [hit.sku_id for hit in answer.hits[:facets_over]])
+        return replace(answer, hits=answer.hits[:top], facets=counted)
+
+    def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
+        if wish.is_plain:
+            return self._search_plain(wish, top, within, region)
+        if region not in (AUTO, WHOLE):
+            raise UserError(
+                "--item and --box are for one photo, alone or with --text; with several photos, likes or "
+                "words to avoid photos are taken whole"
+            )
+        clock = Clock()
+        embedded = [self._embed_photo(photo, clock) for photo in wish.photos]
+        query: NDArray[np.floating] | None = None
+        if embedded:
+            query = mean_query([photo.query for photo in embedded], wish.photo_weights)
+        words, text_weight = wish.text, wish.text_weight if embedded else 1.0
+        if words is not None:
+            row = self._embed_text(words)
+            query = row if query is None else mix(query, row, text_weight)
+        if wish.liked or wish.disliked:
+            rated = self.index.of_skus([*wish.liked, *wish.disliked])
+            within = ~rated & (self.index.present if within is None else within)
+            rows = [self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked)]
+            query = rocchio(query, *rows)
+        assert query is not None
+        avoided = [self._embed_text(text) for text in wish.avoided]
+        query = pushed_away(query, avoided, wish.avoided_weight)
+        clock.lap("combine")
+        action = embedded[0].action if len(embedded) == 1 else None
+        told = ("", 0.0) if words is None else (words, text_weight)
+        return self._answer(query, top, within, clock, action, told)
+
+    def _search_plain(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
+        if wish.liked:
+            return self.search_like(wish.liked[0], top, within)
+        if not wish.photos:
+            return self.search_text(wish.text or "", top, within)
+        if wish.text is None:
+            return self.search_image(wish.photos[0], top, within, region)
+        return self.search_mixed(wish.photos[0], wish.text, wish.text_weight, top, within, region)
+
     def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
         image = read_photo(source)
         clock.lap("decode")
         return self.embed_image(image, clock)
+
+    def _best_of(
+        self,
+        source: PhotoSource,
+        region: RegionChoice,
+        clock: Clock,
+        answer: Callable[["EmbeddedPhoto"], Answer],
+    ) -> Answer:
+        """Answers each view of a photo that the region asks for, and returns the best answer."""
+        views = read_views(source, region, self.detector, clock)
+        answers = [answer(self.embed_image(view.image, clock)) for view in views]
+        best = best_item(answers)
+        items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
+        return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
     def embed_image(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
@@ -255,6 +390,25 @@ class QueryEngine:
         seeing: Any = self.image_encoder
         rows, patches = seeing.embed_with_patches(pixels)
         return rows, patches[0]
+
+    def _judged(self, answer: Answer, photo: EmbeddedPhoto, clock: Clock) -> Answer:
+        """Adds confidence and verdict, by the photo as the calibration saw its photos: without the policy."""
+        if self.confidence is None or len(self.index) < LISTED:
+            return answer
+        if isinstance(self.confidence, NoVerdicts):
+            return replace(answer, no_verdict=self.confidence.off)
+        sure = float(self.confidence.judge(self._evidence(photo))[0])
+        clock.lap("confidence")
+        return replace(answer, confidence=sure, verdict=self.confidence.verdict(sure))
+
+    def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
+        """The features (1,) of a photo that say how sure its first answer is."""
+        look = self.look_twice
+        count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
+        (first,) = self.index.search(photo.plain, count)
+        if look is None or photo.patches is None:
+            return features_of(first.scores[None])
+        return features_of(first.scores[None], look.ranked(first, photo.patches)[None])
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
@@ -343,6 +497,34 @@ def _with_patches(store: ArtifactStore, index: Artifact, encoder: Encoder) -> Pa
     return PatchEncoder(encoder, PatchHead.load(files.path))
 
 
+def _open_detector(
+    store: ArtifactStore, index: Artifact, device: torch.device, onnx_threads: int | None
+) -> Detector | None:
+    """Loads and warms up the detector that the index was published with; None if it has none, or if there was
+    too little to train one. With `onnx_threads` its export is opened, if the index has one."""
+    inputs = index.manifest.recipe.inputs
+    if DETECTOR_CHECKPOINT.name not in inputs:
+        return None
+    checkpoint = encoder_of(store, index, DETECTOR_CHECKPOINT.name, DETECTOR_CHECKPOINT.key)
+    index.require_input(DETECTOR_CHECKPOINT.name, checkpoint.digest)
+    if checkpoint.summary.get(OFF) is not None:
+        return None
+    from skufp_pipeline.detection.files import load_detector
+
+    if onnx_threads is None or DETECTOR_ONNX.name not in inputs:
+        return load_detector(checkpoint.path, device)
+    exported = encoder_of(store, index, DETECTOR_ONNX.name, DETECTOR_ONNX.key)
+    exported.require_input(DETECTOR_CHECKPOINT.name, checkpoint.digest)
+    return load_detector(checkpoint.path, device, exported.path, onnx_threads)
+
+
+def _item(view: View, answer: Answer) -> Item:
+    assert view.item is not None
+    assert view.number is not None
+    sku_id, score = (answer.hits[0].sku_id, answer.hits[0].score) if answer.hits else (None, None)
+    return Item(view.number, view.item.box, view.item.label, view.item.score, sku_id, score)
+
+
 def _require_top(top: int) -> None:
     if top < 1:
         raise UserError(f"--top must be at least 1, got {top}")
@@ -354,8 +536,25 @@ def read_photo(source: PhotoSource) -> Image.Image:
     Raises:
         UserError: the photo is missing, not an image, truncated, or too large (see photos.py).
     """
-    try:
+    with _told_of(source):
         return whole_photo(source)
+
+
+def read_views(
+    source: PhotoSource, region: RegionChoice, detector: Detector | None, clock: Clock
+) -> list[View]:
+    """Reads what of a photo is searched for; raises as `read_photo` and `views_of` do."""
+    with _told_of(source):
+        photo = whole_photo(source)
+        clock.lap("decode")
+        return views_of(source, photo, region, detector, clock)
+
+
+@contextmanager
+def _told_of(source: PhotoSource) -> Iterator[None]:
+    """Raises a `UserError` that names the photo if it can't be read."""
+    try:
+        yield
     except (PhotoError, OSError) as error:
         name = f"photo {source}" if isinstance(source, Path) else "the photo"
         raise UserError(f"{name} {what_is_wrong(error)}") from error

@@ -14,10 +14,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from skufp_pipeline.encoders.patch_tables import patches_of
-from skufp_pipeline.encoders.patches import PatchGrid
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.measures.maxsim import Patches, maxsim
+from skufp_pipeline.measures.maxsim import Patches
 from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult
 from skufp_pipeline.search.patches import (
@@ -81,14 +80,17 @@ class LookTwice:
             first: result of the first pass, best first, with `top` SKUs or as many as there are.
             photo: (P, d) patches of the photo.
         """
-        found = np.full(len(first.rows), np.nan)
         near = first.rows[: self.top]
-        if len(near):
-            found[: len(near)] = maxsim(photo, *self.patches.of_rows(near))
+        found = np.full(len(first.rows), np.nan)
+        found[: len(near)] = self.patches.maxsim(near, photo)
         ranked = first.scores[: len(near)] + self.weight * found[: len(near)]
         order = np.arange(len(first.rows))
         order[: len(near)] = np.lexsort((near, -ranked))
         return SecondLook(first.rows[order], first.scores[order], found[order])
+
+    def ranked(self, first: SearchResult, photo: Patches) -> NDArray[np.float64]:
+        """Returns the scores by which `again` ranks the first `top` of a result, in the order of `first`."""
+        return first.scores[: self.top] + self.weight * self.patches.maxsim(first.rows[: self.top], photo)
 
 
 def choose_weight(
@@ -133,7 +135,7 @@ def write_look_twice(
     views: Iterable[pl.DataFrame],
     photos: pl.DataFrame,
     images: pl.DataFrame,
-    grid: PatchGrid,
+    shape: tuple[int, int, int],
     settings: LookTwiceSettings,
     shown: ShownPictures | None = None,
 ) -> dict[str, Any]:
@@ -141,16 +143,16 @@ def write_look_twice(
 
     Args:
         views: `sku_id` and `patches` of the catalogue pictures, a table of a shard each.
-        photos: the same, with `item_id`, of development photos.
-        images: `item_id` and `embedding` of at least these.
+        photos: the same, with `item_id`, of development photos; the weight is chosen on customers'.
+        images: `item_id` and `embedding` of customers' photos.
+        shape: V, P and d of the patches.
         shown: where pictures are, so that one of each SKU can be explained; None: none can.
     """
-    shape = grid.views, grid.patches, grid.dimension
     patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape, shown)
     asked = photos.join(images.select("item_id", "embedding"), on="item_id", maintain_order="left")
     truth = right_items(asked["sku_id"], index.skus["sku_id"])
     asked, truth = asked.filter(truth >= 0), truth[truth >= 0]
     rows = embedding_rows(asked)
-    file = choose_weight(index, patches, rows, patches_of(asked, grid), truth, settings)
+    file = choose_weight(index, patches, rows, patches_of(asked, *shape[1:]), truth, settings)
     save_look_twice(directory, file)
     return {"maxsim_weight": file.weight, "maxsim_weight_chosen_on": file.chosen_on or 0}

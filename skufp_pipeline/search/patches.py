@@ -19,7 +19,7 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.measures.maxsim import Patches
+from skufp_pipeline.measures.maxsim import Patches, maxsim
 from skufp_pipeline.search.pictures import write_pictures
 from skufp_pipeline.settings import Settings
 
@@ -64,6 +64,10 @@ class PatchIndex:
             return None
         found: Patches = self.patches[row, self.shown[row]]
         return found
+
+    def maxsim(self, rows: NDArray[np.int64], photo: Patches) -> NDArray[np.float64]:
+        """Returns the (N,) scores of some rows with the (P, d) patches of a photo."""
+        return maxsim(photo, *self.of_rows(rows)) if len(rows) else np.zeros(0)
 
     @classmethod
     def write(

@@ -6,14 +6,21 @@ import os
 import shutil
 from pathlib import Path
 
+import dagster as dg
 import numpy as np
 import pytest
 import torch
 
+from skufp_pipeline.artifacts.places import RETRIEVAL_REPORT
+from skufp_pipeline.checks.evaluation import report_checks
 from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
+from skufp_pipeline.evaluation.report import Report
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.query.confidence import FILE, VERDICTS, Confidence, read_confidence
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.query.settings import ConfidenceSettings
+from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
@@ -211,3 +218,54 @@ def test_a_swap_on_a_full_disk_is_told_and_leaves_the_old_version_in_use(
     monkeypatch.undo()
     assert metadata(run_asset(spoilt.preset, "search_index"))["published"] == 1
     assert not list((Path(spoilt.preset.data_root) / "index" / "fingerprints").glob("*.tmp"))
+
+
+def test_a_version_keeps_its_calibration_and_the_report_judges_it(spoilt: Graph) -> None:
+    asked = ConfidenceSettings(alpha=0.5, least_skus=2)
+    preset = spoilt.preset.model_copy(update={"confidence": asked})
+    run_asset(preset, "search_index")
+    folder = current_index(spoilt.store)[0].path
+    found = read_confidence(folder)
+    assert isinstance(found, Confidence)
+    assert (found.alpha, found.synthetic) == (0.5, False)
+    assert found.logistic.features == ("top", "margin", "mean_of_ten")
+    photo = next(Path(spoilt.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))
+    answer = QueryEngine.open(spoilt.store, torch.device("cpu")).search_image(photo, 3)
+    assert answer.verdict in VERDICTS
+    written = (folder / FILE).read_bytes()
+    shutil.rmtree(folder)
+    assert checks(run_asset(preset, "search_index"))["index_is_exact"]
+    assert (current_index(spoilt.store)[0].path / FILE).read_bytes() == written
+    run_asset(preset, "retrieval_report")
+    report = RETRIEVAL_REPORT.read(spoilt.store)
+    judged = Report.read(report.report).verdicts
+    assert judged is not None
+    assert list(judged.settings) == ["seen", "zero", "seen+zero"]
+    assert sum(share.share for share in judged.settings["zero"].absent.values()) == pytest.approx(1)
+    assert "verdicts" in report.figures()
+    assert absent_check(preset, absent_told=0.0, present_rejected=1.0).passed
+    assert not absent_check(preset, absent_told=1.01).passed
+    assert not absent_check(preset, present_rejected=-0.01).passed
+
+
+def absent_check(preset: Preset, **thresholds: float) -> dg.AssetCheckResult:
+    changed = preset.evaluation.thresholds.model_copy(update=thresholds)
+    evaluation = preset.evaluation.model_copy(update={"thresholds": changed})
+    found = report_checks(preset.model_copy(update={"evaluation": evaluation}))
+    (check,) = [check for check in found if check.check_key.name == "absent_products_are_told"]
+    result = check(ArtifactStoreResource(root=preset.data_root))
+    assert isinstance(result, dg.AssetCheckResult)
+    return result
+
+
+def test_too_few_photos_give_no_verdict_and_the_summary_says_so(spoilt: Graph) -> None:
+    preset = spoilt.preset.model_copy(update={"confidence": ConfidenceSettings()})
+    told = metadata(run_asset(preset, "search_index"))["left_out"]
+    assert told.startswith("no verdicts: they need development photos of 30 SKUs to fit and of 30 more")
+    photo = next(Path(spoilt.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))
+    assert QueryEngine.open(spoilt.store, torch.device("cpu")).search_image(photo, 3).no_verdict == told
+
+
+def test_an_index_without_verdicts_has_no_calibration(small_graph: Graph) -> None:
+    assert small_graph.preset.confidence is None
+    assert read_confidence(current_index(small_graph.store)[0].path) is None

@@ -11,7 +11,7 @@ from PIL import Image
 
 from skufp_pipeline.artifacts.places import LOOK_TWICE_CHECKPOINT
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
-from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMaps, maps_of
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMap, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.patches import (
@@ -50,7 +50,7 @@ def publish(store: ArtifactStore, encoder: Encoder, folder: Path) -> None:
     """Puts an encoder, its patch head and an index of the photos of `folder` into the store."""
     head = PatchHead(PatchGrid.of(encoder, LookTwiceSettings()))
     pixels = torch.stack([encoder.preprocess(Image.open(folder / f"{sku_id}.png")) for sku_id in SKUS])
-    head.start(torch.from_numpy(maps_of(TowerWithMaps(encoder, head.grid), pixels).astype(np.float32)))
+    head.start(torch.from_numpy(maps_of(TowerWithMap(encoder, head.grid), pixels).astype(np.float32)))
     seeing = PatchEncoder(encoder, head)
     named = pl.DataFrame({"sku_id": SKUS, "category_name": "animal", "title": None, "image": "x.png"})
     patches = pl.Series("patches", seeing.view_patches(pixels).reshape(3, -1)).cast(
@@ -117,10 +117,25 @@ def test_a_photo_with_words_is_explained_too(folder: Path, tmp_path: Path) -> No
     assert (tmp_path / "why.png").is_file()
 
 
+def test_the_part_of_the_photo_that_was_searched_is_explained(folder: Path, tmp_path: Path) -> None:
+    with Image.open(folder / "bee.png") as photo:
+        wide = Image.new("RGB", (200, 150), "grey")
+        wide.paste(photo, (100, 20))
+    wide.save(tmp_path / "wide.png")
+    box = ("--box", "100,20,164,116")
+    pictures = []
+    for name, query in (("part", (tmp_path / "wide.png", *box)), ("bee", (folder / "bee.png",))):
+        target = tmp_path / f"why-{name}.png"
+        result = ask(*asked(folder, "--image", *query, "--explain", target))
+        assert result.exit_code == 0, result.stderr
+        pictures.append(target.read_bytes())
+    assert pictures[0] == pictures[1]
+
+
 @pytest.mark.parametrize("query", [("--text", "a bee"), ("--like", "bee")])
 def test_only_a_photo_can_be_explained(folder: Path, tmp_path: Path, query: tuple[str, str]) -> None:
     told = refused(ask(*asked(folder, *query, "--explain", tmp_path / "why.png")))
-    assert told == "--explain says why a SKU is like a photo: give --image FILE with it"
+    assert told == "--explain says why a SKU is like a photo: give one --image FILE with it"
 
 
 def test_an_explanation_that_can_not_be_written_is_told(folder: Path, tmp_path: Path) -> None:

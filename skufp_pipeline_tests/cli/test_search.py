@@ -1,6 +1,7 @@
 """`skufp search`: what it prints, and how it answers a mistake - one line, no stack trace."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from skufp_pipeline.cli.search import print_answer
 from skufp_pipeline.policy.actions import ACTIONS
+from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.confidence import VERDICTS
 from skufp_pipeline.search.bundle import current_index
 
 from ..datasets.trees import truncate
@@ -17,12 +21,26 @@ from .asking import a_photo, ask, found, refused
 
 
 def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tuple[str, Path]) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--top", "7", "--policy", "off", "--json")
+    asked = (
+        "search",
+        *preset,
+        "--image",
+        a_photo(graph),
+        "--whole",
+        "--top",
+        "7",
+        "--policy",
+        "off",
+        "--json",
+    )
     result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search"}
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search", "confidence"}
     assert answer["action"] is None
+    assert answer["verdict"] in VERDICTS
+    assert 0 <= answer["confidence"] <= 1
+    assert "no_verdict" not in answer
     hits = answer["hits"]
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
@@ -30,12 +48,24 @@ def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tupl
     assert all(graph.store.local_path(hit["image"]).is_file() for hit in hits)
 
 
+def test_a_verdict_is_told_in_words(
+    graph: Graph, preset: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = ask("search", *preset, "--image", a_photo(graph)).stdout.splitlines()[0]
+    assert first.split(": ")[0] in ("a match", "similar products", "probably not in this shop")
+    assert re.search(r"with a probability of \d+%$", first)
+    print_answer(Answer([], {"search": 1.0}, no_verdict="no verdicts: too few photos"))
+    assert capsys.readouterr().out.splitlines()[0] == "no verdicts: too few photos"
+
+
 def test_a_catalog_photo_finds_its_own_sku(graph: Graph, preset: tuple[str, Path]) -> None:
     folder = Path(graph.preset.data_root) / "crops"
     photos = sorted(folder.glob("shard_*/validation/catalog/*/*.jpg"))[:10]
     found = 0
     for photo in photos:
-        answer = json.loads(ask("search", *preset, "--image", photo, "--top", "5", "--json").stdout)
+        answer = json.loads(
+            ask("search", *preset, "--image", photo, "--whole", "--top", "5", "--json").stdout
+        )
         found += photo.parent.name in [hit["sku_id"] for hit in answer["hits"]]
     assert found >= 7
 
@@ -53,11 +83,11 @@ def test_a_photo_and_words_are_mixed(graph: Graph, preset: tuple[str, Path]) -> 
 
 @pytest.mark.parametrize("use", ["on", "auto"])
 def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[str, Path], use: str) -> None:
-    asked = ("search", *preset, "--image", a_photo(graph), "--policy", use)
+    asked = ("search", *preset, "--image", a_photo(graph), "--whole", "--policy", use)
     answer = json.loads(ask(*asked, "--json").stdout)
     assert answer["action"] in ACTIONS
     twice = {"encode_again"} if answer["action"] != "identity" else set()
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search"} | twice
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search", "confidence"} | twice
     assert ask(*asked).stdout.splitlines()[-1].endswith(f"; policy: {answer['action']}")
 
 
@@ -206,12 +236,44 @@ def test_an_exported_tower_of_another_encoder_is_refused_by_name(spoilt: Graph) 
 
 
 def test_a_question_must_be_one(graph: Graph, preset: tuple[str, Path]) -> None:
-    wanted = 'give --image FILE or --text "..." or both, or --like SKU_ID alone'
-    assert refused(ask("search", *preset)) == wanted
-    assert refused(ask("search", *preset, "--text", "a", "--like", "b")) == wanted
+    wanted = 'give --image FILE, --text "...", --like SKU_ID, or several of them'
+    for words in ((), ("--not", "stripes"), ("--unlike", "a"), ("--not-weight", "0.3")):
+        assert refused(ask("search", *preset, *words)).startswith(wanted)
+    assert (
+        refused(ask("search", *preset, "--like", "a", "--unlike", "a"))
+        == "SKU 'a' is both liked and disliked"
+    )
     for words in (("--text", "a"), ("--image", a_photo(graph)), ("--like", "b")):
         told = refused(ask("search", *preset, *words, "--text-weight", "0.3"))
         assert told == "--text-weight needs both --image and --text"
+
+
+def test_photos_words_to_avoid_and_likes_are_combined(graph: Graph, preset: tuple[str, Path]) -> None:
+    _, index = current_index(graph.store)
+    liked, disliked = index.sku_ids[3], index.sku_ids[5]
+    photo = a_photo(graph)
+    alone = found(*preset, "--image", photo)
+    assert found(*preset, "--image", photo, "--image", photo) == alone
+    assert found(*preset, "--image", photo, "--not", "a striped dress", "--not-weight", "0") == alone
+    asked = ("--image", photo, "--like", liked, "--unlike", disliked, "--not", "stripes", "--top", "9999")
+    answers = found(*preset, *asked)
+    assert sorted(answers) == sorted({*index.sku_ids} - {liked, disliked})
+    assert refused(ask("search", *preset, "--image", photo, "--image-weight", "-1")) == (
+        "a photo's weight must be above 0, got -1"
+    )
+    told = refused(ask("search", *preset, "--image", photo, "--image", photo, "--image-weight", "1"))
+    assert told == "1 weights for 2 photos; expected one for each"
+
+
+def test_facets_count_the_best_answers(graph: Graph, preset: tuple[str, Path]) -> None:
+    asked = ("search", *preset, "--text", "a dress", "--facets", "30", "--top", "2")
+    answer = json.loads(ask(*asked, "--json").stdout)
+    assert len(answer["hits"]) == 2
+    index = current_index(graph.store)[1]
+    best = index.skus.filter(pl.col("sku_id").is_in(found(*preset, "--text", "a dress", "--top", "30")))
+    expected = best["category_name"].value_counts().rows()
+    assert sorted(answer["facets"]["category_name"].items()) == sorted(expected)
+    assert "\n     category_name: " in ask(*asked).stdout
 
 
 def test_an_empty_sentence_is_refused(preset: tuple[str, Path]) -> None:
@@ -254,3 +316,43 @@ def test_a_picture_that_can_not_be_written_is_named(preset: tuple[str, Path], tm
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"Error: --save {tmp_path / 'no' / 'where.png'}: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--box", "1,2,3"], "--box '1,2,3': expected four whole numbers x1,y1,x2,y2 in pixels"),
+        (["--box", "1,2,3,x"], "--box '1,2,3,x': expected four whole numbers"),
+        (["--box", "1,2,3,4", "--whole"], "--box and --whole: give one of --item, --box and --whole"),
+        (["--item", "1", "--box", "1,2,3,4"], "--item and --box: give one of"),
+    ],
+)
+def test_a_part_of_a_photo_must_be_one(tmp_path: Path, words: list[str], told: str) -> None:
+    assert told in refused(ask("search", "--image", tmp_path / "photo.jpg", *words))
+
+
+def test_a_part_of_no_photo_is_refused() -> None:
+    assert "--whole needs --image" in refused(ask("search", "--text", "red", "--whole"))
+
+
+def test_a_box_of_a_photo_is_answered_and_one_outside_it_is_told(small_graph: Graph) -> None:
+    photo, preset = a_photo(small_graph), ("--preset", small_graph.preset_file)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--box", "0,0,5,5", "--json").stdout)
+    assert (answer["box"], answer["item"], answer["items"]) == ([0, 0, 5, 5], None, [])
+    assert "is no part of the photo" in refused(
+        ask("search", *preset, "--image", photo, "--box", "0,0,5,9999")
+    )
+    assert "the index in use has no detector" in refused(
+        ask("search", *preset, "--image", photo, "--item", "1")
+    )
+
+
+def test_the_items_of_a_photo_are_listed(graph: Graph, preset: tuple[str, Path]) -> None:
+    photo = a_photo(graph)
+    answer = json.loads(ask("search", *preset, "--image", photo, "--json").stdout)
+    printed = ask("search", *preset, "--image", photo).stdout
+    assert printed.count("item ") == len(answer["items"])
+    assert "detect" in answer["ms"]
+    whole = json.loads(ask("search", *preset, "--image", photo, "--whole", "--json").stdout)
+    assert (whole["box"], whole["items"]) == (None, [])
+    assert "detect" not in whole["ms"]

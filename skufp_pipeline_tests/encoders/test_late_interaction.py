@@ -128,7 +128,7 @@ def test_the_scores_in_training_are_those_of_the_search() -> None:
 def test_the_head_learns_which_channels_tell_skus_apart(tmp_path: Path) -> None:
     """Channel 0 to 3 of a patch name the SKU; the others are louder, and noise."""
     rng = np.random.default_rng(1)
-    grid = PatchGrid((0,), (12,), 4, 8, 1)
+    grid = PatchGrid(0, 12, 4, 8, 1)
 
     def maps(skus: np.ndarray) -> np.ndarray:
         found = 3 * rng.standard_normal((len(skus), grid.patches, 12))
@@ -157,4 +157,4 @@ def test_the_tables_hold_the_first_pictures_and_training_skus_development_photos
         == images.filter(pl.col("item_id").str.ends_with("item0"))["item_id"].to_list()
     )
     assert set(photos["item_id"]) == {f"train/{sku}_item3" for sku in range(4)}
-    assert patches_of(views, grid).shape == (6, grid.patches, 16)
+    assert patches_of(views, grid.patches, 16).shape == (6, grid.patches, 16)

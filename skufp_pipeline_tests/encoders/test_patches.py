@@ -9,7 +9,7 @@ import torch
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.export import export_image_tower
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
-from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMaps, maps_of
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMap, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.errors import UserError
 
@@ -33,7 +33,7 @@ def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def head_of(encoder: Encoder, settings: LookTwiceSettings | None = None) -> PatchHead:
     torch.manual_seed(0)
     head = PatchHead(PatchGrid.of(encoder, settings or LookTwiceSettings()))
-    tower = TowerWithMaps(encoder, head.grid)
+    tower = TowerWithMap(encoder, head.grid)
     pixels = torch.stack([encoder.preprocess(noise(seed)) for seed in range(8)])
     head.start(torch.from_numpy(maps_of(tower, pixels).astype(np.float32)))
     return head
@@ -60,11 +60,11 @@ def test_the_embedding_is_the_encoders_and_the_patches_are_unit_vectors(encoder:
 def test_a_patch_sees_its_own_part_of_the_picture(tmp_path: Path) -> None:
     encoder = create_encoder(write_model(tmp_path / "t.json", TOWERS["transformer"]), CPU, seed=0)
     head = head_of(encoder)
-    grid = PatchGrid((0,), (16,), head.grid.side, head.grid.dimension, 1)
+    grid = PatchGrid(0, 16, head.grid.side, head.grid.dimension, 1)
     pixels = torch.rand(1, 3, 96, 96)
     changed = pixels.clone()
     changed[..., :16, :16] += 1
-    before, after = (maps_of(TowerWithMaps(encoder, grid), each)[0] for each in (pixels, changed))
+    before, after = (maps_of(TowerWithMap(encoder, grid), each)[0] for each in (pixels, changed))
     moved = np.abs(after.astype(float) - before).sum(axis=1)
     assert moved.argmax() == 0
 

@@ -15,6 +15,7 @@ from skufp_pipeline.policy.enhance import fuse, processed
 from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.confidence import Confidence, Logistic, NoVerdicts
 from skufp_pipeline.query.engine import CACHED_TEXTS, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
@@ -421,3 +422,79 @@ def test_a_policy_that_has_changed_since_is_refused_with_both_digests(
     with pytest.raises(UserError, match=f"made with vla_checkpoint {old}, but .* in use is {new}"):
         QueryEngine.open(store, CPU)
     assert QueryEngine.open(store, CPU, use_policy="off").policy is None
+
+
+SURE = Confidence(
+    logistic=Logistic(features=("top",), means=(0.5,), scales=(1,), weights=(20,), intercept=0),
+    match=0.9,
+    reject_below=0.4,
+    alpha=0.05,
+    absent=0.5,
+    photos=1,
+    skus=1,
+    synthetic=False,
+    curve=(),
+    calibration_error=0.0,
+)
+
+
+@pytest.fixture
+def large(encoder: Encoder) -> FingerprintIndex:
+    """Twelve SKUs: the red one, and others at right angles to it."""
+    rows = np.random.default_rng(0).standard_normal((12, encoder.dimension))
+    (red,) = rows[:1] = encoder.embed_images([picture("red")])
+    rows[1:] -= np.outer(rows[1:] @ red, red)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    named = {
+        "sku_id": [f"s{number}" for number in range(12)],
+        "category_name": "x",
+        "title": "x",
+        "image": "x",
+    }
+    return FingerprintIndex(rows.astype(np.float32), pl.DataFrame(named))
+
+
+def test_a_photo_of_the_whole_index_gets_confidence_and_verdict(
+    large: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    picture("red").save(tmp_path / "red.png")
+    engine = QueryEngine(large, encoder, confidence=SURE)
+    answer = engine.search_image(tmp_path / "red.png", 1)
+    assert answer.confidence == pytest.approx(1 / (1 + np.exp(-20 * (answer.hits[0].score - 0.5))))
+    assert (answer.verdict, answer.no_verdict) == ("match", None)
+    assert list(answer.milliseconds) == ["decode", "preprocess", "encode", "search", "confidence"]
+    absent = QueryEngine(large.remove(["s0"]), encoder, confidence=SURE).search_image(tmp_path / "red.png", 1)
+    assert absent.verdict == "none"
+    others = (
+        engine.search_image(tmp_path / "red.png", 1, large.of_skus(["s0", "s1"])),
+        engine.search_text("red", 1),
+        engine.search_mixed(tmp_path / "red.png", "red", 0.5, 1),
+        engine.search_like("s0", 1),
+        QueryEngine(large, encoder).search_image(tmp_path / "red.png", 1),
+        QueryEngine(large.remove(["s0", "s1"]), encoder, confidence=SURE).search_image(
+            tmp_path / "red.png", 1
+        ),
+    )
+    assert {(other.confidence, other.verdict, other.no_verdict) for other in others} == {(None, None, None)}
+
+
+def test_the_policy_changes_the_answer_and_no_verdict(
+    large: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "photo.png")
+    policy = policy_that_takes("denoise", encoder.dimension)
+    plain, processed_one = (
+        QueryEngine(large, encoder, policy=used, confidence=SURE).search_image(tmp_path / "photo.png", 3)
+        for used in (None, policy)
+    )
+    assert processed_one.action == "denoise"
+    assert (plain.confidence, plain.verdict) == (processed_one.confidence, processed_one.verdict)
+
+
+def test_an_index_that_could_not_be_calibrated_says_so(
+    large: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "photo.png")
+    engine = QueryEngine(large, encoder, confidence=NoVerdicts(off="no verdicts: too few"))
+    answer = engine.search_image(tmp_path / "photo.png", 3)
+    assert (answer.confidence, answer.verdict, answer.no_verdict) == (None, None, "no verdicts: too few")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
-from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMaps, maps_of
+from skufp_pipeline.encoders.patches import PatchEncoder, PatchGrid, PatchHead, TowerWithMap, maps_of
 from skufp_pipeline.encoders.settings import LookTwiceSettings, QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.measures.maxsim import maxsim
@@ -82,7 +82,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory) -> PatchEncoder:
     encoder = create_encoder(write_model(path, {**TIMM_VISION, "image_size": 64}), CPU, seed=0)
     head = PatchHead(PatchGrid.of(encoder, LookTwiceSettings(dimension=32)))
     pixels = torch.stack([encoder.preprocess(noise(seed)) for seed in range(8)])
-    head.start(torch.from_numpy(maps_of(TowerWithMaps(encoder, head.grid), pixels).astype(np.float32)))
+    head.start(torch.from_numpy(maps_of(TowerWithMap(encoder, head.grid), pixels).astype(np.float32)))
     return PatchEncoder(encoder, head)
 
 

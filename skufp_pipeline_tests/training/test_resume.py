@@ -37,6 +37,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory):
         ("aggregator", "save", 3, "aggregator: resuming after epoch 1 of 4"),
         ("policy", "step", 10, "policy: resuming after epoch 2 of 6"),
         ("policy", "save", 3, "policy: resuming after epoch 1 of 6"),
+        ("detector", "step", 4, "detector: resuming after step 2 of 6"),
+        ("detector", "save", 3, "detector: resuming after step 2 of 6"),
     ],
 )
 def test_a_killed_training_goes_on_and_ends_in_the_same_bytes(

@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from skufp_pipeline.detection.files import save_detector
+from skufp_pipeline.detection.small import SmallModel
+from skufp_pipeline.detection.train import train_detector
 from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.late_interaction import PatchData, nearest_skus, train_patch_head
@@ -42,6 +45,7 @@ from skufp_pipeline.views.lora import save_lora, train_lora
 from skufp_pipeline.views.pipeline import build_pipeline, save_pipeline
 from skufp_pipeline.views.settings import LoraSettings, SmallBaseSettings
 
+from ..detection.examples import SETTINGS, TRAINING, rectangles
 from ..encoders.examples import write_model
 from ..fingerprint.examples import random_views, unit_rows
 from ..policy.examples import labels, sharpen_helps
@@ -121,7 +125,7 @@ def policy(scratch: Path, out: Path, log: Log, device: torch.device, dropout: fl
 def look_twice(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
     """Trains on the CPU whatever `device` is, as everywhere."""
     rng = np.random.default_rng(0)
-    skus, grid = np.repeat(np.arange(5), 3), PatchGrid((0,), (6,), 2, 8, 2)
+    skus, grid = np.repeat(np.arange(5), 3), PatchGrid(0, 6, 2, 8, 2)
     maps = [rng.standard_normal((15, 4, 6)).astype(np.float16) for _ in range(2)]
     data = PatchData(maps[0], skus, maps[1], skus, nearest_skus(unit_rows((5, 8), 3), 2))
     head = PatchHead(grid)
@@ -132,8 +136,19 @@ def look_twice(scratch: Path, out: Path, log: Log, device: torch.device, dropout
     return history
 
 
+def detector(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+    """Draws each step's batch from a generator of its own; with a moving average."""
+    changes = {"steps": 6, "judge_every": 2, "batch_size": 4}
+    settings = SETTINGS.model_copy(update={"training": TRAINING.model_copy(update=changes)})
+    data = rectangles(20, 0), rectangles(4, 1)
+    network, history = train_detector(*data, settings, 5, device, scratch, log)
+    save_detector(SmallModel(network.cpu(), settings), out)
+    return history
+
+
 TRAININGS: dict[str, Callable[[Path, Path, Log, torch.device, float], History]] = {
-    function.__name__: function for function in (clip, reid, base, lora, aggregator, policy, look_twice)
+    function.__name__: function
+    for function in (clip, reid, base, lora, aggregator, policy, detector, look_twice)
 }
 
 

@@ -1,0 +1,58 @@
+"""The assets of the detector: what it was trained on, what the index keeps of it, and what it is worth."""
+
+import polars as pl
+import torch
+
+from skufp_pipeline.artifacts.places import (
+    ANNOTATIONS,
+    DETECTION_REPORT,
+    DETECTOR_CHECKPOINT,
+    DETECTOR_ONNX,
+    SEARCH_INDEX,
+)
+from skufp_pipeline.query.engine import QueryEngine
+
+from ..graphs import Graph, checks, metadata, run_asset
+
+
+def test_it_was_trained_on_photos_of_training_skus_alone(graph: Graph) -> None:
+    result = DETECTOR_CHECKPOINT.read(graph.store)
+    items = ANNOTATIONS.read(graph.store).items()
+    query = pl.format("{}/{}_item{}", "split", "image_id", "item_idx").alias("query_id")
+    used = result.used_queries().join(items.select(query, "split", actual="role"), on="query_id", how="left")
+    assert set(used["split"]) == {"train"}
+    assert set(used["use"]) == {"train", "development"}
+    assert used["use"].equals(used["actual"])
+    assert result.summary["photos"] > result.summary["held_photos"] > 0
+    assert result.summary["synthetic_photos"] == 0
+
+
+def test_its_export_finds_the_same_regions_on_every_photo(graph: Graph) -> None:
+    made = DETECTOR_ONNX.read(graph.store).summary
+    assert made["same_regions"] == made["photos"] == 50
+
+
+def test_the_index_keeps_its_detector(graph: Graph) -> None:
+    index = SEARCH_INDEX.read(graph.store).artifact
+    for stored in (DETECTOR_CHECKPOINT, DETECTOR_ONNX):
+        index.require_input(stored.name, stored.read(graph.store).digest)
+    for settings in (None, graph.preset.query_encoder):
+        engine = QueryEngine.open(graph.store, torch.device("cpu"), settings)
+        assert engine.detector is not None
+
+
+def test_the_report_judges_every_region_of_the_same_evaluation_photos(graph: Graph) -> None:
+    report = DETECTION_REPORT.read(graph.store)
+    assert graph.preset.detector is not None
+    count = graph.preset.detector.report_photos
+    both = report.regions().filter(setting="seen+zero")
+    assert both["region"].to_list() == ["annotated", "detected", "tapped", "whole"]
+    assert set(both["photos"]) == {count} == {report.figures()["photos"]}
+    asked = report.frame("photos")["query_id"]
+    assert set(asked).isdisjoint(DETECTOR_CHECKPOINT.read(graph.store).used_queries()["query_id"])
+
+
+def test_an_unchanged_report_is_not_made_again_and_has_its_check(graph: Graph) -> None:
+    result = run_asset(graph.preset, "detection_report")
+    assert metadata(result)["computed"] == 0
+    assert checks(result) == {"detector_finds_items": True}
