@@ -56,8 +56,9 @@ from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.metrics import area_under_roc
 from skufp_pipeline.photos import read_crop
 from skufp_pipeline.presets import Preset, another_rendering, load_preset
-from skufp_pipeline.query.confidence import VERDICTS, Confidence, SecondLooks, read_confidence
+from skufp_pipeline.query.confidence import Confidence, SecondLooks, read_confidence
 from skufp_pipeline.query.look_twice import LookTwice
+from skufp_pipeline.query.settings import VERDICTS
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.patches import PatchIndex

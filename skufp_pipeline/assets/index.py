@@ -66,6 +66,7 @@ def group(preset: Preset) -> Group:
             "skufp_pipeline.search.bundle",
             "skufp_pipeline.search.judging",
             *(["skufp_pipeline.query.confidence"] if preset.confidence else []),
+            *(["skufp_pipeline.query.look_twice"] if preset.look_twice else []),
         ),
         config={
             "segment_rows": preset.index_segment_rows,
@@ -168,9 +169,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
-        sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
-        sizes["lexical"] = preset.search.lexical
-        index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
+        given = preset.index_segment_rows, preset.index_picture_side, run.store.local_path, items.skus()
+        index = build_index(directory, *parts, *given, preset.search.lexical)
         look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
         judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence, photos)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]

@@ -95,9 +95,7 @@ def look_twice_checkpoint(run: Run) -> dg.MaterializeResult:
         history = train_patch_head(head, data, settings, preset.seed, run.scratch, run.log)
         return write_patch_head(directory, head, history, used, len(data.photos))
 
-    result = run.produce_or_off(
-        LOOK_TWICE_CHECKPOINT, build, lambda directory: write_unused(directory, no_queries())
-    )
+    result = run.produce_or_off(LOOK_TWICE_CHECKPOINT, build, _write_off)
     return run.done(result, _curve(result.history()))
 
 
@@ -133,6 +131,10 @@ def write_patch_head(
     write_frames(directory, used_queries=used)
     grid = {"patches": head.grid.patches, "dimension": head.grid.dimension, "views": head.grid.views}
     return {**grid, "photos": photos, "steps": len(history), **left_out(None if used.height else NO_PHOTOS)}
+
+
+def _write_off(directory: Path) -> None:
+    write_unused(directory, no_queries())
 
 
 def _curve(history: list[dict[str, float]]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from skufp_pipeline.evaluation.report import (
     Share,
     Times,
 )
-from skufp_pipeline.query.confidence import VERDICTS
+from skufp_pipeline.query.settings import VERDICTS
 
 SETTING_LABELS = {"seen": "Seen-SKU", "zero": "Zero-shot", "seen+zero": "Seen+Zero"}
 METRIC_LABELS = {

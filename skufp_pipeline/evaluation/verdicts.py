@@ -14,7 +14,8 @@ from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
 from skufp_pipeline.evaluation.report import Share, Verdicts, VerdictsOf
 from skufp_pipeline.measures.bootstrap import bootstrap_mean
 from skufp_pipeline.measures.metrics import Bin, area_under_roc, reliability
-from skufp_pipeline.query.confidence import VERDICTS, Confidence, SecondLooks, pairs_of
+from skufp_pipeline.query.confidence import Confidence, SecondLooks, pairs_of
+from skufp_pipeline.query.settings import VERDICTS
 from skufp_pipeline.search.index import FingerprintIndex
 
 Floats = NDArray[np.float64]

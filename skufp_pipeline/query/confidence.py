@@ -13,7 +13,7 @@ varies less than one photo a SKU drawn at random.
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -28,15 +28,13 @@ from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.measures.maxsim import Patches
 from skufp_pipeline.measures.metrics import Bin, reliability
 from skufp_pipeline.query.look_twice import LookTwice
-from skufp_pipeline.query.settings import ConfidenceSettings
+from skufp_pipeline.query.settings import ConfidenceSettings, Verdict
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.settings import Settings
 
 FILE = "confidence.json"
 LISTED = 11  # answers that are looked at: ten are left where the right SKU is masked
 Floats = NDArray[np.float64]
-Verdict = Literal["match", "similar", "none"]
-VERDICTS: tuple[Verdict, ...] = ("match", "similar", "none")
 
 # Features of (Q, 10) scores, best first; others are given by name.
 OF_SCORES: dict[str, Callable[[Floats], Floats]] = {

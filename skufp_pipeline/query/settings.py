@@ -1,8 +1,13 @@
 """Settings of the stages of a query."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from skufp_pipeline.settings import Settings
+
+Verdict = Literal["match", "similar", "none"]
+VERDICTS: tuple[Verdict, ...] = ("match", "similar", "none")
 
 
 class ConfidenceSettings(Settings):

@@ -17,9 +17,9 @@ from skufp_pipeline.definitions import graph_steps
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.evaluation.report import Report
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.query.confidence import FILE, VERDICTS, Confidence, read_confidence
+from skufp_pipeline.query.confidence import FILE, Confidence, read_confidence
 from skufp_pipeline.query.engine import QueryEngine
-from skufp_pipeline.query.settings import ConfidenceSettings
+from skufp_pipeline.query.settings import VERDICTS, ConfidenceSettings
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.versions import Versions

@@ -12,7 +12,7 @@ from PIL import Image
 from skufp_pipeline.cli.search import print_answer
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.query.answers import Answer
-from skufp_pipeline.query.confidence import VERDICTS
+from skufp_pipeline.query.settings import VERDICTS
 from skufp_pipeline.search.bundle import current_index
 
 from ..datasets.trees import truncate
