@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches
+from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches, Teachers
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     BEST_SHOT_TEACHERS,
@@ -36,15 +36,15 @@ from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
-from skufp_pipeline.encoders.settings import LookTwiceSettings
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.query.settings import ConfidenceSettings
-from skufp_pipeline.search.bundle import build_index
+from skufp_pipeline.search.bundle import build_index, picture_paths
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import parity_photos
+from skufp_pipeline.search.patches import ShownPictures
 from skufp_pipeline.search.versions import FIRST, Versions, keep_encoders, publish_first
 from skufp_pipeline.show import counts_table, frame_metadata
 from skufp_pipeline.steps import Group, Run, Step
@@ -171,7 +171,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
         parts = (fingerprints.scan(), teachers.table(), tables, references)
         given = preset.index_segment_rows, preset.index_picture_side, run.store.local_path, items.skus()
         index = build_index(directory, *parts, *given, preset.search.lexical)
-        look, photos = _write_look_twice(preset.look_twice, directory, index, embeddings, patches)
+        look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
         judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence, photos)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
         return {**_size(index), **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
@@ -241,14 +241,16 @@ def _look_twice_config(preset: Preset) -> dict[str, Any]:
 
 
 def _write_look_twice(
-    settings: LookTwiceSettings | None,
+    run: Run,
     directory: Path,
     index: FingerprintIndex,
     shards: Sequence[Embeddings],
     patches: Sequence[Patches],
+    teachers: Teachers,
 ) -> tuple[dict[str, Any], pl.DataFrame | None]:
     """Adds the patches to a bundle, with what MaxSim weighs; returns their part of the summary, and the
     patches of development photos."""
+    settings, side = run.preset.look_twice, run.preset.index_picture_side
     if settings is None or any(shard.off for shard in patches):
         return {}, None
     from skufp_pipeline.query.look_twice import write_look_twice
@@ -256,7 +258,10 @@ def _write_look_twice(
     photos = pl.concat([shard.photos() for shard in patches])
     views = (shard.views() for shard in patches)
     images = EmbeddingTables.images_of(shards)
-    return write_look_twice(directory, index, views, photos, images, patches[0].shape, settings), photos
+    listed = picture_paths(index.skus, teachers.table(), images.filter(pl.col("role") == GALLERY))
+    shown = None if side is None else ShownPictures(listed, side, run.store.local_path)
+    parts = directory, index, views, photos, images, patches[0].shape, settings, shown
+    return write_look_twice(*parts), photos
 
 
 def _catalogue(items: Annotations) -> set[str]:

@@ -94,6 +94,12 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
+@click.option(
+    "--explain",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Save a picture of why the first answer is like the photo (PNG).",
+)
 @index_option
 @user_errors
 def search(
@@ -117,6 +123,7 @@ def search(
     top: int,
     as_json: bool,
     save: Path | None,
+    explain: Path | None,
     index: str,
 ) -> None:
     """Find the SKUs that match photos, a sentence, other SKUs or all together, best first.
@@ -137,11 +144,15 @@ def search(
         [unicodedata.normalize("NFC", sku_id) for sku_id in liked],
         [unicodedata.normalize("NFC", sku_id) for sku_id in disliked],
     )
+    if explain is not None and len(images) != 1:
+        raise UserError("--explain says why a SKU is like a photo: give one --image FILE with it")
     region = _region(images, item, box, whole)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words)
     answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets, region)
+    if explain is not None:
+        _save_explanation(answer, images[0], engine, explain)
     if as_json:
         found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
         found |= {} if answer.facets is None else {"facets": answer.facets}
@@ -149,6 +160,7 @@ def search(
         found |= {name: value for name, value in judged.items() if value is not None}
         found |= {"action": answer.action, "box": answer.box, "item": answer.item}
         found["items"] = [asdict(each) for each in answer.items]
+        found |= {} if explain is None else {"explained": str(explain)}
         click.echo(json.dumps(found, indent=1, default=str))  # str: dates
     else:
         print_answer(answer)
@@ -293,4 +305,22 @@ def _save_picture(
         target.write_bytes(results_grid([GridRow(query, None, hits)], shown=len(hits)))
     except OSError as error:
         raise UserError(f"--save {target}: {error}") from error
+    click.echo(f"saved {target}", err=True)
+
+
+def _save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", target: Path) -> None:
+    if not answer.hits:
+        raise UserError("--explain: no SKU was found, so there is nothing to explain")
+    if target.is_dir():
+        raise UserError(f"--explain {target}: it is a folder; expected a file to write")
+    from skufp_pipeline.query.regions import WHOLE
+
+    region = answer.item or answer.box or WHOLE
+    picture = engine.explain(photo, answer.hits[0].sku_id, region=region).picture()
+    temporary = target.with_name(f".{target.name}.partial")
+    try:
+        picture.save(temporary, format="PNG")
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"--explain {target}: {error}") from error
     click.echo(f"saved {target}", err=True)

@@ -37,6 +37,7 @@ from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit, Item
 from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
 from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
+from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
@@ -50,6 +51,8 @@ from skufp_pipeline.search.versions import FINGERPRINTS, FIRST, encoder_of
 from skufp_pipeline.store import Artifact, ArtifactStore
 
 CACHED_TEXTS = 4096  # cached text embeddings: 8 MB at 512 dimensions
+NO_PATCHES = "The index has no second look (look_twice), so the catalogue's picture has no heat map."
+NOT_SHOWN = "The index does not say which pictures its patches are of, so this one has no heat map."
 UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 
@@ -236,6 +239,43 @@ class QueryEngine:
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
         return Answer(self._hits(result), clock.milliseconds)
+
+    def explain(
+        self,
+        photo: PhotoSource | Image.Image,
+        sku_id: str,
+        settings: ExplanationSettings | None = None,
+        region: RegionChoice = WHOLE,
+    ) -> Explanation:
+        """Says where a photo and a SKU are alike (`query.explain`).
+
+        The photo is explained as the encoder in PyTorch sees it, without the policy. The runner-up is the
+        best SKU beside this one in the whole index.
+
+        Args:
+            region: what of the photo is explained, the `item` or `box` of its answer; `auto`: the first item.
+
+        Raises:
+            UserError: the photo can't be read or has no such region, or the index lacks the SKU.
+        """
+        image = photo
+        if not isinstance(image, Image.Image):
+            image = read_views(image, region, self.detector, Clock())[0].image
+        (row,) = self.index.of_skus([sku_id]).numbers().tolist()
+        shown = self.picture(sku_id)
+        plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
+        own, rivals, why = None, None, NO_PATCHES
+        if self.look_twice is not None and patches is not None:
+            own = self.look_twice.patches.of_picture(row)
+            first = self.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
+            others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
+            rivals = self.look_twice.patches.of_sku(others[0]) if others else None
+            why = "" if own is not None else NOT_SHOWN
+            pictures = self.look_twice.pictures
+            shown = (None if pictures is None else pictures.get(sku_id)) or shown
+        picture = None if shown is None else read_photo(shown)
+        matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
+        return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)
 
     def search(
         self,

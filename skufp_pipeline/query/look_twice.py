@@ -19,7 +19,15 @@ from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.measures.maxsim import Patches
 from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult
-from skufp_pipeline.search.patches import LookTwiceFile, PatchIndex, load_patches, save_look_twice
+from skufp_pipeline.search.patches import (
+    PICTURES_FOLDER,
+    LookTwiceFile,
+    PatchIndex,
+    ShownPictures,
+    load_patches,
+    save_look_twice,
+)
+from skufp_pipeline.search.pictures import Pictures, load_pictures
 
 
 class SecondLook(NamedTuple):
@@ -49,11 +57,13 @@ class LookTwice:
     Attributes:
         top: SKUs that are looked at twice.
         weight: of MaxSim beside the cosine; 0 leaves the first pass as it is.
+        pictures: thumbnails of SKUs whose patches are not of their own thumbnail.
     """
 
     patches: PatchIndex
     top: int
     weight: float
+    pictures: Pictures | None = None
 
     @classmethod
     def open(cls, directory: Path, rows: int) -> "LookTwice | None":
@@ -61,7 +71,7 @@ class LookTwice:
         found = load_patches(directory, rows)
         if found is None or found[1].weight == 0:
             return None
-        return cls(found[0], found[1].top, found[1].weight)
+        return cls(found[0], found[1].top, found[1].weight, load_pictures(directory / PICTURES_FOLDER))
 
     def again(self, first: SearchResult, photo: Patches) -> SecondLook:
         """Ranks the first `top` of a result anew; ties are broken by row.
@@ -127,6 +137,7 @@ def write_look_twice(
     images: pl.DataFrame,
     shape: tuple[int, int, int],
     settings: LookTwiceSettings,
+    shown: ShownPictures | None = None,
 ) -> dict[str, Any]:
     """Adds the second look to an index bundle; returns what it weighs, and on how many photos it was chosen.
 
@@ -135,8 +146,9 @@ def write_look_twice(
         photos: the same, with `item_id`, of development photos; the weight is chosen on customers'.
         images: `item_id` and `embedding` of customers' photos.
         shape: V, P and d of the patches.
+        shown: where pictures are, so that one of each SKU can be explained; None: none can.
     """
-    patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape)
+    patches = PatchIndex.write(directory, index.skus["sku_id"], views, shape, shown)
     asked = photos.join(images.select("item_id", "embedding"), on="item_id", maintain_order="left")
     truth = right_items(asked["sku_id"], index.skus["sku_id"])
     asked, truth = asked.filter(truth >= 0), truth[truth >= 0]

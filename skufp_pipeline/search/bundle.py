@@ -74,6 +74,22 @@ def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artif
     return artifact, FingerprintIndex.load(artifact.path)
 
 
+def picture_paths(skus: pl.DataFrame, teachers: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
+    """Returns `sku_id`, `item_id`, `image` (relative to the data root) and `is_shown` of catalogue pictures.
+
+    Args:
+        skus: `sku_id` and the `image` that the index shows, in the folder of all pictures of the SKU.
+        teachers: `sku_id` and the `image_path` of the same within that folder.
+        images: `sku_id`, `item_id` and `image_path` of the pictures.
+    """
+    own = teachers.select("sku_id", own="image_path")
+    places = skus.select("sku_id", shown="image").join(own, on="sku_id")
+    places = places.with_columns(folder=pl.col("shown").str.strip_suffix(pl.col("own")))
+    listed = images.join(places, on="sku_id", maintain_order="left")
+    image, is_shown = pl.col("folder") + pl.col("image_path"), pl.col("image_path") == pl.col("own")
+    return listed.select("sku_id", "item_id", image=image, is_shown=is_shown)
+
+
 def catalogue_columns(skus: pl.DataFrame) -> list[str]:
     """The columns of an index's SKU table that came from the catalogue's further columns."""
     seen = [name for name in LOOKS if SEEN + name not in skus.columns]
