@@ -11,16 +11,19 @@ import polars as pl
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     IMAGE_TEXT,
+    RAW_DATASET,
     RETRIEVAL_REPORT,
     SKU_CROPS,
     SYNTHETIC_PHOTOS,
 )
 from skufp_pipeline.cli.evaluate import print_report
 from skufp_pipeline.cli.options import open_engine, preset_option, removals_option, say, user_errors
-from skufp_pipeline.cli.search import print_answer
+from skufp_pipeline.cli.search import print_answer, save_explanation
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import PRESET_VARIABLE, Preset, load_preset
 from skufp_pipeline.store import ArtifactStore
+
+WHY = "why.png"  # in the data root: the explanation with which the demo ends
 
 
 @click.command()
@@ -51,23 +54,22 @@ def refresh(name: str | None, retrain: bool, allow_removals: bool) -> None:
 @preset_option
 @user_errors
 def demo(name: str | None) -> None:
-    """Materialize the graph, print its report, and search for one photo and one sentence."""
+    """Materialize the graph, print its report, search for one photo and one sentence, and say why."""
     preset = load_preset(name)
     _materialize(preset, name)
     store = ArtifactStore(preset.data_root)
     click.echo()
     print_report(store, as_json=False)
     engine = open_engine(preset, store)
-    kind, photo, text = _examples(store, preset)
-    for title, answer in (
-        (
-            f"A{kind} photo no model was trained on ({photo.name} of {photo.parent.name}):",
-            engine.search_image(photo, 5, region="whole"),  # a crop
-        ),
-        (f'A sentence: "{text}"', engine.search_text(text, 5)),
-    ):
-        click.echo(f"\n{title}")
-        print_answer(answer)
+    kind, photo, sku_id, text = _examples(store, preset)
+    click.echo(f"\nA{kind} photo no model was trained on ({photo}), of {sku_id}:")
+    found = engine.search_image(photo, 5)
+    print_answer(found)
+    click.echo(f'\nA sentence: "{text}"')
+    print_answer(engine.search_text(text, 5))
+    if found.hits and Path(preset.data_root).is_dir():
+        click.echo()
+        save_explanation(found, photo, engine, Path(preset.data_root) / WHY)
     click.echo(f"\nThe report: {RETRIEVAL_REPORT.read(store).page}")
 
 
@@ -110,10 +112,11 @@ def _run_graph(preset: Preset, name: str | None, run: Callable[..., Any]) -> Non
         say(f"left out rows: {annotations.path / 'skipped_items.parquet'}; `skufp catalog check` lists them")
 
 
-def _examples(store: ArtifactStore, preset: Preset) -> tuple[str, Path, str]:
-    """A photo and a sentence from an evaluation query of a validation SKU; first, the kind of the photo.
+def _examples(store: ArtifactStore, preset: Preset) -> tuple[str, Path, str, str]:
+    """An evaluation query of a validation SKU: the kind of its photo, the photo, the SKU and a sentence.
 
-    Without customers' photos it is a synthetic one, and the sentence is the SKU's.
+    The photo is the whole one where the index has a detector, else the crop. Without customers' photos it is
+    a synthetic one, and the sentence is the SKU's.
     """
     is_asked = (pl.col("role") == "evaluation") & (pl.col("split") == "validation")
     for shard in range(preset.shards):
@@ -121,10 +124,13 @@ def _examples(store: ArtifactStore, preset: Preset) -> tuple[str, Path, str]:
         rows = rows.filter(is_asked)
         if rows.height:
             first = rows.row(0, named=True)
-            return "", SKU_CROPS.read(store, shard).path / first["image_path"], first["text"]
+            photo = SKU_CROPS.read(store, shard).path / first["image_path"]
+            if preset.detector is not None:
+                photo = preset.dataset.find(RAW_DATASET.read(store).path)(first["orig_image_path"])
+            return "", photo, first["sku_id"], first["text"]
     for shard in range(preset.shards if preset.synthetic.photos else 0):
         photos, words = SYNTHETIC_PHOTOS.read(store, shard), IMAGE_TEXT.read(store, shard).images()
         for first in photos.table().filter(is_asked).head(1).to_dicts():
             (text, *_) = words.filter(sku_id=first["sku_id"])["text"]
-            return " synthetic", photos.path / first["image_path"], text
+            return " synthetic", photos.path / first["image_path"], first["sku_id"], text
     raise UserError("the data set has no evaluation query of a validation SKU to show")

@@ -152,7 +152,7 @@ def search(
     engine = open_engine(preset, store, policy, index, words)
     answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets, region)
     if explain is not None:
-        _save_explanation(answer, images[0], engine, explain)
+        save_explanation(answer, images[0], engine, explain)
     if as_json:
         found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
         found |= {} if answer.facets is None else {"facets": answer.facets}
@@ -308,7 +308,7 @@ def _save_picture(
     click.echo(f"saved {target}", err=True)
 
 
-def _save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", target: Path) -> None:
+def save_explanation(answer: "Answer", photo: Path, engine: "QueryEngine", target: Path) -> None:
     if not answer.hits:
         raise UserError("--explain: no SKU was found, so there is nothing to explain")
     if target.is_dir():
