@@ -2,7 +2,7 @@
 
 The network trains on `train` queries. They are easier than those of new SKUs, because the encoder was trained
 on them, so its outputs are calibrated on `development` queries. These also decide early stopping and whether
-the gate is open.
+the gate is open, which constant action is the best, and whether the gate beats it.
 """
 
 from dataclasses import dataclass, replace
@@ -19,27 +19,30 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.hashing import stable_hash
-from skufp_pipeline.measures.bootstrap import bootstrap_mean
-from skufp_pipeline.measures.metrics import calibration_error
+from skufp_pipeline.measures.bootstrap import bootstrap_mean, paired_bootstrap
+from skufp_pipeline.measures.metrics import calibration_error, reciprocal_rank
 from skufp_pipeline.policy.actions import ACTIONS
-from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork, calibrated_gains
+from skufp_pipeline.policy.network import Calibration, Constant, Policy, PolicyNetwork, calibrated_gains
 from skufp_pipeline.policy.quality import FEATURES
-from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
+from skufp_pipeline.policy.settings import Act, ActionSettings, PolicyTrainingSettings
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training
 
 _LEAST_QUERIES = 20  # per role
 _SHRINKAGE = 200.0  # weight of an offset of 0, in development queries
 _RESAMPLES = 1000
+_DECIMALS = 9  # to which mean reciprocal ranks are compared
 _TEMPERATURES = np.exp(np.linspace(-2, 2, 81))
 
 
 @dataclass(frozen=True)
 class LabelledQueries:
-    """Queries of one role: z (N, D + F), success (N, A) after each action, winner (N,), SKUs (N,)."""
+    """Queries of one role: z (N, D + F), success and reciprocal rank (N, A) after each action, winner (N,),
+    SKUs (N,)."""
 
     z: Tensor
     success: Tensor
+    reciprocal_rank: NDArray[np.float64]
     winner: Tensor
     sku_ids: NDArray[np.str_]
 
@@ -67,6 +70,7 @@ def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQue
     return LabelledQueries(
         torch.from_numpy(z),
         torch.sigmoid(margins / temperature),
+        reciprocal_rank(embedding_rows(rows, "ranks").astype(np.float64)),
         torch.tensor(winner, dtype=torch.long),
         rows["sku_id"].to_numpy().astype(str),
     )
@@ -87,10 +91,12 @@ def train_policy(
     seed: int,
     scratch: Path,
     log: Log,
+    act: Act = "gated",
 ) -> tuple[Policy, History, dict[str, float]]:
     """Trains and calibrates a policy, keeping the epoch with the lowest development loss.
 
-    Returns it, the history of all epochs, and the calibration's figures on development queries.
+    Returns it, the history of all epochs, and the calibration's figures on development queries; those of the
+    best constant action are the policy's.
 
     Raises:
         TooLittleError: too few queries of either role.
@@ -102,8 +108,8 @@ def train_policy(
             f"role train and {len(held.z)} of role development"
         )
     network, scale, history = _fit(train, held, settings, seed, scratch, log)
-    calibration, figures = calibrate(network, held, scale, settings.least_gain, seed)
-    return Policy(network, calibration, actions), history, figures
+    calibration, constant, figures = calibrate(network, held, scale, settings.least_gain, seed)
+    return Policy(network, calibration, actions, constant, act), history, figures
 
 
 def _fit(
@@ -163,23 +169,30 @@ def policy_loss(
 
 def calibrate(
     network: PolicyNetwork, held: LabelledQueries, scale: float, least_gain: float, seed: int
-) -> tuple[Calibration, dict[str, float]]:
-    """Fits temperature, slope and offsets to development queries, and decides whether the gate is open.
+) -> tuple[Calibration, Constant, dict[str, float]]:
+    """Fits temperature, slope and offsets to development queries, chooses the best constant action, and
+    decides whether the gate is open.
 
     The gate is cross-validated: development SKUs are split in two parts, and each part is decided with the
-    calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0.
+    calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0. The
+    constant that it is compared with is chosen on the other part as well.
     """
     with torch.inference_mode():
         logits, raw_gains = network(held.z)
     raw, gains, winner = raw_gains.numpy(), held.gains.numpy(), held.winner.numpy()
     half = np.array([stable_hash(sku_id, "vla-gate") % 2 for sku_id in held.sku_ids])
-    realised = np.zeros(len(raw))
+    realised, of_constant = np.zeros(len(raw)), np.zeros(len(raw))
     for part in (0, 1):
         fit, test = half != part, half == part
         expected = calibrated_gains(raw[test], _gain_calibration(raw[fit], gains[fit], scale))
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
         realised[test] = gains[test, taken]
+        of_constant[test] = gains[test, best_constant(held.reciprocal_rank[fit])]
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
+    over = paired_bootstrap(realised, of_constant, held.sku_ids, _RESAMPLES, seed)
+    mrr, best = held.reciprocal_rank.mean(axis=0), best_constant(held.reciprocal_rank)
+    compared = (over.delta, over.low, over.high)
+    constant = Constant(ACTIONS[best], len(raw), float(mrr[best]), float(mrr[0]), *compared)
     temperature = best_temperature(logits, held.winner)
     fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
     calibration = replace(fitted, temperature=temperature, least_gain=least_gain, is_open=is_open)
@@ -190,7 +203,18 @@ def calibrate(
         "calibration_error": calibration_error((logits / temperature).softmax(dim=1).numpy(), winner),
         "calibration_error_before": calibration_error(logits.softmax(dim=1).numpy(), winner),
     }
-    return calibration, figures
+    return calibration, constant, figures
+
+
+def best_constant(reciprocal_ranks: NDArray[np.float64]) -> int:
+    """Index of the action with the highest mean of (N, A): the first on ties, and without rows, so identity.
+
+    >>> best_constant(np.array([[0.5, 1.0, 0.5], [0.5, 0.0, 0.5]]))
+    0
+    """
+    if len(reciprocal_ranks) == 0:
+        return 0
+    return int(reciprocal_ranks.mean(axis=0).round(_DECIMALS).argmax())
 
 
 def _gain_calibration(raw: NDArray, gains: NDArray, scale: float) -> Calibration:
