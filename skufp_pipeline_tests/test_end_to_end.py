@@ -124,6 +124,7 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         ("generated_views", "contact_sheet"),
         ("vla_checkpoint", "curve"),
         ("policy_report", "before_and_after"),
+        ("policy_report", "gains"),
     ):
         assert ";base64," in told(name)[shown]
     assert told("annotations")["items_by_role"].split()[1:8:2] == ["split", "domain", "role", "rows"]

@@ -184,7 +184,7 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
 
 
 def policy_report(run: Run) -> dg.MaterializeResult:
-    """The policy on evaluation photos beside no action, each action, the best constant, chance, the oracle."""
+    """The policy on evaluation photos beside no action, each action, the best constant, chance and oracle."""
     preset, raw, crop_of = run.preset, run.read(RAW_DATASET), run.inputs.crop_files()
     checkpoint, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
     images, trained = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images, run.read(VLA_CHECKPOINT)

@@ -3,8 +3,9 @@
 `off` takes no action, `always_*` takes one action on all photos, `constant` the one that is best on
 development photos, `random` draws one, `average` uses the mean of all seven embeddings, `likeliest` is the
 paper's policy, `gated` is ours, and `oracle` takes each photo's best action. The control `mirror` fuses the
-photo's embedding with its mirror image's, without an action: what a second encode adds by itself. Ranks follow
-the protocol of the retrieval report; every difference, from `off` and from `constant`, is paired, over SKUs.
+photo's embedding with its mirror image's, without an action: what a second encode adds by itself. Ranks
+follow the protocol of the retrieval report; every difference, from `off` and from `constant`, is paired, over
+SKUs.
 """
 
 from collections.abc import Mapping, Sequence

@@ -57,8 +57,8 @@ def report_policy(
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image, dict[str, Any]]:
     """Tries every action on the photos and evaluates the policy against the other arms.
 
-    Returns figures by arm, ranks by query, the confusion of actions, some photos before and after, and what the
-    policy gains over the best constant action.
+    Returns figures by arm, ranks by query, the confusion of actions, some photos before and after, and what
+    the policy gains over the best constant action.
 
     Args:
         photos: evaluation queries with the `path` of each one's crop.

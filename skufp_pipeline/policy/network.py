@@ -82,7 +82,8 @@ class Constant:
         mrr: mean reciprocal rank on them after the action.
         mrr_off: the same without an action.
         gate_gain, gate_low, gate_high: what the gate gains over the constant, in probability of finding the
-            right SKU first, with its 95% interval; gate and constant are both cross-fitted.
+            right SKU first, with its 95% interval; the gate is cross-fitted, the constant is not, so that a
+            gate is said to beat it too seldom rather than too often.
     """
 
     action: str

@@ -175,22 +175,22 @@ def calibrate(
 
     The gate is cross-validated: development SKUs are split in two parts, and each part is decided with the
     calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0. The
-    constant that it is compared with is chosen on the other part as well.
+    constant that it is compared with is that of both parts: a part alone may choose a worse one, which would
+    flatter the gate.
     """
     with torch.inference_mode():
         logits, raw_gains = network(held.z)
     raw, gains, winner = raw_gains.numpy(), held.gains.numpy(), held.winner.numpy()
     half = np.array([stable_hash(sku_id, "vla-gate") % 2 for sku_id in held.sku_ids])
-    realised, of_constant = np.zeros(len(raw)), np.zeros(len(raw))
+    realised = np.zeros(len(raw))
     for part in (0, 1):
         fit, test = half != part, half == part
         expected = calibrated_gains(raw[test], _gain_calibration(raw[fit], gains[fit], scale))
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
         realised[test] = gains[test, taken]
-        of_constant[test] = gains[test, best_constant(held.reciprocal_rank[fit])]
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
-    over = paired_bootstrap(realised, of_constant, held.sku_ids, _RESAMPLES, seed)
     mrr, best = held.reciprocal_rank.mean(axis=0), best_constant(held.reciprocal_rank)
+    over = paired_bootstrap(realised, gains[:, best], held.sku_ids, _RESAMPLES, seed)
     compared = (over.delta, over.low, over.high)
     constant = Constant(ACTIONS[best], len(raw), float(mrr[best]), float(mrr[0]), *compared)
     temperature = best_temperature(logits, held.winner)
@@ -207,13 +207,11 @@ def calibrate(
 
 
 def best_constant(reciprocal_ranks: NDArray[np.float64]) -> int:
-    """Index of the action with the highest mean of (N, A): the first on ties, and without rows, so identity.
+    """Index of the action with the highest mean of (N, A), N > 0; the first on ties, so identity among them.
 
     >>> best_constant(np.array([[0.5, 1.0, 0.5], [0.5, 0.0, 0.5]]))
     0
     """
-    if len(reciprocal_ranks) == 0:
-        return 0
     return int(reciprocal_ranks.mean(axis=0).round(_DECIMALS).argmax())
 
 
