@@ -40,9 +40,7 @@ CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = (
     "open_clip_model.safetensors",
     "image_tower.json",
 )
-PREPARATION_FILE = (
-    "preparation.json"  # what is done to an image before open_clip's preprocessing, if anything
-)
+PREPARATION_FILE = "preparation.json"  # what is done to an image before all else; absent if nothing is
 _CHECKPOINTS = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 

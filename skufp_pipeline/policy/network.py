@@ -82,8 +82,9 @@ class Constant:
         mrr: mean reciprocal rank on them after the action.
         mrr_off: the same without an action.
         gate_gain, gate_low, gate_high: what the gate gains over the constant, in probability of finding the
-            right SKU first, with its 95% interval; the gate is cross-fitted, the constant is not, so that a
-            gate is said to beat it too seldom rather than too often.
+            right SKU first, with its 95% interval; a shut gate takes no action. The gate is cross-fitted, the
+            constant is not, so that a gate is said to beat it too seldom rather than too often.
+        is_beaten: whether the gate is open, so that it beats doing nothing, and that interval lies above 0.
     """
 
     action: str
@@ -93,11 +94,7 @@ class Constant:
     gate_gain: float
     gate_low: float
     gate_high: float
-
-    @property
-    def is_beaten(self) -> bool:
-        """Whether the gated policy beats the constant: the interval of its gain lies above 0."""
-        return self.gate_low > 0
+    is_beaten: bool
 
     @property
     def index(self) -> int:

@@ -189,12 +189,13 @@ def calibrate(
         taken = np.where(expected.max(axis=1) > least_gain, expected.argmax(axis=1), 0)
         realised[test] = gains[test, taken]
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
-    mrr, best = held.reciprocal_rank.mean(axis=0), best_constant(held.reciprocal_rank)
-    over = paired_bootstrap(realised, gains[:, best], held.sku_ids, _RESAMPLES, seed)
-    compared = (over.delta, over.low, over.high)
-    constant = Constant(ACTIONS[best], len(raw), float(mrr[best]), float(mrr[0]), *compared)
     temperature = best_temperature(logits, held.winner)
     fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
+    mrr, best = held.reciprocal_rank.mean(axis=0), best_constant(held.reciprocal_rank)
+    acted = realised if is_open else np.zeros_like(realised)
+    over = paired_bootstrap(acted, gains[:, best], held.sku_ids, _RESAMPLES, seed)
+    compared = (over.delta, over.low, over.high, is_open and over.low > 0)
+    constant = Constant(ACTIONS[best], len(raw), float(mrr[best]), float(mrr[0]), *compared)
     calibration = replace(fitted, temperature=temperature, least_gain=least_gain, is_open=is_open)
     figures = {
         "gate_gain": gain.mean,

@@ -69,6 +69,7 @@ def test_where_nothing_can_be_learnt_the_gate_stays_shut() -> None:
     decisions = policy.decide(*inputs(table))
     assert (decisions.gated == 0).all()
     assert (decisions.likeliest != 0).any(), "the paper's policy acts all the same"
+    assert not policy.known_constant.is_beaten, "doing nothing is a constant too"
 
 
 def test_the_best_constant_is_the_action_of_the_highest_mean_reciprocal_rank() -> None:

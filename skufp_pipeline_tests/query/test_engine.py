@@ -382,7 +382,7 @@ def test_a_policy_that_acts_by_the_constant_takes_it_on_every_photo_and_fuses_al
     gate = policy_that_takes("sharpen", encoder.dimension)
     answers = {}
     for action in ("sharpen", "denoise", "identity"):
-        constant = Constant(action, 20, 0.5, 0.5, 0.0, 0.0, 0.0)
+        constant = Constant(action, 20, 0.5, 0.5, 0.0, 0.0, 0.0, False)
         always = Policy(gate.network, gate.calibration, gate.actions, constant, "constant")
         answers[action] = QueryEngine(index, encoder, policy=always).search_image(tmp_path / "photo.png", 3)
         assert answers[action].action == action
