@@ -91,7 +91,8 @@ def train(preset: Preset, store: ArtifactStore, seeds: int) -> tuple[list[Policy
                 labels, preset.policy.actions, preset.policy.training, seed, Path(scratch), lambda line: None
             )
         policies.append(policy)
-        figures.append({"seed": seed, "epochs": len(history), "open": policy.calibration.is_open, **found})
+        told = {"seed": seed, "epochs": len(history), "open": policy.calibration.is_open}
+        figures.append({**told, **found, **policy.known_constant.summary()})
     return policies, figures
 
 

@@ -124,6 +124,8 @@ def test_metadata_holds_counts_schemas_pictures_and_tables(instance: dg.DagsterI
         ("generated_views", "contact_sheet"),
         ("vla_checkpoint", "curve"),
         ("policy_report", "before_and_after"),
+        ("policy_report", "gains"),
+        ("look_twice_checkpoint", "curve"),
         ("detector_checkpoint", "curve"),
         ("detection_report", "boxes"),
     ):

@@ -392,11 +392,17 @@ class PolicyReport(Reader):
 
     @staticmethod
     def write(
-        directory: Path, arms: pl.DataFrame, queries: pl.DataFrame, confusion: pl.DataFrame, sheet: Any
+        directory: Path,
+        arms: pl.DataFrame,
+        queries: pl.DataFrame,
+        confusion: pl.DataFrame,
+        sheet: Any,
+        compared: Mapping[str, Any],
     ) -> dict:
+        """`compared` is what the summary says of the policy and the best constant action."""
         write_frames(directory, policy=arms, queries=queries, confusion=confusion)
         sheet.save(directory / SHEET, quality=85)
-        return {"queries": queries["query_id"].n_unique()}
+        return {"queries": queries["query_id"].n_unique(), **compared}
 
 
 class DetectorCheckpoint(UsesQueries, WithHistory):

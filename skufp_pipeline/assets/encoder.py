@@ -33,7 +33,10 @@ TRAIN, EMBED = "train_models", "embed_shards"
 def group(preset: Preset) -> Group:
     """The steps of this group; the frozen encoder is included only if it is pretrained."""
     needs = preset.compute.network_needs
-    encoder = preset.encoder.model_dump(mode="json", exclude={"training", "adaptation", "batch_size"})
+    unneeded = {"training", "adaptation", "batch_size"}
+    if preset.encoder.white_balance == 0:
+        unneeded.add("white_balance")
+    encoder = preset.encoder.model_dump(mode="json", exclude=unneeded)
     steps = [
         Step(
             stored=CLIP_CHECKPOINT,
@@ -147,7 +150,8 @@ def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -
     from skufp_pipeline.training.history import learning_curve
 
     preset, settings, progress = run.preset, run.preset.encoder.training, run.progress("crops decoded")
-    data, used = gather_training_data(shards, preset.prompts, settings.cache_side, run.scratch, progress)
+    places, balance = (settings.cache_side, run.scratch, progress), preset.encoder.white_balance
+    data, used = gather_training_data(shards, preset.prompts, *places, balance)
     history = fine_tune(encoder, data, settings, preset.seed, run.scratch, run.log)
     aligned = _align(run, encoder, shards)
     Encoder.write(directory, encoder, learning_curve(history), used if history else used.clear())

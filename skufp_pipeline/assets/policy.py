@@ -37,7 +37,7 @@ from skufp_pipeline.checks.policy import (
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.table import is_synthetic
 from skufp_pipeline.encoders.tables import no_queries, stood_in
-from skufp_pipeline.evaluation.figures import training_curves
+from skufp_pipeline.evaluation.figures import policy_arms, training_curves
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.hashing import shard_part
 from skufp_pipeline.policy.settings import PolicySettings
@@ -50,7 +50,7 @@ POLICY = "skufp_pipeline.policy."
 LEARN = "train_policy"
 _SHOWN_COLUMNS = (
     "part", "arm", "queries", "recall@1", "recall@5", "mrr", "recall@1_gain", "recall@1_low", "recall@1_high",
-    "encoded_twice",
+    "recall@1_over_constant", "recall@1_over_constant_low", "recall@1_over_constant_high", "encoded_twice",
 )  # fmt: skip
 
 
@@ -88,6 +88,7 @@ def group(preset: Preset) -> Group:
                 "training": policy.training.model_dump(mode="json"),
                 "actions": actions,
                 "seed": preset.seed,
+                **({} if policy.act == "gated" else {"act": policy.act}),
             },
             needs=Needs(compute.cores, compute.memory_gib),
             deps=(CLIP_CHECKPOINT, FINGERPRINTS, VLA_LABELS),
@@ -154,7 +155,8 @@ def _photos(run: Run, fingerprints: Fingerprints) -> pl.DataFrame:
 
 
 def vla_checkpoint(run: Run) -> dg.MaterializeResult:
-    """The query policy: predicts the action that a photo needs, calibrated, with a gate against harm."""
+    """The query policy: predicts the action that a photo needs, calibrated, with a gate against harm; and the
+    best constant action beside it."""
     from skufp_pipeline.policy.policy_train import train_policy, used_by_policy
 
     settings, seed = _settings(run), run.preset.seed
@@ -165,12 +167,13 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
     def build(directory: Path) -> dict[str, Any]:
         labels = pl.concat([shard.table() for shard in shards])
         policy, history, figures = train_policy(
-            labels, settings.actions, settings.training, seed, run.scratch, run.log
+            labels, settings.actions, settings.training, seed, run.scratch, run.log, settings.act
         )
         used = used_by_policy(labels)
         PolicyCheckpoint.write(directory, policy, history, used)
         gate = "open" if policy.calibration.is_open else "closed"
-        return {"queries": labels.height, "gate": gate, **figures, **left_out(stood_in(used))}
+        compared = policy.known_constant.summary()
+        return {"queries": labels.height, "gate": gate, **figures, **compared, **left_out(stood_in(used))}
 
     result = run.produce_or_off(VLA_CHECKPOINT, build, lambda folder: write_unused(folder, no_queries()))
     if result.off:
@@ -181,7 +184,7 @@ def vla_checkpoint(run: Run) -> dg.MaterializeResult:
 
 
 def policy_report(run: Run) -> dg.MaterializeResult:
-    """The policy on evaluation photos beside no action, each action, chance, the average and the oracle."""
+    """The policy on evaluation photos beside no action, each action, the best constant, chance and oracle."""
     preset, raw, crop_of = run.preset, run.read(RAW_DATASET), run.inputs.crop_files()
     checkpoint, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
     images, trained = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS)).images, run.read(VLA_CHECKPOINT)
@@ -213,7 +216,10 @@ def policy_report(run: Run) -> dg.MaterializeResult:
 def policy_metadata(result: PolicyReport) -> dict[str, Any]:
     """Tables and pictures of a report."""
     arms = result.arms().filter(pl.col("setting") == "seen+zero")
+    panels = {part: rows for (part,), rows in arms.group_by("part", maintain_order=True)}
+    shown = {str(part): panels[part] for part in ("all", "degraded") if part in panels}
     return {
+        "gains": picture(policy_arms(shown, "constant")),
         "arms": markdown_table(arms.select(_SHOWN_COLUMNS)),
         "confusion": markdown_table(result.confusion()),
         "before_and_after": picture_file(result.sheet),

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.encoders.text_tower import (
     TEXT_FOLDER,
@@ -39,6 +40,7 @@ CONFIG_FILE, WEIGHTS_FILE, TOWER_FILE = (
     "open_clip_model.safetensors",
     "image_tower.json",
 )
+PREPARATION_FILE = "preparation.json"  # what is done to an image before all else; absent if nothing is
 _CHECKPOINTS = (WEIGHTS_FILE, "open_clip_pytorch_model.bin")
 _TIMM_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -53,15 +55,23 @@ class Encoder:
     device: torch.device
     image_tower_kwargs: dict[str, Any] = field(default_factory=dict)  # more arguments of `timm.create_model`
     text_source: str | None = None  # folder or hub id of a frozen text model's tokenizer; None without one
+    white_balance: float = 0.0  # share of the colour cast that is removed from an image before all else
 
     def __post_init__(self) -> None:
-        self.preprocess = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
+        self._transform = image_transform_v2(PreprocessCfg(**self.preprocess_config), is_train=False)
         text = self.model_config["text_cfg"]
         if self.text_source is None:
             self._tokenizer = _tokenizer(text)
         else:
             vocabulary = self.model.text.config.vocab_size
             self._tokenizer = read_tokenizer(self.text_source, text["context_length"], vocabulary)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """Prepares an image as the encoder was trained to see it: (3, side, side)."""
+        if self.white_balance > 0:
+            image = Image.fromarray(balanced(np.asarray(image.convert("RGB")), self.white_balance))
+        pixels: Tensor = self._transform(image)
+        return pixels
 
     @property
     def has_text_model(self) -> bool:
@@ -120,6 +130,9 @@ class Encoder:
         config = {"model_cfg": self.model_config, "preprocess_cfg": self.preprocess_config}
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
         (directory / TOWER_FILE).write_text(json.dumps(self.image_tower_kwargs, indent=1) + "\n")
+        if self.white_balance > 0:
+            prepared = {"white_balance": self.white_balance}
+            (directory / PREPARATION_FILE).write_text(json.dumps(prepared, indent=1) + "\n")
         if self.has_text_model:
             save_text_tower(self.model, self._tokenizer, directory)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
@@ -154,10 +167,11 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
         load_timm_weights(image_trunk(model), config["vision_cfg"].get("timm_model_name", name), weights)
     preprocess = _preprocess_config(settings, model)
     model = model.to(device, memory_format=torch.channels_last).eval()
+    options, white_balance = settings.image_tower_kwargs, settings.white_balance
     if text is None:
-        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs)
+        return Encoder(model, config, preprocess, device, options, white_balance=white_balance)
     with read_quietly(text):
-        return Encoder(model, config, preprocess, device, settings.image_tower_kwargs, text.source)
+        return Encoder(model, config, preprocess, device, options, text.source, white_balance)
 
 
 def load_encoder(directory: Path, device: torch.device) -> Encoder:
@@ -172,6 +186,9 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
     try:
         config = json.loads((directory / CONFIG_FILE).read_text())
         tower_options = json.loads((directory / TOWER_FILE).read_text())
+        prepared, white_balance = directory / PREPARATION_FILE, 0.0
+        if prepared.is_file():
+            white_balance = float(json.loads(prepared.read_text())["white_balance"])
         text = str(directory / TEXT_FOLDER) if (directory / TEXT_FOLDER).is_dir() else None
         text_cfg = config["model_cfg"]["text_cfg"]
         options = {} if text is None else {"text_cfg": placed(text_cfg, text, with_weights=False)}
@@ -183,7 +200,8 @@ def load_encoder(directory: Path, device: torch.device) -> Encoder:
     if text is not None:
         model.text.transformer.requires_grad_(False)
     try:
-        return Encoder(model, config["model_cfg"], config["preprocess_cfg"], device, tower_options, text)
+        configs = config["model_cfg"], config["preprocess_cfg"]
+        return Encoder(model, *configs, device, tower_options, text, white_balance)
     except Exception as error:  # the tokenizer's files
         raise UserError(f"the encoder in {directory} can't be read: {in_a_line(error)}") from error
 

@@ -58,8 +58,12 @@ def gather_training_data(
     side: int,
     scratch: Path,
     progress: Progress | None = None,
+    white_balance: float = 0.0,
 ) -> tuple[TrainingData, pl.DataFrame]:
-    """Does the same as `gather_training_images`, with texts; lists the queries of both kinds."""
+    """Does the same as `gather_training_images`, with texts; lists the queries of both kinds.
+
+    `white_balance` is the encoder's, so that it is trained on what it will see.
+    """
     fit, development = _training_rows(shards)
     label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
@@ -70,7 +74,7 @@ def gather_training_data(
         every = pl.concat([frame.select("sku_id", "text") for frame in [*prompt_frames, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    images = _training_images(fit, development, side, scratch, progress)
+    images = _training_images(fit, development, side, scratch, progress, white_balance)
     data = TrainingData(images.images, images.development, images.categories, texts)
     text_only = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
@@ -144,13 +148,19 @@ def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFr
 
 
 def _training_images(
-    fit: pl.DataFrame, development: pl.DataFrame, side: int, scratch: Path, progress: Progress | None
+    fit: pl.DataFrame,
+    development: pl.DataFrame,
+    side: int,
+    scratch: Path,
+    progress: Progress | None,
+    white_balance: float = 0.0,
 ) -> TrainingImages:
     label = _labels_by_sku(fit)
+    size = f"{side}_balanced_{white_balance:g}" if white_balance else f"{side}"
 
     def images(frame: pl.DataFrame, name: str) -> LabelledImages:
         paths = [Path(path) for path in frame["path"]]
-        squares = decode_squares(paths, side, scratch / f"{name}_{side}.npy", progress)
+        squares = decode_squares(paths, side, scratch / f"{name}_{size}.npy", progress, white_balance)
         return LabelledImages(squares, _labels(frame, label))
 
     of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]

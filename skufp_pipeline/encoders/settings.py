@@ -109,6 +109,8 @@ class EncoderSettings(Settings):
             Its output is the mean over tokens, as of sentence-transformers; only its projection is learnt.
         text_alignment: how; it has no effect without `text_tower_weights`.
         image_mean, image_std: by default timm's with `image_tower_weights`, else open_clip's.
+        white_balance: share of the estimated colour cast (`camera.white_balance`) that is removed from every
+            image, in training and ever after; it is kept with the encoder. Not with `adaptation`.
     """
 
     model: str
@@ -121,6 +123,7 @@ class EncoderSettings(Settings):
     image_std: tuple[float, float, float] | None = None
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     resize_mode: Literal["squash", "shortest", "longest"] = "squash"
+    white_balance: float = Field(0.0, ge=0, le=1)
     batch_size: int = Field(256, ge=1)  # for embedding; halved when a GPU runs out of memory
     training: ClipTrainingSettings = ClipTrainingSettings()
     adaptation: AdaptationSettings | None = None  # of a pretrained image tower; null: none
@@ -129,6 +132,11 @@ class EncoderSettings(Settings):
     def _adapts_pretrained_towers(self) -> Self:
         if self.adaptation is not None and not self.is_pretrained:
             raise ValueError("adaptation needs pretrained weights: image_tower_weights or pretrained")
+        if self.adaptation is not None and self.white_balance > 0:
+            raise ValueError(
+                "white_balance is for a fine-tuned encoder: adaptation trains on synthetic photos with their "
+                "colour cast; leave one of the two out"
+            )
         return self
 
     @property

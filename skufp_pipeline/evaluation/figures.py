@@ -157,6 +157,30 @@ def adaptation_curves(history: Sequence[Mapping[str, float]], judged: pl.DataFra
     return _png(figure)
 
 
+def policy_arms(panels: Mapping[str, pl.DataFrame], marked: str) -> bytes:
+    """R@1 gained over `off` by each arm of the query policy, with its interval; a panel each, same order.
+
+    Args:
+        panels: by title, the rows of `evaluation.policy.judge_policy` of one setting and part.
+        marked: the arm through whose gain a line is drawn.
+    """
+    figure = _figure(4.0 + 3.5 * len(panels), 4.2)
+    for axes, (title, rows) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        low, gain, high = (rows[f"recall@1_{end}"].to_numpy() for end in ("low", "gain", "high"))
+        places = np.arange(len(gain))
+        axes.errorbar(gain, places, xerr=[gain - low, high - gain], fmt="o", ms=4, color=COLOURS[0])
+        axes.axvline(0, color=WRONG, linewidth=0.8)
+        axes.axvline(gain[rows["arm"].to_list().index(marked)], color=COLOURS[1], linewidth=0.8)
+        axes.set_yticks(places, rows["arm"], fontsize=8)
+        axes.set_title(f"{title} ({rows['queries'][0]} photos)", fontsize=9, loc="left")
+        axes.set_xlabel(f"R@1 - off (line: {marked})", fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+    figure.axes[0].invert_yaxis()
+    return _png(figure)
+
+
 def loss_curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
     """The `loss` by `step` of each trained part, a panel each."""
     figure = _figure(4.5 * max(len(curves), 1), 3.0)

@@ -1,10 +1,11 @@
 """Evaluates the query policy: each way of choosing an action (arm) on the same evaluation photos.
 
-`off` takes no action, `always_*` takes one action on all photos, `random` draws one, `average` uses the mean
-of all seven embeddings, `likeliest` is the paper's policy, `gated` is ours, and `oracle` takes each photo's
-best action. The control `mirror` fuses the photo's embedding with its mirror image's, without an action: what
-a second encode adds by itself. Ranks follow the protocol of the retrieval report; every difference is paired
-with `off`, over SKUs.
+`off` takes no action, `always_*` takes one action on all photos, `constant` the one that is best on
+development photos, `random` draws one, `average` uses the mean of all seven embeddings, `likeliest` is the
+paper's policy, `gated` is ours, and `oracle` takes each photo's best action. The control `mirror` fuses the
+photo's embedding with its mirror image's, without an action: what a second encode adds by itself. Ranks
+follow the protocol of the retrieval report; every difference, from `off` and from `constant`, is paired, over
+SKUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ from skufp_pipeline.policy.network import Decisions, Policy
 from skufp_pipeline.policy.settings import ActionSettings
 
 OFF, RANDOM, AVERAGE, MIRROR = "off", "random", "average", "mirror"
-LIKELIEST, GATED, ORACLE = "likeliest", "gated", "oracle"
+LIKELIEST, GATED, CONSTANT, ORACLE = "likeliest", "gated", "constant", "oracle"
 METRICS = ("recall@1", "recall@5", "mrr")
 DEGRADED = "degraded"
 DEGRADED_SEVERITY = 0.3  # of the rendered sample; rather more than half of the demo's photos exceed it
@@ -153,6 +154,7 @@ def arm_actions(decisions: Decisions, seed: int) -> dict[str, NDArray[np.int64]]
         OFF: np.zeros(count, dtype=np.int64),
         **always,
         RANDOM: np.random.default_rng(seed).integers(len(ACTIONS), size=count),
+        CONSTANT: decisions.constant,
         LIKELIEST: decisions.likeliest,
         GATED: decisions.gated,
     }
@@ -192,8 +194,9 @@ def judge_policy(
 
     Returns:
         One row per setting, part of the queries and arm: `queries`, `METRICS`, the difference of each from
-        `off` with its interval, and `encoded_twice`, the share of photos that are encoded again. And one row
-        per query of the setting seen+zero: the gate's `action`, and the rank by arm.
+        `off` (`_gain`, `_low`, `_high`) and from `constant` (`_over_constant` and its interval), and
+        `encoded_twice`, the share of photos that are encoded again. And one row per query of the setting
+        seen+zero: the gate's `action`, and the rank by arm.
     """
     rows, per_query = [], pl.DataFrame()
     for setting, splits in SETTING_SPLITS.items():
@@ -241,18 +244,24 @@ def _arm_rows(
         return []
     values = {name: per_query_metrics(of_arm[in_part]) for name, of_arm in ranks.items()}
     # One bootstrap for all differences, so that they share the resamples of SKUs.
+    compared = [(name, metric, other) for name in values for metric in METRICS for other in (OFF, CONSTANT)]
     differences = np.stack(
-        [of_arm[metric] - values[OFF][metric] for of_arm in values.values() for metric in METRICS], axis=1
+        [values[name][metric] - values[other][metric] for name, metric, other in compared], axis=1
     )
     drawn = resampled_means(differences, sku_ids[in_part], resamples, seed)
-    intervals = iter([percentile_interval(column) for column in drawn.T])
+    found = {
+        key: (float(difference.mean()), *percentile_interval(column))
+        for key, difference, column in zip(compared, differences.T, drawn.T, strict=True)
+    }
     rows = []
     for name, of_arm in values.items():
         row: dict[str, Any] = {"arm": name, "queries": int(in_part.sum())}
         for metric in METRICS:
             row[metric] = float(of_arm[metric].mean())
-            row[f"{metric}_gain"] = float((of_arm[metric] - values[OFF][metric]).mean())
-            row[f"{metric}_low"], row[f"{metric}_high"] = next(intervals)
+            names = (f"{metric}_gain", f"{metric}_low", f"{metric}_high")
+            row |= zip(names, found[name, metric, OFF], strict=True)
+            over = f"{metric}_over_constant"
+            row |= zip((over, f"{over}_low", f"{over}_high"), found[name, metric, CONSTANT], strict=True)
         twice = taken[name][in_part].mean() if name in taken else 1.0  # the others always encode again
         rows.append({**row, "encoded_twice": float(twice)})
     return rows
@@ -281,19 +290,45 @@ def shown_queries(per_query: pl.DataFrame, count: int) -> pl.DataFrame:
     return pl.concat([up.head(count - down.height), down])
 
 
+def against_constant(table: pl.DataFrame, action: str) -> dict[str, Any]:
+    """What the gated policy gains over the constant `action` on all photos of seen+zero, for a summary."""
+    all_photos = table.filter((pl.col("setting") == "seen+zero") & (pl.col("part") == "all"))
+    rows = {row["arm"]: row for row in all_photos.to_dicts()}
+    gated, constant, over = rows[GATED], rows[CONSTANT], "recall@1_over_constant"
+    return {
+        "constant": action,
+        "gated_recall@1": gated["recall@1"],
+        "constant_recall@1": constant["recall@1"],
+        "gated_over_constant": gated[over],
+        "gated_over_constant_low": gated[f"{over}_low"],
+        "gated_over_constant_high": gated[f"{over}_high"],
+        "gated_encoded_twice": gated["encoded_twice"],
+        "constant_encoded_twice": constant["encoded_twice"],
+    }
+
+
 def text_table(table: pl.DataFrame, parts: Sequence[str] = ("all", DEGRADED)) -> str:
     """The report's table for a terminal; `*` marks an interval that excludes 0."""
     rows = []
     for row in table.filter(pl.col("part").is_in(parts)).iter_rows(named=True):
-        low, high = row["recall@1_low"], row["recall@1_high"]
-        star = "*" if low > 0 or high < 0 else " "
         figures = [f"{row[name]:.3f}" for name in ("recall@1", "recall@5", "mrr")]
-        gain = f"{row['recall@1_gain']:+.4f} [{low:+.4f}, {high:+.4f}]{star}"
+        gains = [
+            _with_interval(*(row[f"recall@1_{end}"] for end in ends))
+            for ends in (
+                ("gain", "low", "high"),
+                ("over_constant", "over_constant_low", "over_constant_high"),
+            )
+        ]
         names = row["setting"], row["part"], row["arm"], str(row["queries"])
-        rows.append([*names, *figures, gain, f"{row['encoded_twice']:.2f}"])
-    header = ["Setting", "Photos", "Arm", "Queries", "R@1", "R@5", "MRR", "R@1 - off", "encoded twice"]
-    align = ("left", "left", "left", "right", "right", "right", "right", "left", "right")
-    return tabulate(rows, header, "simple", colalign=align, disable_numparse=True)
+        rows.append([*names, *figures, *gains, f"{row['encoded_twice']:.2f}"])
+    header = ["Setting", "Photos", "Arm", "Queries", "R@1", "R@5", "MRR", "R@1 - off", "R@1 - constant"]
+    align = (*("left",) * 3, *("right",) * 4, "left", "left", "right")
+    return tabulate(rows, [*header, "encoded twice"], "simple", colalign=align, disable_numparse=True)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    star = "*" if low > 0 or high < 0 else " "
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]{star}"
 
 
 def degradations_of(table: pl.DataFrame | None, photos: pl.DataFrame) -> pl.DataFrame | None:

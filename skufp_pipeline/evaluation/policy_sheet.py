@@ -1,6 +1,7 @@
 """Photos before and after the policy's action, with the right SKU's rank before and after."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from PIL import Image
@@ -11,6 +12,7 @@ from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation.policy import (
     GATED,
     OFF,
+    against_constant,
     confusion,
     degradations_of,
     judge_policy,
@@ -52,10 +54,11 @@ def report_policy(
     degradations: pl.DataFrame | None,
     draws: tuple[int, int],
     progress: Progress | None = None,
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image]:
+) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image, dict[str, Any]]:
     """Tries every action on the photos and evaluates the policy against the other arms.
 
-    Returns figures by arm, ranks by query, the confusion of actions, and some photos before and after.
+    Returns figures by arm, ranks by query, the confusion of actions, some photos before and after, and what
+    the policy gains over the best constant action.
 
     Args:
         photos: evaluation queries with the `path` of each one's crop.
@@ -64,11 +67,14 @@ def report_policy(
 
     Raises:
         TooLittleError: there are no photos.
+        UserError: the policy was saved without a constant action.
     """
+    constant = policy.known_constant.action
     if photos.is_empty():
         raise TooLittleError("there are no evaluation photos to judge the policy on")
     queries = try_actions(photos, encoder, policy, progress)
     degraded_by = degradations_of(degradations, photos)
     arms, per_query = judge_policy(queries, fingerprints, degraded_by, *draws)
     sheet = before_and_after(per_query, photos, policy.actions, SHOWN)
-    return arms, per_query, confusion(queries, fingerprints), sheet
+    compared = against_constant(arms, constant)
+    return arms, per_query, confusion(queries, fingerprints), sheet, compared

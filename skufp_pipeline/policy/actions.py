@@ -10,14 +10,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.camera.white_balance import cast_gains
 from skufp_pipeline.policy.settings import ActionSettings
 
 Photo = NDArray[np.uint8]
 
 IDENTITY = "identity"
 _GAMMA_LIMIT = 2.0  # largest exponent of an exposure correction; its inverse is the smallest
-_GAIN_LIMIT = 1.6  # of a colour channel: a stronger tint is a garment's, not a cast
-_MINKOWSKI = 6  # norm of the shades-of-grey estimate
 _RANGE_LIMIT = 96  # grey levels; a narrower range is stretched as if it were this wide
 
 
@@ -77,12 +76,12 @@ def exposure(photo: Photo, settings: ActionSettings) -> Photo:
 
 
 def white_balance(photo: Photo, settings: ActionSettings) -> Photo:
-    """Shades of grey (Finlayson and Trezzi, 2004), then a stretch of the luminance range.
+    """Removes the cast (`camera.white_balance`), then stretches the luminance range.
 
     `white_balance` is the share of the estimated cast that is removed; `contrast` the share of the way to a
     range whose 1st and 99th percentiles are black and white.
     """
-    gains = _cast_gains(photo) ** settings.white_balance
+    gains = cast_gains(photo) ** settings.white_balance
     low, high = np.percentile(luminance(photo), (1, 99))
     high = max(high, low + _RANGE_LIMIT)
     scale = 1 + settings.contrast * (255 / (high - low) - 1)
@@ -107,20 +106,6 @@ ACTIONS = tuple(_OPERATIONS)  # identity first, so that it wins a tie
 def luminance(photo: Photo) -> Photo:
     """(H, W) uint8: Rec. 601 luma."""
     return _uint8(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY))
-
-
-def _cast_gains(photo: Photo) -> NDArray[np.float64]:
-    """(3,) factors that make the photo's Minkowski mean grey and keep its brightness."""
-    powers = (np.arange(256) / 255) ** _MINKOWSKI
-    means = np.array([_histogram(photo[..., channel]) @ powers for channel in range(3)])
-    light = np.maximum(means, 1e-12) ** (1 / _MINKOWSKI)
-    gains: NDArray[np.float64] = np.clip(light.mean() / light, 1 / _GAIN_LIMIT, _GAIN_LIMIT)
-    return gains
-
-
-def _histogram(channel: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """(256,) shares of the grey levels."""
-    return np.bincount(channel.ravel(), minlength=256) / channel.size
 
 
 def _interest(photo: Photo) -> NDArray[np.float32]:

@@ -2,12 +2,15 @@
 
 A small network maps z, the photo's embedding and its quality features, to the probability that each action is
 the best, as in the paper, and to each action's expected gain. The gate takes the action with the largest
-expected gain, or none if that gain does not exceed the minimum.
+expected gain, or none if that gain does not exceed the minimum. Beside the network stands the best constant:
+the one action that is best for all development photos.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.policy.actions import ACTIONS
+from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.quality import FEATURES
-from skufp_pipeline.policy.settings import ActionSettings
+from skufp_pipeline.policy.settings import Act, ActionSettings
 
 WEIGHTS_FILE, CONFIG_FILE = "policy.safetensors", "policy.json"
 
@@ -70,6 +73,50 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """The best single action for all photos, chosen on development photos, and the gate compared with it.
+
+    Attributes:
+        action: the action of the highest mean reciprocal rank; identity if it ties.
+        queries: number of development photos.
+        mrr: mean reciprocal rank on them after the action.
+        mrr_off: the same without an action.
+        gate_gain, gate_low, gate_high: what the gate gains over the constant, in probability of finding the
+            right SKU first, with its 95% interval; a shut gate takes no action. The gate is cross-fitted, the
+            constant is not, so that a gate is said to beat it too seldom rather than too often.
+        is_beaten: whether the gate is open, so that it beats doing nothing, and that interval lies above 0.
+    """
+
+    action: str
+    queries: int
+    mrr: float
+    mrr_off: float
+    gate_gain: float
+    gate_low: float
+    gate_high: float
+    is_beaten: bool
+
+    @property
+    def index(self) -> int:
+        """Position of the action in `ACTIONS`."""
+        return ACTIONS.index(self.action)
+
+    def summary(self) -> dict[str, Any]:
+        """The figures and the verdict, named for the summary of a checkpoint."""
+        verdict = "beats" if self.is_beaten else "does not beat"
+        always = "doing nothing" if self.action == IDENTITY else f"{self.action} always"
+        return {
+            "constant": self.action,
+            "constant_mrr": self.mrr,
+            "off_mrr": self.mrr_off,
+            "gated_over_constant": self.gate_gain,
+            "gated_over_constant_low": self.gate_low,
+            "gated_over_constant_high": self.gate_high,
+            "verdict": f"gated {verdict} {always}",
+        }
+
+
+@dataclass(frozen=True)
 class Decisions:
     """The policy's output for B photos.
 
@@ -78,21 +125,48 @@ class Decisions:
         gains: (B, A) expected over identity, in probability of finding the right SKU first.
         likeliest: (B,) the most probable action: the paper's policy.
         gated: (B,) the action that the gate takes.
+        constant: (B,) the best constant action.
     """
 
     probabilities: NDArray[np.float32]
     gains: NDArray[np.float32]
     likeliest: NDArray[np.int64]
     gated: NDArray[np.int64]
+    constant: NDArray[np.int64]
 
 
 class Policy:
-    """A trained network, its calibration, and the settings of the actions that it was trained for."""
+    """A trained network, its calibration, and the settings of the actions that it was trained for.
 
-    def __init__(self, network: PolicyNetwork, calibration: Calibration, actions: ActionSettings) -> None:
+    `constant` is the best constant action beside it, None in a policy saved before there was any; `act` says
+    whether a search takes that action or the gate's.
+    """
+
+    def __init__(
+        self,
+        network: PolicyNetwork,
+        calibration: Calibration,
+        actions: ActionSettings,
+        constant: Constant | None = None,
+        act: Act = "gated",
+    ) -> None:
         self.network = network.eval()
         self.calibration = calibration
         self.actions = actions
+        self.constant = constant
+        self.act = act
+
+    @property
+    def always(self) -> str | None:
+        """The action that a search takes on every photo; None if the gate chooses."""
+        return None if self.act == "gated" else self.known_constant.action
+
+    @property
+    def known_constant(self) -> Constant:
+        """The best constant action; raises UserError if the policy was saved without it."""
+        if self.constant is None:
+            raise UserError("the policy knows no constant action; materialize vla_checkpoint again")
+        return self.constant
 
     @torch.inference_mode()
     def decide(self, embeddings: NDArray[np.float32], features: NDArray[np.float32]) -> Decisions:
@@ -103,7 +177,9 @@ class Policy:
         gains = calibrated_gains(raw.numpy(), self.calibration)
         best = gains.argmax(axis=1)
         is_taken = (gains.max(axis=1) > self.calibration.least_gain) & self.calibration.is_open
-        return Decisions(probabilities, gains, probabilities.argmax(axis=1), np.where(is_taken, best, 0))
+        constant = np.full(len(best), 0 if self.constant is None else self.constant.index)
+        gated = np.where(is_taken, best, 0)
+        return Decisions(probabilities, gains, probabilities.argmax(axis=1), gated, constant)
 
     def example(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Dummy inputs of `decide` for one photo, for warming up."""
@@ -121,6 +197,8 @@ class Policy:
             "action_names": ACTIONS,
             "actions": self.actions.model_dump(),
             "calibration": asdict(self.calibration),
+            "constant": None if self.constant is None else asdict(self.constant),
+            "act": self.act,
         }
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
@@ -148,10 +226,17 @@ def load_policy(directory: Path) -> Policy:
         calibration = Calibration(
             **{**config["calibration"], "offsets": tuple(config["calibration"]["offsets"])}
         )
-        return Policy(network, calibration, ActionSettings(**config["actions"]))
+        actions = ActionSettings(**config["actions"])
+        return Policy(network, calibration, actions, *_constant(config))
     except UserError:
         raise
     except Exception as error:  # json, pydantic, torch and safetensors raise many types
         raise UserError(
             f"the policy in {directory} can't be read ({error}); materialize vla_checkpoint again"
         ) from error
+
+
+def _constant(config: Mapping[str, Any]) -> tuple[Constant | None, Act]:
+    """The best constant action and `act`; policies saved before there were any have neither."""
+    saved = config.get("constant")
+    return None if saved is None else Constant(**saved), config.get("act", "gated")

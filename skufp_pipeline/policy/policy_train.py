@@ -2,7 +2,7 @@
 
 The network trains on `train` queries. They are easier than those of new SKUs, because the encoder was trained
 on them, so its outputs are calibrated on `development` queries. These also decide early stopping and whether
-the gate is open.
+the gate is open, which constant action is the best, and whether the gate beats it.
 """
 
 from dataclasses import dataclass, replace
@@ -19,27 +19,30 @@ from skufp_pipeline.datasets.table import DEVELOPMENT, TRAIN
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows, used_queries
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.hashing import stable_hash
-from skufp_pipeline.measures.bootstrap import bootstrap_mean
-from skufp_pipeline.measures.metrics import calibration_error
+from skufp_pipeline.measures.bootstrap import bootstrap_mean, paired_bootstrap
+from skufp_pipeline.measures.metrics import calibration_error, reciprocal_rank
 from skufp_pipeline.policy.actions import ACTIONS
-from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork, calibrated_gains
+from skufp_pipeline.policy.network import Calibration, Constant, Policy, PolicyNetwork, calibrated_gains
 from skufp_pipeline.policy.quality import FEATURES
-from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
+from skufp_pipeline.policy.settings import Act, ActionSettings, PolicyTrainingSettings
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.loop import Log, Part, RandomNumbers, Training
 
 _LEAST_QUERIES = 20  # per role
 _SHRINKAGE = 200.0  # weight of an offset of 0, in development queries
 _RESAMPLES = 1000
+_DECIMALS = 9  # to which mean reciprocal ranks are compared
 _TEMPERATURES = np.exp(np.linspace(-2, 2, 81))
 
 
 @dataclass(frozen=True)
 class LabelledQueries:
-    """Queries of one role: z (N, D + F), success (N, A) after each action, winner (N,), SKUs (N,)."""
+    """Queries of one role: z (N, D + F), success and reciprocal rank (N, A) after each action, winner (N,),
+    SKUs (N,)."""
 
     z: Tensor
     success: Tensor
+    reciprocal_rank: NDArray[np.float64]
     winner: Tensor
     sku_ids: NDArray[np.str_]
 
@@ -67,6 +70,7 @@ def labelled(labels: pl.DataFrame, role: str, temperature: float) -> LabelledQue
     return LabelledQueries(
         torch.from_numpy(z),
         torch.sigmoid(margins / temperature),
+        reciprocal_rank(embedding_rows(rows, "ranks").astype(np.float64)),
         torch.tensor(winner, dtype=torch.long),
         rows["sku_id"].to_numpy().astype(str),
     )
@@ -87,10 +91,12 @@ def train_policy(
     seed: int,
     scratch: Path,
     log: Log,
+    act: Act = "gated",
 ) -> tuple[Policy, History, dict[str, float]]:
     """Trains and calibrates a policy, keeping the epoch with the lowest development loss.
 
-    Returns it, the history of all epochs, and the calibration's figures on development queries.
+    Returns it, the history of all epochs, and the calibration's figures on development queries; those of the
+    best constant action are the policy's.
 
     Raises:
         TooLittleError: too few queries of either role.
@@ -102,8 +108,8 @@ def train_policy(
             f"role train and {len(held.z)} of role development"
         )
     network, scale, history = _fit(train, held, settings, seed, scratch, log)
-    calibration, figures = calibrate(network, held, scale, settings.least_gain, seed)
-    return Policy(network, calibration, actions), history, figures
+    calibration, constant, figures = calibrate(network, held, scale, settings.least_gain, seed)
+    return Policy(network, calibration, actions, constant, act), history, figures
 
 
 def _fit(
@@ -163,11 +169,14 @@ def policy_loss(
 
 def calibrate(
     network: PolicyNetwork, held: LabelledQueries, scale: float, least_gain: float, seed: int
-) -> tuple[Calibration, dict[str, float]]:
-    """Fits temperature, slope and offsets to development queries, and decides whether the gate is open.
+) -> tuple[Calibration, Constant, dict[str, float]]:
+    """Fits temperature, slope and offsets to development queries, chooses the best constant action, and
+    decides whether the gate is open.
 
     The gate is cross-validated: development SKUs are split in two parts, and each part is decided with the
-    calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0.
+    calibration of the other. It is open if the lower end of the gain's 95% interval over SKUs is above 0. The
+    constant that it is compared with is that of both parts: a part alone may choose a worse one, which would
+    flatter the gate.
     """
     with torch.inference_mode():
         logits, raw_gains = network(held.z)
@@ -182,6 +191,11 @@ def calibrate(
     gain = bootstrap_mean(realised, held.sku_ids, _RESAMPLES, seed)
     temperature = best_temperature(logits, held.winner)
     fitted, is_open = _gain_calibration(raw, gains, scale), gain.low > 0
+    mrr, best = held.reciprocal_rank.mean(axis=0), best_constant(held.reciprocal_rank)
+    acted = realised if is_open else np.zeros_like(realised)
+    over = paired_bootstrap(acted, gains[:, best], held.sku_ids, _RESAMPLES, seed)
+    compared = (over.delta, over.low, over.high, is_open and over.low > 0)
+    constant = Constant(ACTIONS[best], len(raw), float(mrr[best]), float(mrr[0]), *compared)
     calibration = replace(fitted, temperature=temperature, least_gain=least_gain, is_open=is_open)
     figures = {
         "gate_gain": gain.mean,
@@ -190,7 +204,16 @@ def calibrate(
         "calibration_error": calibration_error((logits / temperature).softmax(dim=1).numpy(), winner),
         "calibration_error_before": calibration_error(logits.softmax(dim=1).numpy(), winner),
     }
-    return calibration, figures
+    return calibration, constant, figures
+
+
+def best_constant(reciprocal_ranks: NDArray[np.float64]) -> int:
+    """Index of the action with the highest mean of (N, A), N > 0; the first on ties, so identity among them.
+
+    >>> best_constant(np.array([[0.5, 1.0, 0.5], [0.5, 0.0, 0.5]]))
+    0
+    """
+    return int(reciprocal_ranks.mean(axis=0).round(_DECIMALS).argmax())
 
 
 def _gain_calibration(raw: NDArray, gains: NDArray, scale: float) -> Calibration:

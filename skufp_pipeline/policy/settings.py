@@ -1,5 +1,7 @@
 """Typed configuration of the query policy (App. E of the report)."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from skufp_pipeline.settings import Settings
@@ -50,6 +52,9 @@ class PolicyThresholds(Settings):
     share_of_oracle: float | None = Field(None, ge=0, le=1)  # least share of the oracle's gain on them
 
 
+Act = Literal["gated", "constant"]
+
+
 class PolicySettings(Settings):
     """The query policy: actions, labels, training, report."""
 
@@ -58,4 +63,5 @@ class PolicySettings(Settings):
     training: PolicyTrainingSettings = PolicyTrainingSettings()
     report_queries: int | None = Field(None, ge=1)  # evaluation queries to judge, a stable sample
     thresholds: PolicyThresholds = PolicyThresholds()
+    act: Act = "gated"  # what a search does: the gate's choice, or the best constant action on every photo
     synthetic: bool = False  # synthetic photos are labelled too, where no customer's is there to train on

@@ -371,8 +371,10 @@ class QueryEngine:
         if self.policy is None:
             return EmbeddedPhoto(plain, plain, None, patches)
         photo = working_copy(image, self.policy.actions)
-        features = quality_features(photo, image.width, image.height)[None]
-        action = ACTIONS[int(self.policy.decide(plain, features).gated[0])]
+        action = self.policy.always
+        if action is None:
+            features = quality_features(photo, image.width, image.height)[None]
+            action = ACTIONS[int(self.policy.decide(plain, features).gated[0])]
         if action == IDENTITY:
             clock.lap("policy")
             return EmbeddedPhoto(plain, plain, action, patches)

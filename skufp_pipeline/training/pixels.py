@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoError, read_crop, size_of, whole_photo
 from skufp_pipeline.progress import Progress
@@ -21,11 +22,16 @@ _MOST_BACKGROUNDS = 1000
 
 
 def decode_squares(
-    paths: Sequence[Path], side: int, target: Path, progress: Progress | None = None
+    paths: Sequence[Path],
+    side: int,
+    target: Path,
+    progress: Progress | None = None,
+    white_balance: float = 0.0,
 ) -> NDArray[np.uint8]:
     """Returns (N, side, side, 3) uint8 RGB, read-only and memory-mapped from `target` (created if absent).
 
-    The aspect ratio is not kept (`squash`), so that no part of the garment is cut off.
+    The aspect ratio is not kept (`squash`), so that no part of the garment is cut off. `white_balance` is the
+    share of the estimated colour cast that is removed from each crop.
 
     Raises:
         UserError: a crop is missing or can't be decoded, or `target` has another shape.
@@ -39,7 +45,8 @@ def decode_squares(
             np.lib.format.write_array_header_1_0(stream, header)
             for start in range(0, len(paths), _BLOCK):
                 block = paths[start : start + _BLOCK]
-                stream.writelines(square.data for square in pool.map(lambda p: read_square(p, side), block))
+                read = pool.map(lambda path: read_square(path, side, white_balance), block)
+                stream.writelines(square.data for square in read)
                 if progress is not None:
                     progress(min(start + _BLOCK, len(paths)), len(paths))
         partial.rename(target)
@@ -49,9 +56,10 @@ def decode_squares(
     return squares
 
 
-def read_square(path: Path, side: int) -> NDArray[np.uint8]:
-    """Reads one crop as (side, side, 3) uint8 RGB."""
-    return to_square(np.asarray(read_crop(path)), side)
+def read_square(path: Path, side: int, white_balance: float = 0.0) -> NDArray[np.uint8]:
+    """Reads one crop as (side, side, 3) uint8 RGB, less the share `white_balance` of its colour cast."""
+    pixels = np.asarray(read_crop(path))
+    return to_square(balanced(pixels, white_balance) if white_balance else pixels, side)
 
 
 def to_square(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

@@ -107,7 +107,9 @@ def test_embeddings_of_scored_photos_may_be_anything_for_the_policy(mine: Graph)
 def test_the_report_judges_every_arm_on_evaluation_photos_alone(graph: Graph) -> None:
     report = graph.store.read("reports/policy").path
     table = pl.read_parquet(report / "policy.parquet")
-    assert {"off", "random", "average", "mirror", "likeliest", "gated", "oracle"} < set(table["arm"])
+    assert {"off", "random", "average", "mirror", "likeliest", "gated", "constant", "oracle"} < set(
+        table["arm"]
+    )
     assert {"all", "degraded", "cast", "noise"} < set(table["part"])
     oracle, off = (
         table.filter((pl.col("arm") == arm) & (pl.col("part") == "all"))["recall@1"]
@@ -118,6 +120,23 @@ def test_the_report_judges_every_arm_on_evaluation_photos_alone(graph: Graph) ->
     assert graph.preset.policy is not None
     assert len(asked) == graph.preset.policy.report_queries
     assert asked.isdisjoint(labels(graph)["query_id"])
+
+
+def test_the_report_compares_the_gate_with_the_constant_that_development_photos_chose(graph: Graph) -> None:
+    checkpoint, report = (graph.store.read(key) for key in ("checkpoints/vla", "reports/policy"))
+    held = labels(graph).filter(pl.col("role") == "development")
+    mrr = (1 / held["ranks"].to_numpy()).mean(axis=0)
+    chosen = ACTIONS[mrr.round(9).argmax()]
+    assert checkpoint.summary["constant"] == report.summary["constant"] == chosen
+    assert checkpoint.summary["constant_mrr"] == pytest.approx(mrr.max())
+    assert chosen in checkpoint.summary["verdict"] or "doing nothing" in checkpoint.summary["verdict"]
+    table = pl.read_parquet(report.path / "policy.parquet")
+    arms = {row["arm"]: row for row in table.filter(part="all", setting="seen+zero").to_dicts()}
+    same = arms["off" if chosen == "identity" else f"always_{chosen}"]
+    assert arms["constant"] == {**same, "arm": "constant"}
+    assert report.summary["constant_encoded_twice"] == float(chosen != "identity")
+    gain = arms["gated"]["recall@1"] - arms["constant"]["recall@1"]
+    assert report.summary["gated_over_constant"] == pytest.approx(gain)
 
 
 def test_the_report_says_whether_the_policy_does_harm(graph: Graph) -> None:

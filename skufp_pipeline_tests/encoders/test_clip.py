@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.encoders.clip import Encoder, create_encoder, image_trunk, in_order, load_encoder
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.errors import UserError
@@ -458,6 +459,47 @@ def test_preprocessing_follows_the_settings(settings: EncoderSettings) -> None:
     assert pixels.shape == (3, 32, 32)
     torch.testing.assert_close(pixels[:, 0, 0], torch.tensor([2.0, -2.0, -1.2]))
     assert made.mean_and_std == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_white_balance_comes_before_all_else_and_is_kept_with_the_encoder(
+    settings: EncoderSettings, tmp_path: Path
+) -> None:
+    plain, made = (
+        create_encoder(with_changes(settings, white_balance=share), CPU, seed=0) for share in (0.0, 0.7)
+    )
+    image = noise(seed=1)
+    expected = plain.preprocess(Image.fromarray(balanced(np.asarray(image), 0.7)))
+    assert made.preprocess(image).equal(expected)
+    assert not plain.preprocess(image).equal(expected)
+    assert same_weights(made.model, plain.model)
+    made.save(tmp_path)
+    loaded = load_encoder(tmp_path, CPU)
+    assert loaded.white_balance == 0.7
+    assert np.array_equal(loaded.embed_images([image]), made.embed_images([image]))
+
+
+def test_an_encoder_without_white_balance_has_the_files_that_it_always_had(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    encoder.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "image_tower.json",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+    assert load_encoder(tmp_path, CPU).white_balance == 0
+
+
+def test_a_damaged_preparation_is_told(settings: EncoderSettings, tmp_path: Path) -> None:
+    create_encoder(with_changes(settings, white_balance=0.7), CPU, seed=0).save(tmp_path)
+    (tmp_path / "preparation.json").write_text("{}")
+    with pytest.raises(UserError, match="can't be read"):
+        load_encoder(tmp_path, CPU)
+
+
+def test_an_adapted_encoder_takes_no_white_balance() -> None:
+    with pytest.raises(ValueError, match="white_balance is for a fine-tuned encoder"):
+        EncoderSettings(model="skufp-tiny", pretrained="some_tag", adaptation={}, white_balance=0.7)
 
 
 def test_the_config_is_readable_json(encoder: Encoder, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.datasets.prompts import IMAGE_TEXT_SCHEMA, TEXT_SCHEMA, PromptSettings
 from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip_train import TrainingData
@@ -198,3 +199,14 @@ def test_without_any_photo_every_sku_is_adapted_on(shards: list[TextShard], tmp_
     views = [replace(s, image_text=s.image_text.filter(pl.col("role") == "gallery")) for s in shards]
     data, used = gather_adaptation_data(views, frozen_table(views), SIDE, None, tmp_path)
     assert (data.num_skus, len(data.photos), used.height) == (5, 0, 0)
+
+
+def test_a_balanced_encoder_is_trained_on_balanced_crops_and_judged_on_them(
+    shards: list[TextShard], tmp_path: Path
+) -> None:
+    plain, _ = gather_training_data(shards, PROMPTS, SIDE, tmp_path)
+    less, _ = gather_training_data(shards, PROMPTS, SIDE, tmp_path, white_balance=0.7)
+    for kept, changed in ((plain.images, less.images), (plain.development, less.development)):
+        expected = np.stack([balanced(np.array(square), 0.7) for square in kept.pixels])
+        assert np.array_equal(changed.pixels, expected), "crops of one colour: the order doesn't matter"
+        assert not np.array_equal(changed.pixels, kept.pixels)

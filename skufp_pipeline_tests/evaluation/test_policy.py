@@ -7,8 +7,10 @@ import polars as pl
 import pytest
 
 from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.evaluation.figures import policy_arms
 from skufp_pipeline.evaluation.policy import (
     ActionQueries,
+    against_constant,
     arm_ranks,
     confusion,
     evaluation_photos,
@@ -19,6 +21,7 @@ from skufp_pipeline.evaluation.policy import (
     text_table,
 )
 from skufp_pipeline.fingerprint.tables import biased_rows
+from skufp_pipeline.photos import open_photo
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import Decisions
 from skufp_pipeline.policy.quality import FEATURES
@@ -45,7 +48,7 @@ def queries(gated: list[int]) -> ActionQueries:
         embeddings,
         mirrored,
         features,
-        Decisions(nothing, nothing, np.array([SHARPEN, SHARPEN]), chosen),
+        Decisions(nothing, nothing, np.array([SHARPEN, SHARPEN]), chosen, np.array([SHARPEN, SHARPEN])),
     )
 
 
@@ -59,14 +62,14 @@ TRUTH, ROWS = np.array([0, 0]), biased_rows(FINGERPRINTS)
 def test_every_arm_has_the_ranks_of_what_it_does() -> None:
     ranks = {name: rank.tolist() for name, rank in arm_ranks(queries([0, SHARPEN]), ROWS, TRUTH, 0).items()}
     assert ranks["off"] == [1, 2]
-    assert ranks["always_sharpen"] == ranks["likeliest"] == [2, 1]
+    assert ranks["always_sharpen"] == ranks["likeliest"] == ranks["constant"] == [2, 1]
     assert ranks["always_denoise"] == [1, 2]
     assert ranks["gated"] == ranks["oracle"] == [1, 1]
     assert ranks["mirror"] == [1, 1]
     assert ranks["average"] == [1, 2], "six of seven point where the photo does"
     assert set(ranks) == {
         *(f"always_{name}" for name in ACTIONS[1:]),
-        *("off", "random", "average", "mirror", "likeliest", "gated", "oracle"),
+        *("off", "random", "average", "mirror", "likeliest", "gated", "constant", "oracle"),
     }
 
 
@@ -94,6 +97,36 @@ def test_gains_are_paired_differences_from_doing_nothing() -> None:
     assert (rows["off"]["encoded_twice"], rows["always_denoise"]["encoded_twice"]) == (0, 1)
     assert per_query["action"].to_list() == ["identity", "sharpen"]
     assert per_query["gated"].to_list() == [1, 1]
+
+
+def test_the_gate_is_compared_with_the_best_constant_photo_by_photo() -> None:
+    table, _ = judged([0, SHARPEN])
+    rows = {row["arm"]: row for row in table.filter(pl.col("setting") == "seen+zero").to_dicts()}
+    ends = ("recall@1_over_constant", "recall@1_over_constant_low", "recall@1_over_constant_high")
+    assert [rows["constant"][name] for name in ends] == [0, 0, 0]
+    assert rows["off"]["recall@1_over_constant"] == 0, "half of the photos are right either way"
+    # Both photos are of one SKU, so that every resample of SKUs is the same.
+    assert [rows["gated"][name] for name in ends] == [0.5, 0.5, 0.5]
+    assert rows["gated"]["mrr_over_constant"] == 0.25
+    assert against_constant(table, "sharpen") == {
+        "constant": "sharpen",
+        "gated_recall@1": 1.0,
+        "constant_recall@1": 0.5,
+        "gated_over_constant": 0.5,
+        "gated_over_constant_low": 0.5,
+        "gated_over_constant_high": 0.5,
+        "gated_encoded_twice": 0.5,
+        "constant_encoded_twice": 1.0,
+    }
+
+
+def test_the_picture_of_the_arms_is_the_same_every_time() -> None:
+    table, _ = judged([0, SHARPEN])
+    panels = {"all": table.filter(pl.col("setting") == "seen")}
+    first, second = (policy_arms(panels, "constant") for _ in range(2))
+    assert first == second
+    assert open_photo(first).width > 300
+    assert policy_arms(panels, "gated") != first, "the line is drawn through another arm"
 
 
 def test_a_setting_without_queries_is_left_out() -> None:

@@ -1,7 +1,9 @@
 """The policy learns what can be learnt, stays shut where nothing can, and is the same from one seed."""
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,6 +16,7 @@ from skufp_pipeline.measures.metrics import calibration_error
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.policy.network import CONFIG_FILE, WEIGHTS_FILE, Policy, PolicyNetwork, load_policy
 from skufp_pipeline.policy.policy_train import (
+    best_constant,
     best_temperature,
     calibrate,
     labelled,
@@ -23,17 +26,19 @@ from skufp_pipeline.policy.policy_train import (
 )
 from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
 
-from .examples import chance_decides, labels, sharpen_helps
+from .examples import chance_decides, labels, sharpen_helps, sharpen_helps_all
 
 SETTINGS = PolicyTrainingSettings(epochs=30, hidden=16, batch_size=64, learning_rate=1e-2, dropout=0)
 SHARPEN = ACTIONS.index("sharpen")
 
 
-def trained(table: pl.DataFrame, seed: int = 0, **changes: float) -> tuple[Policy, dict[str, float]]:
+def trained(
+    table: pl.DataFrame, seed: int = 0, act: Any = "gated", **changes: float
+) -> tuple[Policy, dict[str, float]]:
     settings = SETTINGS.model_copy(update=changes)
     with TemporaryDirectory() as scratch:
         policy, _, figures = train_policy(
-            table, ActionSettings(), settings, seed, Path(scratch), lambda line: None
+            table, ActionSettings(), settings, seed, Path(scratch), lambda line: None, act
         )
     return policy, figures
 
@@ -64,6 +69,64 @@ def test_where_nothing_can_be_learnt_the_gate_stays_shut() -> None:
     decisions = policy.decide(*inputs(table))
     assert (decisions.gated == 0).all()
     assert (decisions.likeliest != 0).any(), "the paper's policy acts all the same"
+    assert not policy.known_constant.is_beaten, "doing nothing is a constant too"
+
+
+def test_the_best_constant_is_the_action_of_the_highest_mean_reciprocal_rank() -> None:
+    assert best_constant(np.array([[1, 0.5, 1 / 3], [0.25, 1, 1]])) == 1
+    assert best_constant(np.array([[0.5, 1, 0.5], [0.5, 0, 0.5]])) == 0, "identity wins a tie"
+
+
+def test_a_gate_that_has_learnt_one_action_does_not_beat_that_action() -> None:
+    table = labels(sharpen_helps_all, (1000, 300))
+    policy, figures = trained(table)
+    constant = policy.known_constant
+    held = table.filter(pl.col("role") == "development")
+    assert policy.calibration.is_open
+    assert figures["gate_gain_low"] > 0, "it pays against doing nothing"
+    assert (constant.action, constant.queries) == ("sharpen", 300)
+    assert constant.mrr == (1 / held["ranks"].to_numpy()[:, SHARPEN]).mean() > constant.mrr_off == 0.5
+    assert not constant.is_beaten
+    assert constant.summary()["verdict"] == "gated does not beat sharpen always"
+
+
+def test_a_gate_that_knows_when_to_act_beats_every_constant() -> None:
+    constant = trained(labels(sharpen_helps, (1000, 300)))[0].known_constant
+    assert constant.is_beaten
+    assert 0 < constant.gate_low < constant.gate_gain < constant.gate_high
+    assert constant.summary()["verdict"] == "gated beats sharpen always"
+
+
+def test_train_photos_have_no_say_in_the_constant() -> None:
+    table = labels(sharpen_helps)
+    every = np.ones((table.height, len(ACTIONS)), np.int32)
+    every[:, 1:] += (table["role"] == "development").to_numpy()[:, None]
+    ranks = pl.Series("ranks", every, dtype=table.schema["ranks"])
+    ranked = trained(table.with_columns(ranks))[0].known_constant
+    assert (ranked.action, ranked.mrr) == ("identity", 1.0)
+    assert ranked.summary()["verdict"].endswith("doing nothing")
+
+
+def test_a_search_takes_the_gates_action_unless_the_constant_is_asked_for(tmp_path) -> None:
+    table = labels(sharpen_helps)
+    for act, action in (("gated", None), ("constant", "sharpen")):
+        (tmp_path / act).mkdir()
+        policy, _ = trained(table, act=act)
+        policy.save(tmp_path / act)
+        assert policy.always == load_policy(tmp_path / act).always == action
+
+
+def test_a_policy_that_was_saved_without_a_constant_still_acts(tmp_path) -> None:
+    policy, _ = trained(labels(sharpen_helps))
+    policy.save(tmp_path)
+    config = json.loads((tmp_path / CONFIG_FILE).read_text())
+    del config["constant"], config["act"]
+    (tmp_path / CONFIG_FILE).write_text(json.dumps(config))
+    old = load_policy(tmp_path)
+    assert old.always is None
+    assert (old.decide(*policy.example()).gated == policy.decide(*policy.example()).gated).all()
+    with pytest.raises(UserError, match="knows no constant action; materialize vla_checkpoint again"):
+        _ = old.known_constant
 
 
 def test_a_gain_that_is_asked_for_keeps_the_policy_from_acting_for_less() -> None:
@@ -99,6 +162,7 @@ def test_a_saved_policy_decides_as_before(tmp_path) -> None:
     again = load_policy(tmp_path)
     assert again.calibration == policy.calibration
     assert again.actions == policy.actions
+    assert again.constant == policy.constant is not None
     for first, second in zip(
         vars(policy.decide(*inputs(table))).values(), vars(again.decide(*inputs(table))).values(), strict=True
     ):
@@ -172,7 +236,7 @@ def test_calibration_takes_back_what_training_queries_promised_too_much() -> Non
         def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return torch.zeros(len(z), len(ACTIONS)), 5 * held.gains
 
-    calibration, figures = calibrate(Boaster(), held, scale=1.0, least_gain=0.0, seed=0)  # type: ignore[arg-type]
+    calibration, _, figures = calibrate(Boaster(), held, scale=1.0, least_gain=0.0, seed=0)  # type: ignore[arg-type]
     assert calibration.slope == pytest.approx(0.2, abs=0.01)
     # Half of the photos are helped, from even odds to those of a margin of 2 temperatures.
     assert figures["gate_gain"] == pytest.approx(0.5 * (1 / (1 + np.exp(-2)) - 0.5), abs=0.04)

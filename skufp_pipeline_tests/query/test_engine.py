@@ -12,7 +12,7 @@ from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed
-from skufp_pipeline.policy.network import Calibration, Policy, PolicyNetwork
+from skufp_pipeline.policy.network import Calibration, Constant, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.query.answers import Answer
 from skufp_pipeline.query.confidence import Confidence, Logistic, NoVerdicts
@@ -373,6 +373,24 @@ def test_identity_costs_no_second_encoding_and_changes_no_answer(
     off = engine.search_image(tmp_path / "photo.png", 3)
     assert answer.hits == off.hits
     assert off.action is None
+
+
+def test_a_policy_that_acts_by_the_constant_takes_it_on_every_photo_and_fuses_alike(
+    index: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    noise().save(tmp_path / "photo.png")
+    gate = policy_that_takes("sharpen", encoder.dimension)
+    answers = {}
+    for action in ("sharpen", "denoise", "identity"):
+        constant = Constant(action, 20, 0.5, 0.5, 0.0, 0.0, 0.0, False)
+        always = Policy(gate.network, gate.calibration, gate.actions, constant, "constant")
+        answers[action] = QueryEngine(index, encoder, policy=always).search_image(tmp_path / "photo.png", 3)
+        assert answers[action].action == action
+    gated = QueryEngine(index, encoder, policy=gate).search_image(tmp_path / "photo.png", 3)
+    assert answers["sharpen"].hits == gated.hits
+    assert answers["denoise"].hits != gated.hits
+    assert "encode_again" in answers["denoise"].milliseconds
+    assert "encode_again" not in answers["identity"].milliseconds
 
 
 def test_the_policy_serves_a_photo_with_words_too(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.training.pixels import decode_squares, read_square
 
@@ -85,3 +86,16 @@ def test_shrinking_averages_and_grey_becomes_rgb(tmp_path: Path) -> None:
     means = pixels.reshape(2, 32, 2, 32).mean(axis=(1, 3))
     for channel in range(3):
         np.testing.assert_allclose(square[..., channel], means, atol=0.51)
+
+
+def test_the_cast_is_removed_from_each_crop_before_it_is_squeezed(tmp_path: Path) -> None:
+    image = noise(seed=3, size=(20, 12))
+    image.save(tmp_path / "photo.png")
+    plain, less = (
+        decode_squares([tmp_path / "photo.png"], 8, tmp_path / f"{share}.npy", white_balance=share)[0]
+        for share in (0.0, 1.0)
+    )
+    Image.fromarray(balanced(np.asarray(image), 1.0)).save(tmp_path / "balanced.png")
+    assert np.array_equal(less, read_square(tmp_path / "balanced.png", 8))
+    assert np.array_equal(plain, read_square(tmp_path / "photo.png", 8))
+    assert not np.array_equal(less, plain)
