@@ -129,7 +129,8 @@ class Root:
             tables = patch_tables(
                 views, photos, self.images, self.preset.encoder.batch_size, progress("patches")
             )
-            write_look_twice(scratch, self.index, [tables[0]], tables[1], self.images, grid, self.settings)
+            shape = grid.views, grid.patches, grid.dimension
+            write_look_twice(scratch, self.index, [tables[0]], tables[1], self.images, shape, self.settings)
             found = load_patches(scratch, self.index.row_count)
             assert found is not None
             look = LookTwice(found[0], found[1].top, found[1].weight)

@@ -1,0 +1,26 @@
+"""The program that measures a second look, run whole on the small graph."""
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from ..graphs import Graph
+from .programs import load_program
+
+
+def test_every_seed_judges_the_same_photos_with_and_without_a_second_look(
+    small_graph: Graph, tmp_path: Path
+) -> None:
+    options = ["--data-root", small_graph.preset.data_root, "--preset", str(small_graph.preset_file)]
+    options += ["--queries", "20", "--seeds", "2", "--json", str(tmp_path / "found.json")]
+    done = CliRunner().invoke(load_program("look_twice").main, options)
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "found.json").read_text())
+    assert [row["setting"] for row in rows] == ["seen", "zero", "seen+zero"]
+    both = {row["setting"]: row["photos"] for row in rows}
+    assert both["seen"] + both["zero"] == both["seen+zero"] == 20
+    for row in rows:
+        assert row["low"] <= row["gain"] <= row["high"]
+        assert abs(row["look_twice"] - row["fingerprint"] - row["gain"]) < 1e-9
+    assert "seed 18: weight" in done.output
