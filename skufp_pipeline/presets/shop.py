@@ -136,12 +136,23 @@ class Work:
 def work(preset: Preset, found: Overview) -> Work:
     """Counts what a materialization of the preset has to do; the frozen encoder embeds everything too."""
     settings, encoders = preset.encoder, 2 if preset.encoder.is_pretrained else 1
+    embedded = encoders * found.counts.items + _looked_at(preset, found)
     if (adaptation := settings.adaptation) is not None:
         skus = found.counts.skus
         photos = adaptation.steps_for(skus) * min(adaptation.batch_size, skus)
-        return Work(encoders * found.counts.items, photos)
+        return Work(embedded, photos)
     images = found.training_pictures + found.photos[TRAIN]
-    return Work(encoders * found.counts.items, settings.training.epochs * images)
+    return Work(embedded, settings.training.epochs * images)
+
+
+def _looked_at(preset: Preset, found: Overview) -> int:
+    """How many pictures and photos are encoded for the second look: to train it, and for the index."""
+    look, skus = preset.look_twice, max(found.counts.skus, 1)
+    if look is None:
+        return 0
+    synthetic = min(look.synthetic_photos, max(1, look.most_pictures // skus)) * skus
+    trained = found.training_pictures + (found.photos[TRAIN] or synthetic)
+    return min(trained, 2 * look.most_pictures) + found.training_pictures
 
 
 def plan(preset: Preset, found: Overview) -> list[str]:
@@ -160,6 +171,7 @@ def plan(preset: Preset, found: Overview) -> list[str]:
         trained = f"adapted in {steps} steps on synthetic photos of the pictures" + (
             f" and on {train:,} customers' photos" if train else "; there are no customers' photos in train"
         )
+    seen = "the customers' photos" if train else "synthetic photos"
     policy = "off" if preset.policy is None else f"off ({needs})" if few else "on"
     return [
         *(
@@ -169,6 +181,7 @@ def plan(preset: Preset, found: Overview) -> list[str]:
         ),
         f"encoder: {trained}",
         f"fingerprints: {'learnt from the photos' if train else 'the mean of the pictures of each SKU'}",
+        f"second look: {'off' if preset.look_twice is None else 'on, learnt from ' + seen}",
         f"query policy: {policy}",
         f"generated views: {'off' if preset.views is None else 'on'}",
         f"{preset.shards} shard{'s' if preset.shards > 1 else ''}, results in {preset.data_root}",

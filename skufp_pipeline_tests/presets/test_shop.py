@@ -105,10 +105,15 @@ def test_the_plan_says_what_customers_photos_are_enough_for() -> None:
     assert "fingerprints: the mean of the pictures of each SKU" in none
     assert "fingerprints: learnt from the photos" in many
     assert "generated views: off" in many
+    assert "second look: on, learnt from the customers' photos" in many
+    assert "second look: on, learnt from synthetic photos" in none
 
 
 def test_the_work_counts_pictures_embedded_and_trained_on() -> None:
     scratch = preset_of(preset_text("shop", FOUND, 2, "tiny"))
-    assert work(scratch, an_overview(3, 2)) == shop.Work(embedded=9, trained=8 * (4 + 3))
+    look_twice = (4 + 3) + 4  # training pictures and photos, and the pictures of the index
+    assert work(scratch, an_overview(3, 2)) == shop.Work(embedded=9 + look_twice, trained=8 * (4 + 3))
+    without = scratch.model_copy(update={"look_twice": None})
+    assert work(without, an_overview(3, 2)).embedded == 9
     pretrained = preset_of(preset_text("shop", FOUND, 2, "lite0"))
-    assert work(pretrained, an_overview(3, 2)).embedded == 18
+    assert work(pretrained, an_overview(3, 2)).embedded == 18 + look_twice
