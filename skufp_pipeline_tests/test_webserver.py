@@ -97,13 +97,15 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
     assert of_job == {
         "read_catalog": 1,
         "build_catalog_shards": graph.preset.shards,
-        "train_models": 4,
+        "train_models": 5,
         "embed_shards": graph.preset.shards,
         "calibrate_filters": 1,
         "generate_views": graph.preset.shards,
         "train_fingerprints": 1,
         "label_policy": graph.preset.shards,
         "train_policy": 1,
+        "train_look_twice": 1,
+        "make_patches": graph.preset.shards,
         "build_index": 1,
     }
 

@@ -67,9 +67,10 @@ def open_engine(
     policy: "UsePolicy" = "auto",
     index: str = FINGERPRINTS,
     words: bool = True,
+    look_twice: bool = True,
 ) -> "QueryEngine":
     from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
     device = pick_device(preset.compute.device)
-    return QueryEngine.open(store, device, preset.query_encoder, policy, index, words)
+    return QueryEngine.open(store, device, preset.query_encoder, policy, index, words, look_twice)

@@ -91,6 +91,11 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
     metavar="N",
     help="Count category, colour, pattern and the catalogue's columns of few values over the N best answers.",
 )
+@click.option(
+    "--look-twice/--no-look-twice",
+    default=True,
+    help="Whether the best answers to a photo are compared with it patch by patch; verdicts need it.",
+)
 @click.option("--top", default=10, show_default=True, help="How many SKUs.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--save", type=click.Path(path_type=Path), help="Save a picture of the results (PNG).")
@@ -120,6 +125,7 @@ def search(
     within: Path | None,
     policy: "UsePolicy",
     words: bool,
+    look_twice: bool,
     top: int,
     as_json: bool,
     save: Path | None,
@@ -149,7 +155,7 @@ def search(
     region = _region(images, item, box, whole)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
-    engine = open_engine(preset, store, policy, index, words)
+    engine = open_engine(preset, store, policy, index, words, look_twice)
     answer = engine.search(wish, top, _rows_to_search(engine.index, where, within), facets, region)
     if explain is not None:
         save_explanation(answer, images[0], engine, explain)

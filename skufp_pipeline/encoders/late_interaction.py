@@ -66,7 +66,7 @@ def train_patch_head(
     parts: dict[str, Part] = {"head": head, "optimizer": optimizer}
     training = Training("look_twice", scratch, parts, log)
     batches = _Batches(data, head.grid.views, settings, seed)
-    for step in training.rounds(settings.steps, unit="step", save_every=50):
+    for step in training.rounds(settings.steps, unit="step", save_every=settings.checkpoint_every):
         rate = settings.learning_rate * warm_cosine(step, settings.steps, settings.warmup_fraction)
         set_learning_rate(optimizer, rate)
         photos, views, present = batches.load(step)

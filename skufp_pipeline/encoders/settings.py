@@ -85,6 +85,7 @@ class LookTwiceSettings(Settings):
     usual_weight: float = Field(0.5, ge=0)  # where too few development photos are there to choose with
     least_photos: int = Field(50, ge=1)  # development photos to choose with
     steps: int = Field(400, ge=0)  # of the head's training
+    checkpoint_every: int = Field(50, ge=1)  # steps; what a killed training repeats at most
     batch_size: int = Field(48, ge=2)  # SKUs of a step, each with a photo
     neighbours: int = Field(8, ge=1)  # nearest SKUs that are in a step together
     learning_rate: float = Field(2e-3, gt=0)

@@ -206,9 +206,9 @@ def asked_twice(
     masked = np.take_along_axis(scores, others, axis=1)
     if seen is None:
         return features_of(scores[:, :-1]), features_of(masked), is_own[:, 0]
-    similar = np.stack([
-        seen.look.patches.maxsim(found, photo) for found, photo in zip(rows, seen.patches, strict=True)
-    ])  # fmt: skip
+    similar = np.empty(rows.shape)
+    for number, photo in enumerate(seen.patches):
+        similar[number] = seen.look.patches.maxsim(rows[number], photo)
     second, top = scores + seen.look.weight * similar, seen.look.top
     # On ties the lower row is first, as `LookTwice.again` ranks.
     first = np.lexsort((rows[:, :top], -second[:, :top]), axis=1)[:, 0]

@@ -223,6 +223,8 @@ class QueryEngine:
         `text_weight` is 0 for the photo alone, 1 for the text alone; it also scales what the words of the
         text add. Raises as `search_image`, `search_text` and `mix` do.
         """
+        if text_weight == 0:
+            return self.search_image(photo, top, within, region)
         clock = Clock()
 
         def answer(embedded: EmbeddedPhoto) -> Answer:

@@ -12,6 +12,7 @@ from PIL import Image
 from skufp_pipeline.cli.search import print_answer
 from skufp_pipeline.policy.actions import ACTIONS
 from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.settings import VERDICTS
 from skufp_pipeline.search.bundle import current_index
 
@@ -36,14 +37,18 @@ def test_a_photo_is_answered_with_ranked_skus_as_json(graph: Graph, preset: tupl
     result = ask(*asked)
     assert result.exit_code == 0, result.stderr
     answer = json.loads(result.stdout)
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search", "confidence"}
+    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "search", "look_twice", "confidence"}
     assert answer["action"] is None
     assert answer["verdict"] in VERDICTS
     assert 0 <= answer["confidence"] <= 1
     assert "no_verdict" not in answer
     hits = answer["hits"]
     assert [hit["rank"] for hit in hits] == list(range(1, 8))
-    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    artifact, index = current_index(graph.store)
+    look = LookTwice.open(artifact.path, index.row_count)
+    weight = 0 if look is None else look.weight
+    ranked = [hit["score"] + weight * hit["maxsim"] for hit in hits]
+    assert ranked == sorted(ranked, reverse=True)
     assert len({hit["sku_id"] for hit in hits}) == 7
     assert all(graph.store.local_path(hit["image"]).is_file() for hit in hits)
 
@@ -87,7 +92,8 @@ def test_the_policy_says_what_it_did_to_the_photo(graph: Graph, preset: tuple[st
     answer = json.loads(ask(*asked, "--json").stdout)
     assert answer["action"] in ACTIONS
     twice = {"encode_again"} if answer["action"] != "identity" else set()
-    assert set(answer["ms"]) == {"decode", "preprocess", "encode", "policy", "search", "confidence"} | twice
+    stages = {"decode", "preprocess", "encode", "policy", "search", "look_twice", "confidence"}
+    assert set(answer["ms"]) == stages | twice
     assert ask(*asked).stdout.splitlines()[-1].endswith(f"; policy: {answer['action']}")
 
 
@@ -252,7 +258,7 @@ def test_photos_words_to_avoid_and_likes_are_combined(graph: Graph, preset: tupl
     _, index = current_index(graph.store)
     liked, disliked = index.sku_ids[3], index.sku_ids[5]
     photo = a_photo(graph)
-    alone = found(*preset, "--image", photo)
+    alone = found(*preset, "--image", photo, "--no-look-twice", "--whole")
     assert found(*preset, "--image", photo, "--image", photo) == alone
     assert found(*preset, "--image", photo, "--not", "a striped dress", "--not-weight", "0") == alone
     asked = ("--image", photo, "--like", liked, "--unlike", disliked, "--not", "stripes", "--top", "9999")
@@ -332,7 +338,7 @@ def test_a_part_of_a_photo_must_be_one(tmp_path: Path, words: list[str], told: s
 
 
 def test_a_part_of_no_photo_is_refused() -> None:
-    assert "--whole needs --image" in refused(ask("search", "--text", "red", "--whole"))
+    assert "--whole needs one --image" in refused(ask("search", "--text", "red", "--whole"))
 
 
 def test_a_box_of_a_photo_is_answered_and_one_outside_it_is_told(small_graph: Graph) -> None:

@@ -23,7 +23,7 @@ def data(report: Report) -> dict[str, Any]:
 
 
 def test_the_json_has_exactly_the_agreed_keys(data: dict[str, Any]) -> None:
-    assert list(data) == ["preset", "judged_on", "settings", "latency", "protocol", "text_sources"]
+    assert list(data) == ["preset", "judged_on", "settings", "latency", "protocol", "text_sources", "stages"]
     assert list(data["settings"]) == ["seen", "zero", "seen+zero"]
     for by_modality in data["settings"].values():
         assert list(by_modality) == ["image", "text"]

@@ -25,6 +25,8 @@ STAGE_NAMES = [
     "train_fingerprints",
     "label_policy",
     "train_policy",
+    "train_look_twice",
+    "make_patches",
     "build_index",
 ]
 

@@ -87,6 +87,13 @@ def test_masking_is_exact_under_a_second_look_too() -> None:
         assert right[number] == (skus[look.again(whole, photos[number]).rows[0]] == sku_id)
 
 
+def test_no_photos_have_no_features_under_a_second_look_too() -> None:
+    patches = PatchIndex(np.ones((30, 1, 3, 4), np.int8), np.ones(30, np.uint8))
+    seen = SecondLooks(LookTwice(patches, 12, 0.5), np.empty((0, 5, 4), np.int8))
+    present, absent, right = asked_twice(index_of(unit_rows(30, 0)), np.empty((0, 8), np.float32), [], seen)
+    assert {len(values) for values in [*present.values(), *absent.values(), right]} == {0}
+
+
 def test_features_are_those_of_the_first_ten_scores() -> None:
     scores = np.concatenate([[[0.9, 0.5], [0.4, 0.4]], np.full((2, 8), 0.2), [[0.1], [-9]]], axis=1)
     found = features_of(scores, np.array([[0.5, 0.75, 0.25], [0.25, 0.25, 0.125]]))

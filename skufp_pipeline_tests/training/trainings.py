@@ -130,7 +130,7 @@ def look_twice(scratch: Path, out: Path, log: Log, device: torch.device, dropout
     data = PatchData(maps[0], skus, maps[1], skus, nearest_skus(unit_rows((5, 8), 3), 2))
     head = PatchHead(grid)
     head.start(torch.from_numpy(maps[0].astype(np.float32)))
-    settings = LookTwiceSettings(dimension=8, steps=120, batch_size=4)
+    settings = LookTwiceSettings(dimension=8, steps=8, batch_size=4, checkpoint_every=2)
     history = train_patch_head(head, data, settings, 5, scratch, log)
     head.save(out)
     return history
