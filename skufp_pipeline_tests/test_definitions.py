@@ -110,6 +110,8 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
             "image_encoder_onnx",
             "generated_view_embeddings",
             "fingerprint_checkpoint",
+            "vla_checkpoint",
+            "look_twice_checkpoint",
         },
     ),
 }
@@ -141,6 +143,7 @@ DETECTOR_ASSETS = {
         {"raw_dataset", "annotations", "clip_checkpoint", "fingerprints", *_QUERY_MODELS},
     ),
     "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
+    "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], *_QUERY_MODELS}),
 }
 GPU_ASSETS = {
     "clip_checkpoint",

@@ -15,7 +15,6 @@ from skufp_pipeline.artifacts.places import (
     FROZEN_CLIP_EMBEDDINGS,
     FROZEN_SYNTHETIC_EMBEDDINGS,
     GENERATED_VIEW_EMBEDDINGS,
-    IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
     REID_CHECKPOINT,
     REID_EMBEDDINGS,
@@ -24,6 +23,7 @@ from skufp_pipeline.artifacts.places import (
     SKU_CROPS,
     SYNTHETIC_EMBEDDINGS,
 )
+from skufp_pipeline.assets.index import query_encoders
 from skufp_pipeline.checks.evaluation import report_checks
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.presets import Preset
@@ -39,8 +39,8 @@ def group(preset: Preset) -> Group:
         (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
         (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
         (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,
-        (IMAGE_ENCODER_ONNX,): preset.query_encoder.engine == "onnx",
     }
+    asked = [stored for stored in query_encoders(preset) if stored is not CLIP_CHECKPOINT]
     report = Step(
         stored=RETRIEVAL_REPORT,
         make=retrieval_report,
@@ -58,7 +58,7 @@ def group(preset: Preset) -> Group:
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_CHECKPOINT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS,
             FINGERPRINT_CHECKPOINT, FINGERPRINTS, SEARCH_INDEX,
-            *(stored for results, enabled in optional.items() if enabled for stored in results),
+            *(stored for results, enabled in optional.items() if enabled for stored in results), *asked,
         ),
     )  # fmt: skip
     return Group.of("evaluation", preset, [report], lambda steps: report_checks(preset))
@@ -76,6 +76,8 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
 
     preset, device = run.preset, run.models.torch_device()
     parts, crop_of = ReportParts.read(run.inputs, run.step.upstream), run.inputs.crop_files()
+    for stored in query_encoders(preset):  # what the query engine opens
+        run.read(stored)
 
     def build(directory: Path) -> dict[str, Any]:
         given = run.store, pick_device("cpu"), preset.query_encoder

@@ -78,7 +78,7 @@ def group(preset: Preset) -> Group:
         needs=needs,
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
-            FINGERPRINT_CHECKPOINT, *_query_encoders(preset), *_patches(preset),
+            FINGERPRINT_CHECKPOINT, *query_encoders(preset), *_patches(preset),
             *((SYNTHETIC_EMBEDDINGS,) if preset.calibrates_on_synthetic else ()),
         ),
         check_specs=tuple(RELEASE_CHECKS),
@@ -162,7 +162,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
     patches = [shard for stored in _patches(preset) for shard in run.read_all(stored)]
     synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else []
     run.inputs.crop_files()
-    encoders = {stored.name: run.read(stored) for stored in _query_encoders(preset)}
+    encoders = {stored.name: run.read(stored) for stored in query_encoders(preset)}
     model = {FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
     references = {name: reader.digest for name, reader in [*encoders.items(), *model.items()]}
 
@@ -215,7 +215,7 @@ def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
     return run.done(result, {"model_megabytes": round(result.model.stat().st_size / 1e6, 1)})
 
 
-def _query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
+def query_encoders(preset: Preset) -> tuple[Stored[Any], ...]:
     """The results that turn queries into vectors; they are kept with each version of the index."""
     by_onnx = preset.query_encoder.engine == "onnx"
     exported = (IMAGE_ENCODER_ONNX,) if by_onnx else ()

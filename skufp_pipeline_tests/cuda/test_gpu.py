@@ -40,8 +40,14 @@ pytestmark = pytest.mark.cuda
 # bfloat16 keeps 8 bits of a number: losses of the trainings that multiply in it are compared to 1 in 20,
 # and those of a triplet, whose two distances nearly cancel, to 1 in 10.
 TOLERANCE = {
-    "clip": 0.05, "reid": 0.1, "lora": 0.05, "base": 0.02, "aggregator": 0.01, "policy": 1e-5,
-    "detector": 0.05, "look_twice": 1e-5,
+    "clip": 0.05,
+    "reid": 0.1,
+    "lora": 0.05,
+    "base": 0.02,
+    "aggregator": 0.01,
+    "policy": 1e-5,
+    "detector": 0.05,
+    "look_twice": 1e-5,
 }
 
 
