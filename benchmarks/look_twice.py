@@ -129,8 +129,8 @@ class Root:
             tables = patch_tables(
                 views, photos, self.images, self.preset.encoder.batch_size, progress("patches")
             )
-            shape = grid.views, grid.patches, grid.dimension
-            write_look_twice(scratch, self.index, [tables[0]], tables[1], self.images, shape, self.settings)
+            given = tables[1], self.images, grid.shape, self.settings
+            write_look_twice(scratch, self.index, [tables[0]], *given)
             found = load_patches(scratch, self.index.row_count)
             assert found is not None
             look = LookTwice(found[0], found[1].top, found[1].weight)

@@ -135,8 +135,7 @@ class Second:
         grid = self.views.head.grid
         tables = patch_tables(self.views, self.photos, self._with_paths(images), 256)
         with TemporaryDirectory() as folder:
-            shape = grid.views, grid.patches, grid.dimension
-            made = PatchIndex.write(Path(folder), index.skus["sku_id"], [tables[0]], shape)
+            made = PatchIndex.write(Path(folder), index.skus["sku_id"], [tables[0]], grid.shape)
             patches = PatchIndex(np.array(made.patches), made.counts)
         return LookTwice(patches, self.look.top, self.look.weight)
 

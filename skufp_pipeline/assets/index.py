@@ -36,6 +36,7 @@ from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
+from skufp_pipeline.encoders.settings import RANKING
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
@@ -234,10 +235,9 @@ def _patches(preset: Preset) -> tuple[Stored[Any], ...]:
 
 def _look_twice_config(preset: Preset) -> dict[str, Any]:
     """What decides how the index looks twice; the training's settings are of `look_twice_checkpoint`."""
-    kept = {"top", "weight", "weights", "usual_weight", "least_photos"}
-    return (
-        {"look_twice": preset.look_twice.model_dump(mode="json", include=kept)} if preset.look_twice else {}
-    )
+    if preset.look_twice is None:
+        return {}
+    return {"look_twice": preset.look_twice.model_dump(mode="json", include=RANKING)}
 
 
 def _write_look_twice(

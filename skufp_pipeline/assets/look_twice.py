@@ -19,6 +19,7 @@ from skufp_pipeline.artifacts.places import (
 )
 from skufp_pipeline.artifacts.stored import Stored, left_out, write_frames, write_json
 from skufp_pipeline.checks.leaks import no_leaks
+from skufp_pipeline.encoders.settings import RANKING
 from skufp_pipeline.encoders.tables import no_queries
 from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.presets import Preset
@@ -38,9 +39,7 @@ def group(preset: Preset) -> Group:
     needs = preset.compute.network_needs
     towers = (CLIP_CHECKPOINT, *_view_tower(preset))
     synthetic = (SYNTHETIC_PHOTOS, SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else ()
-    training = settings.model_dump(
-        mode="json", exclude={"top", "weight", "weights", "usual_weight", "least_photos"}
-    )
+    training = settings.model_dump(mode="json", exclude=RANKING)
     checkpoint = Step(
         stored=LOOK_TWICE_CHECKPOINT,
         make=look_twice_checkpoint,
@@ -116,7 +115,7 @@ def sku_patches(run: Run) -> dg.MaterializeResult:
         encoders = [PatchEncoder(run.models.load_encoder(tower.folder), head) for tower in towers]
         batches = run.preset.encoder.batch_size, run.progress("patches")
         tables = patch_tables(encoders[-1], encoders[0], images, *batches)
-        return Patches.write(directory, *tables, (head.grid.views, head.grid.patches, head.grid.dimension))
+        return Patches.write(directory, *tables, head.grid.shape)
 
     result = run.produce_or_off(SKU_PATCHES, build)
     return run.done(result, {} if result.off else frame_metadata(result.views().drop("patches")))

@@ -53,6 +53,11 @@ class PatchGrid:
     def patches(self) -> int:
         return self.side * self.side
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """V, P and d: of the patches of a SKU."""
+        return self.views, self.patches, self.dimension
+
     @classmethod
     def of(cls, encoder: Encoder, settings: LookTwiceSettings) -> Self:
         """Chooses the map, and how many pictures are kept so that a SKU's patches take 4 KiB at most.

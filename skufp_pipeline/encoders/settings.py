@@ -72,6 +72,10 @@ class TextAlignmentSettings(Settings):
     isometry: float = Field(0.3, ge=0)  # weight of the map that keeps cosines of sentences; of the learnt: 1
 
 
+# Settings of the second look that decide how it ranks; the others are of the head's training.
+RANKING = {"top", "weight", "weights", "usual_weight", "least_photos"}
+
+
 class LookTwiceSettings(Settings):
     """Re-ranking of the best SKUs by their patches (`late_interaction`, `query.look_twice`)."""
 

@@ -150,7 +150,7 @@ def judge_photos(
     stages = stage_times(engine, photos.folder, [row for row, _ in judged])
     if engine.policy is not None:
         plain = np.concatenate([found.plain for _, found in judged])
-        stages["policy"][WITHOUT] = float((_ranks(engine, plain, judged) == 1).mean())
+        stages["policy"][WITHOUT] = float((_ranks(engine, plain, judged)[0] == 1).mean())
     if engine.look_twice is not None:
         first = _first_ranks(engine.index, np.concatenate([found.query for _, found in judged]), skus)
         stages["look_twice"][WITHOUT] = float((first == 1).mean())
@@ -241,12 +241,12 @@ def _embedded(engine: QueryEngine, folder: Path, row: Mapping[str, Any]) -> Embe
 
 def _answers(engine: QueryEngine, judged: Sequence[tuple[Row, EmbeddedPhoto]]) -> pl.DataFrame:
     queries = np.concatenate([found.query for _, found in judged])
-    best = [second_look(engine, engine.first_pass(found, 1), found).rows[0] for _, found in judged]
+    ranks, best = _ranks(engine, queries, judged)
     return pl.DataFrame(
         {
             "sku_id": [row["sku_id"] for row, _ in judged],
             "image_path": [row["orig_image_path"] for row, _ in judged],
-            "rank": _ranks(engine, queries, judged),
+            "rank": ranks,
             "found": engine.index.skus["sku_id"][best],
             "policy": pl.Series([found.action for _, found in judged], dtype=pl.String),
         }
@@ -255,20 +255,19 @@ def _answers(engine: QueryEngine, judged: Sequence[tuple[Row, EmbeddedPhoto]]) -
 
 def _ranks(
     engine: QueryEngine, queries: NDArray[np.float32], judged: Sequence[tuple[Row, EmbeddedPhoto]]
-) -> NDArray[np.int64]:
-    """(Q,) rank of each photo's SKU among all SKUs of the index as a search with `queries` ranks them."""
-    index, look = engine.index, engine.look_twice
+) -> tuple[NDArray[np.int64], list[int]]:
+    """(Q,) rank of each photo's SKU among all SKUs of the index, as a search with `queries` ranks them, and
+    the row of each first answer."""
+    index = engine.index
     skus = np.array([row["sku_id"] for row, _ in judged])
-    ranks = _first_ranks(index, queries, skus)
-    if look is None:
-        return ranks
-    truth = right_items(skus.tolist(), index.skus["sku_id"])
+    ranks, truth, best = _first_ranks(index, queries, skus), right_items(skus, index.skus["sku_id"]), []
     for number, (_, photo) in enumerate(judged):
-        assert photo.patches is not None
-        again = look.again(index.search(queries[number], look.top)[0], photo.patches)
-        if len(place := np.flatnonzero(again.rows == truth[number])):
+        asked = photo._replace(query=queries[number : number + 1])
+        answered = second_look(engine, engine.first_pass(asked, 1), asked)
+        best.append(int(answered.rows[0]))
+        if engine.look_twice is not None and len(place := np.flatnonzero(answered.rows == truth[number])):
             ranks[number] = place[0] + 1
-    return ranks
+    return ranks, best
 
 
 def _first_ranks(index: FingerprintIndex, queries: NDArray[np.float32], skus: NDArray) -> NDArray[np.int64]:

@@ -85,6 +85,12 @@ class Clock:
         self.milliseconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
+    def resumed(self) -> "Clock":
+        """Returns a clock that goes on from these times, without what happened since the last lap."""
+        clock = Clock()
+        clock.milliseconds = dict(self.milliseconds)
+        return clock
+
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.milliseconds[stage] = self.milliseconds.get(stage, 0.0) + (now - self._last) * 1000

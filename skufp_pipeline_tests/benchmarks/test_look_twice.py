@@ -3,18 +3,15 @@
 import json
 from pathlib import Path
 
-from click.testing import CliRunner
-
 from ..graphs import Graph
-from .programs import load_program
+from .programs import run_on
 
 
 def test_every_seed_judges_the_same_photos_with_and_without_a_second_look(
     small_graph: Graph, tmp_path: Path
 ) -> None:
-    options = ["--data-root", small_graph.preset.data_root, "--preset", str(small_graph.preset_file)]
-    options += ["--queries", "20", "--seeds", "2", "--json", str(tmp_path / "found.json")]
-    done = CliRunner().invoke(load_program("look_twice").main, options)
+    options = ("--queries", "20", "--seeds", "2", "--json", tmp_path / "found.json")
+    done = run_on(small_graph, "look_twice", *options)
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "found.json").read_text())
     assert [row["setting"] for row in rows] == ["seen", "zero", "seen+zero"]

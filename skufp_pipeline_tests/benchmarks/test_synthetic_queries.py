@@ -8,30 +8,20 @@ from typing import Any
 
 import polars as pl
 import pytest
-from click.testing import CliRunner, Result
 
 from ..graphs import Graph
-from .programs import load_program
+from .programs import run_on
 
 Rows = list[dict[str, Any]]
-
-
-def compare(graph: Graph, *arguments: str | Path) -> Result:
-    options = [
-        "--data-root",
-        graph.preset.data_root,
-        "--preset",
-        str(graph.preset_file),
-        *map(str, arguments),
-    ]
-    return CliRunner().invoke(load_program("synthetic_queries").main, options)
 
 
 @pytest.fixture(scope="module")
 def compared(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Rows], Path]:
     """Both tables, on the catalogue's own evaluation photos; and the cache."""
     folder = tmp_path_factory.mktemp("synthetic_queries")
-    done = compare(small_graph, "--cache", folder / "cache", "--json", folder / "rows.json")
+    done = run_on(
+        small_graph, "synthetic_queries", "--cache", folder / "cache", "--json", folder / "rows.json"
+    )
     assert done.exit_code == 0, done.output
     return json.loads((folder / "rows.json").read_text()), folder / "cache"
 
@@ -78,7 +68,16 @@ def test_photos_of_a_list_are_judged_instead_and_embedded_once(
     with listed.open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     for _ in range(2):
-        done = compare(small_graph, "--cache", cache, "--photos", listed, "--json", tmp_path / "rows.json")
+        done = run_on(
+            small_graph,
+            "synthetic_queries",
+            "--cache",
+            cache,
+            "--photos",
+            listed,
+            "--json",
+            tmp_path / "rows.json",
+        )
         assert done.exit_code == 0, done.output
         times.append((cache / "photos.parquet").stat().st_mtime_ns)
     assert times[0] == times[1]

@@ -3,34 +3,28 @@
 import json
 from pathlib import Path
 
-from click.testing import CliRunner, Result
-
 from skufp_pipeline.query.settings import ConfidenceSettings
 
 from ..graphs import Graph, run_asset
-from .programs import load_program
-
-
-def judge(graph: Graph, *arguments: str | Path) -> Result:
-    options = [
-        "--data-root",
-        graph.preset.data_root,
-        "--preset",
-        str(graph.preset_file),
-        *map(str, arguments),
-    ]
-    return CliRunner().invoke(load_program("verdicts").main, options)
+from .programs import run_on
 
 
 def test_an_index_without_verdicts_is_refused(spoilt: Graph) -> None:
-    assert "gives no verdicts: it was built without `confidence`" in judge(spoilt).output
+    assert "gives no verdicts: it was built without `confidence`" in run_on(spoilt, "verdicts").output
 
 
 def test_the_same_calibration_is_judged_on_other_products(spoilt: Graph, tmp_path: Path) -> None:
     asked = ConfidenceSettings(alpha=0.5, least_skus=2)
     run_asset(spoilt.preset.model_copy(update={"confidence": asked}), "search_index")
-    done = judge(
-        spoilt, "--render-seed", 101, "--other", tmp_path / "other", "--json", tmp_path / "found.json"
+    done = run_on(
+        spoilt,
+        "verdicts",
+        "--render-seed",
+        101,
+        "--other",
+        tmp_path / "other",
+        "--json",
+        tmp_path / "found.json",
     )
     assert done.exit_code == 0, done.output
     found = json.loads((tmp_path / "found.json").read_text())
