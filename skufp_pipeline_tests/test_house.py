@@ -34,6 +34,7 @@ ROOMS = (
     "search",
     "query",
     "evaluation",
+    "serving",
 )
 LEAVES = (
     "errors",

@@ -34,6 +34,7 @@ from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.settings import SearchSettings
+from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
 
@@ -154,6 +155,7 @@ class Preset(Settings):
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
+    serving: ServingSettings = ServingSettings()
 
     @property
     def calibrates_on_synthetic(self) -> bool:
