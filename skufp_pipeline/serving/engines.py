@@ -1,9 +1,12 @@
 """The engines that answer, one an index; a new version is opened beside the old one and replaces it whole."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from threading import Lock
+from typing import Literal
 
 from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.presets import Preset
@@ -11,6 +14,7 @@ from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.serving.admission import threads_of_one
 from skufp_pipeline.serving.problems import Refusal
+from skufp_pipeline.serving.rules import Rule, apply_rules
 from skufp_pipeline.store import Artifact, ArtifactStore
 from skufp_pipeline.training.device import pick_device
 
@@ -22,6 +26,11 @@ class Served:
     """What answers one request from its start to its end: a version of an index.
 
     Attributes:
+        engine: with the rules of operators.
+        created: when the version was built.
+        plain: the engine without rules; None before they were applied.
+        moved: pin or bury, by SKU.
+        unused: SKUs with a rule that the version lacks.
         opened: when the service began to answer with it.
     """
 
@@ -29,7 +38,17 @@ class Served:
     version: str
     engine: QueryEngine
     artifact: Artifact
+    created: datetime
+    plain: QueryEngine | None = None
+    moved: Mapping[str, Literal["pin", "bury"]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
     opened: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def by(self, rules: Mapping[str, Rule]) -> "Served":
+        """The same version with these rules."""
+        plain = self.plain or self.engine
+        applied = apply_rules(plain, rules)
+        return replace(self, engine=applied.engine, plain=plain, moved=applied.moved, unused=applied.unused)
 
 
 @dataclass(frozen=True)
@@ -46,9 +65,21 @@ class EngineRoom:
 
     Attributes:
         failed: by index, the version in the store that could not be opened; the one before answers on.
+        swaps, failed_swaps: by index, how many versions came into use and could not be opened.
+        rules: of operators, by SKU; `follow` changes them.
     """
 
-    def __init__(self, preset: Preset, store: ArtifactStore, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        store: ArtifactStore,
+        names: Sequence[str],
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.swaps: Counter[str] = Counter()
+        self.failed_swaps: Counter[str] = Counter()
+        self.rules = rules or {}
+        self._lock = Lock()  # of `_served` with `rules`
         self.store = store
         self.names = tuple(names)
         self.failed: dict[str, Failed] = {}
@@ -93,12 +124,23 @@ class EngineRoom:
         if failed is not None and failed.version == version and not again:
             return
         try:
-            self._served[name] = self._opened(name, version)
+            opened = self._opened(name, version)
+            with self._lock:
+                self._served[name] = opened.by(self.rules)
+            self.swaps[name] += 1
             self.failed.pop(name, None)
         except Exception as error:
+            self.failed_swaps[name] += 1
             reason = str(error) if isinstance(error, UserError) else in_a_line(error)
             self.failed[name] = Failed(version, reason, datetime.now(UTC))
             log.exception("index %s: version %s can't be opened", name, version)
+
+    def follow(self, rules: Mapping[str, Rule]) -> None:
+        """Answers by these rules from now on; takes a moment, for a thread."""
+        with self._lock:
+            self.rules = rules
+            for name, served in list(self._served.items()):
+                self._served[name] = served.by(rules)
 
     def _opened(self, name: str, version: str) -> Served:
         device = pick_device(self._preset.compute.device)
@@ -106,4 +148,5 @@ class EngineRoom:
         engine = QueryEngine.open(
             self.store, device, self._preset.query_encoder, name=name, version=version, threads=threads
         )
-        return Served(name, version, engine, self.store.read(Versions(self.store, name).key(version)))
+        key = Versions(self.store, name).key(version)
+        return Served(name, version, engine, self.store.read(key), self.store.written(key))

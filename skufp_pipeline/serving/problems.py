@@ -78,7 +78,7 @@ def handle_problems(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _misspelt)
     app.add_exception_handler(UserError, _mistaken)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(Exception, failed)
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -103,7 +103,8 @@ async def _mistaken(request: Request, error: Exception) -> Response:
     return problem(request, status, " ".join(str(error).split()))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def failed(request: Request, error: Exception) -> Response:
+    """The answer to a request that nobody foresaw to fail."""
     log.error("request %s failed", request_id_of(request), exc_info=error)
     return problem(request, 500, FAILED, {REQUEST_ID: request_id_of(request)})
 

@@ -7,7 +7,11 @@ from fastapi import Request
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.serving.admission import Admission
 from skufp_pipeline.serving.engines import EngineRoom
+from skufp_pipeline.serving.feedback import Feedback
+from skufp_pipeline.serving.keys import Keys
+from skufp_pipeline.serving.metrics import Metrics
 from skufp_pipeline.serving.photos import PhotoStore
+from skufp_pipeline.serving.rules import Rules
 from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.store import ArtifactStore
 
@@ -26,6 +30,10 @@ class Service:
     rooms: EngineRoom
     photos: PhotoStore
     admission: Admission
+    keys: Keys
+    rules: Rules
+    metrics: Metrics
+    feedback: Feedback
     draining: bool = False
 
     def why_not_ready(self) -> str | None:
