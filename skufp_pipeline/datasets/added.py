@@ -1,8 +1,8 @@
 """Products that are added beside a manifest, one file each: `catalogue.added/` next to `catalogue.csv`.
 
-A file holds the row of one SKU as JSON, with typed cells, and names its pictures, which lie beside it. Names are
-hashes of the SKU id and of the pictures. To add a SKU again replaces its file, so that the last row counts; to
-delete a file takes the product out again.
+A file holds the row of one SKU as JSON, with typed cells, and names its pictures, which lie beside it. Names
+are hashes of the SKU id and of the pictures. To add a SKU again replaces its file, so that the last row
+counts; to delete a file takes the product out again.
 """
 
 import hashlib

@@ -229,10 +229,10 @@ def _read_rows(path: Path, file: _File, settings: ManifestSettings, progress: Pr
 
 
 def checked_row(path: Path, settings: ManifestSettings, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a row to be added to a manifest with its SKU id as the manifest has ids, and without empty cells.
+    """Returns a row to be added to a manifest, with its SKU id as ids are read, and without empty cells.
 
-    Raises UserError, as `read_manifest`, or if the row has no SKU id, a column that is given by its pictures or
-    its place (`GIVEN`), or a cell that the manifest's column can't hold.
+    Raises UserError as `read_manifest`, or if the row has no SKU id, a column that its pictures decide
+    (`GIVEN`), or a cell that the manifest's column can't hold.
     """
     named = {unicodedata.normalize("NFC", name).strip(): value for name, value in row.items()}
     if len(named) < len(row) or "" in named:
@@ -246,9 +246,11 @@ def checked_row(path: Path, settings: ManifestSettings, row: Mapping[str, Any]) 
     file = _read_file(path, settings)
     _check_columns(path, file)
     cells = {name: words(value) for name, value in named.items()}
-    for name, text in cells.items():
-        if text is not None and name in file.extra and (why := _misfit(named[name], file.extra[name])):
-            raise UserError(f"{name} is {text!r}, and the manifest's column holds {why}")
+    for name, kind in file.extra.items():
+        try:
+            fitted(named.get(name), kind)
+        except ValueError as error:
+            raise UserError(f"{name} is {cells[name]!r}, and the manifest's column holds {error}") from error
     return {name: value for name, value in named.items() if cells[name] is not None} | {"sku_id": sku_id}
 
 
@@ -297,8 +299,8 @@ def _read_parquet(path: Path) -> _File:
 
 
 def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
-    """Puts what was added beside the manifest before its rows, so that the values of a SKU are the added ones;
-    the numbers of added rows go on from the manifest's."""
+    """Puts what was added beside the manifest before its rows, so that a SKU has the added values; the numbers
+    of added rows go on from the manifest's."""
     added = read_added(path)
     if not added:
         return file
@@ -308,21 +310,21 @@ def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
         kind = kind_of_texts(texts)
         if name not in kinds or (kinds[name] == pl.Int64 and kind == pl.Float64):
             kinds[name] = kind
-    splits = _splits_of({words(each.row["sku_id"]) for each in added}, file)
+    splits = _splits_of({words(each.row.get("sku_id")) for each in added}, file)
     named = {name: place for place, name in enumerate(kinds)}
     records = []
     for each in added:
-        cells: Row = {"domain": CATALOG, "split": splits.get(words(each.row["sku_id"]), SPLITS[0])}
-        for name, value in each.row.items():
-            why = _misfit(value, kinds[name]) if name not in (*REQUIRED, *TEXTS) else None
-            cells[name] = (
-                None if why else value if name in (*REQUIRED, *TEXTS) else fitted(value, kinds[name])
-            )
-            if why:
+        sku_id = each.row.get("sku_id")
+        cells: Row = {"domain": CATALOG, "split": splits.get(words(sku_id), SPLITS[0]), **each.row}
+        for name in set(each.row) - {*REQUIRED, *TEXTS}:
+            try:
+                cells[name] = fitted(cells[name], kinds[name])
+            except ValueError as error:
                 warnings.append(
-                    f"{name} of the added SKU {each.row['sku_id']!r} is {value!r} and is left out; the column "
-                    f"holds {why}"
+                    f"{name} of the added SKU {sku_id!r} is {cells[name]!r}; it is left out, because the column "
+                    f"holds {error}"
                 )
+                cells[name] = None
         for picture in each.pictures:
             cells["image_path"] = f"{added_folder(path).name}/{picture}"
             number = len(file.records) + len(records) + 1
@@ -334,15 +336,6 @@ def _splits_of(sku_ids: Collection[str | None], file: _File) -> dict[str | None,
     """The split that the manifest says of each of these SKUs that it has."""
     rows = ((_text(record, "sku_id"), _text(record, "split")) for record in reversed(file.records))
     return {sku_id: split for sku_id, split in rows if sku_id in sku_ids and split is not None}
-
-
-def _misfit(value: Any, kind: pl.DataType) -> str | None:
-    """What a column of `kind` holds, if `value` is none of that."""
-    try:
-        fitted(value, kind)
-    except ValueError as error:
-        return str(error)
-    return None
 
 
 def _named(path: Path, columns: Sequence[str], empty: Sequence[bool]) -> dict[str, int]:

@@ -44,6 +44,11 @@ class Served:
     unused: tuple[str, ...] = ()
     opened: datetime = field(default_factory=lambda: datetime.now(UTC))
 
+    @property
+    def age_seconds(self) -> float:
+        """Since the version was built."""
+        return (datetime.now(UTC) - self.created).total_seconds()
+
     def by(self, rules: Mapping[str, Rule]) -> "Served":
         """The same version with these rules."""
         plain = self.plain or self.engine

@@ -1,8 +1,8 @@
 """Shoppers' thumbs: kept as Parquet files in the data root, and read back as labelled photos.
 
-They are kept only where `serving.feedback` is on. A search is remembered in memory alone; its photo is written
-to disk only if the shopper then gives a thumb, upright and without metadata, and only if the photo alone was
-asked: with words or likes beside it the SKU that is right for the search need not be the one in the photo.
+They are kept only where `serving.feedback` is on. A search is remembered in memory alone; its photo is
+written to disk only if the shopper then gives a thumb, upright and without metadata, and only if the photo
+alone was asked: with words or likes beside it the right SKU need not be the one in the photo.
 """
 
 import hashlib

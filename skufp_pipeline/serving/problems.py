@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -71,6 +72,12 @@ def problem(request: Request, status: int, detail: str, headers: Mapping[str, st
         title=_title(status), status=status, detail=detail, request_id=request_id_of(request)
     )
     return Response(told.model_dump_json(), status, headers, PROBLEM_JSON)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI of what an address may refuse with."""
+    body = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": schemas.Problem.__doc__, "content": body} for status in statuses}
 
 
 def handle_problems(app: FastAPI) -> None:

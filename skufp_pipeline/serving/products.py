@@ -21,13 +21,13 @@ from skufp_pipeline.serving.schemas import ProductStored
 PICTURES = 8  # of one request
 COLUMNS, CHARACTERS = 200, 20_000  # of a row
 NO_DROP_FOLDER = (
-    "The preset names no automation.drop_folder, so nothing would read a product; set it to {}, the folder of "
-    "the manifest."
+    "The preset names no automation.drop_folder, so nothing would read a product; set it to {!r}, the folder "
+    "of the manifest."
 )
 
 
 def put_product(preset: Preset, row: bytes, pictures: Sequence[bytes]) -> ProductStored:
-    """Writes a product, a JSON object with a manifest's columns and its pictures; takes a moment, for a thread.
+    """Writes a product: a JSON object with a manifest's columns, and pictures; takes a moment, for a thread.
 
     Raises:
         Refusal: 409 if the graph would not read it, 413 for a picture of too many pixels.
@@ -53,8 +53,8 @@ def _manifest(preset: Preset) -> ManifestSettings:
     if not folder.resolve().is_relative_to(Path(drop).resolve()):
         raise Refusal(
             409,
-            "automation.drop_folder does not hold the manifest, so nothing would read a product; set it to the "
-            "folder of the manifest.",
+            "automation.drop_folder does not hold the manifest, so nothing would read a product; set it to "
+            "the folder of the manifest.",
         )
     return preset.dataset.read
 

@@ -5,8 +5,8 @@ belongs to and do not show it to a query that it has nothing to do with. A hidde
 Confidence, verdict and the item that is chosen are those of the search without pins and buries.
 
 By default a SKU is moved by `usual_bias` of the index. On the demo's index that is 0.21, and the first answer
-to a photo leads the 50th by 0.21 (the median of 300 photos; 10% to 90%: 0.14 to 0.36): a pin puts one of the 50
-best answers first in half of the queries.
+to a photo leads the 50th by 0.21 (the median of 300 photos; 10% to 90%: 0.14 to 0.36): a pin puts one of the
+50 best answers first in half of the queries.
 """
 
 import threading

@@ -309,7 +309,7 @@ class IndexesAnswer(BaseModel):
 
 
 class RuleState(BaseModel):
-    """A rule; `bias` is null where the index's usual one is used, `unused_in` names indexes without the SKU."""
+    """A rule; `bias` is null for the index's usual one, `unused_in` names indexes without the SKU."""
 
     sku_id: str
     rule: Literal["pin", "bury", "hide"]

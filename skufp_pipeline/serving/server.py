@@ -7,16 +7,19 @@ import uvicorn
 
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.serving.app import create_app
+from skufp_pipeline.serving.logs import configure_logs
 from skufp_pipeline.store import ArtifactStore
 
 
 def run(preset: Preset, store: ArtifactStore, listening: socket.socket) -> None:
     """Answers on a listening socket until SIGTERM or SIGINT."""
+    configure_logs()
     config = uvicorn.Config(
         create_app(preset, store),
         timeout_graceful_shutdown=ceil(preset.serving.drain_seconds),
         server_header=False,
         access_log=False,
-        log_level="warning",
+        log_config=None,
+        proxy_headers=False,  # serving.proxies says whose are believed
     )
     uvicorn.Server(config).run(sockets=[listening])
