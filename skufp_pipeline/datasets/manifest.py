@@ -299,8 +299,10 @@ def _read_parquet(path: Path) -> _File:
 
 
 def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
-    """Puts what was added beside the manifest before its rows, so that a SKU has the added values; the numbers
-    of added rows go on from the manifest's."""
+    """Puts what was added beside the manifest before its rows, so that a SKU has the added values.
+
+    The numbers of added rows go on from the manifest's.
+    """
     added = read_added(path)
     if not added:
         return file
@@ -321,8 +323,8 @@ def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
                 cells[name] = fitted(cells[name], kinds[name])
             except ValueError as error:
                 warnings.append(
-                    f"{name} of the added SKU {sku_id!r} is {cells[name]!r}; it is left out, because the column "
-                    f"holds {error}"
+                    f"{name} of the added SKU {sku_id!r} is {cells[name]!r}; it is left out, because the "
+                    f"column holds {error}"
                 )
                 cells[name] = None
         for picture in each.pictures:

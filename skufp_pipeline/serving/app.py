@@ -19,16 +19,18 @@ from skufp_pipeline.serving.headers import SecurityHeaders
 from skufp_pipeline.serving.keys import Keys
 from skufp_pipeline.serving.logs import log_request
 from skufp_pipeline.serving.metrics import Metrics
+from skufp_pipeline.serving.paths import QuotedPaths
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import RequestIds, handle_problems
 from skufp_pipeline.serving.record import Recorder
-from skufp_pipeline.serving.routes import health, operators, shoppers
+from skufp_pipeline.serving.routes import docs, health, operators, shoppers
 from skufp_pipeline.serving.rules import Rules
 from skufp_pipeline.serving.service import Service, state_of
 from skufp_pipeline.serving.traces import tracers
 from skufp_pipeline.store import ArtifactStore
 
 MEGABYTE = 10**6  # bytes
+PICTURES, PICTURE_SECONDS = 256, 5.0  # that wait, and how long at most
 
 
 def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
@@ -46,6 +48,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
             settings.running + settings.waiting,
         ),
         admission=Admission(settings.running, settings.waiting, settings.queue_seconds),
+        pictures=Admission(1, PICTURES, PICTURE_SECONDS),
         keys=Keys(None if settings.keys is None else Path(settings.keys)),
         rules=rules,
         metrics=Metrics(lambda: state_of(service)),
@@ -60,17 +63,19 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
         finally:
             watching.cancel()
             service.admission.close()
+            service.pictures.close()
             await asyncio.to_thread(service.feedback.flush)
 
     app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     handle_problems(app)
-    for group in (shoppers, operators, health):
-        app.include_router(group.router)
+    for routes in (shoppers, operators, health, docs):
+        app.include_router(routes.router)
     # The last one added sees a request first.
     app.add_middleware(
         BodyLimits, upload_bytes=int(settings.photo_megabytes * MEGABYTE), seconds=settings.body_seconds
     )
+    app.add_middleware(QuotedPaths)
     app.add_middleware(Gate, keys=service.keys, settings=settings)
     if settings.origins:
         app.add_middleware(

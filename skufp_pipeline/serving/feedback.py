@@ -79,7 +79,9 @@ class Feedback:
 
     def remember(self, request_id: str, search: Remembered) -> None:
         """Remembers a search; of more than `REMEMBERED` the oldest goes."""
-        if self.is_on:
+        if not self.is_on:
+            return
+        with self._lock:
             self._searches[request_id] = search
             self._searches.move_to_end(request_id)
             while len(self._searches) > REMEMBERED:
