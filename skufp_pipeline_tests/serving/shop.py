@@ -1,4 +1,4 @@
-"""A small shop for tests of the service: fourteen SKUs, words, verdicts and pictures, in a store of its own."""
+"""A small shop for tests of the service: fourteen SKUs with words, verdicts and pictures, in a store."""
 
 import io
 import time

@@ -62,9 +62,7 @@ def test_what_is_no_list_of_keys_is_told_without_its_values(tmp_path: Path, text
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match="there is no file of API keys .* `skufp serve-key NAME --role admin`"
-    ):
+    with pytest.raises(UserError, match=r"no file of API keys .* `skufp serve-key NAME --role admin`"):
         Keys(tmp_path / "keys.yaml")
 
 
