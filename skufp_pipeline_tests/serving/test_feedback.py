@@ -173,5 +173,5 @@ def test_the_last_thumb_on_a_photo_and_a_sku_counts() -> None:
 
 
 def test_a_store_without_feedback_is_told(store: ArtifactStore) -> None:
-    with pytest.raises(UserError, match="has no feedback yet; set serving.feedback: true"):
+    with pytest.raises(UserError, match=r"has no feedback yet; set serving\.feedback: true"):
         read_feedback(store)
