@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.serving.admission import Admission
@@ -14,6 +16,7 @@ from skufp_pipeline.serving.paths import QuotedPaths
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import RequestIds, handle_problems
 from skufp_pipeline.serving.routes import docs, shoppers
+from skufp_pipeline.serving.schemas import Problem
 from skufp_pipeline.serving.service import Service
 from skufp_pipeline.store import ArtifactStore
 
@@ -50,6 +53,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
 
     app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     handle_problems(app)
     for routes in (shoppers, docs):
         app.include_router(routes.router)
@@ -60,6 +64,14 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     app.add_middleware(QuotedPaths)
     app.add_middleware(RequestIds)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the body of every refusal."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        app.openapi_schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    return app.openapi_schema
 
 
 async def _watch(service: Service) -> None:
