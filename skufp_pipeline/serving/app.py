@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -25,6 +27,7 @@ from skufp_pipeline.serving.problems import RequestIds, handle_problems
 from skufp_pipeline.serving.record import Recorder
 from skufp_pipeline.serving.routes import docs, health, operators, shoppers
 from skufp_pipeline.serving.rules import Rules
+from skufp_pipeline.serving.schemas import Problem
 from skufp_pipeline.serving.service import Service, state_of
 from skufp_pipeline.serving.traces import tracers
 from skufp_pipeline.store import ArtifactStore
@@ -68,6 +71,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
 
     app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     handle_problems(app)
     for routes in (shoppers, operators, health, docs):
         app.include_router(routes.router)
@@ -90,6 +94,14 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     app.add_middleware(SecurityHeaders, origins=settings.origins)
     app.add_middleware(RequestIds)
     return app
+
+
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the body of every refusal."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        app.openapi_schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    return app.openapi_schema
 
 
 async def _watch(service: Service) -> None:
