@@ -1,6 +1,7 @@
 """Makes the service of a preset: its parts, its addresses, and what happens in the background."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from skufp_pipeline.serving.service import Service, state_of
 from skufp_pipeline.serving.traces import tracers
 from skufp_pipeline.store import ArtifactStore
 
+log = logging.getLogger(__name__)
 MEGABYTE = 10**6  # bytes
 PICTURES, PICTURE_SECONDS = 256, 5.0  # that wait, and how long at most
 
@@ -107,10 +109,19 @@ def _described(app: FastAPI) -> dict[str, Any]:
 async def _watch(service: Service) -> None:
     """Takes new versions into use and forgets old photos, for as long as the service runs."""
     while True:
-        for name in service.rooms.names:
-            await asyncio.to_thread(service.rooms.look, name)
-        if await asyncio.to_thread(service.rules.read_again):
-            await asyncio.to_thread(service.rooms.follow, service.rules.by_sku)
-        await asyncio.to_thread(service.feedback.flush_old)
+        await asyncio.to_thread(_tend, service)
         service.photos.forget_old()
         await asyncio.sleep(service.settings.watch_seconds)
+
+
+def _tend(service: Service) -> None:
+    """Looks once at what may have changed in the store."""
+    try:
+        for name in service.rooms.names:
+            service.rooms.look(name)
+        service.rules.read_again()
+        if service.rooms.rules != service.rules.by_sku:
+            service.rooms.follow(service.rules.by_sku)
+        service.feedback.flush_old()
+    except Exception:  # the next look may find the store in order again
+        log.exception("the store can't be looked at")
