@@ -92,8 +92,10 @@ async def read_parts(request: Request, names: Sequence[str]) -> dict[str, bytes]
     except ClientDisconnect:
         raise Refusal(CLIENT_GONE, "The client went away.") from None
     except FormParserError:
-        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.") from None
-    if not parts.ended or set(parts.found) != set(names):
+        parts.ended = False
+    if not parts.ended:
+        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.")
+    if set(parts.found) != set(names):
         raise Refusal(422, f"Expected {expected}, found {', '.join(map(repr, parts.found)) or 'none'}.")
     return {name: bytes(content) for name, content in parts.found.items()}
 
