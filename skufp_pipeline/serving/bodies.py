@@ -101,8 +101,10 @@ async def read_all_parts(request: Request, most: Mapping[str, int]) -> dict[str,
     except ClientDisconnect:
         raise Refusal(CLIENT_GONE, "The client went away.") from None
     except FormParserError:
-        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.") from None
-    if not parts.ended or set(parts.found) != set(most):
+        parts.ended = False
+    if not parts.ended:
+        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.")
+    if set(parts.found) != set(most):
         raise Refusal(422, f"Expected {expected}, found {', '.join(map(repr, parts.found)) or 'none'}.")
     return {name: [bytes(content) for content in contents] for name, contents in parts.found.items()}
 

@@ -193,3 +193,18 @@ def test_another_failure_of_the_disk_is_not_hidden(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Image, "open", failing)
     with pytest.raises(OSError, match="Input/output error"):
         cut(tmp_path, table({}))
+
+
+def test_a_drafted_item_has_its_size_and_nearly_its_pixels_and_a_small_one_exactly_its_pixels() -> None:
+    waves = np.add.outer(np.sin(np.arange(1800) / 60), np.cos(np.arange(2400) / 90)) * 60 + 128
+    buffer = io.BytesIO()
+    Image.fromarray(waves.astype(np.uint8)).convert("RGB").save(buffer, "JPEG", quality=95)
+    large, small = (100, 50, 2200, 1700), (300, 200, 900, 700)
+    settings = CropSettings()
+    for boxes in ([large], [small], [large, small]):
+        exact = read_items(buffer.getvalue(), boxes, settings)
+        drafted = read_items(buffer.getvalue(), boxes, settings, drafted=True)
+        for one, other in zip(exact, drafted, strict=True):
+            assert one.size == other.size
+            difference = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16))
+            assert difference.max() <= (6 if boxes == [large] else 0)
