@@ -28,7 +28,7 @@ from ..graphs import command, environment
 from ..search.conftest import publish_encoder, publish_index
 from ..test_webserver import free_port
 
-PATIENCE = 60.0  # seconds; the machine may be busy
+PATIENCE = 300.0  # seconds; the machine may be busy
 
 
 def tiny_preset(store: ArtifactStore, **serving: Any) -> Preset:

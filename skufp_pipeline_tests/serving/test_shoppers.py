@@ -95,7 +95,7 @@ def test_a_picture_is_made_smaller_never_larger_and_cached_by_version(
 ) -> None:
     client, _ = shop
     path = address(HARD[0], "/image")
-    for size, wanted in ((50, (50, 33)), (1000, (100, 67))):
+    for size, wanted in ((50, (50, 34)), (1000, (100, 67))):
         answer = client.get(path, params={"size": size})
         assert answer.headers["content-type"] == "image/jpeg"
         assert Image.open(io.BytesIO(answer.content)).size == wanted
