@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from skufp_pipeline.photos import FORMATS, open_photo, size_of, whole_photo, without_metadata
-from skufp_pipeline.query.seen import KEPT, SeenPhoto
+from skufp_pipeline.query.seen import KEPT, MOST_BYTES, SeenPhoto
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import Refusal
 from skufp_pipeline.store import ArtifactStore
@@ -176,7 +176,7 @@ def test_no_hostile_upload_is_an_error_of_the_service(client: httpx.Client) -> N
 
 def test_a_photo_is_forgotten_after_its_time_and_for_later_ones() -> None:
     now = [datetime(2026, 1, 1, tzinfo=UTC)]
-    photos = PhotoStore(15, 100, 1, lambda: now[0])
+    photos = PhotoStore(15, 2 * (MOST_BYTES + 40), 1, lambda: now[0])
     first, second = (photos.add(SeenPhoto(b"x" * 40), (1, 1)).photo_id for _ in range(2))
     photos.get(first)
     third = photos.add(SeenPhoto(b"x" * 40), (1, 1))
