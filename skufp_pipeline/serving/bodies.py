@@ -151,8 +151,9 @@ class _Parts:
             raise Refusal(422, f"Expected only {' and '.join(self.most)} in the body, found another part.")
         contents = self.found.setdefault(self._name, [])
         if len(contents) == self.most[self._name]:
-            count = "one part" if len(contents) == 1 else f"{len(contents)} parts"
-            raise Refusal(422, f"Expected {count} named {self._name!r}, found more.")
+            if len(contents) == 1:
+                raise Refusal(422, f"Expected one part named {self._name!r}, found several.")
+            raise Refusal(422, f"Expected at most {len(contents)} parts named {self._name!r}, found more.")
         contents.append(bytearray())
 
     def _content_goes_on(self, data: bytes, start: int, end: int) -> None:

@@ -13,15 +13,16 @@ import pytest
 from skufp_pipeline.serving import server
 from skufp_pipeline.store import ArtifactStore
 
-from ..graphs import Graph, command, environment
+from ..graphs import SMALL, Graph, command, environment, write_preset
 from .running import PATIENCE, process, serving, tiny_preset, until
 
 
 def test_it_says_where_it_is_and_on_sigterm_answers_what_runs_and_ends(
     small_graph: Graph, tmp_path: Path
 ) -> None:
-    log = tmp_path / "log"
-    with process(small_graph.preset_file, log) as (service, port):
+    log, settings = tmp_path / "log", {"rate": "10000/second"}
+    preset = write_preset(tmp_path, {**SMALL, "serving": settings}, small_graph.preset.data_root)
+    with process(preset, log) as (service, port):
         assert f"open http://127.0.0.1:{port}" in log.read_text()
         codes: list[int] = []
         stop = threading.Event()
