@@ -15,6 +15,7 @@ class Hit:
         rank: 1 for the best.
         score: cosine of query and fingerprint, plus the SKU's bias if the index has biases, plus what the
             words of a text add; above 2 if the text equals the SKU's id or another of its cells.
+        cosine: of query and fingerprint alone.
         maxsim: of the second look, which may have ranked the hit before one of a higher score; None if it was
             not looked at twice.
         image: the SKU's representative image, relative to the data root.
@@ -31,6 +32,7 @@ class Hit:
     columns: dict[str, Any] = field(default_factory=dict)
     matched: list[str] = field(default_factory=list)
     maxsim: float | None = None
+    cosine: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Answer:
     Attributes:
         confidence: probability that the first answer is right; None where it is unknown.
         verdict: match | similar | none (`query.confidence`); None where there is none.
+        judged: the SKU whose probability `confidence` is: the first hit, unless biases moved another up.
         facets: counts of the catalogue's values among the best answers, if asked for (`query.facets`).
         no_verdict: why the index gives no verdicts on photos; None where it does, or was built without.
         box: the part of the photo that was searched for; None for the whole, or without a photo.
@@ -71,6 +74,7 @@ class Answer:
     action: str | None = None
     confidence: float | None = None
     verdict: str | None = None
+    judged: str | None = None
     no_verdict: str | None = None
     facets: Facets | None = None
     box: tuple[int, int, int, int] | None = None

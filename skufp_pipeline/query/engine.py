@@ -1,6 +1,7 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +23,7 @@ from skufp_pipeline.artifacts.places import (
     VLA_CHECKPOINT,
 )
 from skufp_pipeline.artifacts.stored import OFF
-from skufp_pipeline.detection.regions import Detector
+from skufp_pipeline.detection.regions import Box, Detector, Region
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
@@ -41,6 +42,7 @@ from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Match
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
+from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -64,6 +66,15 @@ class EmbeddedPhoto(NamedTuple):
     query: NDArray[np.float32]
     action: str | None
     patches: Patches | None = None
+
+
+class EmbeddedView(NamedTuple):
+    """A part of a photo, embedded; `box`, `item` and `number` as in `regions.View`."""
+
+    photo: EmbeddedPhoto
+    box: Box | None = None
+    item: Region | None = None
+    number: int | None = None
 
 
 class QueryEngine:
@@ -92,12 +103,11 @@ class QueryEngine:
         confidence: Confidence | NoVerdicts | None = None,
         detector: Detector | None = None,
     ) -> None:
-        self.index = index
+        self._search_in(index)
+        self._made_of: QueryEngine | None = None
         self.confidence = confidence
         self.detector = detector
         self._lexical = lexical
-        spread = index.biases.max(initial=0) - index.biases.min(initial=0)
-        self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
         self.pictures = pictures
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
@@ -115,16 +125,20 @@ class QueryEngine:
         name: str = FINGERPRINTS,
         use_words: bool = True,
         use_look_twice: bool = True,
+        version: str | None = None,
+        threads: int | None = None,
     ) -> "QueryEngine":
-        """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
+        """Opens a version of index `name`, by default that in use, with its encoder; `settings` may select
+        ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
-        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts.
+        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts. `threads` are those
+        of one search, by default all cores.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
         """
-        artifact, index = current_index(store, name)
+        artifact, index = current_index(store, name, version, threads)
         index.warm_up()
         checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
@@ -133,7 +147,8 @@ class QueryEngine:
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
         look_twice = LookTwice.open(artifact.path, index.row_count) if use_look_twice else None
         by_onnx = settings is not None and settings.engine == "onnx" and not artifact.summary.get(FIRST)
-        threads = (settings.threads if settings is not None else 0) or torch.get_num_threads()
+        wanted = settings.threads if settings is not None else 0
+        threads = wanted or threads or torch.get_num_threads()
         kept: dict[str, Any] = {
             "policy": policy,
             "pictures": pictures,
@@ -152,6 +167,33 @@ class QueryEngine:
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
         return cls(index, encoder, image_encoder, **kept)
 
+    def _search_in(self, index: FingerprintIndex, unmoved: "QueryEngine | None" = None) -> None:
+        self.index = index
+        self._unmoved = unmoved
+        spread = index.biases.max(initial=0) - index.biases.min(initial=0)
+        self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
+
+    @property
+    def unmoved(self) -> "QueryEngine":
+        """The engine that judges answers: this one, but for biases that `over` ranks by."""
+        return self._unmoved or self
+
+    def over(self, index: FingerprintIndex, moved: FingerprintIndex | None = None) -> "QueryEngine":
+        """This engine over another index with the same rows, such as one without some of the SKUs.
+
+        Args:
+            moved: `index` with other biases, by which answers are ranked. Confidence, verdict, the choice of
+                an item and the runner-up of an explanation are those of `index`.
+        """
+        engine = copy.copy(self)
+        engine._made_of = self._made_of or self
+        engine._search_in(index)
+        if moved is None:
+            return engine
+        ranking = copy.copy(engine)
+        ranking._search_in(moved, engine)
+        return ranking
+
     @property
     def lexical(self) -> LexicalIndex | None:
         """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
@@ -161,8 +203,17 @@ class QueryEngine:
         """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
         return None if self.pictures is None else self.pictures.get(sku_id)
 
+    def explained_picture(self, sku_id: str) -> bytes | None:
+        """Returns the JPEG of a SKU that `explain` shows, or None if the index has none."""
+        pictures = None if self.look_twice is None else self.look_twice.pictures
+        return (None if pictures is None else pictures.get(sku_id)) or self.picture(sku_id)
+
     def search_image(
-        self, photo: PhotoSource, top: int, within: Rows | None = None, region: RegionChoice = AUTO
+        self,
+        photo: PhotoSource | SeenPhoto,
+        top: int,
+        within: Rows | None = None,
+        region: RegionChoice = AUTO,
     ) -> Answer:
         """Finds the SKUs nearest to a photo, or to an item in it.
 
@@ -178,9 +229,9 @@ class QueryEngine:
         clock = Clock()
         _require_top(top)
 
-        def answer(embedded: EmbeddedPhoto) -> Answer:
-            found = self._answer_photo(embedded, top, within, clock)
-            return found if within is not None else self._judged(found, embedded, clock)
+        def answer(engine: QueryEngine, embedded: EmbeddedPhoto) -> Answer:
+            found = engine._answer_photo(embedded, top, within, clock)
+            return found if within is not None else engine._judged(found, embedded, clock)
 
         return self._best_of(photo, region, clock, answer)
 
@@ -188,10 +239,11 @@ class QueryEngine:
         first = self.first_pass(photo, top, within)
         clock.lap("search")
         if self.look_twice is None or photo.patches is None:
-            return Answer(self._hits(first), clock.milliseconds, photo.action)
+            return Answer(self._hits(first, photo.query), clock.milliseconds, photo.action)
         second = self.look_twice.again(first, photo.patches)
         clock.lap("look_twice")
-        hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
+        ranked = SearchResult(second.rows[:top], second.scores[:top])
+        hits = self._hits(ranked, photo.query, maxsim=second.maxsim)
         return Answer(hits, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
@@ -211,7 +263,7 @@ class QueryEngine:
 
     def search_mixed(
         self,
-        photo: PhotoSource,
+        photo: PhotoSource | SeenPhoto,
         text: str,
         text_weight: float,
         top: int,
@@ -227,10 +279,10 @@ class QueryEngine:
             return self.search_image(photo, top, within, region)
         clock = Clock()
 
-        def answer(embedded: EmbeddedPhoto) -> Answer:
-            query = mix(embedded.query, self._embed_text(text), text_weight)
+        def answer(engine: QueryEngine, embedded: EmbeddedPhoto) -> Answer:
+            query = mix(embedded.query, engine._embed_text(text), text_weight)
             clock.lap("encode")
-            return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
+            return engine._answer(query, top, within, clock, embedded.action, (text, text_weight))
 
         return self._best_of(photo, region, clock, answer)
 
@@ -240,7 +292,7 @@ class QueryEngine:
         clock = Clock()
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
-        return Answer(self._hits(result), clock.milliseconds)
+        return Answer(self._hits(result, self.index.fingerprints_of([sku_id])), clock.milliseconds)
 
     def explain(
         self,
@@ -264,17 +316,15 @@ class QueryEngine:
         if not isinstance(image, Image.Image):
             image = read_views(image, region, self.detector, Clock())[0].image
         (row,) = self.index.of_skus([sku_id]).numbers().tolist()
-        shown = self.picture(sku_id)
         plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
         own, rivals, why = None, None, NO_PATCHES
         if self.look_twice is not None and patches is not None:
             own = self.look_twice.patches.of_picture(row)
-            first = self.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
+            first = self.unmoved.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
             others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
             rivals = self.look_twice.patches.of_sku(others[0]) if others else None
             why = "" if own is not None else NOT_SHOWN
-            pictures = self.look_twice.pictures
-            shown = (None if pictures is None else pictures.get(sku_id)) or shown
+        shown = self.explained_picture(sku_id)
         picture = None if shown is None else read_photo(shown)
         matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
         return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)
@@ -311,11 +361,11 @@ class QueryEngine:
             return self._search_plain(wish, top, within, region)
         if region not in (AUTO, WHOLE):
             raise UserError(
-                "--item and --box are for one photo, alone or with --text; with several photos, likes or "
+                "item and box are for one photo, alone or with a text; with several photos, likes or "
                 "words to avoid photos are taken whole"
             )
         clock = Clock()
-        embedded = [self._embed_photo(photo, clock) for photo in wish.photos]
+        embedded = [self.embedded_views(photo, WHOLE, clock)[0].photo for photo in wish.photos]
         query: NDArray[np.floating] | None = None
         if embedded:
             query = mean_query([photo.query for photo in embedded], wish.photo_weights)
@@ -345,22 +395,40 @@ class QueryEngine:
             return self.search_image(wish.photos[0], top, within, region)
         return self.search_mixed(wish.photos[0], wish.text, wish.text_weight, top, within, region)
 
-    def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
-        image = read_photo(source)
-        clock.lap("decode")
-        return self.embed_image(image, clock)
+    def embedded_views(
+        self, source: PhotoSource | SeenPhoto, region: RegionChoice, clock: Clock
+    ) -> Sequence[EmbeddedView]:
+        """Returns what of a photo is searched for, embedded; of a seen photo what is kept of it.
+
+        Raises as `read_views`.
+        """
+        if not isinstance(source, SeenPhoto):
+            views = read_views(source, region, self.detector, clock)
+            return [
+                EmbeddedView(self.embed_image(view.image, clock), view.box, view.item, view.number)
+                for view in views
+            ]
+        embeds = self._made_of or self  # engines over other indexes embed alike
+        items = source.kept(embeds, AUTO) if isinstance(region, int) else None
+        chosen = [view for view in items or () if view.number == region]
+        return chosen or source.seen(
+            embeds, region, lambda: self.embedded_views(source.content, region, clock)
+        )
 
     def _best_of(
         self,
-        source: PhotoSource,
+        source: PhotoSource | SeenPhoto,
         region: RegionChoice,
         clock: Clock,
-        answer: Callable[["EmbeddedPhoto"], Answer],
+        answer: Callable[["QueryEngine", EmbeddedPhoto], Answer],
     ) -> Answer:
         """Answers each view of a photo that the region asks for, and returns the best answer."""
-        views = read_views(source, region, self.detector, clock)
-        answers = [answer(self.embed_image(view.image, clock)) for view in views]
-        best = best_item(answers)
+        views = self.embedded_views(source, region, clock)
+        answers = [answer(self, view.photo) for view in views]
+        judged = answers
+        if self.unmoved is not self and any(found.confidence is None for found in answers):
+            judged = [answer(self.unmoved, view.photo) for view in views]
+        best = best_item(judged)
         items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
         return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
@@ -403,13 +471,16 @@ class QueryEngine:
             return replace(answer, no_verdict=self.confidence.off)
         sure = float(self.confidence.judge(self._evidence(photo))[0])
         clock.lap("confidence")
-        return replace(answer, confidence=sure, verdict=self.confidence.verdict(sure))
+        unmoved = self.unmoved
+        first = answer if unmoved is self else unmoved._answer_photo(photo, 1, None, clock)
+        verdict = self.confidence.verdict(sure)
+        return replace(answer, confidence=sure, verdict=verdict, judged=first.hits[0].sku_id)
 
     def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
         """The features (1,) of a photo that say how sure its first answer is."""
         look = self.look_twice
         count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
-        (first,) = self.index.search(photo.plain, count)
+        (first,) = self.unmoved.index.search(photo.plain, count)
         if look is None or photo.patches is None:
             return features_of(first.scores[None])
         return features_of(first.scores[None], look.ranked(first, photo.patches)[None])
@@ -435,24 +506,26 @@ class QueryEngine:
         if lexical is None:
             result = self.index.search(query, top, within)[0]
             clock.lap("search")
-            return Answer(self._hits(result), clock.milliseconds, action)
+            return Answer(self._hits(result, query), clock.milliseconds, action)
         match = lexical.match(text)
         boosts = weight * lexical.boosts(match, self._exact)
         clock.lap("words")
         result = best_fused(self.index, query, top, match.rows, boosts, within)
         clock.lap("search")
         matched = [lexical.matched(match, row) for row in result.rows.tolist()]
-        return Answer(self._hits(result, matched), clock.milliseconds, action)
+        return Answer(self._hits(result, query, matched), clock.milliseconds, action)
 
     def _hits(
         self,
         result: SearchResult,
+        query: NDArray[np.floating],
         matched: list[list[str]] | None = None,
         maxsim: NDArray[np.float64] | None = None,
     ) -> list[Hit]:
         table = self.index.skus[result.rows]
         further = table.select(catalogue_columns(table)).to_dicts()
         shown = table.select("sku_id", "category_name", "title", "image").rows()
+        cosines = self.index.cosines(query, result.rows).tolist()
         return [
             Hit(
                 rank + 1,
@@ -464,6 +537,7 @@ class QueryEngine:
                 further[rank] if further else {},
                 matched[rank] if matched else [],
                 None if maxsim is None or np.isnan(maxsim[rank]) else float(maxsim[rank]),
+                cosines[rank],
             )
             for rank, ((sku_id, category, title, image), score) in enumerate(
                 zip(shown, result.scores, strict=True)
@@ -522,7 +596,7 @@ def _open_detector(
     return load_detector(checkpoint.path, device, exported.path, onnx_threads)
 
 
-def _item(view: View, answer: Answer) -> Item:
+def _item(view: EmbeddedView, answer: Answer) -> Item:
     assert view.item is not None
     assert view.number is not None
     sku_id, score = (answer.hits[0].sku_id, answer.hits[0].score) if answer.hits else (None, None)
@@ -531,7 +605,7 @@ def _item(view: View, answer: Answer) -> Item:
 
 def _require_top(top: int) -> None:
     if top < 1:
-        raise UserError(f"--top must be at least 1, got {top}")
+        raise UserError(f"top must be at least 1, got {top}")
 
 
 def read_photo(source: PhotoSource) -> Image.Image:

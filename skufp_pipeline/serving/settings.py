@@ -1,11 +1,15 @@
 """How the service runs."""
 
-from typing import Annotated
+import re
+from ipaddress import ip_network
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from skufp_pipeline.photos import MaxPixels
 from skufp_pipeline.settings import Settings
+
+LARGEST_RATE = 10_000  # requests that are counted of one caller; each takes some bytes
 
 
 class ServingSettings(Settings):
@@ -19,9 +23,13 @@ class ServingSettings(Settings):
         queue_seconds: a search that has waited so long is refused (429).
         photo_megabytes, photo_pixels: of an uploaded photo, at most.
         photo_minutes, photos_megabytes: how long and how much of uploaded photos is kept, in memory only.
-        batch: photos that are embedded together at most; 1 keeps an answer free of other customers' photos.
-        watch_seconds: between looks at the version in use.
-        drain_seconds: that running requests have to end when the service stops.
+        body_seconds: that a request's body may take to arrive; then it is refused (408).
+        body_seconds: float = Field(30, gt=0)
+    watch_seconds: between looks at the version in use.
+        notice_seconds: that the service answers on after SIGTERM while it says that it is not ready, so that
+            load balancers can turn to others.
+        notice_seconds: float = Field(2, ge=0)
+    drain_seconds: that running requests have to end when the service stops.
         keys: file of API keys (docs/serving.md); null: none, and no operator's request is accepted.
         open: shoppers' requests need no key.
         rate, upload_rate: requests and uploads of one key or address, as `limits` writes it ("50/second").
@@ -39,8 +47,9 @@ class ServingSettings(Settings):
     photo_pixels: MaxPixels = 50_000_000
     photo_minutes: float = Field(15, gt=0)
     photos_megabytes: float = Field(256, gt=0)
-    batch: int = Field(1, ge=1)
+    body_seconds: float = Field(30, gt=0)
     watch_seconds: float = Field(1, gt=0)
+    notice_seconds: float = Field(2, ge=0)
     drain_seconds: float = Field(20, gt=0)
     keys: str | None = None
     open: bool = True
@@ -50,3 +59,42 @@ class ServingSettings(Settings):
     origins: list[str] = []
     feedback: bool = False
     indexes: Annotated[list[str], Field(min_length=1)] = ["fingerprints"]
+
+    @field_validator("rate", "upload_rate")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        from limits import parse  # slow to import, and the defaults need no check
+
+        try:
+            amount = parse(value).amount
+        except ValueError:
+            raise ValueError(f"{value!r} is no rate; expected one such as 50/second or 600/minute") from None
+        if not 1 <= amount <= LARGEST_RATE:
+            raise ValueError(f"{value!r} allows {amount:,} requests; expected 1 to {LARGEST_RATE:,}")
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, values: list[str]) -> list[str]:
+        for value in values:
+            try:
+                ip_network(value)
+            except ValueError:
+                raise ValueError(
+                    f"{value!r} is no address or network; expected some such as 10.0.0.5 or 10.0.0.0/8"
+                ) from None
+        return values
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"https?://[^/?#\s*]+", value):
+                raise ValueError(f"{value!r} is no origin; expected one such as https://shop.example")
+        return values
+
+    @model_validator(mode="after")
+    def _closed_needs_keys(self) -> Self:
+        if not self.open and self.keys is None:
+            raise ValueError("open: false lets nobody in without keys; name a file of API keys as `keys`")
+        return self
