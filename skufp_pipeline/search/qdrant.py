@@ -134,7 +134,7 @@ def write_collection(
     written = client.count(name, exact=True).count
     if written != len(rows):
         raise UserError(
-            f"the collection {name!r} of Qdrant has {written} points, expected {len(rows)}; delete it, export again"
+            f"Qdrant's {name!r} has {written} points, expected {len(rows)}; delete it and export again"
         )
 
 

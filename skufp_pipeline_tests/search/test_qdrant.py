@@ -145,7 +145,7 @@ def test_a_killed_export_goes_on_where_it_was_and_the_alias_waits_for_it(
 
 def test_a_collection_with_other_points_is_not_put_in_use(client: Any) -> None:
     write_collection(client, "shop-v1", *exported_rows(clustered(0, 60)))
-    with pytest.raises(UserError, match="'shop-v1' has 60 points, expected 40; delete it, export again"):
+    with pytest.raises(UserError, match="'shop-v1' has 60 points, expected 40; delete it and export again"):
         publish(client, clustered(0, 40), "shop", "v1")
     assert in_use(client, "shop") is None
 
