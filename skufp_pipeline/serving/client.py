@@ -1,8 +1,8 @@
 """A client of the service, in the bodies of `serving.schemas`; imports no model library.
 
-    with Client("http://localhost:8000") as client:
-        photo = client.upload("shirt.jpg")
-        answer = client.search(photo, text="with long sleeves", top=5)
+with Client("http://localhost:8000") as client:
+    photo = client.upload("shirt.jpg")
+    answer = client.search(photo, text="with long sleeves", top=5)
 """
 
 import io
@@ -50,7 +50,7 @@ class SkufpError(Exception):
 
 @dataclass
 class Photo:
-    """An uploaded photo: its bytes, to send it again when the service has forgotten it, and the last answer."""
+    """An uploaded photo: its bytes, to send it again once the service has forgotten it, and the answer."""
 
     content: bytes
     answer: PhotoAnswer
@@ -124,9 +124,7 @@ class Client:
         content = _bytes_of(photo)
         return Photo(content, self._upload(content))
 
-    def search(
-        self, *photos: "Photo | str | Path | bytes | Image", **asked: Unpack[Asked]
-    ) -> SearchAnswer:
+    def search(self, *photos: "Photo | str | Path | bytes | Image", **asked: Unpack[Asked]) -> SearchAnswer:
         """Finds SKUs by photos of one item, words, liked SKUs, or these together.
 
         A photo that is not uploaded yet is; one that the service has forgotten is sent once more.
@@ -221,7 +219,10 @@ class Client:
         if answer.is_success:
             return answer
         problem = _problem(answer)
-        detail = problem.get("detail") or f"{method} {answer.url.path}: {answer.status_code} {answer.reason_phrase}"
+        detail = (
+            problem.get("detail")
+            or f"{method} {answer.url.path}: {answer.status_code} {answer.reason_phrase}"
+        )
         raise SkufpError(detail, answer.status_code, problem.get("request_id"))
 
 
