@@ -4,10 +4,10 @@ python benchmarks/serve.py --preset demo --json serve.json --plot serve.png
 python benchmarks/serve.py --preset demo --only overload --minutes 10 --json flat.json
 
 The service runs as `skufp serve` does, in a process of its own, without rate limits; this process is the
-load. One client: each request waits for the answer before. Closed loop: `--clients` of them at once; their rate
-is what the service carries. Overload: requests start at random times (a Poisson process) of four times that
-rate, whether or not others are answered, and a time is from the moment a request was meant to start: what the
-load itself is late by counts too.
+load. One client: each request waits for the answer before. Closed loop: `--clients` of them at once; their
+rate is what the service carries. Overload: requests start at random times (a Poisson process) of four times
+that rate, whether or not others are answered, and a time is from the moment a request was meant to start:
+what the load itself is late by counts too.
 """
 
 import asyncio
@@ -190,17 +190,16 @@ class Material:
         photos = [(Path(root) / path).read_bytes() for path in paths]
         index = current_index(store)[1]
         categories = index.skus["category_name"].value_counts(sort=True)
-        large = [enlarged(photo) for photo in photos[:4]]
+        large = [enlarged(photo) for photo in photos[:2]]
         return cls(photos, large, index.sku_ids.head(count).to_list(), categories["category_name"][0])
 
 
 def enlarged(photo: bytes) -> bytes:
     """The photo as a camera's JPEG of 4000 x 3000 pixels, with its noise."""
     image = Image.open(io.BytesIO(photo)).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
-    noise = np.random.default_rng(0).normal(0, 4, (3000, 4000, 1))
-    noisy = np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8)
+    noise = np.random.default_rng(0).integers(0, 12, (3000, 4000, 1), np.uint8)
     written = io.BytesIO()
-    Image.fromarray(noisy).save(written, format="JPEG", quality=85)
+    Image.fromarray(np.maximum(np.asarray(image), noise) - noise).save(written, format="JPEG", quality=85)
     return written.getvalue()
 
 
