@@ -1,6 +1,6 @@
 """Metrics of the service, in Prometheus' text format."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -11,7 +11,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4 as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
@@ -31,13 +31,16 @@ class IndexState(NamedTuple):
 
 
 class ServiceState(NamedTuple):
-    """What is measured when the metrics are read: searches that run and wait, photos kept, indexes in use."""
+    """What is measured when the metrics are read: searches that run and wait, photos kept, indexes in use;
+    by index, how many versions came into use and how many could not be opened."""
 
     running: int
     waiting: int
     photos: int
     photo_bytes: int
     indexes: tuple[IndexState, ...]
+    swaps: Mapping[str, int]
+    failed_swaps: Mapping[str, int]
 
 
 class Metrics:
@@ -61,10 +64,6 @@ class Metrics:
         self._stages = self._histogram("skufp_stage_seconds", "Stages of a search.", ("stage",))
         self._refused = self._counter("skufp_refused", "Requests that were refused.", ("reason",))
         self._verdicts = self._counter("skufp_verdicts", "Answers by their verdict.", ("index", "verdict"))
-        self._swaps = self._counter("skufp_swaps", "Versions of an index that came into use.", ("index",))
-        self._failed = self._counter(
-            "skufp_failed_swaps", "Versions of an index that could not be opened.", ("index",)
-        )
         self._thumbs = self._counter("skufp_thumbs", "Shoppers' thumbs.", ("good",))
 
     def observe(self, record: Record) -> None:
@@ -79,12 +78,6 @@ class Metrics:
             self._refused.labels(record.refused).inc()
         if record.index is not None and record.verdict is not None:
             self._verdicts.labels(record.index, record.verdict).inc()
-
-    def swapped(self, index: str) -> None:
-        self._swaps.labels(index).inc()
-
-    def swap_failed(self, index: str) -> None:
-        self._failed.labels(index).inc()
 
     def thumb(self, good: bool) -> None:
         self._thumbs.labels(str(good).lower()).inc()
@@ -125,3 +118,11 @@ class _Gauges(Collector):
             skus.add_metric((index.name,), index.skus)
             version.add_metric((index.name, index.version), 1)
         yield from (age, skus, version)
+        for name, what, counts in (
+            ("skufp_swaps", "Versions of an index that came into use.", state.swaps),
+            ("skufp_failed_swaps", "Versions of an index that could not be opened.", state.failed_swaps),
+        ):
+            family = CounterMetricFamily(name, what, labels=("index",))
+            for index_name, count in counts.items():
+                family.add_metric((index_name,), count)
+            yield family

@@ -8,11 +8,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from skufp_pipeline.serving.problems import failed
 
 GONE = 499  # status of a request whose client went away before its answer began
 UNMATCHED = "unmatched"  # the route of a path that the service does not have
+REFUSED = {  # by status, where nothing more is known
+    401: "key",
+    403: "forbidden",
+    408: "slow",
+    413: "too_large",
+    415: "unsupported",
+    429: "busy",
+    499: "gone",
+    503: "not_ready",
+}
 
 
 @dataclass
@@ -62,7 +74,10 @@ def record_of(request: HTTPConnection) -> Record:
 
 
 class Recorder:
-    """ASGI middleware that records each request, and shows it to the observers when it has ended."""
+    """ASGI middleware that records each request, and shows it to the observers when it has ended.
+
+    What nobody foresaw to fail is answered here, so that these answers have the headers of all others.
+    """
 
     def __init__(self, app: ASGIApp, observers: Sequence[Observer]) -> None:
         self.app = app
@@ -76,18 +91,23 @@ class Recorder:
         record = Record(scope["method"], time.time_ns(), headers)
         scope.setdefault("state", {})["record"] = record
         began = time.perf_counter()
+        has_begun = False
 
         async def watched(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                record.status = message["status"]
+                record.status, has_begun = message["status"], True
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         except Exception as error:
-            record.status, record.failure = 500, type(error).__name__
-            raise
+            record.failure = type(error).__name__
+            answer = await failed(Request(scope), error)  # which logs it
+            if not has_begun:
+                await answer(scope, receive, watched)
         finally:
+            record.refused = record.refused or REFUSED.get(record.status)
             record.milliseconds = (time.perf_counter() - began) * 1000
             record.request_id = scope["state"].get("request_id")
             record.route = _route(scope)

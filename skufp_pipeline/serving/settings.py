@@ -4,7 +4,6 @@ import re
 from ipaddress import ip_network
 from typing import Annotated, Self
 
-from limits import parse
 from pydantic import Field, field_validator, model_validator
 
 from skufp_pipeline.photos import MaxPixels
@@ -66,6 +65,8 @@ class ServingSettings(Settings):
     @field_validator("rate", "upload_rate")
     @classmethod
     def _is_rate(cls, value: str) -> str:
+        from limits import parse  # slow to import, and the defaults need no check
+
         try:
             amount = parse(value).amount
         except ValueError:
