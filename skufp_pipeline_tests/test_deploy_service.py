@@ -1,17 +1,28 @@
 """The service under deploy/: the image, the Kubernetes objects, the compose file and its monitoring."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from skufp_pipeline.presets import load_preset
+from skufp_pipeline.serving.app import create_app
+from skufp_pipeline.serving.feedback import FOLDER
+from skufp_pipeline.serving.keys import Keys
 from skufp_pipeline.serving.metrics import IndexState, Metrics, ServiceState
 from skufp_pipeline.serving.record import Record
+from skufp_pipeline.serving.rules import FILE
 from skufp_pipeline.serving.settings import ServingSettings
+from skufp_pipeline.store import ArtifactStore
 
+from .graphs import environment
 from .test_deploy import DEPLOY, dockerfile, read
 
 COMPOSE = "compose/compose.yaml"
@@ -129,8 +140,8 @@ def test_image_service_probes_and_scrapes_name_the_same_port() -> None:
     assert f"--port {port['containerPort']}" in dict(service_image())["CMD"]
     assert objects()["Service"]["spec"]["ports"][0]["targetPort"] == port["name"]
     assert {container()[probe]["httpGet"]["port"] for probe in PROBES} == {port["name"]}
-    annotations = objects()["Deployment"]["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(port["containerPort"])
+    (endpoint,) = read("kubernetes/monitor.yaml")["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] == port["name"]
     (scrape,) = read("compose/prometheus.yaml")["scrape_configs"]
     assert scrape["static_configs"] == [{"targets": [f"service:{port['containerPort']}"]}]
 
@@ -145,19 +156,21 @@ def test_a_probe_asks_what_it_is_for(probe: str, path: str) -> None:
 
 def test_a_stopping_pod_has_time_for_the_last_proxy_and_the_last_request() -> None:
     (_, waited) = container()["lifecycle"]["preStop"]["exec"]["command"]
-    drain = ServingSettings().drain_seconds
+    drain = ServingSettings().notice_seconds + ServingSettings().drain_seconds
     assert pod()["terminationGracePeriodSeconds"] > int(waited) + drain
     assert int(read(COMPOSE)["services"]["service"]["stop_grace_period"].rstrip("s")) > drain
 
 
-def test_nothing_but_tmp_and_the_services_own_folder_can_be_written() -> None:
+def test_nothing_but_tmp_and_the_services_own_folders_can_be_written() -> None:
+    own = {f"/data/{FOLDER}", f"/data/{FILE.split('/')[0]}"}
     assert container()["securityContext"]["readOnlyRootFilesystem"] is True
     writable = {mount["mountPath"] for mount in container()["volumeMounts"] if not mount.get("readOnly")}
-    assert writable == {"/tmp", "/data/serving"}
+    assert writable == {"/tmp", *own}
     assert {volume["name"] for volume in pod()["volumes"] if "emptyDir" in volume} == {"tmp"}
     service = read(COMPOSE)["services"]["service"]
     assert service["read_only"] is True
-    assert [mount for mount in service["volumes"] if not mount.endswith(":ro")] == ["serving:/data/serving"]
+    mounted = [mount.split(":") for mount in service["volumes"] if not mount.endswith(":ro")]
+    assert {place for _, place in mounted} == own
     for instruction, rest in service_image():
         if instruction == "ENV":
             assert all(place.split("=")[1].startswith("/tmp") for place in rest.split())
@@ -228,11 +241,38 @@ def test_every_file_that_compose_mounts_is_there() -> None:
                 assert (DEPLOY / "compose" / mount.split(":")[0]).is_file(), mount
 
 
-def test_the_demos_preset_is_the_containers_with_its_data_root_changed(tmp_path: Any) -> None:
-    line = next(line for line in (DEPLOY / COMPOSE).read_text().splitlines() if "sed " in line)
-    _, _, pattern = line.partition("s|")
-    before, after = pattern.split("|")[:2]
-    text = (DEPLOY.parent / "skufp_pipeline/presets/demo.yaml").read_text()
-    changed = tmp_path / "preset.yaml"
-    changed.write_text(re.sub(before, after, text, flags=re.MULTILINE))
-    assert load_preset(str(changed)).data_root == "/data"
+def test_what_compose_says_to_write_is_a_preset_with_keys_and_a_key(tmp_path: Path) -> None:
+    lines = (DEPLOY / COMPOSE).read_text().splitlines()
+    commands = [
+        line.removeprefix("#   ") for line in lines if line.startswith("#   ") and "docker" not in line
+    ]
+    assert len(commands) == 4
+    packaged = tmp_path / "skufp_pipeline" / "presets"
+    shutil.copytree(DEPLOY.parent / "skufp_pipeline" / "presets", packaged)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        "\n".join(["set -e", *commands]), shell=True, cwd=tmp_path, env=environment(PATH=path), check=True
+    )
+    served = tmp_path / "served"
+    assert load_preset(str(served / "preset.yaml")).data_root == "/data"
+    found = Keys(served / "keys.yaml").find((served / "metrics-key").read_text().strip())
+    assert found is not None
+    assert found.role == "admin"
+
+
+def test_the_one_who_scrapes_shows_a_key() -> None:
+    compose = read(COMPOSE)
+    (scrape,) = read("compose/prometheus.yaml")["scrape_configs"]
+    (secret,) = compose["services"]["prometheus"]["secrets"]
+    assert scrape["authorization"]["credentials_file"] == f"/run/secrets/{secret}"
+    assert secret in compose["secrets"]
+    (endpoint,) = read("kubernetes/monitor.yaml")["spec"]["podMetricsEndpoints"]
+    assert "credentials" in endpoint["authorization"]
+
+
+def test_the_service_has_the_addresses_that_are_probed_and_scraped(tmp_path: Path) -> None:
+    (endpoint,) = read("kubernetes/monitor.yaml")["spec"]["podMetricsEndpoints"]
+    (scrape,) = read("compose/prometheus.yaml")["scrape_configs"]
+    preset = load_preset("demo").model_copy(update={"data_root": str(tmp_path)})
+    known = create_app(preset, ArtifactStore(preset.data_root)).openapi()["paths"]
+    assert {*PROBES.values(), endpoint["path"], scrape["metrics_path"]} <= known.keys()

@@ -6,11 +6,12 @@ with Client("http://localhost:8000") as client:
 """
 
 import io
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -21,11 +22,17 @@ from skufp_pipeline.serving.schemas import (
     ExplainAnswer,
     ExplainRequest,
     FacetsAnswer,
+    FeedbackAnswer,
     FeedbackRequest,
+    IndexesAnswer,
     IndexName,
+    IndexRequest,
     PhotoAnswer,
     ProductAnswer,
+    ProductStored,
     Range,
+    ReloadRequest,
+    RulesAnswer,
     SearchAnswer,
     SearchRequest,
     ServiceAnswer,
@@ -35,7 +42,6 @@ from skufp_pipeline.serving.schemas import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Source = "str | Path | bytes | Image"
 Answer = TypeVar("Answer", bound=BaseModel)
 GONE, BUSY = 404, 429
 
@@ -175,10 +181,46 @@ class Client:
         """What a search can be narrowed by."""
         return self._get(FacetsAnswer, "facets", index=index)
 
-    def feedback(self, answer: SearchAnswer, sku_id: str, good: bool) -> None:
+    def feedback(self, answer: SearchAnswer, sku_id: str, good: bool) -> FeedbackAnswer:
         """Says whether a hit of an answer was right."""
         body = FeedbackRequest(request_id=answer.request_id, sku_id=sku_id, good=good)
-        self._send("POST", "feedback", json=body.model_dump(mode="json"))
+        return self._post(FeedbackAnswer, "feedback", body)
+
+    # -- operators ------------------------------------------------------------------------------------------
+
+    def indexes(self) -> IndexesAnswer:
+        """Every index: the version in use, the kept ones, and what could not be opened."""
+        return self._get(IndexesAnswer, "index")
+
+    def reload(self, index: IndexName | None = None) -> IndexesAnswer:
+        """Looks at once whether another version is in use, of all indexes by default."""
+        return self._post(IndexesAnswer, "index/reload", ReloadRequest(index=index))
+
+    def roll_back(self, version: str | None = None, index: IndexName = "fingerprints") -> IndexesAnswer:
+        """Uses an earlier version again, by default the one before."""
+        return self._post(IndexesAnswer, "index/rollback", IndexRequest(index=index, version=version))
+
+    def rules(self) -> RulesAnswer:
+        """The SKUs that are pinned, buried or hidden."""
+        return self._get(RulesAnswer, "rules")
+
+    def put_rule(
+        self, sku_id: str, rule: Literal["pin", "bury", "hide"], bias: float | None = None
+    ) -> RulesAnswer:
+        """Pins, buries or hides a SKU; `bias` is a difference of cosines, by default the usual one."""
+        answer = self._send("PUT", f"rules/{_path(sku_id)}", json={"rule": rule, "bias": bias})
+        return RulesAnswer.model_validate_json(answer.content)
+
+    def delete_rule(self, sku_id: str) -> RulesAnswer:
+        return RulesAnswer.model_validate_json(self._send("DELETE", f"rules/{_path(sku_id)}").content)
+
+    def put_product(
+        self, row: Mapping[str, Value], pictures: Sequence["str | Path | bytes | Image"] = ()
+    ) -> ProductStored:
+        """Adds a product to the catalogue, by a manifest's columns; a refresh makes it searchable."""
+        parts = [("row", ("row", json.dumps(row).encode()))]
+        parts += [("picture", ("picture", _bytes_of(picture))) for picture in pictures]
+        return ProductStored.model_validate_json(self._send("PUT", "products", files=parts).content)
 
     # -- sending --------------------------------------------------------------------------------------------
 

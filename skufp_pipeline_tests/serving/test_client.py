@@ -11,16 +11,21 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
+import yaml
 from PIL import Image
 
 from skufp_pipeline.artifacts.places import RAW_DATASET
+from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.serving.app import create_app
 from skufp_pipeline.serving.client import Asked, Client, SkufpError
+from skufp_pipeline.serving.keys import hash_of
 from skufp_pipeline.serving.schemas import SearchRequest
+from skufp_pipeline.store import ArtifactStore
 
-from ..graphs import Graph, environment
+from ..graphs import Graph, copy_graph, environment
 
+KEY = "an-operators-key"
 PHOTO = {
     "photo_id": "p",
     "width": 4,
@@ -30,19 +35,35 @@ PHOTO = {
     "index_version": "v1",
 }
 ANSWER = {
-    **{"request_id": "1", "index": "fingerprints", "index_version": "v1", "hits": [], "items": [], "ms": {}},
+    "request_id": "1",
+    "index": "fingerprints",
+    "index_version": "v1",
+    "hits": [],
+    "items": [],
+    "ms": {},
     **dict.fromkeys(("verdict", "confidence", "no_verdict", "facets", "action", "box", "item")),
 }
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
 @pytest.fixture(scope="module")
-def address(small_graph: Graph) -> Iterator[str]:
+def preset(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Preset:
+    """The small graph's, over a copy, with an operator's key `KEY` and thumbs."""
+    folder = tmp_path_factory.mktemp("served")
+    (folder / "keys.yaml").write_text(
+        yaml.safe_dump([{"name": "me", "role": "admin", "sha256": hash_of(KEY)}])
+    )
+    given = copy_graph(small_graph, folder).preset
+    changed = {"keys": str(folder / "keys.yaml"), "feedback": True, "rate": "1000/second"}
+    return given.model_copy(update={"serving": given.serving.model_copy(update=changed)})
+
+
+@pytest.fixture(scope="module")
+def address(preset: Preset) -> Iterator[str]:
     """A service of the small graph."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(small_graph.preset, small_graph.store), log_level="warning")
-    )
+    app = create_app(preset, ArtifactStore(preset.data_root))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     running.start()
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -56,7 +77,7 @@ def address(small_graph: Graph) -> Iterator[str]:
 
 @pytest.fixture
 def client(address: str) -> Iterator[Client]:
-    with Client(address) as opened:
+    with Client(address, key=KEY) as opened:
         yield opened
 
 
@@ -112,6 +133,39 @@ def test_a_forgotten_photo_is_sent_again(client: Client, photo: Path) -> None:
     sent.answer = sent.answer.model_copy(update={"photo_id": "forgotten"})
     assert client.search(sent, top=3).hits == expected
     assert sent.photo_id != "forgotten"
+
+
+def test_a_thumb_is_kept(client: Client, photo: Path) -> None:
+    answer = client.search(photo, top=2)
+    client.feedback(answer, answer.hits[0].sku_id, good=True)
+    with pytest.raises(SkufpError, match="no-such-sku"):
+        client.feedback(answer, "no-such-sku", good=True)
+
+
+def test_an_operator_hides_a_sku_and_shows_it_again(client: Client) -> None:
+    (first,) = client.search(text="a red dress", top=1).hits
+    assert [rule.sku_id for rule in client.put_rule(first.sku_id, "hide").rules] == [first.sku_id]
+    assert client.search(text="a red dress", top=1).hits[0].sku_id != first.sku_id
+    assert client.rules().rules[0].rule == "hide"
+    assert client.delete_rule(first.sku_id).rules == []
+    assert client.search(text="a red dress", top=1).hits[0].sku_id == first.sku_id
+
+
+def test_an_operator_sees_and_reloads_the_index_and_is_told_why_it_stays(client: Client) -> None:
+    (state,) = client.indexes().indexes
+    assert client.reload().indexes[0].version == client.service().indexes[0].version == state.version
+    with pytest.raises(SkufpError, match="roll back") as told:
+        client.roll_back()
+    assert told.value.status == 409
+    with pytest.raises(SkufpError, match="is no manifest") as told:
+        client.put_product({"sku_id": "A-1"}, [Image.new("RGB", (64, 64), "red")])
+    assert told.value.status == 409
+
+
+def test_an_operators_call_without_a_key_is_refused(address: str) -> None:
+    with Client(address) as nobody, pytest.raises(SkufpError, match="API key") as told:
+        nobody.rules()
+    assert told.value.status == 401
 
 
 def test_a_refusal_is_the_services_sentence(client: Client) -> None:
