@@ -1,6 +1,8 @@
 """The Python client, against the service over a real socket, and against answers that are hard to provoke."""
 
 import io
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +25,7 @@ from skufp_pipeline.serving.keys import hash_of
 from skufp_pipeline.serving.schemas import SearchRequest
 from skufp_pipeline.store import ArtifactStore
 
-from ..graphs import Graph, copy_graph, environment
+from ..graphs import REPOSITORY, Graph, copy_graph, environment
 
 KEY = "an-operators-key"
 PHOTO = {
@@ -242,6 +244,25 @@ def test_a_key_is_presented_and_an_odd_id_is_one_part_of_the_path() -> None:
         assert client.picture("a/b ?é") == b"jpeg"
     assert seen[0].headers["Authorization"] == "Bearer secret"
     assert seen[0].url.raw_path == b"/v1/products/a%2Fb%20%3F%C3%A9/image?index=fingerprints"
+
+
+def test_the_documents_example_runs(
+    address: str,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (REPOSITORY / "docs" / "serving.md").read_text()
+    (example,) = [
+        block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Client(url" in block
+    ]
+    shutil.copy(photo, tmp_path / "shirt.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(example, {"url": address, "key": KEY})
+    *hits, refused = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in hits] == ["1", "2", "3", "4", "5"]
+    assert refused.startswith("422 bias")
 
 
 def test_a_search_can_say_whatever_the_service_understands() -> None:
