@@ -134,6 +134,8 @@ class Http:
     async def _exchange(
         self, method: str, path: str, headers: list[tuple[str, str]], body: bytes
     ) -> tuple[int, bytes]:
+        if self._stream is not None and self._stream[0].at_eof():
+            self.close()  # the service ends connections that nobody uses
         if self._stream is None:
             self._stream = await asyncio.open_connection("127.0.0.1", self.port)
         reader, writer = self._stream
