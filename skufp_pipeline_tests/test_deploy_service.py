@@ -61,7 +61,8 @@ def service_image() -> list[tuple[str, str]]:
 def measured() -> dict[str, set[str]]:
     """The service's metrics after one request of each kind, and the labels of each."""
     index = IndexState("fingerprints", "v1", 10.0, 3)
-    metrics = Metrics(lambda: ServiceState(1, 2, 3, 4, (index,)))
+    swaps = {"fingerprints": 1}
+    metrics = Metrics(lambda: ServiceState(1, 2, 3, 4, (index,), swaps, swaps))
     metrics.observe(
         Record(
             "1",
@@ -75,8 +76,6 @@ def measured() -> dict[str, set[str]]:
             stages={"search": 1},
         )
     )
-    metrics.swapped("fingerprints")
-    metrics.swap_failed("fingerprints")
     metrics.thumb(True)
     found: dict[str, set[str]] = {}
     for line in metrics.text().decode().splitlines():
