@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.versions import INDEX, Versions
+from skufp_pipeline.serving.admission import threads_of_one
 from skufp_pipeline.store import ArtifactStore
 
 TOP, KEPT, WATCH_S = 10, 10, 0.2
@@ -83,9 +84,10 @@ def requests_of(material: Material) -> list[dict[str, Any]]:
 
 def answers_of(preset: Preset, version: str, material: Material) -> list[list[tuple[str, float]]]:
     """What a version answers, by the engine itself."""
-    engine = QueryEngine.open(
-        ArtifactStore(preset.data_root), torch.device("cpu"), preset.query_encoder, version=version, threads=1
-    )
+    threads = threads_of_one(preset.serving.running)  # sums of as many parts as the service's
+    torch.set_num_threads(threads)
+    store, device = ArtifactStore(preset.data_root), torch.device("cpu")
+    engine = QueryEngine.open(store, device, preset.query_encoder, version=version, threads=threads)
     found = []
     for asked in requests_of(material):
         photos = [material.photos[asked["photo"]]] if "photo" in asked else []
@@ -129,15 +131,10 @@ async def ask_all(
             by_version[answer["index_version"]] += 1
             hits = [(hit["sku_id"], hit["score"]) for hit in answer["hits"]]
             wanted = expected.get(answer["index_version"])
-            counts["mixed" if wanted is None or not same(hits, wanted[request]) else "right"] += 1
+            counts["mixed" if wanted is None or hits != wanted[request] else "right"] += 1
 
     await asyncio.gather(*(work(number) for number in range(clients)))
     return {**counts, "by_version": dict(by_version), **percentiles(times)}
-
-
-def same(hits: list[tuple[str, float]], wanted: list[tuple[str, float]]) -> bool:
-    """The same SKUs in the same order, with the same scores."""
-    return hits == wanted
 
 
 async def swap(
@@ -147,7 +144,7 @@ async def swap(
     versions, http = Versions(store), Http(running.port)
     first, second, damaged = names
     seconds, refused = [], 0
-    for number, version in zip(range(count), turns_of(second, first), strict=False):
+    for number, version in zip(range(count), cycle([second, first]), strict=False):
         if number % 5 == 0:
             versions.publish(damaged, KEPT)
             await asyncio.sleep(10 * WATCH_S)
@@ -158,10 +155,6 @@ async def swap(
             await asyncio.sleep(0.05)
         seconds.append(time.perf_counter() - began)
     return {"swaps": len(seconds), "swap_s": percentiles_s(seconds), "damaged_refused": refused}
-
-
-def turns_of(*versions: str) -> Iterator[str]:
-    return cycle(versions)
 
 
 async def version_of(http: Http) -> str:
