@@ -140,7 +140,7 @@ def test_a_forgotten_photo_is_sent_again(client: Client, photo: Path) -> None:
 def test_a_thumb_is_kept(client: Client, photo: Path) -> None:
     answer = client.search(photo, top=2)
     client.feedback(answer, answer.hits[0].sku_id, good=True)
-    with pytest.raises(SkufpError, match="no-such-sku"):
+    with pytest.raises(SkufpError, match="search again"):
         client.feedback(answer, "no-such-sku", good=True)
 
 
@@ -175,9 +175,8 @@ def test_a_refusal_is_the_services_sentence(client: Client) -> None:
         client.similar("no-such-sku")
     assert told.value.status == 404
     assert told.value.request_id
-    with pytest.raises(SkufpError, match="photo") as told:
+    with pytest.raises(SkufpError, match="can't be read as an image"):
         client.upload(b"no photo")
-    assert told.value.status == 415
 
 
 def test_a_service_that_is_not_there_is_told() -> None:
