@@ -18,6 +18,7 @@ from typing import Any
 from skufp_pipeline.serving.record import Record
 
 LOGGER = logging.getLogger("skufp.serving")
+PROBES = ("/livez", "/readyz", "/metrics")  # asked every few seconds; their lines are debug messages
 FRAMES = 8  # last places of an exception's way that are logged
 
 
@@ -52,8 +53,8 @@ def log_request(record: Record) -> None:
         "failure": record.failure,
     }
     told = {name: value for name, value in fields.items() if value not in (None, {})}
-    level = logging.ERROR if record.status >= 500 else logging.INFO
-    LOGGER.log(level, "request", extra={"fields": told})
+    level = logging.ERROR if record.status == 500 else logging.INFO
+    LOGGER.log(logging.DEBUG if record.route in PROBES else level, "request", extra={"fields": told})
 
 
 def configure_logs() -> None:

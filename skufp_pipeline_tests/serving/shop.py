@@ -14,6 +14,7 @@ import yaml
 from fastapi.testclient import TestClient
 
 from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.query.confidence import Confidence, Logistic, write_confidence
 from skufp_pipeline.search.index import FingerprintIndex
@@ -113,7 +114,11 @@ class Shop:
     def preset(self, **serving: Any) -> Preset:
         """The ci preset over this store; rates let every test through."""
         settings = {"rate": "10000/second", "upload_rate": "10000/second", "watch_seconds": 0.05} | serving
-        changes = {"data_root": self.store.root, "serving": ServingSettings(**settings)}
+        changes = {
+            "data_root": self.store.root,
+            "query_encoder": QueryEncoderSettings(engine="pytorch"),
+            "serving": ServingSettings(**settings),
+        }
         return load_preset("ci").model_copy(update=changes)
 
     @contextmanager
@@ -123,8 +128,10 @@ class Shop:
         """A client on another machine, once the service is ready."""
         app = create_app(preset or self.preset(keys=str(self.folder / "keys.yaml"), **serving), self.store)
         with TestClient(app, raise_server_exceptions=False, client=ELSEWHERE) as client:
-            if ready:
-                until(lambda: client.get("/readyz").status_code == 200)
+            end = time.monotonic() + 60
+            while ready and client.get("/readyz").status_code != 200:
+                assert time.monotonic() < end, client.get("/readyz").text
+                time.sleep(0.05)
             yield client
 
 

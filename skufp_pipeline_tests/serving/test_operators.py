@@ -229,6 +229,7 @@ def test_a_line_of_the_log_has_no_secret(client: TestClient, caplog: pytest.LogC
     told = (found["route"], found["status"], found["key"], found["index"], found["version"])
     assert told == ("/v1/search", 200, "till", "fingerprints", "one")
     assert {"queue", "encode", "search"} <= set(found["stages"])
+    assert {"queue", "decode", "encode"} <= set(json.loads(lines[0])["stages"])
     assert json.loads(lines[2])["refused"] == "key"
     assert json.loads(lines[3])["route"] == "unmatched"
 

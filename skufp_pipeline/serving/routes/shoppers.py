@@ -88,9 +88,12 @@ async def upload(request: Request, service: Asked) -> Response:
     with service.photos.arriving():
         content = (await read_parts(request, ["photo"]))["photo"]
 
-        def look(_: float) -> tuple[Any, Any, list[FoundItem]]:
+        def look(waited: float) -> tuple[Any, Any, list[FoundItem]]:
+            clock = Clock()
             photo, size = checked(content, service.settings.photo_pixels)
-            views = served.engine.embedded_views(photo, AUTO, Clock())
+            views = served.engine.embedded_views(photo, AUTO, clock)
+            stages = {"queue": waited, **clock.milliseconds}
+            record_of(request).answered(served.name, served.version, stages)
             items = [
                 FoundItem(number=view.number, box=view.box, label=view.item.label, score=view.item.score)
                 for view in views
