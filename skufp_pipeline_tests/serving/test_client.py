@@ -3,29 +3,25 @@
 import io
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 import yaml
 from PIL import Image
 
 from skufp_pipeline.artifacts.places import RAW_DATASET
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.bundle import current_index
-from skufp_pipeline.serving.app import create_app
 from skufp_pipeline.serving.client import Asked, Client, SkufpError
 from skufp_pipeline.serving.keys import hash_of
 from skufp_pipeline.serving.schemas import SearchRequest
-from skufp_pipeline.store import ArtifactStore
 
 from ..graphs import REPOSITORY, Graph, copy_graph, environment
+from .running import serving
 
 KEY = "an-operators-key"
 PHOTO = {
@@ -63,18 +59,8 @@ def preset(small_graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Pres
 @pytest.fixture(scope="module")
 def address(preset: Preset) -> Iterator[str]:
     """A service of the small graph."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = create_app(preset, ArtifactStore(preset.data_root))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    running = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    running.start()
-    url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    with Client(url) as client:
-        while not client.service().indexes:
-            assert running.is_alive()
-    yield url
-    server.should_exit = True
-    running.join()
+    with serving(preset) as (http, _):
+        yield str(http.base_url)
 
 
 @pytest.fixture
