@@ -104,9 +104,9 @@ async def ask_all(
     total: int,
     clients: int,
     swapping: asyncio.Task[Any],
+    counts: Counter[str],
 ) -> dict[str, Any]:
-    """Asks until there were `total` requests and all swaps are done; counts what was wrong."""
-    counts: Counter[str] = Counter()
+    """Asks until there were `total` requests and all swaps are done; counts answers, right and wrong."""
     by_version: Counter[str] = Counter()
     times: list[float] = []
     asked = requests_of(material)
@@ -138,13 +138,21 @@ async def ask_all(
 
 
 async def swap(
-    running: Running, store: ArtifactStore, names: tuple[str, str, str], count: int
+    running: Running,
+    store: ArtifactStore,
+    names: tuple[str, str, str],
+    swaps: int,
+    every: float,
+    counts: Counter[str],
 ) -> dict[str, Any]:
-    """Switches to and fro; returns how long each version took to answer, and what the damaged one did."""
+    """Switches to and fro, once in `every` requests; returns how long each version took to answer, and how
+    often the damaged one did not."""
     versions, http = Versions(store), Http(running.port)
     first, second, damaged = names
     seconds, refused = [], 0
-    for number, version in zip(range(count), cycle([second, first]), strict=False):
+    for number, version in zip(range(swaps), cycle([second, first]), strict=False):
+        while counts["asked"] < number * every:
+            await asyncio.sleep(0.01)
         if number % 5 == 0:
             versions.publish(damaged, KEPT)
             await asyncio.sleep(10 * WATCH_S)
@@ -177,9 +185,9 @@ def _link(source: Any, target: Any) -> None:
 async def run(
     running: Running, preset: Preset, names: tuple[str, str, str], **options: Any
 ) -> dict[str, Any]:
-    store = ArtifactStore(preset.data_root)
-    swapping = asyncio.create_task(swap(running, store, names, options.pop("swaps")))
-    counted = await ask_all(running, swapping=swapping, **options)
+    store, swaps, counts = ArtifactStore(preset.data_root), options.pop("swaps"), Counter[str]()
+    swapping = asyncio.create_task(swap(running, store, names, swaps, options["total"] / swaps, counts))
+    counted = await ask_all(running, swapping=swapping, counts=counts, **options)
     return {**await swapping, **counted}
 
 
@@ -197,7 +205,8 @@ def main(name: str, swaps: int, total: int, clients: int, report: Path | None) -
         preset = copied(preset, Path(folder) / "data")
         names = add_versions(ArtifactStore(preset.data_root))
         expected = {version: answers_of(preset, version, material) for version in names[:2]}
-        with service(preset, watch_seconds=WATCH_S) as running:
+        # The queue is long enough for a busy machine: a refusal would say nothing about swaps.
+        with service(preset, watch_seconds=WATCH_S, queue_seconds=60) as running:
             found = {"preset": preset.name, "machine": machine(), "ready_s": running.ready_s}
             found |= asyncio.run(
                 run(
