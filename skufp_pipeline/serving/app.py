@@ -71,7 +71,14 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
             service.pictures.close()
             await asyncio.to_thread(service.feedback.flush)
 
-    app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=settings.title,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     handle_problems(app)

@@ -31,6 +31,8 @@ from skufp_pipeline_tests.search.conftest import publish_encoder
 
 SKUS = [f"s{number}" for number in range(14)]
 ADMIN, SHOPPER, EXPIRED = "admin-key", "shopper-key", "expired-key"
+# No test waits for a rate or is refused because the machine is busy.
+PATIENT = {"rate": "10000/second", "upload_rate": "10000/second", "watch_seconds": 0.05, "queue_seconds": 60}
 ELSEWHERE = ("192.0.2.7", 50_000)
 SURE = Confidence(
     logistic=Logistic(
@@ -112,8 +114,8 @@ class Shop:
         versions.publish(version, kept=5)
 
     def preset(self, **serving: Any) -> Preset:
-        """The ci preset over this store; rates let every test through."""
-        settings = {"rate": "10000/second", "upload_rate": "10000/second", "watch_seconds": 0.05} | serving
+        """The ci preset over this store."""
+        settings = {**PATIENT, **serving}
         changes = {
             "data_root": self.store.root,
             "query_encoder": QueryEncoderSettings(engine="pytorch"),

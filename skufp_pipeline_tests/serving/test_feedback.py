@@ -25,7 +25,8 @@ SEARCH = Remembered("fingerprints", "one", ["a", "b"], photo_id="p", box=(1, 2, 
 
 def search(client: TestClient, **asked: object) -> str:
     answer = client.post("/v1/search", json={"top": 3, **asked})
-    assert answer.json()["hits"][0]["sku_id"] == "s0", answer.text
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["hits"][0]["sku_id"] == "s0"
     return str(answer.json()["request_id"])
 
 

@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from skufp_pipeline.encoders.clip import Encoder
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.serving.headers import HEADERS
 from skufp_pipeline.serving.logs import LOGGER, JsonLines
@@ -245,6 +246,12 @@ def test_an_exceptions_text_is_not_logged() -> None:
     assert "embarrassing" not in json.dumps(line)
 
 
+def test_why_a_version_can_not_be_opened_is_logged() -> None:
+    error = UserError("delete the folder")
+    record = LOGGER.makeRecord("x", 40, "f", 1, "failed", (), (UserError, error, None))
+    assert json.loads(JsonLines().format(record))["detail"] == "delete the folder"
+
+
 def metric(text: str, sample: str) -> float:
     (line,) = [line for line in text.splitlines() if line.startswith(f"{sample} ")]
     return float(line.split()[-1])
@@ -351,7 +358,7 @@ def test_rules_of_another_replica_count_here(admin: TestClient, shop: Shop) -> N
     shop.store.write_pointer(FILE, "broken")
     until(lambda: admin.get("/readyz").json()["problems"] != [])
     assert "s0" not in found_by(admin, text="thing")
-    assert admin.put("/v1/rules/s1", json={"rule": "hide"}).status_code == 422
+    assert admin.put("/v1/rules/s1", json={"rule": "hide"}).status_code == 409
     shop.store.write_pointer(FILE, '{"rules": {}}')
     until(lambda: "s0" in found_by(admin, text="thing"))
 

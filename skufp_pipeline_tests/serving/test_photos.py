@@ -14,7 +14,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from skufp_pipeline.photos import FORMATS, open_photo, size_of, whole_photo, without_metadata
-from skufp_pipeline.query.seen import KEPT, SeenPhoto
+from skufp_pipeline.query.seen import KEPT, MOST_BYTES, SeenPhoto
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import Refusal
 from skufp_pipeline.store import ArtifactStore
@@ -64,7 +64,7 @@ def test_what_is_no_whole_photo_is_refused_with_what_to_do(
 
 
 def test_too_many_pixels_are_refused_before_they_are_decoded(tiny: ArtifactStore, tmp_path: Path) -> None:
-    write_png_bomb(tmp_path / "bomb.png")
+    write_png_bomb(tmp_path / "bomb.png", 40_000, 40_000)
     with serving(tiny_preset(tiny, photo_pixels=1000)) as (client, _):
         assert "40 x 30 pixels; the limit is 1,000" in refused(
             client.post("/v1/photos", files={"photo": encoded(picture("red", (40, 30)))}), 413
@@ -148,13 +148,9 @@ def test_the_place_where_a_photo_was_taken_is_not_kept_but_its_pixels_are(kind: 
 
 def test_a_progressive_or_two_picture_jpeg_keeps_its_pixels() -> None:
     image = picture("red", (90, 60))
-    for options in ({"progressive": True}, {"save_all": True, "append_images": [picture("blue")]}):
-        kind = "MPO" if "save_all" in options else "JPEG"
-        content = (
-            encoded(image, kind, comment=b"a phone", **options)
-            if kind == "JPEG"
-            else encoded(image, kind, **options)
-        )
+    progressive = encoded(image, "JPEG", progressive=True, comment=b"a phone")
+    two = encoded(image, "MPO", save_all=True, append_images=[picture("blue")])
+    for content in (progressive, two):
         bare = without_metadata(content)
         assert open_photo(bare).tobytes() == open_photo(content).tobytes()
         assert len(bare) < len(content)
@@ -180,7 +176,7 @@ def test_no_hostile_upload_is_an_error_of_the_service(client: httpx.Client) -> N
 
 def test_a_photo_is_forgotten_after_its_time_and_for_later_ones() -> None:
     now = [datetime(2026, 1, 1, tzinfo=UTC)]
-    photos = PhotoStore(15, 100, 1, lambda: now[0])
+    photos = PhotoStore(15, 2 * (MOST_BYTES + 40), 1, lambda: now[0])
     first, second = (photos.add(SeenPhoto(b"x" * 40), (1, 1)).photo_id for _ in range(2))
     photos.get(first)
     third = photos.add(SeenPhoto(b"x" * 40), (1, 1))

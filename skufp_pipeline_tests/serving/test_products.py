@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def shop(tmp_path_factory: pytest.TempPathFactory, encoder: Encoder) -> Shop:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     return catalogue_of_mine(tmp_path / "mine")
+
+
+@pytest.fixture(scope="module")
+def watched(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TestClient, Path]]:
+    """A client of the shop with a manifest in its drop folder, and the folder of what is added."""
+    manifest = catalogue_of_mine(tmp_path_factory.mktemp("watched"))
+    with shop.served(with_catalogue(shop, manifest, manifest.parent)) as client:
+        yield client, manifest.parent / "manifest.added"
 
 
 def with_catalogue(shop: Shop, manifest: Path, drop: Path | None) -> Preset:
@@ -83,11 +92,11 @@ def test_a_product_that_is_put_comes_out_of_the_graph(shop: Shop, manifest: Path
 
 
 def test_a_stored_picture_is_upright_and_says_nothing_of_where_it_was_taken(
-    shop: Shop, manifest: Path
+    watched: tuple[TestClient, Path],
 ) -> None:
-    with shop.served(with_catalogue(shop, manifest, manifest.parent)) as client:
-        (name,) = put(client, {"sku_id": "scarf"}, phone_photo()).json()["pictures"]
-    with Image.open(manifest.parent / "manifest.added" / name) as stored:
+    client, folder = watched
+    (name,) = put(client, {"sku_id": "scarf"}, phone_photo()).json()["pictures"]
+    with Image.open(folder / name) as stored:
         assert (stored.format, stored.size, len(stored.getexif())) == ("JPEG", (40, 60), 0)
 
 
@@ -103,14 +112,16 @@ def test_a_stored_picture_is_upright_and_says_nothing_of_where_it_was_taken(
         ({"sku_id": "x"}, b"<html>", 415, "it is a web page"),
         ({"sku_id": "x"}, photo_of("red")[:-30], 422, "can't be read as an image"),
     ],
+    ids=["broken", "a list", "no number", "no cell", "no id", "a split", "a page", "cut short"],
 )
 def test_what_is_no_product_is_refused_and_leaves_nothing(
-    shop: Shop, manifest: Path, row: Any, picture: bytes, status: int, told: str
+    watched: tuple[TestClient, Path], row: Any, picture: bytes, status: int, told: str
 ) -> None:
-    with shop.served(with_catalogue(shop, manifest, manifest.parent)) as client:
-        answer = put(client, row, picture)
+    client, folder = watched
+    before = sorted(folder.glob("*"))
+    answer = put(client, row, picture)
     assert (answer.status_code, told in answer.json()["detail"]) == (status, True), answer.text
-    assert not (manifest.parent / "manifest.added").exists()
+    assert sorted(folder.glob("*")) == before
 
 
 def test_a_product_that_nothing_would_read_is_refused(shop: Shop, manifest: Path, tmp_path: Path) -> None:
@@ -129,7 +140,7 @@ def test_a_product_that_nothing_would_read_is_refused(shop: Shop, manifest: Path
         )
 
 
-def test_a_product_has_one_to_eight_pictures(shop: Shop, manifest: Path) -> None:
-    with shop.served(with_catalogue(shop, manifest, manifest.parent)) as client:
-        assert "1 to 8 parts named 'picture'" in put(client, {"sku_id": "x"}).json()["detail"]
-        assert put(client, {"sku_id": "x"}, *[photo_of("red")] * 9).status_code == 422
+def test_a_product_has_one_to_eight_pictures(watched: tuple[TestClient, Path]) -> None:
+    client, _ = watched
+    assert "1 to 8 parts named 'picture'" in put(client, {"sku_id": "x"}).json()["detail"]
+    assert put(client, {"sku_id": "x"}, *[photo_of("red")] * 9).status_code == 422

@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from skufp_pipeline.encoders.clip import Encoder
@@ -14,6 +16,7 @@ from skufp_pipeline.query.answers import Answer, Hit
 from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.query.look_twice import LookTwice
+from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.patches import PatchIndex
@@ -21,6 +24,7 @@ from skufp_pipeline.search.settings import LexicalSettings
 from skufp_pipeline.serving.rules import FILE, Rule, Rules, apply_rules, usual_bias
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline_tests.encoders.examples import picture
+from skufp_pipeline_tests.query.test_regions import LIME, RED, SIZE, Finder
 from skufp_pipeline_tests.search.conftest import encoder, store
 from skufp_pipeline_tests.serving.shop import SURE, shop_index
 
@@ -110,6 +114,36 @@ def test_pins_and_buries_change_neither_confidence_nor_verdict(
     assert ids(plain) != ids(moved)
     assert (moved.confidence, moved.verdict, moved.judged) == (plain.confidence, plain.verdict, "s0")
     assert plain.judged == "s0"
+
+
+def test_a_pin_does_not_choose_the_item(encoder: Encoder, tmp_path: Path) -> None:
+    red, lime = encoder.embed_images([picture("red"), picture("lime")])
+    side = np.linalg.qr(np.stack([lime, red, np.eye(encoder.dimension)[0]], axis=1))[0][:, 2]
+    rows = np.stack([red, 0.8 * lime + 0.6 * side]).astype(np.float32)
+    skus = pl.DataFrame({"sku_id": ["red", "limy"], "category_name": "x", "title": "x", "image": "x"})
+    index = FingerprintIndex(rows, skus)
+    image = Image.new("RGB", SIZE, "white")
+    for box, colour in ((RED, "red"), (LIME, "lime")):
+        image.paste(colour, box)
+    image.save(tmp_path / "photo.png")
+    finder: Any = Finder(RED, LIME)
+    plain = QueryEngine(index, encoder, detector=finder)
+    ruled = apply_rules(plain, {"limy": PIN}).engine
+    assert plain.search_image(tmp_path / "photo.png", 2).item == 1
+    answer = ruled.search_image(tmp_path / "photo.png", 2)
+    assert (answer.item, ids(answer)) == (1, ["limy", "red"])
+    assert [item.sku_id for item in answer.items] == ["limy", "limy"]
+
+
+def test_a_photo_is_embedded_once_whatever_the_rules(
+    engine: QueryEngine, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = SeenPhoto(photo.read_bytes())
+    before = ids(engine.search_image(seen, 14))
+    monkeypatch.setattr(QueryEngine, "embed_image", None)
+    ruled = apply_rules(engine, {"s9": PIN, "s1": HIDE}).engine
+    others = [sku_id for sku_id in before if sku_id not in ("s9", "s1")]
+    assert ids(ruled.search_image(seen, 14)) == ["s9", *others]
 
 
 def test_confidence_is_of_the_search_without_what_is_hidden(engine: QueryEngine, photo: Path) -> None:
