@@ -121,7 +121,8 @@ def write_collection(
         )
     _index_payload(client, name, skus.schema)
     done = client.count(name, exact=True).count  # a prefix: batches are waited for, in their order
-    for start in range(done - done % BATCH, len(rows), BATCH):
+    begun = done - done % BATCH if done < len(rows) else done  # of a batch some points may be there
+    for start in range(begun, len(rows), BATCH):
         stop = min(start + BATCH, len(rows))
         batch = models.Batch(
             ids=list(range(start, stop)),

@@ -59,9 +59,11 @@ def test_a_second_export_to_qdrant_writes_no_point_again(
         assert result.exit_code == 0, result.stderr
         assert f"fingerprints is fingerprints-{version}, {len(index)} points" in result.stdout
     assert [f"points: {len(index)}/{len(index)}" in result.stderr for result in said] == [True, False]
+    query = index.fingerprints[0]
     with connect(tmp_path / "qdrant") as client:
-        ((first, _), *_) = search(client, "fingerprints", index.fingerprints[0], 10)[0]
-    assert first == index.skus["sku_id"][0]
+        (found,) = search(client, "fingerprints", query, 10)
+    (expected,) = index.search(query, 10)
+    assert [sku_id for sku_id, _ in found] == index.skus["sku_id"][expected.rows].to_list()
 
 
 def test_an_export_to_qdrant_needs_one_place(preset: tuple[str, Path], tmp_path: Path) -> None:
