@@ -1,11 +1,9 @@
 """Exports fingerprints as Parquet, numpy, a FAISS file or a Qdrant collection."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -14,9 +12,9 @@ from numpy.typing import NDArray
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.search.qdrant import connect, exported_rows, library, write_collection
 
 COLLECTION = "fingerprints"
-_QDRANT_BATCH = 1000
 
 
 def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path) -> list[str]:
@@ -28,7 +26,8 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
             numpy: `fingerprints.npy` (N, D) float32 unit rows, and `sku_ids.json`.
             faiss: `fingerprints.faiss`, an IndexFlatIP, and `sku_ids.json`.
             qdrant: the collection `fingerprints` of a local Qdrant (`QdrantClient(path=target)`) with
-                dot-product scores and the SKU table as payload; Qdrant advises a server above 20,000 points.
+                dot-product scores and the SKU table as payload; Qdrant advises a server above 20,000 points
+                (`search.qdrant` writes to one).
             Biases are exported as an extra last dimension; set it to 1 in queries.
 
     Returns:
@@ -45,9 +44,7 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        rows, skus = index.contents()
-        biases = index.biases[index.present.numbers()]
-        FORMATS[file_format](np.column_stack([rows, biases]) if biases.any() else rows, skus, partial)
+        FORMATS[file_format](*exported_rows(index), partial)
         if target.exists():
             target.rmdir()
         partial.rename(target)
@@ -69,7 +66,7 @@ def _numpy(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
 
 
 def _faiss(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
-    faiss = _library("faiss", "faiss-cpu")
+    faiss = library("faiss", "faiss-cpu")
     flat = faiss.IndexFlatIP(rows.shape[1])
     flat.add(rows)
     faiss.write_index(flat, str(folder / "fingerprints.faiss"))
@@ -77,21 +74,8 @@ def _faiss(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
 
 
 def _qdrant(rows: NDArray[np.float32], skus: pl.DataFrame, folder: Path) -> None:
-    qdrant = _library("qdrant_client", "qdrant-client")
-    models = qdrant.models
-    client = qdrant.QdrantClient(path=str(folder))
-    try:
-        vectors = models.VectorParams(size=rows.shape[1], distance=models.Distance.DOT)
-        client.create_collection(COLLECTION, vectors_config=vectors)
-        for start in range(0, len(rows), _QDRANT_BATCH):
-            payloads = skus[start : start + _QDRANT_BATCH].to_dicts()
-            points = [
-                models.PointStruct(id=start + i, vector=rows[start + i].tolist(), payload=payload)
-                for i, payload in enumerate(payloads)
-            ]
-            client.upsert(COLLECTION, points)
-    finally:
-        client.close()
+    with connect(folder) as client:
+        write_collection(client, COLLECTION, rows, skus)
 
 
 FORMATS: dict[str, Callable[[NDArray[np.float32], pl.DataFrame, Path], None]] = {
@@ -105,12 +89,3 @@ FORMATS: dict[str, Callable[[NDArray[np.float32], pl.DataFrame, Path], None]] = 
 def _write_ids(skus: pl.DataFrame, folder: Path) -> None:
     ids: Sequence[str] = skus["sku_id"].to_list()
     (folder / "sku_ids.json").write_text(json.dumps(ids, indent=0) + "\n")
-
-
-def _library(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"this format needs {package}, which is not installed: pip install 'skufp-pipeline[export]'"
-        ) from error
