@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from skufp_pipeline.cli import catalog, doctor, evaluate, export, index, init, run, search
+from skufp_pipeline.cli import catalog, doctor, evaluate, export, index, init, run, search, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,7 +19,16 @@ def main() -> None:
 
 
 for command in (
-    *(init.init, run.materialize, run.refresh, run.demo, search.search, evaluate.report, evaluate.evaluate),
+    *(
+        init.init,
+        run.materialize,
+        run.refresh,
+        run.demo,
+        search.search,
+        serve.serve,
+        evaluate.report,
+        evaluate.evaluate,
+    ),
     *(catalog.catalog, index.index_group, export.export, doctor.doctor, doctor.setup_instance),
 ):
     main.add_command(command)

@@ -171,7 +171,7 @@ def search(
     else:
         print_answer(answer)
     if save is not None:
-        _save_picture(answer, _shown(wish, engine), engine, save)
+        _save_picture(answer, _shown(images, wish, engine), engine, save)
 
 
 VERDICTS = {
@@ -202,14 +202,14 @@ def print_answer(answer: "Answer") -> None:
     click.echo(f"     {spent}" + (f"; policy: {answer.action}" if answer.action else ""))
 
 
-def _shown(wish: "Wish", engine: "QueryEngine") -> "NDArray[np.uint8] | str":
+def _shown(images: tuple[Path, ...], wish: "Wish", engine: "QueryEngine") -> "NDArray[np.uint8] | str":
     """What the results picture shows of a query: its first photo, else its text, else the first liked SKU."""
     import numpy as np
 
     from skufp_pipeline.query.engine import read_photo
 
-    if wish.photos:
-        return np.asarray(read_photo(wish.photos[0]))
+    if images:
+        return np.asarray(read_photo(images[0]))
     if wish.text is not None:
         return wish.text
     picture = engine.picture(wish.liked[0])

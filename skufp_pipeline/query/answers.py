@@ -15,6 +15,7 @@ class Hit:
         rank: 1 for the best.
         score: cosine of query and fingerprint, plus the SKU's bias if the index has biases, plus what the
             words of a text add; above 2 if the text equals the SKU's id or another of its cells.
+        cosine: of query and fingerprint alone.
         maxsim: of the second look, which may have ranked the hit before one of a higher score; None if it was
             not looked at twice.
         image: the SKU's representative image, relative to the data root.
@@ -31,6 +32,7 @@ class Hit:
     columns: dict[str, Any] = field(default_factory=dict)
     matched: list[str] = field(default_factory=list)
     maxsim: float | None = None
+    cosine: float = 0.0
 
 
 @dataclass(frozen=True)

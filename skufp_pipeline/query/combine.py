@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoSource
+from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.scan import unit_queries
 
 QUERY, LIKED, DISLIKED = 1.0, 0.75, 0.15  # Rocchio's weights
@@ -37,7 +38,7 @@ class Wish:
         liked, disliked: SKU ids; they are no answers.
     """
 
-    photos: Sequence[PhotoSource] = ()
+    photos: Sequence[PhotoSource | SeenPhoto] = ()
     photo_weights: Sequence[float] | None = None
     text: str | None = None
     text_weight: float = 0.5

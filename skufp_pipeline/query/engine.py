@@ -1,6 +1,6 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -22,7 +22,7 @@ from skufp_pipeline.artifacts.places import (
     VLA_CHECKPOINT,
 )
 from skufp_pipeline.artifacts.stored import OFF
-from skufp_pipeline.detection.regions import Detector
+from skufp_pipeline.detection.regions import Box, Detector, Region
 from skufp_pipeline.encoders.clip import Encoder, load_encoder
 from skufp_pipeline.encoders.embed import ImageEncoder
 from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
@@ -41,6 +41,7 @@ from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Match
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
+from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
@@ -64,6 +65,15 @@ class EmbeddedPhoto(NamedTuple):
     query: NDArray[np.float32]
     action: str | None
     patches: Patches | None = None
+
+
+class EmbeddedView(NamedTuple):
+    """A part of a photo, embedded; `box`, `item` and `number` as in `regions.View`."""
+
+    photo: EmbeddedPhoto
+    box: Box | None = None
+    item: Region | None = None
+    number: int | None = None
 
 
 class QueryEngine:
@@ -115,16 +125,20 @@ class QueryEngine:
         name: str = FINGERPRINTS,
         use_words: bool = True,
         use_look_twice: bool = True,
+        version: str | None = None,
+        threads: int | None = None,
     ) -> "QueryEngine":
-        """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
+        """Opens a version of index `name`, by default that in use, with its encoder; `settings` may select
+        ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
-        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts.
+        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts. `threads` are those
+        of one search, by default all cores.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
         """
-        artifact, index = current_index(store, name)
+        artifact, index = current_index(store, name, version, threads)
         index.warm_up()
         checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
@@ -133,7 +147,8 @@ class QueryEngine:
         lexical = open_lexical(artifact.path, index.row_count) if use_words else None
         look_twice = LookTwice.open(artifact.path, index.row_count) if use_look_twice else None
         by_onnx = settings is not None and settings.engine == "onnx" and not artifact.summary.get(FIRST)
-        threads = (settings.threads if settings is not None else 0) or torch.get_num_threads()
+        wanted = settings.threads if settings is not None else 0
+        threads = wanted or threads or torch.get_num_threads()
         kept: dict[str, Any] = {
             "policy": policy,
             "pictures": pictures,
@@ -162,7 +177,11 @@ class QueryEngine:
         return None if self.pictures is None else self.pictures.get(sku_id)
 
     def search_image(
-        self, photo: PhotoSource, top: int, within: Rows | None = None, region: RegionChoice = AUTO
+        self,
+        photo: PhotoSource | SeenPhoto,
+        top: int,
+        within: Rows | None = None,
+        region: RegionChoice = AUTO,
     ) -> Answer:
         """Finds the SKUs nearest to a photo, or to an item in it.
 
@@ -188,10 +207,11 @@ class QueryEngine:
         first = self.first_pass(photo, top, within)
         clock.lap("search")
         if self.look_twice is None or photo.patches is None:
-            return Answer(self._hits(first), clock.milliseconds, photo.action)
+            return Answer(self._hits(first, photo.query), clock.milliseconds, photo.action)
         second = self.look_twice.again(first, photo.patches)
         clock.lap("look_twice")
-        hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
+        ranked = SearchResult(second.rows[:top], second.scores[:top])
+        hits = self._hits(ranked, photo.query, maxsim=second.maxsim)
         return Answer(hits, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
@@ -211,7 +231,7 @@ class QueryEngine:
 
     def search_mixed(
         self,
-        photo: PhotoSource,
+        photo: PhotoSource | SeenPhoto,
         text: str,
         text_weight: float,
         top: int,
@@ -240,7 +260,7 @@ class QueryEngine:
         clock = Clock()
         result = self.index.search_like(sku_id, top, within)
         clock.lap("search")
-        return Answer(self._hits(result), clock.milliseconds)
+        return Answer(self._hits(result, self.index.fingerprints_of([sku_id])), clock.milliseconds)
 
     def explain(
         self,
@@ -315,7 +335,7 @@ class QueryEngine:
                 "words to avoid photos are taken whole"
             )
         clock = Clock()
-        embedded = [self._embed_photo(photo, clock) for photo in wish.photos]
+        embedded = [self.embedded_views(photo, WHOLE, clock)[0].photo for photo in wish.photos]
         query: NDArray[np.floating] | None = None
         if embedded:
             query = mean_query([photo.query for photo in embedded], wish.photo_weights)
@@ -345,21 +365,33 @@ class QueryEngine:
             return self.search_image(wish.photos[0], top, within, region)
         return self.search_mixed(wish.photos[0], wish.text, wish.text_weight, top, within, region)
 
-    def _embed_photo(self, source: PhotoSource, clock: Clock) -> EmbeddedPhoto:
-        image = read_photo(source)
-        clock.lap("decode")
-        return self.embed_image(image, clock)
+    def embedded_views(
+        self, source: PhotoSource | SeenPhoto, region: RegionChoice, clock: Clock
+    ) -> Sequence[EmbeddedView]:
+        """Returns what of a photo is searched for, embedded; of a seen photo what is kept of it.
+
+        Raises as `read_views`.
+        """
+        if not isinstance(source, SeenPhoto):
+            views = read_views(source, region, self.detector, clock)
+            return [
+                EmbeddedView(self.embed_image(view.image, clock), view.box, view.item, view.number)
+                for view in views
+            ]
+        items = source.kept(self, AUTO) if isinstance(region, int) else None
+        chosen = [view for view in items or () if view.number == region]
+        return chosen or source.seen(self, region, lambda: self.embedded_views(source.content, region, clock))
 
     def _best_of(
         self,
-        source: PhotoSource,
+        source: PhotoSource | SeenPhoto,
         region: RegionChoice,
         clock: Clock,
         answer: Callable[["EmbeddedPhoto"], Answer],
     ) -> Answer:
         """Answers each view of a photo that the region asks for, and returns the best answer."""
-        views = read_views(source, region, self.detector, clock)
-        answers = [answer(self.embed_image(view.image, clock)) for view in views]
+        views = self.embedded_views(source, region, clock)
+        answers = [answer(view.photo) for view in views]
         best = best_item(answers)
         items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
         return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
@@ -435,24 +467,26 @@ class QueryEngine:
         if lexical is None:
             result = self.index.search(query, top, within)[0]
             clock.lap("search")
-            return Answer(self._hits(result), clock.milliseconds, action)
+            return Answer(self._hits(result, query), clock.milliseconds, action)
         match = lexical.match(text)
         boosts = weight * lexical.boosts(match, self._exact)
         clock.lap("words")
         result = best_fused(self.index, query, top, match.rows, boosts, within)
         clock.lap("search")
         matched = [lexical.matched(match, row) for row in result.rows.tolist()]
-        return Answer(self._hits(result, matched), clock.milliseconds, action)
+        return Answer(self._hits(result, query, matched), clock.milliseconds, action)
 
     def _hits(
         self,
         result: SearchResult,
+        query: NDArray[np.floating],
         matched: list[list[str]] | None = None,
         maxsim: NDArray[np.float64] | None = None,
     ) -> list[Hit]:
         table = self.index.skus[result.rows]
         further = table.select(catalogue_columns(table)).to_dicts()
         shown = table.select("sku_id", "category_name", "title", "image").rows()
+        cosines = self.index.cosines(query, result.rows).tolist()
         return [
             Hit(
                 rank + 1,
@@ -464,6 +498,7 @@ class QueryEngine:
                 further[rank] if further else {},
                 matched[rank] if matched else [],
                 None if maxsim is None or np.isnan(maxsim[rank]) else float(maxsim[rank]),
+                cosines[rank],
             )
             for rank, ((sku_id, category, title, image), score) in enumerate(
                 zip(shown, result.scores, strict=True)
@@ -522,7 +557,7 @@ def _open_detector(
     return load_detector(checkpoint.path, device, exported.path, onnx_threads)
 
 
-def _item(view: View, answer: Answer) -> Item:
+def _item(view: EmbeddedView, answer: Answer) -> Item:
     assert view.item is not None
     assert view.number is not None
     sku_id, score = (answer.hits[0].sku_id, answer.hits[0].score) if answer.hits else (None, None)

@@ -68,10 +68,16 @@ def build_index(
     return index
 
 
-def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:
-    """The artifact in use and its index; raises UserError if there is none or it can't be read."""
-    artifact = Versions(store, name).read()
-    return artifact, FingerprintIndex.load(artifact.path)
+def current_index(
+    store: ArtifactStore, name: str = FINGERPRINTS, version: str | None = None, threads: int | None = None
+) -> tuple[Artifact, FingerprintIndex]:
+    """The artifact of a version, by default of that in use, and its index with `threads` per search.
+
+    Raises UserError if there is none or it can't be read.
+    """
+    versions = Versions(store, name)
+    artifact = versions.read() if version is None else store.read(versions.key(version))
+    return artifact, FingerprintIndex.load(artifact.path, threads)
 
 
 def picture_paths(skus: pl.DataFrame, teachers: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:

@@ -202,6 +202,13 @@ class FingerprintIndex:
         rows = [self.of_skus([sku_id]).numbers()[0] for sku_id in sku_ids]
         return np.stack([self._fingerprint(row) for row in rows]) if rows else self.fingerprints[:0]
 
+    def cosines(self, query: ArrayLike, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N,) cosines of a (D,) or (1, D) query with these rows, in float64 and without biases."""
+        (unit,) = unit_queries(query_rows(query, self.dimension))
+        if not len(rows):
+            return np.empty(0)
+        return np.stack([self._fingerprint(row) for row in rows.tolist()]).astype(np.float64) @ unit
+
     def _best(
         self, queries: NDArray[np.floating], k: int, allowed: Sequence[Words | None], counts: Sequence[int]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -20,7 +20,9 @@ class ServingSettings(Settings):
         photo_megabytes, photo_pixels: of an uploaded photo, at most.
         photo_minutes, photos_megabytes: how long and how much of uploaded photos is kept, in memory only.
         batch: photos that are embedded together at most; 1 keeps an answer free of other customers' photos.
-        watch_seconds: between looks at the version in use.
+        body_seconds: that a request's body may take to arrive; then it is refused (408).
+        body_seconds: float = Field(30, gt=0)
+    watch_seconds: between looks at the version in use.
         drain_seconds: that running requests have to end when the service stops.
         keys: file of API keys (docs/serving.md); null: none, and no operator's request is accepted.
         open: shoppers' requests need no key.
@@ -40,6 +42,7 @@ class ServingSettings(Settings):
     photo_minutes: float = Field(15, gt=0)
     photos_megabytes: float = Field(256, gt=0)
     batch: int = Field(1, ge=1)
+    body_seconds: float = Field(30, gt=0)
     watch_seconds: float = Field(1, gt=0)
     drain_seconds: float = Field(20, gt=0)
     keys: str | None = None

@@ -1,0 +1,1 @@
+"""The addresses of the service, by who asks them."""

@@ -1,0 +1,39 @@
+"""What all requests of one service share."""
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from skufp_pipeline.presets import Preset
+from skufp_pipeline.serving.admission import Admission
+from skufp_pipeline.serving.engines import EngineRoom
+from skufp_pipeline.serving.photos import PhotoStore
+from skufp_pipeline.serving.settings import ServingSettings
+from skufp_pipeline.store import ArtifactStore
+
+
+@dataclass
+class Service:
+    """The parts of a running service, at `app.state.service`.
+
+    Attributes:
+        draining: the service is about to stop; it still answers, but is not ready for more.
+    """
+
+    preset: Preset
+    store: ArtifactStore
+    settings: ServingSettings
+    rooms: EngineRoom
+    photos: PhotoStore
+    admission: Admission
+    draining: bool = False
+
+    def why_not_ready(self) -> str | None:
+        """A sentence if further requests should go elsewhere, else None."""
+        return "The service is stopping." if self.draining else self.rooms.why_not_ready()
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request asks."""
+    service: Service = request.app.state.service
+    return service
