@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from skufp_pipeline.presets import Preset
+from skufp_pipeline.serving import page
 from skufp_pipeline.serving.admission import Admission
 from skufp_pipeline.serving.bodies import BodyLimits
 from skufp_pipeline.serving.engines import EngineRoom
@@ -48,6 +49,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     app.state.service = service
     handle_problems(app)
     app.include_router(shoppers.router)
+    app.include_router(page.router)
     # The last one added sees a request first.
     app.add_middleware(
         BodyLimits, upload_bytes=int(settings.photo_megabytes * MEGABYTE), seconds=settings.body_seconds
