@@ -12,7 +12,7 @@ import { forgetPhotos, kept, sendAgain, sendPhoto } from "./photos.js";
 import { forgetSearches, recent, remember } from "./recent.js";
 import { columnName, nameOf, picture } from "./results.js";
 import { MOST, TOP, asks, format, nothing, parse, regionOf, searchBody, takesWhole } from "./state.js";
-import { ago, loadWords, milliseconds, number, percent, t } from "./words.js";
+import { ago, milliseconds, number, percent, t } from "./words.js";
 
 const IDEAS = 8; // values of a column that the start offers
 const TYPING = 400; // milliseconds after the last key until words are asked
@@ -350,7 +350,7 @@ function showIndexes() {
 
 /** Marks on the photo what was searched for. */
 function mark(answer) {
-  const fixed = takesWhole(state) || state.near.length > 0;
+  const fixed = state.near.length ? "near" : takesWhole(state) ? "whole" : null;
   const chosen = { item: state.item, box: state.box, whole: state.whole };
   if (answer && !state.box && !state.item && !state.whole) Object.assign(chosen, { item: answer.item, box: answer.box });
   one("photo-stage").mark({ ...chosen, fixed });
@@ -568,7 +568,6 @@ async function share() {
 }
 
 async function begin() {
-  await loadWords();
   $("share").append(icon("link"), h("span", {}, t("share.label")));
   $("operators").append(h("span", {}, t("operators.open")));
   listenForPhotos();

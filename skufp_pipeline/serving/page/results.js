@@ -20,7 +20,9 @@ export function gradeMark(similarity) {
 }
 
 /** What a product is called. */
-export const nameOf = (product) => product.title || product.category || product.sku_id;
+export const nameOf = (product) => product.title || capital(product.category ?? "") || product.sku_id;
+
+const capital = (text) => text.replace(/^./u, (first) => first.toLocaleUpperCase());
 
 /** The picture of a product; `size` is that of the longer side, in pixels. */
 export function picture(product, size, props = {}) {
@@ -37,7 +39,7 @@ export function fieldRows(product) {
 
 /** What a column is called on the page. */
 export const columnName = (column) =>
-  has(`column.${column}`) ? t(`column.${column}`) : column.replaceAll("_", " ").replace(/^./, (first) => first.toLocaleUpperCase());
+  has(`column.${column}`) ? t(`column.${column}`) : capital(column.replaceAll("_", " "));
 
 export class ResultGrid extends HTMLElement {
   #hits = [];
@@ -118,12 +120,13 @@ export class ResultGrid extends HTMLElement {
       h(
         "div",
         { class: "acts" },
-        button({ label: t("card.near"), symbol: "near", class: "quiet", "aria-describedby": id }, () => this.#say("near", { hit })),
-        this.can.why && button({ label: t("card.why"), symbol: "why", class: "quiet", "aria-describedby": id }, () => this.#say("why", { hit })),
+        button({ label: t("card.near"), class: "quiet", "aria-describedby": id }, () => this.#say("near", { hit })),
+        this.can.why && button({ label: t("card.why"), class: "quiet", "aria-describedby": id }, () => this.#say("why", { hit })),
         this.can.thumbs &&
           h(
             "span",
             { class: "thumbs", role: "group", "aria-label": t("thumbs.label", { name }) },
+            t("thumbs.ask"),
             act(t("thumbs.good"), "thumb", "thumb", { "data-good": "true", "aria-pressed": "false" }),
             act(t("thumbs.bad"), "thumb-down", "thumb", { "data-good": "false", "aria-pressed": "false" }),
           ),

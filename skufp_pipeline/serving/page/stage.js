@@ -59,15 +59,15 @@ export class PhotoStage extends HTMLElement {
     this.missing.hidden = false;
   }
 
-  /** Marks what was searched for: `item` by its number, a box, or the whole; `fixed` says that several things
-   * are combined, so that no part can be chosen. */
+  /** Marks what was searched for: `item` by its number, a box, or the whole; `fixed`
+   * says why no part can be chosen: "whole" if several things are combined, "near" for what is like a product. */
   mark({ item, box, whole, fixed }) {
     if (!this.#photo) return;
     const found = this.#photo.items.find((each) => each.number === item);
     for (const node of this.querySelectorAll("[data-item]"))
       node.setAttribute("aria-pressed", String(Number(node.dataset.item) === item && !fixed));
-    this.wholeChip.setAttribute("aria-pressed", String(Boolean(whole || fixed || (!item && !box))));
-    this.hint.textContent = t(fixed ? "box.fixed" : "box.hint");
+    this.wholeChip.setAttribute("aria-pressed", String(fixed === "whole" || (!fixed && (whole || (!item && !box)))));
+    this.hint.textContent = t(`box.hint.${fixed ?? "free"}`);
     this.toggleAttribute("fixed", Boolean(fixed));
     if (this.#drag) return;
     const { width, height } = this.#photo;

@@ -11,7 +11,7 @@ async function read(code) {
 }
 
 /** Reads the texts that ?lang= asks for, and sets language and direction of the document. */
-export async function loadWords() {
+async function load() {
   const asked = new URLSearchParams(location.search).get("lang") ?? "en";
   language = /^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$/.test(asked) ? asked : "en";
   [english, texts] = await Promise.all([read("en"), language === "en" ? {} : read(language)]);
@@ -59,3 +59,5 @@ export const moment = (text) => {
     ? String(text)
     : new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(date);
 };
+
+await load(); // what imports this module has its texts from the start
