@@ -1,4 +1,4 @@
-# make demo | test | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | serve | test | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
@@ -7,10 +7,13 @@ DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET)
 export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo test chaos dev lint bench clean
+.PHONY: demo serve test chaos dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
+
+serve: $(VENV)/installed
+	skufp serve
 
 test: $(VENV)/installed-dev
 	ruff check .

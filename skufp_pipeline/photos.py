@@ -15,6 +15,7 @@ the same pixels in both. A box is cut at full resolution (`open_photo`) and then
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,10 @@ OTHERS = {  # lower case, after white space
     "a JPEG XL file": (b"\xff\x0a", b"\0\0\0\x0cjxl "),
     "an icon file": (b"\0\0\1\0",),
 }
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # but those within coded data
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP0 and APP14 say what the colours are
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -121,6 +126,20 @@ def size_of(source: PhotoSource, max_pixels: int = MAX_PIXELS) -> tuple[int, int
         return (image.height, image.width) if lies_on_its_side else image.size
 
 
+def without_metadata(source: bytes, max_pixels: int = MAX_PIXELS) -> bytes:
+    """The same picture without EXIF, GPS, comments, previews, or anything after its end.
+
+    Whatever is read of it has the same pixels. A JPEG keeps its coded data; another format becomes a PNG.
+    Raises as `open_photo`.
+    """
+    with _opened(source, max_pixels) as image:
+        if image.format in ("JPEG", "MPO"):
+            return _bare_jpeg(source, _orientation(image))
+        buffer = io.BytesIO()
+        _upright(image, max_pixels, None).save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+
 def read_crop(path: Path, enough: int | None = None) -> Image.Image:
     """Reads a picture that the pipeline wrote; raises UserError if it is missing or can't be decoded."""
     try:
@@ -173,6 +192,27 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         white = next((white for white in whites if values.max() <= white), whites[-1])
         grey = np.clip(values / white, 0, 1) * 255 + 0.5
     return Image.fromarray(grey.astype(np.uint8))
+
+
+def _bare_jpeg(source: bytes, orientation: int) -> bytes:
+    """A JPEG file of its first picture's segments that libjpeg decodes by, and the orientation (ITU-T T.81,
+    annex B)."""
+    kept, place, in_scan = [b"\xff\xd8"], 2, False
+    if orientation != 1:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        content = exif.tobytes()
+        kept.append(b"\xff\xe1" + (len(content) + 2).to_bytes(2, "big") + content)
+    while (found := _JPEG_MARKER.search(source, place)) is not None:
+        if in_scan:
+            kept.append(source[place : found.start()])
+        if (marker := found[1][0]) == _END_OF_IMAGE:
+            return b"".join((*kept, b"\xff\xd9"))
+        place = found.end() + int.from_bytes(source[found.end() : found.end() + 2], "big")
+        in_scan = marker == _START_OF_SCAN
+        if marker not in _JPEG_METADATA:
+            kept.append(source[found.start() : place])
+    return b"".join((*kept, source[place:] if in_scan else b""))
 
 
 def _upright(image: Image.Image, max_pixels: int, enough: int | None) -> Image.Image:

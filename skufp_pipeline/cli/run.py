@@ -71,6 +71,7 @@ def demo(name: str | None) -> None:
         click.echo()
         save_explanation(found, photo, engine, Path(preset.data_root) / WHY)
     click.echo(f"\nThe report: {RETRIEVAL_REPORT.read(store).page}")
+    click.echo("\nTo search with a page: make serve (or skufp serve), then open http://localhost:8000")
 
 
 def _load(name: str | None, allow_removals: bool) -> Preset:

@@ -50,12 +50,12 @@ class Wish:
     def __post_init__(self) -> None:
         if not (self.photos or self.text is not None or self.liked):
             raise UserError(
-                'give --image FILE, --text "...", --like SKU_ID, or several of them; --not and --unlike only '
-                "change what is asked for"
+                "give a photo, a text, a SKU to be like, or several of them; words to avoid and SKUs to be "
+                "unlike only change what is asked for"
             )
         if self.photo_weights is not None:
             if not self.photos:
-                raise UserError("--image-weight needs --image")
+                raise UserError("weights of photos need photos")
             mean_query([np.ones((1, 1))] * len(self.photos), self.photo_weights)  # refuses what is no weight
         if both := sorted(set(self.liked) & set(self.disliked)):
             raise UserError(f"SKU {both[0]!r} is both liked and disliked")

@@ -176,6 +176,11 @@ class QueryEngine:
         """Returns the JPEG thumbnail of a SKU, or None if the index has none."""
         return None if self.pictures is None else self.pictures.get(sku_id)
 
+    def explained_picture(self, sku_id: str) -> bytes | None:
+        """Returns the JPEG of a SKU that `explain` shows, or None if the index has none."""
+        pictures = None if self.look_twice is None else self.look_twice.pictures
+        return (None if pictures is None else pictures.get(sku_id)) or self.picture(sku_id)
+
     def search_image(
         self,
         photo: PhotoSource | SeenPhoto,
@@ -284,7 +289,6 @@ class QueryEngine:
         if not isinstance(image, Image.Image):
             image = read_views(image, region, self.detector, Clock())[0].image
         (row,) = self.index.of_skus([sku_id]).numbers().tolist()
-        shown = self.picture(sku_id)
         plain, patches = self._encoded(self.image_encoder.preprocess(image)[None])
         own, rivals, why = None, None, NO_PATCHES
         if self.look_twice is not None and patches is not None:
@@ -293,8 +297,7 @@ class QueryEngine:
             others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
             rivals = self.look_twice.patches.of_sku(others[0]) if others else None
             why = "" if own is not None else NOT_SHOWN
-            pictures = self.look_twice.pictures
-            shown = (None if pictures is None else pictures.get(sku_id)) or shown
+        shown = self.explained_picture(sku_id)
         picture = None if shown is None else read_photo(shown)
         matched = Matched(sku_id, self.index.fingerprints_of([sku_id])[0], picture, own, rivals)
         return explain(self.encoder, image, patches, matched, settings or ExplanationSettings(), why)
@@ -331,7 +334,7 @@ class QueryEngine:
             return self._search_plain(wish, top, within, region)
         if region not in (AUTO, WHOLE):
             raise UserError(
-                "--item and --box are for one photo, alone or with --text; with several photos, likes or "
+                "item and box are for one photo, alone or with a text; with several photos, likes or "
                 "words to avoid photos are taken whole"
             )
         clock = Clock()
@@ -566,7 +569,7 @@ def _item(view: EmbeddedView, answer: Answer) -> Item:
 
 def _require_top(top: int) -> None:
     if top < 1:
-        raise UserError(f"--top must be at least 1, got {top}")
+        raise UserError(f"top must be at least 1, got {top}")
 
 
 def read_photo(source: PhotoSource) -> Image.Image:

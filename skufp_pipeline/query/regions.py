@@ -78,7 +78,7 @@ def found_in(photo: Image.Image, size: tuple[int, int], detector: Detector | Non
     if detector is None:
         raise UserError(
             "the index in use has no detector, so items of a photo can't be told apart; give the part of the "
-            "photo with --box x1,y1,x2,y2, or materialize a preset with a detector"
+            "photo as a box x1,y1,x2,y2, or materialize a preset with a detector"
         )
     across, down = size[0] / photo.width, size[1] / photo.height
     return [
@@ -93,7 +93,7 @@ def checked_box(box: Box, size: tuple[int, int]) -> Box:
     width, height = size
     if not (0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
         raise UserError(
-            f"--box {x1},{y1},{x2},{y2} is no part of the photo: expected x1 < x2 within 0 to {width} and "
+            f"box {x1},{y1},{x2},{y2} is no part of the photo: expected x1 < x2 within 0 to {width} and "
             f"y1 < y2 within 0 to {height}, pixels of the upright photo"
         )
     return box
@@ -112,8 +112,8 @@ def _require_item(choice: RegionChoice, found: Sequence[Region]) -> None:
     if not (isinstance(choice, int) and 1 <= choice <= len(found)):
         count = f"{len(found)} item{'' if len(found) == 1 else 's'}" if found else "no item"
         raise UserError(
-            f"--item {choice}: the detector found {count} in this photo; items count from 1, and --whole or "
-            "--box x1,y1,x2,y2 need no detector"
+            f"item {choice}: the detector found {count} in this photo; items count from 1, and the whole "
+            "photo or a box x1,y1,x2,y2 need no detector"
         )
 
 

@@ -7,17 +7,18 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.serving import page
 from skufp_pipeline.serving.admission import Admission
 from skufp_pipeline.serving.bodies import BodyLimits
 from skufp_pipeline.serving.engines import EngineRoom
+from skufp_pipeline.serving.paths import QuotedPaths
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import RequestIds, handle_problems
-from skufp_pipeline.serving.routes import shoppers
+from skufp_pipeline.serving.routes import docs, page, shoppers
 from skufp_pipeline.serving.service import Service
 from skufp_pipeline.store import ArtifactStore
 
 MEGABYTE = 10**6  # bytes
+PICTURES, PICTURE_SECONDS = 256, 5.0  # that wait, and how long at most
 
 
 def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
@@ -34,6 +35,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
             settings.running + settings.waiting,
         ),
         admission=Admission(settings.running, settings.waiting, settings.queue_seconds),
+        pictures=Admission(1, PICTURES, PICTURE_SECONDS),
     )
 
     @asynccontextmanager
@@ -44,16 +46,18 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
         finally:
             watching.cancel()
             service.admission.close()
+            service.pictures.close()
 
     app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     handle_problems(app)
-    app.include_router(shoppers.router)
-    app.include_router(page.router)
+    for routes in (shoppers, docs, page):
+        app.include_router(routes.router)
     # The last one added sees a request first.
     app.add_middleware(
         BodyLimits, upload_bytes=int(settings.photo_megabytes * MEGABYTE), seconds=settings.body_seconds
     )
+    app.add_middleware(QuotedPaths)
     app.add_middleware(RequestIds)
     return app
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.photos import PhotoError, size_of
+from skufp_pipeline.photos import PhotoError, size_of, what_is_wrong, without_metadata
 from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.serving.problems import Refusal
 
@@ -91,14 +91,16 @@ class PhotoStore:
 
 
 def checked(content: bytes, max_pixels: int) -> tuple[SeenPhoto, tuple[int, int]]:
-    """Returns an upload as a photo and its upright size, from its header alone.
+    """Returns an upload as a photo without metadata, and its upright size in pixels.
 
-    Raises UserError, caused by a PhotoError, if it is of no known format or has more pixels.
+    Raises:
+        UserError: caused by a PhotoError; it is no photo, or a broken one.
+        Refusal: 413, it has more pixels; they are not decoded.
     """
     try:
         size = size_of(content)
-    except PhotoError as error:
-        raise UserError(f"The photo {error.why}.") from error
-    if size[0] * size[1] > max_pixels:
-        raise Refusal(413, f"The photo has {size[0]} x {size[1]} pixels; the limit is {max_pixels:,} pixels.")
-    return SeenPhoto(content), size
+        if size[0] * size[1] > max_pixels:
+            raise Refusal(413, f"the photo has {size[0]} x {size[1]} pixels; the limit is {max_pixels:,}")
+        return SeenPhoto(without_metadata(content)), size
+    except (PhotoError, OSError) as error:
+        raise UserError(f"the photo {what_is_wrong(error)}") from error

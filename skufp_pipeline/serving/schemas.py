@@ -31,6 +31,12 @@ class Range(Body):
     lt: Value | None = None
     lte: Value | None = None
 
+    @model_validator(mode="after")
+    def _has_an_end(self) -> "Range":
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("give one of gt, gte, lt and lte")
+        return self
+
 
 class Region(Body):
     """What of a photo is meant: an item by its number, a box, or the whole; by default the item that answers

@@ -17,6 +17,8 @@ class Service:
     """The parts of a running service, at `app.state.service`.
 
     Attributes:
+        admission: of searches.
+        pictures: admission of what is short and asked for in numbers: the pictures of a page.
         draining: the service is about to stop; it still answers, but is not ready for more.
     """
 
@@ -26,6 +28,7 @@ class Service:
     rooms: EngineRoom
     photos: PhotoStore
     admission: Admission
+    pictures: Admission
     draining: bool = False
 
     def why_not_ready(self) -> str | None:

@@ -23,7 +23,10 @@ class ServingSettings(Settings):
         body_seconds: that a request's body may take to arrive; then it is refused (408).
         body_seconds: float = Field(30, gt=0)
     watch_seconds: between looks at the version in use.
-        drain_seconds: that running requests have to end when the service stops.
+        notice_seconds: that the service answers on after SIGTERM while it says that it is not ready, so that
+            load balancers can turn to others.
+        notice_seconds: float = Field(2, ge=0)
+    drain_seconds: that running requests have to end when the service stops.
         keys: file of API keys (docs/serving.md); null: none, and no operator's request is accepted.
         open: shoppers' requests need no key.
         rate, upload_rate: requests and uploads of one key or address, as `limits` writes it ("50/second").
@@ -44,6 +47,7 @@ class ServingSettings(Settings):
     batch: int = Field(1, ge=1)
     body_seconds: float = Field(30, gt=0)
     watch_seconds: float = Field(1, gt=0)
+    notice_seconds: float = Field(2, ge=0)
     drain_seconds: float = Field(20, gt=0)
     keys: str | None = None
     open: bool = True

@@ -242,7 +242,7 @@ def test_an_exported_tower_of_another_encoder_is_refused_by_name(spoilt: Graph) 
 
 
 def test_a_question_must_be_one(graph: Graph, preset: tuple[str, Path]) -> None:
-    wanted = 'give --image FILE, --text "...", --like SKU_ID, or several of them'
+    wanted = "give a photo, a text, a SKU to be like, or several of them"
     for words in ((), ("--not", "stripes"), ("--unlike", "a"), ("--not-weight", "0.3")):
         assert refused(ask("search", *preset, *words)).startswith(wanted)
     assert (
@@ -306,7 +306,7 @@ def test_a_photo_that_is_none_is_named(graph: Graph, preset: tuple[str, Path], t
 def test_a_top_below_one_is_refused(preset: tuple[str, Path]) -> None:
     for top in ("0", "-3"):
         told = refused(ask("search", *preset, "--text", "a dress", "--top", top))
-        assert told == f"--top must be at least 1, got {top}"
+        assert told == f"top must be at least 1, got {top}"
 
 
 def test_a_top_that_is_no_number_is_refused(preset: tuple[str, Path]) -> None:

@@ -76,7 +76,7 @@ def test_likes_and_dislikes_are_rocchios() -> None:
     [{}, {"avoided": ["stripes"]}, {"disliked": ["apple"]}, {"liked": ["a"], "disliked": ["a"], "text": "x"}],
 )
 def test_a_wish_for_nothing_or_for_both_is_refused(asked: dict[str, list[str]]) -> None:
-    with pytest.raises(UserError, match=r"give --image FILE|both liked and disliked"):
+    with pytest.raises(UserError, match=r"give a photo, a text|both liked and disliked"):
         Wish(**asked)  # type: ignore[arg-type]
 
 
@@ -122,14 +122,14 @@ def test_rated_skus_are_no_answers_and_filters_hold(engine: QueryEngine) -> None
     ]
     with pytest.raises(UserError, match="SKU 'pear' is not in the index"):
         engine.search(Wish(text="x", liked=["pear"]), 3)
-    with pytest.raises(UserError, match="--top must be at least 1, got 0"):
+    with pytest.raises(UserError, match="top must be at least 1, got 0"):
         engine.search(Wish(text="x", liked=["apple"]), 0)
 
 
 def test_the_weight_of_a_single_photo_is_checked_too(engine: QueryEngine, photos: list[Path]) -> None:
     with pytest.raises(UserError, match="2 weights for 1 photos"):
         engine.search(Wish(photos=photos[:1], photo_weights=[1, 2]), 3)
-    with pytest.raises(UserError, match="--image-weight needs --image"):
+    with pytest.raises(UserError, match="weights of photos need photos"):
         Wish(text="x", photo_weights=[1])
 
 

@@ -72,7 +72,7 @@ def test_an_empty_sentence_is_told(engine: QueryEngine, text: str) -> None:
 
 @pytest.mark.parametrize("top", [0, -1])
 def test_less_than_one_answer_is_told(engine: QueryEngine, top: int) -> None:
-    with pytest.raises(UserError, match=f"--top must be at least 1, got {top}"):
+    with pytest.raises(UserError, match=f"top must be at least 1, got {top}"):
         engine.search_text("red", top)
 
 
@@ -190,7 +190,7 @@ def test_more_like_a_sku_are_the_others(engine: QueryEngine) -> None:
     assert list(answer.milliseconds) == ["search"]
     with pytest.raises(UserError, match="SKU 'pear' is not in the index"):
         engine.search_like("pear", 3)
-    with pytest.raises(UserError, match="--top must be at least 1, got 0"):
+    with pytest.raises(UserError, match="top must be at least 1, got 0"):
         engine.search_like("lime", 0)
 
 

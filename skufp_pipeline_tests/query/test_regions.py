@@ -122,9 +122,9 @@ def test_a_box_that_is_no_part_of_the_photo_is_told(photo: Path, box: tuple[int,
 @pytest.mark.parametrize(
     ("choice", "boxes", "told"),
     [
-        (0, (RED,), "--item 0: the detector found 1 item in this photo; items count from 1"),
-        (3, (RED, LIME), "--item 3: the detector found 2 items in this photo"),
-        (1, (), "--item 1: the detector found no item in this photo"),
+        (0, (RED,), "item 0: the detector found 1 item in this photo; items count from 1"),
+        (3, (RED, LIME), "item 3: the detector found 2 items in this photo"),
+        (1, (), "item 1: the detector found no item in this photo"),
     ],
 )
 def test_an_item_that_was_not_found_is_told(

@@ -1,23 +1,39 @@
 """What a shopper asks: photos, searches, products."""
 
+import io
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
 from skufp_pipeline.query.answers import Clock
 from skufp_pipeline.query.confidence import Confidence
 from skufp_pipeline.query.regions import AUTO
-from skufp_pipeline.serving.answers import search_answer, searched
+from skufp_pipeline.search.versions import FINGERPRINTS
+from skufp_pipeline.serving.answers import (
+    explain_answer,
+    explanation_of,
+    product_answer,
+    row_of,
+    search_answer,
+    searched,
+)
 from skufp_pipeline.serving.bodies import read_parts
 from skufp_pipeline.serving.engines import Served
+from skufp_pipeline.serving.paths import sku_of_path
 from skufp_pipeline.serving.photos import checked
-from skufp_pipeline.serving.problems import PROBLEM_JSON, request_id_of
+from skufp_pipeline.serving.problems import PROBLEM_JSON, Refusal, request_id_of
 from skufp_pipeline.serving.schemas import (
+    MOST,
+    ExplainAnswer,
+    ExplainRequest,
+    FacetsAnswer,
     FoundItem,
     IndexInUse,
+    IndexName,
     PhotoAnswer,
     Problem,
+    ProductAnswer,
     SearchAnswer,
     SearchRequest,
     ServiceAnswer,
@@ -35,6 +51,8 @@ def problems(*statuses: int) -> ProblemDoc:
 
 
 Asked = Annotated[Service, Depends(service_of)]
+Sku = Annotated[str, Depends(sku_of_path)]
+Index = Annotated[IndexName, Query(description="Which index is asked.")]
 router = APIRouter(prefix="/v1", responses=problems(422, 429, 503))
 PHOTO_BODY = {
     "requestBody": {
@@ -100,13 +118,86 @@ async def upload(request: Request, service: Asked) -> Response:
 async def search(asked: SearchRequest, request: Request, service: Asked) -> Response:
     """Finds the SKUs that match photos, words, other SKUs or all together, best first."""
     served = service.rooms.served(asked.index)
-    photo_ids = [*([] if asked.photo_id is None else [asked.photo_id]), *asked.photo_ids]
-    photos = [service.photos.get(photo_id).seen for photo_id in photo_ids]
+    return await _searched(served, asked, request, service)
 
-    def work(waited: float) -> Response:
-        found = searched(served, asked, photos)
-        fields = service.settings.fields
-        return answered(search_answer(served, asked, found, request_id_of(request), waited, fields), served)
+
+@router.get("/products/{sku}", response_model=ProductAnswer, responses=problems(404))
+async def product(sku: Sku, service: Asked, index: Index = FINGERPRINTS) -> Response:
+    """What the index knows of a SKU."""
+    served = service.rooms.served(index)
+    return answered(product_answer(served, sku, service.settings.fields), served)
+
+
+@router.get(
+    "/products/{sku}/image",
+    response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, 304: {"description": "As before."}, **problems(404)},
+)
+async def image(
+    sku: Sku,
+    request: Request,
+    service: Asked,
+    size: Annotated[int | None, Query(ge=16, le=1024, description="Pixels a side, at most.")] = None,
+    explained: Annotated[bool, Query(description="The picture that explanations are of.")] = False,
+    v: Annotated[str | None, Query(max_length=64, description="Version that the address is of.")] = None,
+    index: Index = FINGERPRINTS,
+) -> Response:
+    """The picture of a SKU, a JPEG; never larger than the index holds it."""
+    served = service.rooms.served(index)
+    lasting = "max-age=31536000, immutable" if v == served.version else "max-age=60"
+    headers = {
+        "ETag": f'"{served.version}"',
+        "Cache-Control": f"public, {lasting}",
+        INDEX_VERSION: served.version,
+    }
+    if headers["ETag"] in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    found = await service.pictures.run(request, lambda _: served.picture(sku, size, explained))
+    if found is None:
+        raise Refusal(404, f"there is no picture of SKU {sku!r} in the index {index!r}")
+    return Response(found, headers=headers, media_type="image/jpeg")
+
+
+@router.get("/products/{sku}/similar", response_model=SearchAnswer, responses=problems(404))
+async def similar(
+    sku: Sku,
+    request: Request,
+    service: Asked,
+    top: Annotated[int, Query(ge=1, le=MOST)] = 20,
+    index: Index = FINGERPRINTS,
+) -> Response:
+    """The SKUs that are most like a SKU, itself left out."""
+    served = service.rooms.served(index)
+    row_of(served, sku)
+    return await _searched(served, SearchRequest(like=[sku], top=top, index=index), request, service)
+
+
+@router.get("/facets", response_model=FacetsAnswer, responses=problems(404))
+async def facets(request: Request, service: Asked, index: Index = FINGERPRINTS) -> Response:
+    """What searches can be narrowed by, over the whole index."""
+    served = service.rooms.served(index)
+    found = await service.pictures.run(request, lambda _: served.facets)
+    return answered(FacetsAnswer(index_version=served.version, facets=found), served)
+
+
+@router.post(
+    "/explain",
+    response_model=ExplainAnswer,
+    responses={200: {"content": {"image/png": {}}}, **problems(404, 408, 413)},
+)
+async def explain(asked: ExplainRequest, request: Request, service: Asked) -> Response:
+    """Where a photo and a SKU are alike: numbers, or drawn for a request that accepts image/png."""
+    served = service.rooms.served(asked.index)
+    photo = service.photos.get(asked.photo_id).seen
+    is_drawn = request.headers.get("accept", "").split(",")[0].split(";")[0].strip() == "image/png"
+
+    def work(_: float) -> Response:
+        found, box = explanation_of(served, asked, photo)
+        if not is_drawn:
+            return answered(explain_answer(served, found, box), served)
+        buffer = io.BytesIO()
+        found.picture().save(buffer, "PNG")
+        return Response(buffer.getvalue(), headers={INDEX_VERSION: served.version}, media_type="image/png")
 
     return await service.admission.run(request, work)
 
@@ -123,6 +214,18 @@ async def about(service: Asked) -> ServiceAnswer:
         photo_megabytes=settings.photo_megabytes,
         photo_minutes=settings.photo_minutes,
     )
+
+
+async def _searched(served: Served, asked: SearchRequest, request: Request, service: Service) -> Response:
+    photo_ids = [*([] if asked.photo_id is None else [asked.photo_id]), *asked.photo_ids]
+    photos = [service.photos.get(photo_id).seen for photo_id in photo_ids]
+
+    def work(waited: float) -> Response:
+        found = searched(served, asked, photos)
+        fields = service.settings.fields
+        return answered(search_answer(served, asked, found, request_id_of(request), waited, fields), served)
+
+    return await service.admission.run(request, work)
 
 
 def _in_use(served: Served) -> IndexInUse:
