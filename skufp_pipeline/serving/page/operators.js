@@ -78,7 +78,7 @@ export class OperatorsDrawer extends HTMLElement {
 
   async #load() {
     try {
-      const [{ indexes }, { rules }, metrics] = await Promise.all([
+      const [{ indexes }, { rules, problem }, metrics] = await Promise.all([
         this.#ask("index"),
         this.#ask("rules"),
         this.#ask("metrics", { as: "text", from: document.baseURI }),
@@ -88,7 +88,7 @@ export class OperatorsDrawer extends HTMLElement {
         this.#askKey();
       });
       const refresh = button({ label: t("operators.refresh") }, () => this.#load());
-      this.body.replaceChildren(this.#metrics(metrics), this.#versions(indexes), this.#rules(rules), h("section", { class: "buttons" }, refresh, forget));
+      this.body.replaceChildren(this.#metrics(metrics), this.#versions(indexes), this.#rules(rules, problem), h("section", { class: "buttons" }, refresh, forget));
     } catch (error) {
       this.#refused(error);
     }
@@ -100,18 +100,19 @@ export class OperatorsDrawer extends HTMLElement {
   }
 
   #versions(indexes) {
-    const one = ({ name, version, versions }) =>
+    const one = ({ name, versions, failed }) =>
       h(
         "div",
         { class: "index" },
         h("div", { class: "row" }, h("h4", {}, name), button({ label: t("operators.reload"), class: "link" }, () => this.#act(() => this.#ask("index/reload", { body: { index: name } })))),
+        failed && h("p", { class: "told bad" }, t("operators.failed", { version: failed.version, reason: failed.reason })),
         table(
           [t("operators.version"), t("operators.when"), ""],
           versions.map((each) => [
             each.version,
-            each.created ? moment(each.created) : "",
-            each.version === version
-              ? t("operators.current")
+            moment(each.created),
+            each.state !== "published"
+              ? t(`operators.state.${each.state.replace(" ", "_")}`)
               : button({ label: t("operators.rollback"), class: "link", "aria-label": t("operators.rollback_to", { version: each.version }) }, () =>
                   this.#act(() => this.#ask("index/rollback", { body: { index: name, version: each.version } })),
                 ),
@@ -121,7 +122,7 @@ export class OperatorsDrawer extends HTMLElement {
     return h("section", {}, h("h3", {}, t("operators.versions")), ...indexes.map(one));
   }
 
-  #rules(rules) {
+  #rules(rules, problem) {
     const rows = rules.map(({ sku_id: sku, rule, bias }) => [
       sku,
       t(`operators.rule.${rule}`) + (rule === "hide" || bias === null || bias === undefined ? "" : ` (${bias})`),
@@ -131,7 +132,7 @@ export class OperatorsDrawer extends HTMLElement {
     ]);
     const sku = h("input", { id: "rule-sku", required: true, autocomplete: "off" });
     const rule = h("select", { id: "rule-kind" }, ...RULES.map((each) => h("option", { value: each }, t(`operators.rule.${each}`))));
-    const bias = h("input", { id: "rule-bias", type: "number", step: "any", inputmode: "decimal" });
+    const bias = h("input", { id: "rule-bias", type: "number", step: "any", min: "0", max: "4", placeholder: t("operators.usual"), inputmode: "decimal" });
     rule.addEventListener("change", () => (bias.disabled = rule.value === "hide"));
     const form = h(
       "form",
@@ -144,7 +145,7 @@ export class OperatorsDrawer extends HTMLElement {
       const body = { rule: rule.value, ...(bias.value !== "" && !bias.disabled && { bias: Number(bias.value) }) };
       this.#act(() => this.#ask(`rules/${encodeURIComponent(sku.value.trim())}`, { method: "PUT", body }));
     });
-    return h("section", {}, h("h3", {}, t("operators.rules")), rows.length ? table([t("operators.sku"), t("operators.rule"), ""], rows) : h("p", { class: "hint" }, t("operators.no_rules")), form);
+    return h("section", {}, h("h3", {}, t("operators.rules")), problem && h("p", { class: "told bad" }, problem), rows.length ? table([t("operators.sku"), t("operators.rule"), ""], rows) : h("p", { class: "hint" }, t("operators.no_rules")), form);
   }
 }
 

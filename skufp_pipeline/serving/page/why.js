@@ -116,8 +116,8 @@ export class WhyDialog extends HTMLElement {
     this.#heat(pen, places[0], left, [x1, y1, x2 - x1, y2 - y1]);
     if (places[1]) {
       this.#heat(pen, places[1], right, [0, 0, right.naturalWidth, right.naturalHeight]);
-      for (const [number, pair] of answer.pairs.entries())
-        if (only === null || only === number) link(pen, pair, number, places, only === number);
+      const shown = [...answer.pairs.entries()].filter(([number]) => only === null || only === number);
+      for (const draw of [link, badge]) for (const [number, pair] of shown) draw(pen, pair, number, places, only === number);
     }
   }
 
@@ -157,11 +157,13 @@ function heat(cells) {
   return smooth;
 }
 
-function link(pen, pair, number, [first, second], strong) {
+const boxesOf = (pair, [first, second]) => [rectangle(pair.photo_box, first), rectangle(pair.view_box, second)];
+const middle = ([x, y, width, height]) => [x + width / 2, y + height / 2];
+
+function link(pen, pair, number, places, strong) {
   const colour = COLOURS[number % COLOURS.length];
-  const boxes = [rectangle(pair.photo_box, first), rectangle(pair.view_box, second)];
-  const [from, to] = boxes.map(([x, y, width, height]) => [x + width / 2, y + height / 2]);
-  pen.lineWidth = strong ? 3 : 2;
+  const boxes = boxesOf(pair, places);
+  const [from, to] = boxes.map(middle);
   for (const [style, wide] of [["rgb(0 0 0 / 60%)", 3], [colour, 0]]) {
     pen.strokeStyle = style;
     pen.lineWidth = (strong ? 3 : 2) + wide;
@@ -176,10 +178,13 @@ function link(pen, pair, number, [first, second], strong) {
     pen.bezierCurveTo(start + (end - start) / 2, from[1], start + (end - start) / 2, to[1], end, to[1]);
     pen.stroke();
   }
-  for (const [x, y] of [from, to]) {
+}
+
+function badge(pen, pair, number, places) {
+  for (const [x, y] of boxesOf(pair, places).map(middle)) {
     pen.beginPath();
     pen.arc(x, y, LINE.badge, 0, 2 * Math.PI);
-    pen.fillStyle = colour;
+    pen.fillStyle = COLOURS[number % COLOURS.length];
     pen.fill();
     pen.fillStyle = "#111";
     pen.font = "700 13px system-ui, sans-serif";
