@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -237,16 +238,20 @@ class ArtifactStore:
 
     def write_pointer(self, key: str, text: str) -> None:
         """Replaces a pointer file atomically; raises UserError if disk or permissions prevent it."""
+        self.write_file(key, f"{text}\n".encode())
+
+    def write_file(self, key: str, content: bytes) -> None:
+        """Replaces a file that belongs to no artifact, atomically. Raises as `write_pointer`."""
         path = f"{self._base}/{key}"
         if not self._local:
-            self._fs.pipe_file(path, f"{text}\n".encode())
+            self._fs.pipe_file(path, content)
             return
         temporary = Path(f"{path}.{os.getpid()}.tmp")
         try:
             with self._write_errors(key, temporary.parent):
                 temporary.parent.mkdir(parents=True, exist_ok=True)
-                with temporary.open("w") as stream:
-                    stream.write(f"{text}\n")
+                with temporary.open("wb") as stream:
+                    stream.write(content)
                     stream.flush()
                     os.fsync(stream.fileno())
                 temporary.replace(path)
@@ -269,6 +274,12 @@ class ArtifactStore:
             if self._fs.isfile(f"{base}/{name}/{MANIFEST}")
         }
         return sorted(written, key=lambda name: written[name], reverse=True)
+
+    def written(self, key: str) -> datetime:
+        """When the artifact at `key` was completed; raises UserError if there is none."""
+        self.read_manifest(key)
+        modified: datetime = self._fs.modified(f"{self._base}/{key}/{MANIFEST}")
+        return modified if modified.tzinfo is not None else modified.replace(tzinfo=UTC)
 
     def delete(self, key: str) -> None:
         """Deletes an artifact, its manifest first, so that no reader sees a partial one as complete."""

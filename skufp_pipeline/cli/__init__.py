@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from skufp_pipeline.cli import catalog, doctor, evaluate, export, index, init, run, search, serve
+from skufp_pipeline.cli import catalog, doctor, evaluate, export, feedback, index, init, run, search, serve
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +26,8 @@ for command in (
         run.demo,
         search.search,
         serve.serve,
+        serve.serve_key,
+        feedback.feedback_group,
         evaluate.report,
         evaluate.evaluate,
     ),

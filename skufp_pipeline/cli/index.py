@@ -23,13 +23,11 @@ def index_list(name: str | None, index: str) -> None:
     versions = Versions(store, index)
     if not versions.listed():
         versions.read()  # raises UserError with the reason
-    releases, current = versions.releases(), versions.in_use
-    order = {version: number for number, version in enumerate(releases.published, start=1)}
-    for version in sorted(versions.listed(), key=lambda version: -order.get(version, 0)):
-        state = "withdrawn" if version in releases.withdrawn else "published"
-        state = "in use" if version == current else state if version in order else "candidate"
+    for version in versions.by_publication():
         summary = store.read_manifest(versions.key(version)).summary
-        click.echo(f"{version}  {state:<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items()))
+        click.echo(
+            f"{version}  {versions.state(version):<9}  " + ", ".join(f"{k} {v}" for k, v in summary.items())
+        )
 
 
 @index_group.command("rollback")

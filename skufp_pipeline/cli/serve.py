@@ -1,6 +1,9 @@
 """`skufp serve`: answers over HTTP."""
 
 import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +11,9 @@ from skufp_pipeline.cli.options import preset_option, say, user_errors
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
+
+if TYPE_CHECKING:
+    from skufp_pipeline.serving.keys import Role
 
 
 @click.command()
@@ -30,6 +36,36 @@ def serve(name: str | None, host: str, port: int) -> None:
     from skufp_pipeline.serving.server import run
 
     run(preset, ArtifactStore(preset.data_root), listening)
+
+
+@click.command("serve-key")
+@click.argument("key_name", metavar="NAME")
+@preset_option
+@click.option(
+    "--role",
+    type=click.Choice(["shopper", "admin"]),
+    default="shopper",
+    show_default=True,
+    help="What it may do.",
+)
+@click.option(
+    "--expires", type=click.DateTime(["%Y-%m-%d"]), help="The day it ends, in UTC; never by default."
+)
+@user_errors
+def serve_key(key_name: str, name: str | None, role: "Role", expires: datetime | None) -> None:
+    """Make an API key for the service and print it, once; its hash goes into the file serving.keys."""
+    preset = load_preset(name)
+    if preset.serving.keys is None:
+        raise UserError(
+            f"preset {preset.name} names no file of API keys; give it one, such as "
+            "`serving: {keys: keys.yaml}`"
+        )
+    from skufp_pipeline.serving.keys import add_key
+
+    ends = None if expires is None else expires.replace(tzinfo=UTC)
+    fresh = add_key(Path(preset.serving.keys), key_name, role, ends)
+    say(f"{preset.serving.keys} has its hash; this is shown once:")
+    click.echo(fresh)
 
 
 def _listening(host: str, port: int) -> socket.socket:

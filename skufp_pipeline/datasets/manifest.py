@@ -9,7 +9,7 @@ import os
 import posixpath
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import polars as pl
 from pydantic import Field
 
+from skufp_pipeline.datasets.added import added_folder, fitted, read_added
 from skufp_pipeline.datasets.cells import WHOLE, kind_of_dtype, kind_of_texts, sku_id_of, typed, words
 from skufp_pipeline.datasets.reading import (
     Progress,
@@ -44,6 +45,7 @@ OF_PHOTOS = (*REQUIRED, "domain", "bbox", *CORNERS)  # all that a list of photos
 UNNAMED_CATEGORY = "product"
 EXACT_FLOAT32 = 2**24  # whole numbers below it are exact
 REPORTED = 10_000  # rows between two reports of progress
+GIVEN = ("image_path", "domain", "split", "bbox", *CORNERS)  # of an added row, by what it is added to
 MISSPELT = 0.8  # difflib's similarity from which an unknown column is likely a known one
 
 
@@ -144,7 +146,7 @@ def read_manifest(
     title, description, attributes (text appended to the description), and a bounding box in pixels of the
     upright image, as bbox ("x1,y1,x2,y2" or a list) or as columns x1, y1, x2, y2. `image_id` is a hash of the
     image path. Any other column is kept by SKU. A SKU's texts and further columns are their first non-empty
-    value in file order.
+    value in file order, what was added beside the manifest (`datasets.added`) before all else.
 
     Args:
         path: `settings.path` as the caller resolved it.
@@ -158,6 +160,7 @@ def read_manifest(
     """
     file = _read_file(path, settings)
     warnings = _check_columns(path, file)
+    file = _with_added(path, file, warnings)
     if "domain" not in file.kinds:
         warnings.append(f"{path} has no column 'domain': all its pictures are taken as catalog pictures")
     parsed = _read_rows(path, file, settings, progress)
@@ -225,6 +228,32 @@ def _read_rows(path: Path, file: _File, settings: ManifestSettings, progress: Pr
     return _Parsed(items, skipped, of_sku, file.extra, conflicts)
 
 
+def checked_row(path: Path, settings: ManifestSettings, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a row to be added to a manifest, with its SKU id as ids are read, and without empty cells.
+
+    Raises UserError as `read_manifest`, or if the row has no SKU id, a column that its pictures decide
+    (`GIVEN`), or a cell that the manifest's column can't hold.
+    """
+    named = {unicodedata.normalize("NFC", name).strip(): value for name, value in row.items()}
+    if len(named) < len(row) or "" in named:
+        raise UserError("the row has two columns of one name, or one without a name; keep one of each")
+    if given := [name for name in GIVEN if name in named]:
+        raise UserError(f"the row names {given[0]}, which its picture decides; leave it out")
+    try:
+        sku_id = sku_id_of(named.get("sku_id"))
+    except ItemError as error:
+        raise UserError(error.detail) from error
+    file = _read_file(path, settings)
+    _check_columns(path, file)
+    cells = {name: words(value) for name, value in named.items()}
+    for name, kind in file.extra.items():
+        try:
+            fitted(named.get(name), kind)
+        except ValueError as error:
+            raise UserError(f"{name} is {cells[name]!r}, and the manifest's column holds {error}") from error
+    return {name: value for name, value in named.items() if cells[name] is not None} | {"sku_id": sku_id}
+
+
 def image_urls(path: Path, settings: ManifestSettings) -> list[str]:
     """Returns the addresses among a manifest's image paths. Raises `UserError` as `read_manifest`."""
     paths = map(_path, _read_file(path, settings).records)
@@ -267,6 +296,48 @@ def _read_parquet(path: Path) -> _File:
                 f"{path}: sku_id is Float32, which has rounded large ids; save the column as text"
             )
     return _File(kinds, _records(named, frame.iter_rows(), frame.width))
+
+
+def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
+    """Puts what was added beside the manifest before its rows, so that a SKU has the added values.
+
+    The numbers of added rows go on from the manifest's.
+    """
+    added = read_added(path)
+    if not added:
+        return file
+    kinds = dict(file.kinds)
+    for name in dict.fromkeys(name for each in added for name in each.row):
+        texts = [text for each in added if (text := words(each.row.get(name)))]
+        kind = kind_of_texts(texts)
+        if name not in kinds or (kinds[name] == pl.Int64 and kind == pl.Float64):
+            kinds[name] = kind
+    splits = _splits_of({words(each.row.get("sku_id")) for each in added}, file)
+    named = {name: place for place, name in enumerate(kinds)}
+    records = []
+    for each in added:
+        sku_id = each.row.get("sku_id")
+        cells: Row = {"domain": CATALOG, "split": splits.get(words(sku_id), SPLITS[0]), **each.row}
+        for name in set(each.row) - {*REQUIRED, *TEXTS}:
+            try:
+                cells[name] = fitted(cells[name], kinds[name])
+            except ValueError as error:
+                warnings.append(
+                    f"{name} of the added SKU {sku_id!r} is {cells[name]!r}; it is left out, because the "
+                    f"column holds {error}"
+                )
+                cells[name] = None
+        for picture in each.pictures:
+            cells["image_path"] = f"{added_folder(path).name}/{picture}"
+            number = len(file.records) + len(records) + 1
+            records.append(_Record(number, [cells.get(name) for name in named], named))
+    return replace(file, kinds=kinds, records=[*records, *file.records])
+
+
+def _splits_of(sku_ids: Collection[str | None], file: _File) -> dict[str | None, str]:
+    """The split that the manifest says of each of these SKUs that it has."""
+    rows = ((_text(record, "sku_id"), _text(record, "split")) for record in reversed(file.records))
+    return {sku_id: split for sku_id, split in rows if sku_id in sku_ids and split is not None}
 
 
 def _named(path: Path, columns: Sequence[str], empty: Sequence[bool]) -> dict[str, int]:

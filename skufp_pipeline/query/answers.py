@@ -61,6 +61,7 @@ class Answer:
     Attributes:
         confidence: probability that the first answer is right; None where it is unknown.
         verdict: match | similar | none (`query.confidence`); None where there is none.
+        judged: the SKU whose probability `confidence` is: the first hit, unless biases moved another up.
         facets: counts of the catalogue's values among the best answers, if asked for (`query.facets`).
         no_verdict: why the index gives no verdicts on photos; None where it does, or was built without.
         box: the part of the photo that was searched for; None for the whole, or without a photo.
@@ -73,6 +74,7 @@ class Answer:
     action: str | None = None
     confidence: float | None = None
     verdict: str | None = None
+    judged: str | None = None
     no_verdict: str | None = None
     facets: Facets | None = None
     box: tuple[int, int, int, int] | None = None

@@ -1,5 +1,6 @@
 """Answers photo and text queries: decode, encode, apply the policy, search; each stage is timed."""
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -102,12 +103,10 @@ class QueryEngine:
         confidence: Confidence | NoVerdicts | None = None,
         detector: Detector | None = None,
     ) -> None:
-        self.index = index
+        self._search_in(index)
         self.confidence = confidence
         self.detector = detector
         self._lexical = lexical
-        spread = index.biases.max(initial=0) - index.biases.min(initial=0)
-        self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
         self.pictures = pictures
         self.encoder = encoder
         self.image_encoder: ImageEncoder = image_encoder or encoder
@@ -167,6 +166,32 @@ class QueryEngine:
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
         return cls(index, encoder, image_encoder, **kept)
 
+    def _search_in(self, index: FingerprintIndex, unmoved: "QueryEngine | None" = None) -> None:
+        self.index = index
+        self._unmoved = unmoved
+        spread = index.biases.max(initial=0) - index.biases.min(initial=0)
+        self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
+
+    @property
+    def unmoved(self) -> "QueryEngine":
+        """The engine that judges answers: this one, but for biases that `over` ranks by."""
+        return self._unmoved or self
+
+    def over(self, index: FingerprintIndex, moved: FingerprintIndex | None = None) -> "QueryEngine":
+        """This engine over another index with the same rows, such as one without some of the SKUs.
+
+        Args:
+            moved: `index` with other biases, by which answers are ranked. Confidence, verdict, the choice of
+                an item and the runner-up of an explanation are those of `index`.
+        """
+        engine = copy.copy(self)
+        engine._search_in(index)
+        if moved is None:
+            return engine
+        ranking = copy.copy(engine)
+        ranking._search_in(moved, engine)
+        return ranking
+
     @property
     def lexical(self) -> LexicalIndex | None:
         """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
@@ -202,9 +227,9 @@ class QueryEngine:
         clock = Clock()
         _require_top(top)
 
-        def answer(embedded: EmbeddedPhoto) -> Answer:
-            found = self._answer_photo(embedded, top, within, clock)
-            return found if within is not None else self._judged(found, embedded, clock)
+        def answer(engine: QueryEngine, embedded: EmbeddedPhoto) -> Answer:
+            found = engine._answer_photo(embedded, top, within, clock)
+            return found if within is not None else engine._judged(found, embedded, clock)
 
         return self._best_of(photo, region, clock, answer)
 
@@ -252,10 +277,10 @@ class QueryEngine:
             return self.search_image(photo, top, within, region)
         clock = Clock()
 
-        def answer(embedded: EmbeddedPhoto) -> Answer:
-            query = mix(embedded.query, self._embed_text(text), text_weight)
+        def answer(engine: QueryEngine, embedded: EmbeddedPhoto) -> Answer:
+            query = mix(embedded.query, engine._embed_text(text), text_weight)
             clock.lap("encode")
-            return self._answer(query, top, within, clock, embedded.action, (text, text_weight))
+            return engine._answer(query, top, within, clock, embedded.action, (text, text_weight))
 
         return self._best_of(photo, region, clock, answer)
 
@@ -293,7 +318,7 @@ class QueryEngine:
         own, rivals, why = None, None, NO_PATCHES
         if self.look_twice is not None and patches is not None:
             own = self.look_twice.patches.of_picture(row)
-            first = self.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
+            first = self.unmoved.first_pass(EmbeddedPhoto(plain, plain, None, patches), 2)
             others = [other for other in self.look_twice.again(first, patches).rows.tolist() if other != row]
             rivals = self.look_twice.patches.of_sku(others[0]) if others else None
             why = "" if own is not None else NOT_SHOWN
@@ -390,12 +415,15 @@ class QueryEngine:
         source: PhotoSource | SeenPhoto,
         region: RegionChoice,
         clock: Clock,
-        answer: Callable[["EmbeddedPhoto"], Answer],
+        answer: Callable[["QueryEngine", EmbeddedPhoto], Answer],
     ) -> Answer:
         """Answers each view of a photo that the region asks for, and returns the best answer."""
         views = self.embedded_views(source, region, clock)
-        answers = [answer(view.photo) for view in views]
-        best = best_item(answers)
+        answers = [answer(self, view.photo) for view in views]
+        judged = answers
+        if self.unmoved is not self and any(found.confidence is None for found in answers):
+            judged = [answer(self.unmoved, view.photo) for view in views]
+        best = best_item(judged)
         items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
         return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
@@ -438,13 +466,16 @@ class QueryEngine:
             return replace(answer, no_verdict=self.confidence.off)
         sure = float(self.confidence.judge(self._evidence(photo))[0])
         clock.lap("confidence")
-        return replace(answer, confidence=sure, verdict=self.confidence.verdict(sure))
+        unmoved = self.unmoved
+        first = answer if unmoved is self else unmoved._answer_photo(photo, 1, None, clock)
+        verdict = self.confidence.verdict(sure)
+        return replace(answer, confidence=sure, verdict=verdict, judged=first.hits[0].sku_id)
 
     def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
         """The features (1,) of a photo that say how sure its first answer is."""
         look = self.look_twice
         count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
-        (first,) = self.index.search(photo.plain, count)
+        (first,) = self.unmoved.index.search(photo.plain, count)
         if look is None or photo.patches is None:
             return features_of(first.scores[None])
         return features_of(first.scores[None], look.ranked(first, photo.patches)[None])

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -23,6 +23,7 @@ from skufp_pipeline.store import Artifact, ArtifactStore
 INDEX, RELEASES = "index", "releases.json"
 FINGERPRINTS = "fingerprints"  # the index that every graph builds: one row per SKU
 KEPT_ENCODERS = "checkpoints/published"  # by digest, kept while a version of any index refers to them
+State = Literal["in use", "published", "withdrawn", "candidate"]
 FIRST = "first"  # key in the summary of an index made before any training, whose encoder has no export
 
 
@@ -64,6 +65,20 @@ class Versions:
     def listed(self) -> list[str]:
         """All stored versions including candidates, newest first."""
         return self.store.newest_keys(f"{INDEX}/{self.name}")
+
+    def by_publication(self) -> list[str]:
+        """All stored versions, the last published first, then candidates."""
+        order = {version: number for number, version in enumerate(self.releases().published, start=1)}
+        return sorted(self.listed(), key=lambda version: -order.get(version, 0))
+
+    def state(self, version: str) -> State:
+        """What became of a stored version; `candidate` was never published."""
+        if version == self.in_use:
+            return "in use"
+        releases = self.releases()
+        if version in releases.withdrawn:
+            return "withdrawn"
+        return "published" if version in releases.published else "candidate"
 
     def releases(self) -> Releases:
         """Reads the publication record; raises UserError if the file has another format."""

@@ -213,9 +213,10 @@ def _hit(served: Served, hit: answers.Hit, answer: answers.Answer, fields: Field
         rank=hit.rank,
         score=hit.score,
         similarity_percent=min(max(100 * hit.cosine, 0.0), 100.0),
-        confidence=answer.confidence if hit.rank == 1 else None,
+        confidence=answer.confidence if hit.sku_id == answer.judged else None,
         maxsim=hit.maxsim,
         matched=hit.matched,
+        rule=served.moved.get(hit.sku_id),
     )
 
 

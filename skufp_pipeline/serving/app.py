@@ -3,18 +3,30 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.serving.admission import Admission
 from skufp_pipeline.serving.bodies import BodyLimits
 from skufp_pipeline.serving.engines import EngineRoom
+from skufp_pipeline.serving.feedback import Feedback
+from skufp_pipeline.serving.gate import Gate
+from skufp_pipeline.serving.headers import SecurityHeaders
+from skufp_pipeline.serving.keys import Keys
+from skufp_pipeline.serving.logs import log_request
+from skufp_pipeline.serving.metrics import Metrics
 from skufp_pipeline.serving.paths import QuotedPaths
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import RequestIds, handle_problems
-from skufp_pipeline.serving.routes import docs, page, shoppers
-from skufp_pipeline.serving.service import Service
+from skufp_pipeline.serving.record import Recorder
+from skufp_pipeline.serving.routes import docs, health, operators, page, shoppers
+from skufp_pipeline.serving.rules import Rules
+from skufp_pipeline.serving.service import Service, state_of
+from skufp_pipeline.serving.traces import tracers
 from skufp_pipeline.store import ArtifactStore
 
 MEGABYTE = 10**6  # bytes
@@ -24,11 +36,12 @@ PICTURES, PICTURE_SECONDS = 256, 5.0  # that wait, and how long at most
 def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     """The service of a preset over the indexes of a store; it opens them once it is started."""
     settings = preset.serving
+    rules = Rules(store)
     service = Service(
         preset=preset,
         store=store,
         settings=settings,
-        rooms=EngineRoom(preset, store, settings.indexes),
+        rooms=EngineRoom(preset, store, settings.indexes, rules.by_sku),
         photos=PhotoStore(
             settings.photo_minutes,
             int(settings.photos_megabytes * MEGABYTE),
@@ -36,6 +49,10 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
         ),
         admission=Admission(settings.running, settings.waiting, settings.queue_seconds),
         pictures=Admission(1, PICTURES, PICTURE_SECONDS),
+        keys=Keys(None if settings.keys is None else Path(settings.keys)),
+        rules=rules,
+        metrics=Metrics(lambda: state_of(service)),
+        feedback=Feedback(store, settings.feedback),
     )
 
     @asynccontextmanager
@@ -47,17 +64,30 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
             watching.cancel()
             service.admission.close()
             service.pictures.close()
+            await asyncio.to_thread(service.feedback.flush)
 
     app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     handle_problems(app)
-    for routes in (shoppers, docs, page):
+    for routes in (shoppers, operators, health, docs, page):
         app.include_router(routes.router)
     # The last one added sees a request first.
     app.add_middleware(
         BodyLimits, upload_bytes=int(settings.photo_megabytes * MEGABYTE), seconds=settings.body_seconds
     )
     app.add_middleware(QuotedPaths)
+    app.add_middleware(Gate, keys=service.keys, settings=settings)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "X-Index-Version", "Retry-After"],
+        )
+    app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.proxies)
+    app.add_middleware(Recorder, observers=[log_request, service.metrics.observe, *tracers()])
+    app.add_middleware(SecurityHeaders, origins=settings.origins)
     app.add_middleware(RequestIds)
     return app
 
@@ -67,5 +97,8 @@ async def _watch(service: Service) -> None:
     while True:
         for name in service.rooms.names:
             await asyncio.to_thread(service.rooms.look, name)
+        if await asyncio.to_thread(service.rules.read_again):
+            await asyncio.to_thread(service.rooms.follow, service.rules.by_sku)
+        await asyncio.to_thread(service.feedback.flush_old)
         service.photos.forget_old()
         await asyncio.sleep(service.settings.watch_seconds)

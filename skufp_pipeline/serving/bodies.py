@@ -1,7 +1,7 @@
 """The bodies of requests: read in memory only, counted and timed while they arrive."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -74,16 +74,25 @@ class BodyLimits:
 
 
 async def read_parts(request: Request, names: Sequence[str]) -> dict[str, bytes]:
-    """Reads a multipart/form-data body in memory: exactly one part of each of these names. File names and
-    types that the client tells are not looked at.
+    """Reads a body of exactly one part of each of these names. Raises as `read_all_parts`."""
+    found = await read_all_parts(request, dict.fromkeys(names, 1))
+    return {name: content for name, (content,) in found.items()}
+
+
+async def read_all_parts(request: Request, most: Mapping[str, int]) -> dict[str, list[bytes]]:
+    """Reads a multipart/form-data body in memory: of each of these names at least one part and at most so
+    many. File names and types that the client tells are not looked at.
 
     Raises a Refusal: 415 for another kind of body, 422 for other parts or a broken one.
     """
-    expected = " and ".join(f"one part named {name!r}" for name in names)
+    expected = " and ".join(
+        f"one part named {name!r}" if count == 1 else f"1 to {count} parts named {name!r}"
+        for name, count in most.items()
+    )
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != MULTIPART.encode() or not options.get(b"boundary"):
         raise Refusal(415, f"Expected a {MULTIPART} body with {expected}.")
-    parts = _Parts(names)
+    parts = _Parts(most)
     try:
         parser = MultipartParser(options[b"boundary"], parts.callbacks)
         async for chunk in request.stream():
@@ -93,21 +102,21 @@ async def read_parts(request: Request, names: Sequence[str]) -> dict[str, bytes]
         raise Refusal(CLIENT_GONE, "The client went away.") from None
     except FormParserError:
         raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.") from None
-    if not parts.ended or set(parts.found) != set(names):
+    if not parts.ended or set(parts.found) != set(most):
         raise Refusal(422, f"Expected {expected}, found {', '.join(map(repr, parts.found)) or 'none'}.")
-    return {name: bytes(content) for name, content in parts.found.items()}
+    return {name: [bytes(content) for content in contents] for name, contents in parts.found.items()}
 
 
 class _Parts:
     """Collects the parts of a body.
 
     Attributes:
-        found: content by name.
+        found: contents by name.
         ended: whether the last boundary was read.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.found, self.ended = names, dict[str, bytearray](), False
+    def __init__(self, most: Mapping[str, int]) -> None:
+        self.most, self.found, self.ended = most, dict[str, list[bytearray]](), False
         self._field, self._value = b"", b""
         self._name = ""
         self.callbacks: MultipartCallbacks = {
@@ -136,14 +145,16 @@ class _Parts:
         self._field = self._value = b""
 
     def _content_begins(self) -> None:
-        if self._name not in self.names:
-            raise Refusal(422, f"Expected only {' and '.join(self.names)} in the body, found another part.")
-        if self._name in self.found:
-            raise Refusal(422, f"Expected one part named {self._name!r}, found several.")
-        self.found[self._name] = bytearray()
+        if self._name not in self.most:
+            raise Refusal(422, f"Expected only {' and '.join(self.most)} in the body, found another part.")
+        contents = self.found.setdefault(self._name, [])
+        if len(contents) == self.most[self._name]:
+            count = "one part" if len(contents) == 1 else f"{len(contents)} parts"
+            raise Refusal(422, f"Expected {count} named {self._name!r}, found more.")
+        contents.append(bytearray())
 
     def _content_goes_on(self, data: bytes, start: int, end: int) -> None:
-        self.found[self._name] += memoryview(data)[start:end]
+        self.found[self._name][-1] += memoryview(data)[start:end]
 
     def _ends(self) -> None:
         self.ended = True

@@ -2,11 +2,13 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache, partial
 from threading import Lock
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -21,6 +23,7 @@ from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.serving.admission import threads_of_one
 from skufp_pipeline.serving.facets import column_facets
 from skufp_pipeline.serving.problems import Refusal
+from skufp_pipeline.serving.rules import Rule, apply_rules
 from skufp_pipeline.serving.schemas import ColumnFacet
 from skufp_pipeline.store import Artifact, ArtifactStore
 from skufp_pipeline.training.device import pick_device
@@ -36,6 +39,11 @@ class Served:
     """What answers one request from its start to its end: a version of an index.
 
     Attributes:
+        engine: with the rules of operators.
+        created: when the version was built.
+        plain: the engine without rules; None before they were applied.
+        moved: pin or bury, by SKU.
+        unused: SKUs with a rule that the version lacks.
         opened: when the service began to answer with it.
     """
 
@@ -43,7 +51,22 @@ class Served:
     version: str
     engine: QueryEngine
     artifact: Artifact
+    created: datetime
+    plain: QueryEngine | None = None
+    moved: Mapping[str, Literal["pin", "bury"]] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
     opened: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def age_seconds(self) -> float:
+        """Since the version was built."""
+        return (datetime.now(UTC) - self.created).total_seconds()
+
+    def by(self, rules: Mapping[str, Rule]) -> "Served":
+        """The same version with these rules."""
+        plain = self.plain or self.engine
+        applied = apply_rules(plain, rules)
+        return replace(self, engine=applied.engine, plain=plain, moved=applied.moved, unused=applied.unused)
 
     @cached_property
     def facets(self) -> list[ColumnFacet]:
@@ -70,9 +93,21 @@ class EngineRoom:
 
     Attributes:
         failed: by index, the version in use in the store that can't be opened; the one before answers on.
+        swaps, failed_swaps: by index, how many versions came into use and could not be opened.
+        rules: of operators, by SKU; `follow` changes them.
     """
 
-    def __init__(self, preset: Preset, store: ArtifactStore, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        store: ArtifactStore,
+        names: Sequence[str],
+        rules: Mapping[str, Rule] | None = None,
+    ) -> None:
+        self.swaps: Counter[str] = Counter()
+        self.failed_swaps: Counter[str] = Counter()
+        self.rules = rules or {}
+        self._lock = Lock()  # of `_served` with `rules`
         self.store = store
         self.names = tuple(names)
         self.failed: dict[str, Failed] = {}
@@ -124,25 +159,37 @@ class EngineRoom:
             version = found
             if failed is not None and failed.version == version and not again:
                 return
-            self._served[name] = self._opened(name, version)
+            opened = self._opened(name, version)
+            with self._lock:
+                self._served[name] = opened.by(self.rules)
+            self.swaps[name] += 1
             self.failed.pop(name, None)
         except Exception as error:
+            self.failed_swaps[name] += 1
             reason = str(error) if isinstance(error, UserError) else in_a_line(error)
             if failed is None or (failed.version, failed.reason) != (version, reason):
                 log.exception("index %s: version %s can't be opened", name, version)
             self.failed[name] = Failed(version, reason, datetime.now(UTC))
 
+    def follow(self, rules: Mapping[str, Rule]) -> None:
+        """Answers by these rules from now on; takes a moment, for a thread."""
+        with self._lock:
+            self.rules = rules
+            for name, served in list(self._served.items()):
+                self._served[name] = served.by(rules)
+
     def _opened(self, name: str, version: str) -> Served:
         """A version that has answered a photo and a text and finds its own SKUs."""
         device = pick_device(self._preset.compute.device)
         threads = threads_of_one(self._preset.serving.running)
-        artifact = self.store.read(Versions(self.store, name).key(version))
+        key = Versions(self.store, name).key(version)
+        artifact, created = self.store.read(key), self.store.written(key)
         engine = QueryEngine.open(
             self.store, device, self._preset.query_encoder, name=name, version=version, threads=threads
         )
         probe(engine.index)
         warm_up(engine)
-        return Served(name, version, engine, artifact)
+        return Served(name, version, engine, artifact, created)
 
 
 def picture_of(engine: QueryEngine, sku_id: str, size: int | None, explained: bool) -> bytes | None:
@@ -150,6 +197,8 @@ def picture_of(engine: QueryEngine, sku_id: str, size: int | None, explained: bo
 
     `explained` is the picture that explanations are of.
     """
+    if not engine.index.known_skus([sku_id])[0].count:
+        return None  # an operator hides it
     found = engine.explained_picture(sku_id) if explained else engine.picture(sku_id)
     if found is None or size is None:
         return found

@@ -72,11 +72,16 @@ class PhotoStore:
 
     def get(self, photo_id: str) -> StoredPhoto:
         """Returns a photo; raises a Refusal (404) if it is not kept."""
-        found = self._photos.get(photo_id)
-        if found is None or found.expires <= self._now():
+        found = self.find(photo_id)
+        if found is None:
             raise Refusal(404, GONE)
         self._photos.move_to_end(photo_id)
         return found
+
+    def find(self, photo_id: str) -> StoredPhoto | None:
+        """Returns a photo; None if it is not kept."""
+        found = self._photos.get(photo_id)
+        return None if found is None or found.expires <= self._now() else found
 
     def forget_old(self) -> None:
         """Forgets photos whose time is over, and the first ones while all together are too large."""

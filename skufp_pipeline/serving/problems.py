@@ -5,6 +5,7 @@ import re
 import secrets
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -73,12 +74,18 @@ def problem(request: Request, status: int, detail: str, headers: Mapping[str, st
     return Response(told.model_dump_json(), status, headers, PROBLEM_JSON)
 
 
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI of what an address may refuse with."""
+    body = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": schemas.Problem.__doc__, "content": body} for status in statuses}
+
+
 def handle_problems(app: FastAPI) -> None:
     """Makes every error of an app a problem; of what nobody foresaw only that it failed is told."""
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _misspelt)
     app.add_exception_handler(UserError, _mistaken)
-    app.add_exception_handler(Exception, _failed)
+    app.add_exception_handler(Exception, failed)
 
 
 async def _told(request: Request, error: Exception) -> Response:
@@ -103,7 +110,8 @@ async def _mistaken(request: Request, error: Exception) -> Response:
     return problem(request, status, " ".join(str(error).split()))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def failed(request: Request, error: Exception) -> Response:
+    """The answer to a request that nobody foresaw to fail."""
     log.error("request %s failed", request_id_of(request), exc_info=error)
     return problem(request, 500, FAILED, {REQUEST_ID: request_id_of(request)})
 

@@ -256,6 +256,112 @@ class ServiceAnswer(BaseModel):
     photo_minutes: float
 
 
+class IndexRequest(Body):
+    """Names an index, and for a roll-back the version to use again: by default the one before."""
+
+    index: IndexName = "fingerprints"
+    version: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+
+
+class ReloadRequest(Body):
+    """Names the index to look at now; by default all."""
+
+    index: IndexName | None = None
+
+
+class IndexVersion(BaseModel):
+    """A stored version of an index; `created` is ISO 8601."""
+
+    version: str
+    state: Literal["in use", "published", "withdrawn", "candidate"]
+    created: str
+    num_skus: int | None
+
+
+class FailedVersion(BaseModel):
+    """A version that could not be opened; the one before it answers on."""
+
+    version: str
+    reason: str
+    when: str
+
+
+class IndexState(BaseModel):
+    """An index as an operator sees it.
+
+    Attributes:
+        version: that answers; null before any could be opened.
+        num_skus: that are searched, without the hidden ones.
+        encoder: kind of its image tower; `encoder_digest` is of the whole checkpoint.
+        versions: the last published first.
+    """
+
+    name: str
+    version: str | None
+    created: str | None
+    age_seconds: float | None
+    num_skus: int | None
+    num_hidden: int
+    encoder: str | None
+    encoder_digest: str | None
+    versions: list[IndexVersion]
+    failed: FailedVersion | None
+
+
+class IndexesAnswer(BaseModel):
+    """Every index of the service."""
+
+    indexes: list[IndexState]
+
+
+class RuleState(BaseModel):
+    """A rule; `bias` is null for the index's usual one, `unused_in` names indexes without the SKU."""
+
+    sku_id: str
+    rule: Literal["pin", "bury", "hide"]
+    bias: float | None
+    unused_in: list[str]
+
+
+class RulesAnswer(BaseModel):
+    """All rules by SKU; `problem` says why the file of rules can't be read, if it can't."""
+
+    rules: list[RuleState]
+    problem: str | None
+
+
+class ReadyAnswer(BaseModel):
+    """Whether requests should come here.
+
+    Attributes:
+        reason: why not.
+        versions: in use, by index.
+        failed: why a newer version is not in use, by index.
+        problems: what else an operator should look at.
+    """
+
+    ready: bool
+    reason: str | None
+    versions: dict[str, str]
+    failed: dict[str, str]
+    problems: list[str]
+
+
+class ProductStored(BaseModel):
+    """A product that was put into the drop folder; it is found once the graph has built an index with it."""
+
+    sku_id: str
+    row: str
+    pictures: list[str]
+
+
+class FeedbackAnswer(BaseModel):
+    """What was kept of a thumb."""
+
+    kept: bool
+    photo_kept: bool
+
+
 class Problem(BaseModel):
     """An error (RFC 9457, application/problem+json)."""
 

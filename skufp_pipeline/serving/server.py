@@ -13,6 +13,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.serving.app import create_app
+from skufp_pipeline.serving.logs import configure_logs
 from skufp_pipeline.serving.service import Service
 from skufp_pipeline.store import ArtifactStore
 
@@ -21,6 +22,7 @@ HEADER_SECONDS = 10.0  # that the headers of a request may take to arrive; then 
 
 def run(preset: Preset, store: ArtifactStore, listening: socket.socket) -> None:
     """Answers on a listening socket until SIGTERM or SIGINT."""
+    configure_logs()
     app = create_app(preset, store)
     config = uvicorn.Config(
         app,
@@ -28,9 +30,9 @@ def run(preset: Preset, store: ArtifactStore, listening: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=ceil(preset.serving.drain_seconds),
         server_header=False,
-        proxy_headers=False,
+        proxy_headers=False,  # serving.proxies says whose are believed
         access_log=False,
-        log_level="warning",
+        log_config=None,
     )
     Draining(config, app.state.service).run(sockets=[listening])
 

@@ -1,11 +1,15 @@
 """How the service runs."""
 
-from typing import Annotated
+import re
+from ipaddress import ip_network
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from skufp_pipeline.photos import MaxPixels
 from skufp_pipeline.settings import Settings
+
+LARGEST_RATE = 10_000  # requests that are counted of one caller; each takes some bytes
 
 
 class ServingSettings(Settings):
@@ -57,3 +61,42 @@ class ServingSettings(Settings):
     origins: list[str] = []
     feedback: bool = False
     indexes: Annotated[list[str], Field(min_length=1)] = ["fingerprints"]
+
+    @field_validator("rate", "upload_rate")
+    @classmethod
+    def _is_rate(cls, value: str) -> str:
+        from limits import parse  # slow to import, and the defaults need no check
+
+        try:
+            amount = parse(value).amount
+        except ValueError:
+            raise ValueError(f"{value!r} is no rate; expected one such as 50/second or 600/minute") from None
+        if not 1 <= amount <= LARGEST_RATE:
+            raise ValueError(f"{value!r} allows {amount:,} requests; expected 1 to {LARGEST_RATE:,}")
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _are_addresses(cls, values: list[str]) -> list[str]:
+        for value in values:
+            try:
+                ip_network(value)
+            except ValueError:
+                raise ValueError(
+                    f"{value!r} is no address or network; expected some such as 10.0.0.5 or 10.0.0.0/8"
+                ) from None
+        return values
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, values: list[str]) -> list[str]:
+        for value in values:
+            if not re.fullmatch(r"https?://[^/?#\s*]+", value):
+                raise ValueError(f"{value!r} is no origin; expected one such as https://shop.example")
+        return values
+
+    @model_validator(mode="after")
+    def _closed_needs_keys(self) -> Self:
+        if not self.open and self.keys is None:
+            raise ValueError("open: false lets nobody in without keys; name a file of API keys as `keys`")
+        return self

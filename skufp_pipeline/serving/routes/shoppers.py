@@ -1,6 +1,8 @@
 """What a shopper asks: photos, searches, products."""
 
+import asyncio
 import io
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -20,19 +22,23 @@ from skufp_pipeline.serving.answers import (
 )
 from skufp_pipeline.serving.bodies import read_parts
 from skufp_pipeline.serving.engines import Served
+from skufp_pipeline.serving.feedback import Remembered
+from skufp_pipeline.serving.gate import for_role
 from skufp_pipeline.serving.paths import sku_of_path
 from skufp_pipeline.serving.photos import checked
-from skufp_pipeline.serving.problems import PROBLEM_JSON, Refusal, request_id_of
+from skufp_pipeline.serving.problems import Refusal, problems, request_id_of
+from skufp_pipeline.serving.record import record_of
 from skufp_pipeline.serving.schemas import (
     MOST,
     ExplainAnswer,
     ExplainRequest,
     FacetsAnswer,
+    FeedbackAnswer,
+    FeedbackRequest,
     FoundItem,
     IndexInUse,
     IndexName,
     PhotoAnswer,
-    Problem,
     ProductAnswer,
     SearchAnswer,
     SearchRequest,
@@ -41,19 +47,10 @@ from skufp_pipeline.serving.schemas import (
 from skufp_pipeline.serving.service import Service, service_of
 
 INDEX_VERSION = "X-Index-Version"
-ProblemDoc = dict[int | str, dict[str, Any]]
-
-
-def problems(*statuses: int) -> ProblemDoc:
-    """The OpenAPI of what an address may refuse with."""
-    body = {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"description": Problem.__doc__, "content": body} for status in statuses}
-
-
 Asked = Annotated[Service, Depends(service_of)]
 Sku = Annotated[str, Depends(sku_of_path)]
 Index = Annotated[IndexName, Query(description="Which index is asked.")]
-router = APIRouter(prefix="/v1", responses=problems(422, 429, 503))
+router = APIRouter(prefix="/v1", route_class=for_role("shopper"), responses=problems(401, 422, 429, 503))
 PHOTO_BODY = {
     "requestBody": {
         "required": True,
@@ -147,7 +144,7 @@ async def image(
     lasting = "max-age=31536000, immutable" if v == served.version else "max-age=60"
     headers = {
         "ETag": f'"{served.version}"',
-        "Cache-Control": f"public, {lasting}",
+        "Cache-Control": f"{'public' if service.settings.open else 'private'}, {lasting}",
         INDEX_VERSION: served.version,
     }
     if headers["ETag"] in request.headers.get("if-none-match", ""):
@@ -202,6 +199,34 @@ async def explain(asked: ExplainRequest, request: Request, service: Asked) -> Re
     return await service.admission.run(request, work)
 
 
+def remembered(asked: SearchRequest, body: SearchAnswer, photo_ids: Sequence[str]) -> Remembered:
+    """What a thumb on this answer would be kept with: the photo if it alone was asked."""
+    alone = len(photo_ids) == 1 and not (asked.text or asked.not_text or asked.like or asked.unlike)
+    return Remembered(
+        body.index,
+        body.index_version,
+        [hit.sku_id for hit in body.hits],
+        asked.text,
+        photo_ids[0] if alone else None,
+        body.box if alone else None,
+    )
+
+
+@router.post("/feedback", response_model=FeedbackAnswer, status_code=201, responses=problems(403, 404))
+async def feedback(asked: FeedbackRequest, service: Asked) -> FeedbackAnswer:
+    """Keeps a thumb on an answer, where the shop keeps them, with the photo if it alone was asked."""
+    search = service.feedback.find(asked.request_id)
+    if not service.feedback.is_on:
+        raise Refusal(403, "This shop keeps no feedback (serving.feedback is off).")
+    if search is None or asked.sku_id not in search.shown:
+        raise Refusal(404, "No search of this request id that found this SKU is remembered; search again.")
+    photo = service.photos.find(search.photo_id) if search.photo_id is not None else None
+    content = None if photo is None else photo.seen.content
+    await asyncio.to_thread(service.feedback.add, asked.request_id, asked.sku_id, asked.good, content)
+    service.metrics.thumb(asked.good)
+    return FeedbackAnswer(kept=True, photo_kept=content is not None)
+
+
 @router.get("/service", response_model=ServiceAnswer)
 async def about(service: Asked) -> ServiceAnswer:
     """What the service can do; answered before an index is ready, too."""
@@ -223,7 +248,10 @@ async def _searched(served: Served, asked: SearchRequest, request: Request, serv
     def work(waited: float) -> Response:
         found = searched(served, asked, photos)
         fields = service.settings.fields
-        return answered(search_answer(served, asked, found, request_id_of(request), waited, fields), served)
+        body = search_answer(served, asked, found, request_id_of(request), waited, fields)
+        record_of(request).answered(served.name, served.version, body.ms, body.verdict)
+        service.feedback.remember(body.request_id, remembered(asked, body, photo_ids))
+        return answered(body, served)
 
     return await service.admission.run(request, work)
 
