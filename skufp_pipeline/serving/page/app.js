@@ -471,7 +471,7 @@ function listenForAnswers() {
     const { sku_id: sku } = event.detail.hit;
     const chosen = state[name].includes(sku);
     const list = state[name].filter((each) => each !== sku);
-    say(t(chosen ? `${name}.off` : `${name}.on`, { name: nameOf(event.detail.hit) }));
+    say(t(`judged.${name}.${chosen ? "off" : "on"}`, { name: nameOf(event.detail.hit) }));
     const base = state.near.length ? { near: [], photo: null, text: "", item: null, box: null, whole: false, like: [state.near.at(-1)] } : {};
     const liked = { ...state, ...base };
     go({ ...base, [name]: chosen ? list : [...liked[name].filter((each) => each !== sku), sku], [other]: liked[other].filter((each) => each !== sku) });
@@ -580,7 +580,7 @@ async function begin() {
     service = await ask("service");
     $("title").textContent = service.title;
     const skus = service.indexes[0]?.num_skus ?? 0;
-    $("about").textContent = t("about", { n: skus, count: skus, minutes: service.photo_minutes });
+    $("about").textContent = t(service.feedback ? "about.feedback" : "about", { n: skus, count: skus, minutes: service.photo_minutes });
   } catch (error) {
     $("title").textContent = t("start.title");
     if (!asks(state)) tell({ kind: "error", error, action: [t("retry"), () => location.reload()] });
