@@ -397,7 +397,7 @@ class Column {
       this.grid.hidden = false;
       this.verdict.removeAttribute("stale");
       this.verdict.replaceChildren(...verdictOf(answer));
-      this.grid.show(answer, state, abilities(this.name));
+      this.grid.show(answer, state, abilities());
       const more = answer.hits.length === state.top && state.top < MOST;
       const next = Math.min(MOST, state.top * 2);
       this.more.replaceChildren(...(more ? [button({ label: t("more.show") }, () => go({ top: next }, { replace: true }))] : []));
@@ -416,10 +416,7 @@ function shownColumns(names) {
   return columns;
 }
 
-const abilities = (name) => ({
-  why: Boolean(photo && !state.near.length && service.indexes.find((index) => index.name === name)?.explains),
-  thumbs: service.feedback,
-});
+const abilities = () => ({ why: Boolean(photo && !state.near.length), thumbs: service.feedback });
 
 function verdictOf(answer) {
   const asked = state.near.length ? "near" : state.photo && state.text.trim() ? "both" : state.photo ? "photo" : state.text.trim() ? "words" : "likes";
@@ -484,7 +481,7 @@ function listenForAnswers() {
     $("answers-title").focus({ preventScroll: true });
     scrollTo({ top: 0 });
   });
-  addEventListener("open", (event) => one("product-dialog").show(event.detail.hit, event.detail.answer, state, abilities(event.detail.answer.index)));
+  addEventListener("open", (event) => one("product-dialog").show(event.detail.hit, event.detail.answer, state, abilities()));
   addEventListener("why", ({ detail: { hit, answer } }) => {
     const region = takesWhole(state) ? { whole: true } : state.box || state.item || state.whole ? regionOf(state) : answer.item ? { item: answer.item } : answer.box ? { box: answer.box } : { whole: true };
     const body = { photo_id: state.photo, sku_id: hit.sku_id, index: answer.index, ...region };

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.search.bundle import current_index
+from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.serving.app import create_app
 from skufp_pipeline.serving.keys import add_key
 from skufp_pipeline.store import ArtifactStore
@@ -94,11 +95,10 @@ def running(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     preset_file = write_preset(folder, {**yaml.safe_load(graph.preset_file.read_text()), "serving": serving})
     few = Graph(preset_file, None, "")
     _, whole = current_index(few.store)
-    ids = whole.skus["sku_id"].to_list()
-    prices = pl.Series("price", np.arange(len(ids)) + 0.5)
-    priced = whole.remove(ids).add(whole.fingerprints, whole.skus.with_columns(prices)).compacted()
-    publish_as(few, "few", "one", priced.remove(ids[30:]))
-    publish_as(few, "few", "two", priced.remove(ids[40:]))
+    for version, count in (("one", 30), ("two", 40)):
+        prices = pl.Series("price", np.arange(count) + 0.5)
+        skus = whole.skus[:count].with_columns(prices)
+        publish_as(few, "few", version, FingerprintIndex(whole.fingerprints[:count], skus, threads=1))
     preset = load_preset(str(preset_file))
     app = create_app(preset, ArtifactStore(preset.data_root))
     listening = socket.create_server(("127.0.0.1", 0))
@@ -115,7 +115,7 @@ def running(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
     """Debian's Chromium. Playwright holds an event loop in this thread, so it ends with the package."""
     if CHROMIUM is None:
         pytest.skip("no Chromium here: `make browser` installs it")
@@ -126,14 +126,14 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(running: Running, browser: Browser) -> Iterator[OpenPage]:
+def open_page(running: Running, chromium: Browser) -> Iterator[OpenPage]:
     """Opens pages in a context of their own. Whatever a page says on its console or asks of another host fails
     the test, but what contains `tolerated`."""
     opened: list[tuple[Page, list[str], str]] = []
 
     def open_one(path: str = "", tolerated: str = "no error at all", **context: Any) -> Page:
         size = {"width": context.pop("width", 1280), "height": 860}
-        page = browser.new_context(viewport=size, **context).new_page()
+        page = chromium.new_context(viewport=size, **context).new_page()
         page.set_default_timeout(PATIENCE)
         said: list[str] = []
         page.on("console", lambda message: said.append(message.text) if message.type != "log" else None)
@@ -141,6 +141,7 @@ def open_page(running: Running, browser: Browser) -> Iterator[OpenPage]:
         page.on("request", lambda each: said.append(each.url) if _is_foreign(each.url, running.url) else None)
         opened.append((page, said, tolerated))
         page.goto(f"{running.url}/{path}")
+        page.wait_for_selector("html:not([data-waiting])")
         return page
 
     yield open_one

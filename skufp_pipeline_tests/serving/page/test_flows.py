@@ -379,7 +379,7 @@ def test_no_result_offers_to_clear_the_filters(open_page: OpenPage, running: Run
 def test_a_newer_search_ends_the_one_before(open_page: OpenPage, running: Running) -> None:
     page = open_page()
     held: list[Route] = []
-    page.route("**/v1/search", held.append, times=1)
+    page.route("**/v1/search", lambda route: held.append(route), times=1)
     given_up: list[str] = []
     page.on("requestfailed", lambda request: given_up.append(request.post_data or ""))
     page.get_by_role("searchbox").fill("skirt")
@@ -434,8 +434,8 @@ def test_two_indexes_are_compared_side_by_side(open_page: OpenPage, running: Run
     upload(page, photo)
     photo_id = address(page)["photo"][0]
     page.get_by_label("Compare with").select_option("few")
-    page.wait_for_function("document.querySelectorAll('result-grid[aria-busy=\"false\"]').length === 2")
-    columns = page.locator("result-grid")
+    columns = page.locator("result-grid[aria-busy='false']")
+    expect(columns).to_have_count(2)
     for place, index in enumerate(("fingerprints", "few")):
         skus = columns.nth(place).locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.sku)")
         assert skus == running.skus(photo_id=photo_id, index=index)
@@ -458,8 +458,8 @@ def test_an_operator_sees_and_changes_what_is_in_use(open_page: OpenPage, runnin
     few.get_by_role("button", name="Reload now").click()
     expect(drawer.locator(".told")).to_have_text("Done.")
     (first, *_) = running.skus(text="skirt")
-    drawer.get_by_label("Product").fill(first)
-    drawer.get_by_label("Rule", exact=True).select_option("hide")
+    drawer.get_by_role("textbox", name="Product").fill(first)
+    drawer.get_by_role("combobox", name="Rule").select_option("hide")
     drawer.get_by_role("button", name="Add rule").click()
     expect(drawer.get_by_role("row", name=re.compile(first))).to_contain_text("Hide")
     assert first not in running.skus(text="skirt")
@@ -482,7 +482,7 @@ def test_the_page_does_not_jump(open_page: OpenPage, photo: Path) -> None:
         }"""
     )
     upload(page, photo)
-    page.wait_for_function("[...document.querySelectorAll('.card img')].slice(0, 8).every((image) => image.complete)")
+    page.wait_for_load_state("networkidle")
     assert page.evaluate("window.shifts") < 0.1
 
 
