@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.presets import load_preset
@@ -127,8 +127,8 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(running: Running, chromium: Browser) -> Iterator[OpenPage]:
-    """Opens pages in a context of their own. Whatever a page says on its console or asks of another host fails
-    the test, but what contains `tolerated`."""
+    """Opens pages in contexts of their own. What a page says on its console or asks of another host fails the
+    test, unless it contains `tolerated`."""
     opened: list[tuple[Page, list[str], str]] = []
 
     def open_one(path: str = "", tolerated: str = "no error at all", **context: Any) -> Page:
@@ -170,7 +170,12 @@ def upload(page: Page, photo: Path) -> None:
 def answers(page: Page) -> list[str]:
     """The SKUs of the cards, once the answers to what was asked last are there."""
     page.wait_for_selector("result-grid[aria-busy='false'] .card:not(.bones)")
-    return page.locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.sku)")
+    return skus_of(page.locator(".card"))
+
+
+def skus_of(cards: Locator) -> list[str]:
+    skus: list[str] = cards.evaluate_all("cards => cards.map((card) => card.dataset.sku)")
+    return skus
 
 
 def address(page: Page) -> dict[str, list[str]]:

@@ -60,7 +60,9 @@ def test_a_language_from_right_to_left_mirrors_the_page(open_page: OpenPage, run
     page.goto(f"{running.url}/?lang=ar")
     page.wait_for_selector("#ideas button")
     assert page.get_by_role("heading", level=1).first.text_content() == arabic["start.title"]
-    assert page.locator("#start-choose").text_content() == words["photo.choose"]  # English where there is none
+    assert (
+        page.locator("#start-choose").text_content() == words["photo.choose"]
+    )  # English where there is none
     assert complaints(page) == []
     page.goto(f"{running.url}/?lang=ar&q=skirt")
     skus = answers(page)

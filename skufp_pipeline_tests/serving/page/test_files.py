@@ -34,7 +34,9 @@ def test_every_file_is_served_with_its_type_and_a_tag(client: TestClient) -> Non
         answer = client.get("/" if path.name == "index.html" else f"/static/{path.name}")
         assert answer.content == path.read_bytes()
         assert answer.headers["Content-Type"] == types.get(path.suffix, answer.headers["Content-Type"])
-        again = client.get(answer.request.url, headers={"If-None-Match": f'W/"other", {answer.headers["ETag"]}'})
+        again = client.get(
+            answer.request.url, headers={"If-None-Match": f'W/"other", {answer.headers["ETag"]}'}
+        )
         assert (again.status_code, again.content) == (304, b"")
 
 
@@ -67,7 +69,9 @@ def test_no_script_or_style_is_inline() -> None:
     document = (PAGE / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\bsrc=)|javascript:", document)
     sources = "".join(path.read_text() for path in SCRIPTS)
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://(?!www\.w3\.org)", sources)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|https?://(?!www\.w3\.org)", sources
+    )
 
 
 def test_every_text_that_the_page_uses_is_there_and_no_other() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from .conftest import MEGABYTES, OpenPage, Running, address, answers, asked, upload
+from .conftest import MEGABYTES, OpenPage, Running, address, answers, asked, skus_of, upload
 
 TAKES = """
 ([content, type, event]) => {
@@ -112,7 +112,9 @@ def test_the_box_is_dragged_and_resized_by_mouse(open_page: OpenPage, running: R
         """Drags between shares of the photo; returns the box that is asked."""
 
         def act() -> None:
-            points = [(seen["x"] + x * seen["width"], seen["y"] + y * seen["height"]) for x, y in (start, end)]
+            points = [
+                (seen["x"] + x * seen["width"], seen["y"] + y * seen["height"]) for x, y in (start, end)
+            ]
             page.mouse.move(*points[0])
             page.mouse.down()
             page.mouse.move(*points[1], steps=4)
@@ -168,7 +170,7 @@ def test_words_alone_are_found_with_what_they_match(open_page: OpenPage, running
     page.keyboard.press("Enter")
     assert answers(page) == running.skus(text="trousers")
     expect(page.locator(".verdict")).to_contain_text("24 products for “trousers”")
-    assert page.title() == "trousers – Test shop"
+    assert page.title() == "trousers \N{EN DASH} Test shop"
 
 
 def test_words_to_avoid_push_away(open_page: OpenPage, running: Running) -> None:
@@ -281,7 +283,9 @@ def test_a_card_opens_by_keys_and_gives_the_focus_back(open_page: OpenPage) -> N
     page.keyboard.press("ArrowRight")
     page.keyboard.press("ArrowDown")
     place = page.evaluate("document.activeElement.closest('.card').dataset.sku")
-    columns = page.evaluate("getComputedStyle(document.querySelector('.grid')).gridTemplateColumns.split(' ').length")
+    columns = page.evaluate(
+        "getComputedStyle(document.querySelector('.grid')).gridTemplateColumns.split(' ').length"
+    )
     assert place == skus[1 + columns]
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
@@ -331,7 +335,9 @@ def test_a_busy_service_is_asked_once_more(open_page: OpenPage) -> None:
     def refuse(route: Route) -> None:
         refused.append(route.request.url)
         if len(refused) in (1, 3, 4):
-            route.fulfill(status=429, headers={"Retry-After": "1"}, json={"detail": "too many searches", "status": 429})
+            route.fulfill(
+                status=429, headers={"Retry-After": "1"}, json={"detail": "too many searches", "status": 429}
+            )
         else:
             route.continue_()
 
@@ -437,8 +443,7 @@ def test_two_indexes_are_compared_side_by_side(open_page: OpenPage, running: Run
     columns = page.locator("result-grid[aria-busy='false']")
     expect(columns).to_have_count(2)
     for place, index in enumerate(("fingerprints", "few")):
-        skus = columns.nth(place).locator(".card").evaluate_all("cards => cards.map((card) => card.dataset.sku)")
-        assert skus == running.skus(photo_id=photo_id, index=index)
+        assert skus_of(columns.nth(place).locator(".card")) == running.skus(photo_id=photo_id, index=index)
 
 
 def test_an_operator_sees_and_changes_what_is_in_use(open_page: OpenPage, running: Running) -> None:
@@ -477,8 +482,9 @@ def test_the_page_does_not_jump(open_page: OpenPage, photo: Path) -> None:
     page.evaluate(
         """() => {
           window.shifts = 0;
-          const add = (list) => list.getEntries().forEach((entry) => (window.shifts += entry.hadRecentInput ? 0 : entry.value));
-          new PerformanceObserver(add).observe({ type: "layout-shift", buffered: true });
+          const add = (entry) => (window.shifts += entry.hadRecentInput ? 0 : entry.value);
+          const observer = new PerformanceObserver((list) => list.getEntries().forEach(add));
+          observer.observe({ type: "layout-shift", buffered: true });
         }"""
     )
     upload(page, photo)
