@@ -1,7 +1,7 @@
 """Takes the pictures of the page that the documents show, from a running service.
 
     skufp serve &
-    python benchmarks/page_pictures.py --photo data/demo/raw/dataset/train/image/000701.jpg
+    python benchmarks/page_pictures.py --photo data/demo/raw/dataset/validation/image/000073.jpg
 
 A picture that `--most` kilobytes can't hold is an error. Needs Chromium (`make browser`).
 """
@@ -15,7 +15,7 @@ import click
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-COLOURS = 128  # of a picture; the pages have few
+COLOURS = 256  # of a picture
 PATIENCE = 60_000  # milliseconds
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
@@ -77,7 +77,7 @@ def taken(browser: Browser, url: str, photo: Path, look: Look) -> bytes:
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     context.close()
     buffer = io.BytesIO()
-    picture.quantize(COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    picture.quantize(COLOURS, kmeans=2, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 

@@ -40,13 +40,14 @@ export class FilterPanel extends HTMLElement {
     const here = this.#state.counts?.[column];
     const count = (value) => (here && (!chosen.length || chosen.includes(value)) ? (here[value] ?? 0) : counts[value]);
     const narrowed = here && !chosen.length;
-    const values = Object.keys(counts).sort(
+    const known = Object.keys(counts);
+    const values = known.toSorted(
       (one, other) => chosen.includes(other) - chosen.includes(one) || (narrowed ? count(other) - count(one) : 0),
     );
     const open = this.#open.has(column);
     const shown = open ? values : values.slice(0, Math.max(FEW, chosen.length));
-    const rows = shown.map((value, number_) => {
-      const id = `f-${place}-${values.indexOf(value)}-${number_}`;
+    const rows = shown.map((value) => {
+      const id = `f-${place}-${known.indexOf(value)}`;
       const box = h("input", { type: "checkbox", id, ...(chosen.includes(value) && { checked: true }) });
       box.addEventListener("change", () => this.#toggle(column, value, box.checked));
       return h(

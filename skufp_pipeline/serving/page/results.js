@@ -6,8 +6,8 @@ import { has, number, percent, t } from "./words.js";
 const MOST_FIELDS = 3; // on a card
 let made = 0;
 
-/** The word, symbol and colour of a similarity in per cent. */
-export function grade(similarity) {
+/** The word, symbol and colour of a similarity in whole per cent, as it is shown. */
+function grade(similarity) {
   if (similarity >= 70) return { name: "high", word: t("grade.high"), symbol: "full" };
   if (similarity >= 40) return { name: "middle", word: t("grade.middle"), symbol: "half" };
   return { name: "low", word: t("grade.low"), symbol: "hollow" };
@@ -15,7 +15,7 @@ export function grade(similarity) {
 
 /** The mark of a similarity: a symbol, the per cent and the word for it. */
 export function gradeMark(similarity) {
-  const { name, word, symbol } = grade(similarity);
+  const { name, word, symbol } = grade(Math.round(similarity));
   return h("p", { class: `grade ${name}` }, icon(symbol), h("b", {}, percent(similarity / 100)), h("span", {}, word));
 }
 
@@ -111,7 +111,7 @@ export class ResultGrid extends HTMLElement {
       h(
         "div",
         { class: "text" },
-        h("h3", { id }, h("button", { type: "button", class: "open", onclick: () => this.#say("open", { hit }) }, name)),
+        h("h2", { id }, h("button", { type: "button", class: "open", onclick: () => this.#say("open", { hit }) }, name)),
         h("p", { class: "sub" }, hit.title && hit.category ? `${hit.category} · ` : "", h("span", { class: "sku" }, hit.sku_id)),
         fields(hit),
         hit.matched.length > 0 && h("p", { class: "matched" }, t("card.matched", { words: hit.matched.join(", ") })),

@@ -74,7 +74,8 @@ export class WhyDialog extends HTMLElement {
         };
         const dot = h("i", { class: "dot" }, String(place + 1));
         dot.style.setProperty("--dot", COLOURS[place % COLOURS.length]);
-        const lead = pair.lead !== null && pair.lead > 0.005 ? ` · ${t("why.lead", { lead: percent(pair.lead) })}` : "";
+        const points = Math.round(100 * (pair.lead ?? 0));
+        const lead = points > 0 ? ` · ${t("why.lead", { n: points })}` : "";
         return h(
           "li",
           {},

@@ -146,6 +146,7 @@ def open_page(running: Running, chromium: Browser) -> Iterator[OpenPage]:
 
     yield open_one
     for page, said, tolerated in opened:
+        page.unroute_all(behavior="ignoreErrors")
         page.context.close()
         assert [each for each in said if tolerated not in each] == []
 

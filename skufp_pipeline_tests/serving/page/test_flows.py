@@ -157,7 +157,7 @@ def test_words_beside_the_photo_count_as_the_slider_says(
     page.keyboard.type("red skirt")
     body = asked(page, lambda: page.keyboard.press("Enter"))
     assert (body["text"], body["text_weight"]) == ("red skirt", 0.5)
-    slider = page.get_by_label("What counts more")
+    slider = page.get_by_role("slider", name="What counts more")
     slider.focus()
     assert asked(page, lambda: page.keyboard.press("End"))["text_weight"] == 1
     assert answers(page) == running.skus(photo_id=photo_id, text="red skirt", text_weight=1)
@@ -202,8 +202,10 @@ def test_filters_narrow_and_count(open_page: OpenPage, running: Running) -> None
 def test_numbers_are_filtered_by_a_range(open_page: OpenPage, running: Running) -> None:
     page = open_page("?q=red&index=few")
     answers(page)
-    asked(page, lambda: (page.get_by_label("From").fill("5"), page.keyboard.press("Tab")))
-    body = asked(page, lambda: (page.get_by_label("To").fill("9.5"), page.keyboard.press("Tab")))
+    asked(page, lambda: (page.get_by_role("spinbutton", name="From").fill("5"), page.keyboard.press("Tab")))
+    body = asked(
+        page, lambda: (page.get_by_role("spinbutton", name="To").fill("9.5"), page.keyboard.press("Tab"))
+    )
     assert body["where"] == {"price": {"gte": 5, "lte": 9.5}}
     assert len(answers(page)) == 5
     assert address(page)["r.price"] == ["5..9.5"]
@@ -239,7 +241,7 @@ def test_likes_and_dislikes_change_the_answers(open_page: OpenPage, running: Run
     card(page, 0).hover()
     asked(page, card(page, 0).get_by_role("button", name="Less of this").click)
     assert answers(page) == running.skus(photo_id=photo_id, like=[first[1]], unlike=[liked[0]])
-    expect(page.locator(".hint").first).to_contain_text("the whole photo counts")
+    expect(page.locator("#box-hint")).to_contain_text("the whole photo counts")
     asked(page, page.get_by_role("button", name=f"Remove {first[1]}").click)
     asked(page, page.get_by_role("button", name=f"Remove {liked[0]}").click)
     assert answers(page) == first
