@@ -35,7 +35,10 @@ export async function ask(path, { method, body, form, signal, key, onBusy, as = 
   };
   let answer = await send(new URL(path, from), request);
   if (answer.status === 429) {
-    const seconds = Math.min(Math.max(Math.ceil(Number(answer.headers.get("Retry-After")) || 1), 1), PATIENCE);
+    const seconds = Math.min(
+      Math.max(Math.ceil(Number(answer.headers.get("Retry-After")) || 1), 1),
+      PATIENCE,
+    );
     onBusy?.(seconds);
     await wait(seconds * 1000, signal);
     answer = await send(new URL(path, from), request);
@@ -61,7 +64,10 @@ async function problemOf(answer) {
   } catch {
     // a proxy's page: its status says enough
   }
-  const detail = typeof told.detail === "string" && told.detail ? told.detail : t("error.status", { status: answer.status });
+  const detail =
+    typeof told.detail === "string" && told.detail
+      ? told.detail
+      : t("error.status", { status: answer.status });
   return new Problem(answer.status, detail, told.request_id ?? answer.headers.get("X-Request-ID"));
 }
 

@@ -180,17 +180,44 @@ const say = (text) => ($("status").textContent = text);
 
 /** A whole state of the page: what it is, why, and what can be done. */
 function panel({ symbol, title, text, small, actions = [], role }) {
-  return h("div", { class: "blank", role }, icon(symbol), h("h2", {}, title), text && h("p", {}, text), small && h("small", {}, small), h("div", { class: "buttons" }, ...actions));
+  return h(
+    "div",
+    { class: "blank", role },
+    icon(symbol),
+    h("h2", {}, title),
+    text && h("p", {}, text),
+    small && h("small", {}, small),
+    h("div", { class: "buttons" }, ...actions),
+  );
 }
 
 function failed(error, columns) {
   quiet();
   const gone = error.status === 404 && state.photo && !photo && !state.like.length && !state.near.length;
-  const kind = gone ? "gone" : error.status === 0 ? "offline" : error.status === 429 ? "busy" : error.status >= 500 ? "server" : "request";
+  const kind = gone
+    ? "gone"
+    : error.status === 0
+      ? "offline"
+      : error.status === 429
+        ? "busy"
+        : error.status >= 500
+          ? "server"
+          : "request";
   const symbols = { gone: "image", offline: "offline", busy: "clock" };
   const text = gone ? t("failed.gone.text", { n: service.photo_minutes }) : error.message;
-  const act = gone ? button({ label: t("photo.choose"), symbol: "image", class: "primary" }, choose) : button({ label: t("retry"), class: "primary" }, run);
-  columns[0].fail(panel({ symbol: symbols[kind] ?? "warning", title: t(`failed.${kind}.title`), text, small: error.requestId && t("error.request", { id: error.requestId }), actions: [act], role: "alert" }));
+  const act = gone
+    ? button({ label: t("photo.choose"), symbol: "image", class: "primary" }, choose)
+    : button({ label: t("retry"), class: "primary" }, run);
+  columns[0].fail(
+    panel({
+      symbol: symbols[kind] ?? "warning",
+      title: t(`failed.${kind}.title`),
+      text,
+      small: error.requestId && t("error.request", { id: error.requestId }),
+      actions: [act],
+      role: "alert",
+    }),
+  );
   for (const column of columns.slice(1)) column.fail(null);
   document.body.dataset.failed = kind;
 }
@@ -213,9 +240,26 @@ async function showRecent() {
     searches.map(async (each) => {
       const shown = each.photo ? await kept(each.photo) : null;
       const url = shown && URL.createObjectURL(shown.blob);
-      const image = url && h("img", { src: url, alt: "", onload: () => URL.revokeObjectURL(url), onerror: () => URL.revokeObjectURL(url) });
-      const label = each.photo ? (each.text ? t("recent.both", { words: each.text }) : t("recent.photo")) : each.text || t("recent.likes");
-      const link = h("a", { href: each.address }, image || h("span", { class: "no-picture" }, icon(each.photo ? "image" : "search")), h("span", { class: "label" }, label), h("small", {}, ago(each.time)));
+      const image =
+        url &&
+        h("img", {
+          src: url,
+          alt: "",
+          onload: () => URL.revokeObjectURL(url),
+          onerror: () => URL.revokeObjectURL(url),
+        });
+      const label = each.photo
+        ? each.text
+          ? t("recent.both", { words: each.text })
+          : t("recent.photo")
+        : each.text || t("recent.likes");
+      const link = h(
+        "a",
+        { href: each.address },
+        image || h("span", { class: "no-picture" }, icon(each.photo ? "image" : "search")),
+        h("span", { class: "label" }, label),
+        h("small", {}, ago(each.time)),
+      );
       link.addEventListener("click", (event) => {
         if (event.metaKey || event.ctrlKey || event.shiftKey) return;
         event.preventDefault();
@@ -231,16 +275,32 @@ async function showRecent() {
     say(t("recent.cleared"));
     $("start-choose").focus();
   });
-  $("recent").replaceChildren(h("header", {}, h("h2", {}, t("recent.title")), clear), h("ul", { role: "list" }, ...rows));
+  $("recent").replaceChildren(
+    h("header", {}, h("h2", {}, t("recent.title")), clear),
+    h("ul", { role: "list" }, ...rows),
+  );
 }
 
 function showIdeas(facets) {
-  const named = facets.find((facet) => facet.column === "category_name") ?? facets.find((facet) => facet.counts);
+  const named =
+    facets.find((facet) => facet.column === "category_name") ?? facets.find((facet) => facet.counts);
   if (!named?.counts) return;
-  const values = Object.entries(named.counts).sort((first, second) => second[1] - first[1]).slice(0, IDEAS);
+  const values = Object.entries(named.counts)
+    .sort((first, second) => second[1] - first[1])
+    .slice(0, IDEAS);
   $("ideas").replaceChildren(
     h("p", { id: "ideas-title" }, t("ideas.title")),
-    h("ul", { role: "list", "aria-labelledby": "ideas-title" }, ...values.map(([value]) => h("li", {}, button({ label: value, class: "chip" }, () => go({ ...nothing(), text: value }))))),
+    h(
+      "ul",
+      { role: "list", "aria-labelledby": "ideas-title" },
+      ...values.map(([value]) =>
+        h(
+          "li",
+          {},
+          button({ label: value, class: "chip" }, () => go({ ...nothing(), text: value })),
+        ),
+      ),
+    ),
   );
 }
 
@@ -248,7 +308,12 @@ function showIdeas(facets) {
 
 /** Brings every control in line with the state. */
 function sync() {
-  if (document.activeElement !== $("text") || !$("text").matches(":focus") || $("text").value.trim() !== state.text.trim()) $("text").value = state.text;
+  if (
+    document.activeElement !== $("text") ||
+    !$("text").matches(":focus") ||
+    $("text").value.trim() !== state.text.trim()
+  )
+    $("text").value = state.text;
   if (!asks(state)) return;
   document.body.dataset.view = "search";
   delete document.body.dataset.failed;
@@ -257,10 +322,19 @@ function sync() {
   $("photo-panel").hidden = !state.photo;
   $("mix-panel").hidden = !(state.photo && state.text.trim()) || state.near.length > 0;
   $("weight").value = state.weight;
-  $("weight").setAttribute("aria-valuetext", t("mix.value", { words: percent(state.weight), photo: percent(1 - state.weight) }));
-  const chosen = Object.values(state.where).reduce((sum, each) => sum + (Array.isArray(each) ? each.length : 1), state.not.length);
+  $("weight").setAttribute(
+    "aria-valuetext",
+    t("mix.value", { words: percent(state.weight), photo: percent(1 - state.weight) }),
+  );
+  const chosen = Object.values(state.where).reduce(
+    (sum, each) => sum + (Array.isArray(each) ? each.length : 1),
+    state.not.length,
+  );
   $("refined").textContent = chosen ? number(chosen) : "";
-  document.title = t("title.search", { what: state.near.at(-1) ?? (state.text.trim() || t("recent.photo")), title: service.title });
+  document.title = t("title.search", {
+    what: state.near.at(-1) ?? (state.text.trim() || t("recent.photo")),
+    title: service.title,
+  });
   showTrail();
   showChips();
   showIndexes();
@@ -282,51 +356,101 @@ async function loadColumns() {
 }
 
 function chip(text, label, symbol, remove) {
-  return h("li", {}, h("span", { class: "chip on" }, symbol && icon(symbol), h("span", {}, text), button({ label, symbol: "x", only: true, class: "round small" }, remove)));
+  return h(
+    "li",
+    {},
+    h(
+      "span",
+      { class: "chip on" },
+      symbol && icon(symbol),
+      h("span", {}, text),
+      button({ label, symbol: "x", only: true, class: "round small" }, remove),
+    ),
+  );
 }
 
 function showChips() {
   const without = (name, value) => () => go({ [name]: state[name].filter((each) => each !== value) });
   const made = [];
-  for (const value of state.like) made.push(chip(value, t("chip.remove", { what: value }), "heart", without("like", value)));
-  for (const value of state.unlike) made.push(chip(value, t("chip.remove", { what: value }), "less", without("unlike", value)));
-  for (const value of state.not) made.push(chip(t("chip.not", { words: value }), t("chip.remove", { what: value }), null, without("not", value)));
+  for (const value of state.like)
+    made.push(chip(value, t("chip.remove", { what: value }), "heart", without("like", value)));
+  for (const value of state.unlike)
+    made.push(chip(value, t("chip.remove", { what: value }), "less", without("unlike", value)));
+  for (const value of state.not)
+    made.push(
+      chip(t("chip.not", { words: value }), t("chip.remove", { what: value }), null, without("not", value)),
+    );
   for (const [column, chosen] of Object.entries(state.where)) {
     const { [column]: _, ...others } = state.where;
     const name = columnName(column);
     if (Array.isArray(chosen)) {
       for (const value of chosen) {
         const rest = chosen.filter((each) => each !== value);
-        made.push(chip(`${name}: ${value}`, t("chip.remove", { what: value }), null, () => go({ where: rest.length ? { ...others, [column]: rest } : others })));
+        made.push(
+          chip(`${name}: ${value}`, t("chip.remove", { what: value }), null, () =>
+            go({ where: rest.length ? { ...others, [column]: rest } : others }),
+          ),
+        );
       }
-    } else made.push(chip(`${name}: ${chosen.gte ?? ""}–${chosen.lte ?? ""}`, t("chip.remove", { what: name }), null, () => go({ where: others })));
+    } else
+      made.push(
+        chip(`${name}: ${chosen.gte ?? ""}–${chosen.lte ?? ""}`, t("chip.remove", { what: name }), null, () =>
+          go({ where: others }),
+        ),
+      );
   }
-  const clear = made.length > 1 && h("li", {}, button({ label: t("chip.clear"), class: "link" }, () => go({ where: {}, not: [], like: [], unlike: [] })));
-  $("chips").replaceChildren(...(made.length ? [h("ul", { role: "list", "aria-label": t("chip.label") }, ...made, clear || "")] : []));
+  const clear =
+    made.length > 1 &&
+    h(
+      "li",
+      {},
+      button({ label: t("chip.clear"), class: "link" }, () =>
+        go({ where: {}, not: [], like: [], unlike: [] }),
+      ),
+    );
+  $("chips").replaceChildren(
+    ...(made.length ? [h("ul", { role: "list", "aria-label": t("chip.label") }, ...made, clear || "")] : []),
+  );
 }
 
 /** The way of "More like this": the search, then each product. */
 function showTrail() {
   if (!state.near.length) return $("trail").replaceChildren();
-  const first = state.text.trim() ? `“${state.text.trim()}”` : state.photo ? t("trail.photo") : t("trail.search");
+  const first = state.text.trim()
+    ? `“${state.text.trim()}”`
+    : state.photo
+      ? t("trail.photo")
+      : t("trail.search");
   const begun = state.photo || state.text.trim() || state.like.length;
   const to = (count) => () => go({ near: state.near.slice(0, count) }).then(() => $("answers-title").focus());
   const steps = state.near.map((sku, place) => {
     const shown = h("span", { class: "step" }, h("span", {}, sku));
     describe(sku, shown);
     const last = place === state.near.length - 1;
-    return h("li", {}, last ? h("span", { "aria-current": "true" }, shown) : h("button", { type: "button", class: "link", onclick: to(place + 1) }, shown));
+    return h(
+      "li",
+      {},
+      last
+        ? h("span", { "aria-current": "true" }, shown)
+        : h("button", { type: "button", class: "link", onclick: to(place + 1) }, shown),
+    );
   });
-  $("trail").replaceChildren(h("ol", {}, begun && h("li", {}, button({ label: first, class: "link" }, to(0))), ...steps));
+  $("trail").replaceChildren(
+    h("ol", {}, begun && h("li", {}, button({ label: first, class: "link" }, to(0))), ...steps),
+  );
 }
 
 const products = new Map();
 async function describe(sku, shown) {
   try {
     const [index] = indexNames();
-    if (!products.has(sku)) products.set(sku, ask(`products/${encodeURIComponent(sku)}?index=${encodeURIComponent(index)}`));
+    if (!products.has(sku))
+      products.set(sku, ask(`products/${encodeURIComponent(sku)}?index=${encodeURIComponent(index)}`));
     const product = await products.get(sku);
-    shown.replaceChildren(...(product.image_url ? [picture(product, 96)] : []), h("span", {}, nameOf(product) === sku ? sku : `${nameOf(product)} ${sku}`));
+    shown.replaceChildren(
+      ...(product.image_url ? [picture(product, 96)] : []),
+      h("span", {}, nameOf(product) === sku ? sku : `${nameOf(product)} ${sku}`),
+    );
   } catch {
     products.delete(sku); // its id is there already
   }
@@ -337,14 +461,26 @@ function showIndexes() {
   if (names.length < 2) return;
   const [first, second] = indexNames();
   const select = (id, label, values, value, act) => {
-    const made = h("select", { id }, ...values.map(([name, text]) => h("option", { value: name, selected: name === value }, text)));
+    const made = h(
+      "select",
+      { id },
+      ...values.map(([name, text]) => h("option", { value: name, selected: name === value }, text)),
+    );
     made.addEventListener("change", () => act(made.value));
     return h("label", { for: id }, h("span", {}, label), made);
   };
   const others = names.filter((name) => name !== first).map((name) => [name, name]);
   $("indexes").replaceChildren(
-    select("index", t("index.label"), names.map((name) => [name, name]), first, (name) => go({ index: name === names[0] ? null : name, beside: null, where: {} })),
-    select("beside", t("index.beside"), [["", t("index.alone")], ...others], second ?? "", (name) => go({ beside: name || null })),
+    select(
+      "index",
+      t("index.label"),
+      names.map((name) => [name, name]),
+      first,
+      (name) => go({ index: name === names[0] ? null : name, beside: null, where: {} }),
+    ),
+    select("beside", t("index.beside"), [["", t("index.alone")], ...others], second ?? "", (name) =>
+      go({ beside: name || null }),
+    ),
   );
 }
 
@@ -352,7 +488,8 @@ function showIndexes() {
 function mark(answer) {
   const fixed = state.near.length ? "near" : takesWhole(state) ? "whole" : null;
   const chosen = { item: state.item, box: state.box, whole: state.whole };
-  if (answer && !state.box && !state.item && !state.whole) Object.assign(chosen, { item: answer.item, box: answer.box });
+  if (answer && !state.box && !state.item && !state.whole)
+    Object.assign(chosen, { item: answer.item, box: answer.box });
   one("photo-stage").mark({ ...chosen, fixed });
 }
 
@@ -366,7 +503,16 @@ class Column {
     this.blank = h("div", { hidden: true });
     this.more = h("div", { class: "more" });
     this.latency = h("div", { class: "latency" });
-    this.node = h("section", { class: "column", "aria-label": t("index.column", { name }) }, titled && h("h2", {}, name), this.verdict, this.blank, this.grid, this.more, this.latency);
+    this.node = h(
+      "section",
+      { class: "column", "aria-label": t("index.column", { name }) },
+      titled && h("h2", {}, name),
+      this.verdict,
+      this.blank,
+      this.grid,
+      this.more,
+      this.latency,
+    );
   }
 
   wait() {
@@ -391,7 +537,14 @@ class Column {
     if (!answer.hits.length) {
       const filtered = Object.keys(state.where).length > 0;
       const clear = button({ label: t("empty.clear"), class: "primary" }, () => go({ where: {} }));
-      this.fail(panel({ symbol: "nothing", title: t("empty.title"), text: t(filtered ? "empty.filtered" : "empty.text"), actions: filtered ? [clear] : [] }));
+      this.fail(
+        panel({
+          symbol: "nothing",
+          title: t("empty.title"),
+          text: t(filtered ? "empty.filtered" : "empty.text"),
+          actions: filtered ? [clear] : [],
+        }),
+      );
     } else {
       this.blank.hidden = true;
       this.grid.hidden = false;
@@ -400,7 +553,9 @@ class Column {
       this.grid.show(answer, state, abilities());
       const more = answer.hits.length === state.top && state.top < MOST;
       const next = Math.min(MOST, state.top * 2);
-      this.more.replaceChildren(...(more ? [button({ label: t("more.show") }, () => go({ top: next }, { replace: true }))] : []));
+      this.more.replaceChildren(
+        ...(more ? [button({ label: t("more.show") }, () => go({ top: next }, { replace: true }))] : []),
+      );
     }
     this.latency.replaceChildren(latencyOf(answer, took));
   }
@@ -419,17 +574,42 @@ function shownColumns(names) {
 const abilities = () => ({ why: Boolean(photo && !state.near.length), thumbs: service.feedback });
 
 function verdictOf(answer) {
-  const asked = state.near.length ? "near" : state.photo && state.text.trim() ? "both" : state.photo ? "photo" : state.text.trim() ? "words" : "likes";
+  const asked = state.near.length
+    ? "near"
+    : state.photo && state.text.trim()
+      ? "both"
+      : state.photo
+        ? "photo"
+        : state.text.trim()
+          ? "words"
+          : "likes";
   if (!answer.verdict) {
-    const text = t(`found.${asked}`, { n: answer.hits.length, count: answer.hits.length, words: state.text.trim() });
-    return [icon("search"), h("div", {}, h("p", { class: "sentence" }, text), answer.no_verdict && h("p", { class: "because" }, answer.no_verdict))];
+    const text = t(`found.${asked}`, {
+      n: answer.hits.length,
+      count: answer.hits.length,
+      words: state.text.trim(),
+    });
+    return [
+      icon("search"),
+      h(
+        "div",
+        {},
+        h("p", { class: "sentence" }, text),
+        answer.no_verdict && h("p", { class: "because" }, answer.no_verdict),
+      ),
+    ];
   }
   const share = answer.confidence ?? 0;
   const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("i"));
   bar.firstChild.style.inlineSize = `${Math.round(share * 100)}%`;
   return [
     h("span", { class: `sign ${answer.verdict}` }, icon(VERDICTS[answer.verdict])),
-    h("div", {}, h("p", { class: "sentence" }, t(`verdict.${answer.verdict}`)), h("p", { class: "because" }, bar, h("span", {}, t("verdict.confidence", { share: percent(share) })))),
+    h(
+      "div",
+      {},
+      h("p", { class: "sentence" }, t(`verdict.${answer.verdict}`)),
+      h("p", { class: "because" }, bar, h("span", {}, t("verdict.confidence", { share: percent(share) }))),
+    ),
   ];
 }
 
@@ -440,20 +620,39 @@ function latencyOf(answer, took) {
   const rows = stages.map(([stage, value]) => {
     const bar = h("i");
     bar.style.inlineSize = `${(100 * value) / longest}%`;
-    return h("div", {}, h("dt", {}, stage.replaceAll("_", " ")), h("dd", {}, h("span", { class: "bar", "aria-hidden": "true" }, bar), milliseconds(value)));
+    return h(
+      "div",
+      {},
+      h("dt", {}, stage.replaceAll("_", " ")),
+      h("dd", {}, h("span", { class: "bar", "aria-hidden": "true" }, bar), milliseconds(value)),
+    );
   });
   return h(
     "details",
     {},
-    h("summary", {}, icon("clock"), h("span", {}, t("latency.line", { inside: milliseconds(inside), took: milliseconds(took) }))),
+    h(
+      "summary",
+      {},
+      icon("clock"),
+      h("span", {}, t("latency.line", { inside: milliseconds(inside), took: milliseconds(took) })),
+    ),
     h("dl", {}, ...rows),
-    h("p", { class: "hint" }, t("latency.version", { index: answer.index, version: answer.index_version }) + (answer.action ? ` · ${t("latency.action", { action: answer.action })}` : "")),
+    h(
+      "p",
+      { class: "hint" },
+      t("latency.version", { index: answer.index, version: answer.index_version }) +
+        (answer.action ? ` · ${t("latency.action", { action: answer.action })}` : ""),
+    ),
   );
 }
 
 /** What follows from an answer that is shown. */
 function arrived(answer) {
-  say(answer.hits.length ? t("status.found", { n: answer.hits.length, count: answer.hits.length, first: nameOf(answer.hits[0]) }) : t("empty.title"));
+  say(
+    answer.hits.length
+      ? t("status.found", { n: answer.hits.length, count: answer.hits.length, first: nameOf(answer.hits[0]) })
+      : t("empty.title"),
+  );
   one("filter-panel").update(state.where, answer.facets);
   mark(answer);
   const base = { ...state, near: [], top: TOP };
@@ -469,9 +668,15 @@ function listenForAnswers() {
     const chosen = state[name].includes(sku);
     const list = state[name].filter((each) => each !== sku);
     say(t(`judged.${name}.${chosen ? "off" : "on"}`, { name: nameOf(event.detail.hit) }));
-    const base = state.near.length ? { near: [], photo: null, text: "", item: null, box: null, whole: false, like: [state.near.at(-1)] } : {};
+    const base = state.near.length
+      ? { near: [], photo: null, text: "", item: null, box: null, whole: false, like: [state.near.at(-1)] }
+      : {};
     const liked = { ...state, ...base };
-    go({ ...base, [name]: chosen ? list : [...liked[name].filter((each) => each !== sku), sku], [other]: liked[other].filter((each) => each !== sku) });
+    go({
+      ...base,
+      [name]: chosen ? list : [...liked[name].filter((each) => each !== sku), sku],
+      [other]: liked[other].filter((each) => each !== sku),
+    });
     $("answers-title").focus({ preventScroll: true });
   };
   addEventListener("like", toggle("like", "unlike"));
@@ -481,9 +686,19 @@ function listenForAnswers() {
     $("answers-title").focus({ preventScroll: true });
     scrollTo({ top: 0 });
   });
-  addEventListener("open", (event) => one("product-dialog").show(event.detail.hit, event.detail.answer, state, abilities()));
+  addEventListener("open", (event) =>
+    one("product-dialog").show(event.detail.hit, event.detail.answer, state, abilities()),
+  );
   addEventListener("why", ({ detail: { hit, answer } }) => {
-    const region = takesWhole(state) ? { whole: true } : state.box || state.item || state.whole ? regionOf(state) : answer.item ? { item: answer.item } : answer.box ? { box: answer.box } : { whole: true };
+    const region = takesWhole(state)
+      ? { whole: true }
+      : state.box || state.item || state.whole
+        ? regionOf(state)
+        : answer.item
+          ? { item: answer.item }
+          : answer.box
+            ? { box: answer.box }
+            : { whole: true };
     const body = { photo_id: state.photo, sku_id: hit.sku_id, index: answer.index, ...region };
     one("why-dialog").show(hit, photo, (signal) => ask("explain", { body, signal }));
   });
@@ -491,7 +706,8 @@ function listenForAnswers() {
     const good = pressed.dataset.good === "true";
     try {
       await ask("feedback", { body: { request_id: answer.request_id, sku_id: hit.sku_id, good } });
-      for (const node of pressed.parentElement.children) node.setAttribute("aria-pressed", String(node === pressed));
+      for (const node of pressed.parentElement.children)
+        node.setAttribute("aria-pressed", String(node === pressed));
       say(t("thumbs.thanks"));
     } catch (error) {
       tell({ kind: "error", error });
@@ -506,7 +722,8 @@ function listen() {
   const words = (replace) => {
     typed.cancel();
     const text = $("text").value.trim();
-    if (text !== state.text.trim() || state.near.length) go({ text, near: [] }, { replace: replace && asks(state) && state.text !== "" });
+    if (text !== state.text.trim() || state.near.length)
+      go({ text, near: [] }, { replace: replace && asks(state) && state.text !== "" });
   };
   $("text").addEventListener("input", typed);
   $("words").addEventListener("submit", (event) => {
@@ -523,7 +740,9 @@ function listen() {
     go({ not: [...state.not, word] });
   });
   one("filter-panel").addEventListener("where", (event) => go({ where: event.detail }));
-  one("photo-stage").addEventListener("choose", (event) => go({ item: null, box: null, whole: false, near: [], ...event.detail }));
+  one("photo-stage").addEventListener("choose", (event) =>
+    go({ item: null, box: null, whole: false, near: [], ...event.detail }),
+  );
   $("photo-remove").addEventListener("click", () => {
     go({ photo: null, item: null, box: null, whole: false, weight: 0.5, near: [] });
     $("text").focus();
@@ -553,7 +772,8 @@ function listen() {
 async function share() {
   const told = t(state.photo ? "share.copied_photo" : "share.copied", { n: service.photo_minutes });
   try {
-    if (navigator.share && matchMedia("(pointer: coarse)").matches) return await navigator.share({ url: location.href, title: document.title });
+    if (navigator.share && matchMedia("(pointer: coarse)").matches)
+      return await navigator.share({ url: location.href, title: document.title });
     await navigator.clipboard.writeText(location.href);
     say(told);
     $("share").dataset.done = "";
@@ -577,7 +797,11 @@ async function begin() {
     service = await ask("service");
     $("title").textContent = service.title;
     const skus = service.indexes[0]?.num_skus ?? 0;
-    $("about").textContent = t(service.feedback ? "about.feedback" : "about", { n: skus, count: skus, minutes: service.photo_minutes });
+    $("about").textContent = t(service.feedback ? "about.feedback" : "about", {
+      n: skus,
+      count: skus,
+      minutes: service.photo_minutes,
+    });
   } catch (error) {
     $("title").textContent = t("start.title");
     if (!asks(state)) tell({ kind: "error", error, action: [t("retry"), () => location.reload()] });

@@ -15,7 +15,10 @@ export class CameraDialog extends HTMLElement {
     this.video = h("video", { playsinline: true, "aria-label": t("camera.video") });
     this.video.muted = true;
     this.state = h("p", { class: "state", role: "status" });
-    this.shutter = button({ label: t("camera.take"), symbol: "camera", class: "primary", disabled: true }, () => this.#take());
+    this.shutter = button(
+      { label: t("camera.take"), symbol: "camera", class: "primary", disabled: true },
+      () => this.#take(),
+    );
     this.dialog = h(
       "dialog",
       { class: "wide camera", "aria-labelledby": "camera-title" },
@@ -33,7 +36,9 @@ export class CameraDialog extends HTMLElement {
     this.shutter.disabled = true;
     openDialog(this.dialog);
     try {
-      const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1920 } } });
+      const stream = await navigator.mediaDevices.getUserMedia({
+        video: { facingMode: "environment", width: { ideal: 1920 } },
+      });
       if (!this.dialog.open) return stream.getTracks().forEach((track) => track.stop());
       this.#stream = stream;
       this.video.srcObject = stream;

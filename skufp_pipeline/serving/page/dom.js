@@ -28,7 +28,12 @@ export function icon(name) {
 /** Returns a button; `label` is read out and shown as a tip where it has only an icon. */
 export function button({ label, symbol, only, ...props }, onclick) {
   const named = only ? { "aria-label": label, title: label } : {};
-  return h("button", { type: "button", ...named, ...props, onclick }, symbol && icon(symbol), !only && h("span", {}, label));
+  return h(
+    "button",
+    { type: "button", ...named, ...props, onclick },
+    symbol && icon(symbol),
+    !only && h("span", {}, label),
+  );
 }
 
 /** Returns a function that runs `act` once nothing has called it for `wait` milliseconds. */
@@ -47,7 +52,9 @@ export function openDialog(dialog) {
   if (dialog.open) return;
   const before = document.activeElement;
   dialog.showModal();
-  dialog.addEventListener("close", () => before?.isConnected && before.focus({ preventScroll: true }), { once: true });
+  dialog.addEventListener("close", () => before?.isConnected && before.focus({ preventScroll: true }), {
+    once: true,
+  });
 }
 
 /** Closes a dialog when its backdrop is pressed. */
@@ -56,7 +63,10 @@ export function closesOnBackdrop(dialog) {
     if (event.target !== dialog) return;
     const edge = dialog.getBoundingClientRect();
     const inside =
-      event.clientX >= edge.left && event.clientX <= edge.right && event.clientY >= edge.top && event.clientY <= edge.bottom;
+      event.clientX >= edge.left &&
+      event.clientX <= edge.right &&
+      event.clientY >= edge.top &&
+      event.clientY <= edge.bottom;
     if (!inside) dialog.close();
   });
   return dialog;

@@ -31,18 +31,24 @@ export class FilterPanel extends HTMLElement {
 
   #render() {
     const focused = this.contains(document.activeElement) ? document.activeElement.id : null;
-    this.replaceChildren(...this.#all.map((facet, place) => (facet.counts ? this.#values(facet, place) : this.#range(facet, place))));
+    this.replaceChildren(
+      ...this.#all.map((facet, place) =>
+        facet.counts ? this.#values(facet, place) : this.#range(facet, place),
+      ),
+    );
     if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
   }
 
   #values({ column, counts }, place) {
     const chosen = [this.#state.where[column] ?? []].flat().map(String);
     const here = this.#state.counts?.[column];
-    const count = (value) => (here && (!chosen.length || chosen.includes(value)) ? (here[value] ?? 0) : counts[value]);
+    const count = (value) =>
+      here && (!chosen.length || chosen.includes(value)) ? (here[value] ?? 0) : counts[value];
     const narrowed = here && !chosen.length;
     const known = Object.keys(counts);
     const values = known.toSorted(
-      (one, other) => chosen.includes(other) - chosen.includes(one) || (narrowed ? count(other) - count(one) : 0),
+      (one, other) =>
+        chosen.includes(other) - chosen.includes(one) || (narrowed ? count(other) - count(one) : 0),
     );
     const open = this.#open.has(column);
     const shown = open ? values : values.slice(0, Math.max(FEW, chosen.length));
@@ -65,15 +71,26 @@ export class FilterPanel extends HTMLElement {
       h("legend", {}, columnName(column)),
       h("ul", { role: "list" }, ...rows),
       (rest > 0 || open) &&
-        button({ label: open ? t("filters.fewer") : t("filters.more", { n: rest, rest }), class: "link", id: `f-${place}-more`, "aria-expanded": String(open) }, () => {
-          if (!this.#open.delete(column)) this.#open.add(column);
-          this.#render();
-        }),
+        button(
+          {
+            label: open ? t("filters.fewer") : t("filters.more", { n: rest, rest }),
+            class: "link",
+            id: `f-${place}-more`,
+            "aria-expanded": String(open),
+          },
+          () => {
+            if (!this.#open.delete(column)) this.#open.add(column);
+            this.#render();
+          },
+        ),
     );
   }
 
   #toggle(column, value, on) {
-    const chosen = [this.#state.where[column] ?? []].flat().map(String).filter((each) => each !== value);
+    const chosen = [this.#state.where[column] ?? []]
+      .flat()
+      .map(String)
+      .filter((each) => each !== value);
     const { [column]: _, ...others } = this.#state.where;
     const next = on ? [...chosen, value] : chosen;
     this.#say(next.length ? { ...others, [column]: next } : others);

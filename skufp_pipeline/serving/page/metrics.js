@@ -11,7 +11,9 @@ export function samples(text) {
   for (const line of text.split("\n")) {
     const parts = line.startsWith("#") ? null : LINE.exec(line);
     if (!parts) continue;
-    const labels = Object.fromEntries([...(parts[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [name, value]));
+    const labels = Object.fromEntries(
+      [...(parts[2] ?? "").matchAll(LABEL)].map(([, name, value]) => [name, value]),
+    );
     found.push({ name: parts[1], labels, value: parts[3] === "+Inf" ? Infinity : Number(parts[3]) });
   }
   return found;
@@ -23,7 +25,8 @@ export function quantile(buckets, share) {
   if (!total) return null;
   let [low, before] = [0, 0];
   for (const [high, count] of buckets) {
-    if (count >= share * total) return high === Infinity ? low : low + ((high - low) * (share * total - before)) / (count - before);
+    if (count >= share * total)
+      return high === Infinity ? low : low + ((high - low) * (share * total - before)) / (count - before);
     [low, before] = [high, count];
   }
   return low;
@@ -32,7 +35,11 @@ export function quantile(buckets, share) {
 /** Returns what is shown of the metrics: a name and a text each; what is missing is left out. */
 export function summary(text) {
   const all = samples(text);
-  const of = (name, labels = {}) => all.filter((each) => each.name === name && Object.entries(labels).every(([key, value]) => each.labels[key] === value));
+  const of = (name, labels = {}) =>
+    all.filter(
+      (each) =>
+        each.name === name && Object.entries(labels).every(([key, value]) => each.labels[key] === value),
+    );
   const sum = (found) => found.reduce((total, each) => total + each.value, 0);
   const searches = of("skufp_request_seconds_bucket", { route: "/v1/search", status: "200" });
   const bounds = new Map();
@@ -51,11 +58,19 @@ export function summary(text) {
     ["running", number(sum(of("skufp_searches_running")))],
     ["waiting", number(sum(of("skufp_searches_waiting")))],
     ["refused", number(sum(of("skufp_refused_total")))],
-    ["verdicts", verdicts.length ? percent(sum(verdicts.filter((each) => each.labels.verdict === "match")) / sum(verdicts)) : null],
+    [
+      "verdicts",
+      verdicts.length
+        ? percent(sum(verdicts.filter((each) => each.labels.verdict === "match")) / sum(verdicts))
+        : null,
+    ],
     ["photos", number(sum(of("skufp_photos_kept")))],
     ["age", ages.length ? age(Math.max(...ages)) : null],
   ];
   return rows.filter(([, value]) => value !== null);
 }
 
-const age = (seconds) => (seconds < 86400 ? t("unit.hours", { value: number(seconds / 3600, 1) }) : t("unit.days", { value: number(seconds / 86400, 1) }));
+const age = (seconds) =>
+  seconds < 86400
+    ? t("unit.hours", { value: number(seconds / 3600, 1) })
+    : t("unit.days", { value: number(seconds / 86400, 1) });

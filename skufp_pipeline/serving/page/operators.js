@@ -15,7 +15,13 @@ export class OperatorsDrawer extends HTMLElement {
     this.told = h("p", { class: "told", role: "status" });
     this.body = h("div");
     this.dialog = closesOnBackdrop(
-      h("dialog", { class: "drawer", "aria-labelledby": "operators-title" }, dialogHead(h("h2", { id: "operators-title" }, t("operators.title")), () => this.dialog.close()), this.told, this.body),
+      h(
+        "dialog",
+        { class: "drawer", "aria-labelledby": "operators-title" },
+        dialogHead(h("h2", { id: "operators-title" }, t("operators.title")), () => this.dialog.close()),
+        this.told,
+        this.body,
+      ),
     );
     this.append(this.dialog);
   }
@@ -58,13 +64,24 @@ export class OperatorsDrawer extends HTMLElement {
   }
 
   #askKey() {
-    const field = h("input", { id: "operators-key", type: "password", autocomplete: "off", required: true, spellcheck: "false", "aria-describedby": "operators-key-hint" });
+    const field = h("input", {
+      id: "operators-key",
+      type: "password",
+      autocomplete: "off",
+      required: true,
+      spellcheck: "false",
+      "aria-describedby": "operators-key-hint",
+    });
     const form = h(
       "form",
       {},
       h("label", { for: "operators-key" }, t("operators.key"), field),
       h("p", { class: "hint", id: "operators-key-hint" }, t("operators.key_hint")),
-      h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary" }, t("operators.unlock"))),
+      h(
+        "div",
+        { class: "buttons" },
+        h("button", { type: "submit", class: "primary" }, t("operators.unlock")),
+      ),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -88,14 +105,21 @@ export class OperatorsDrawer extends HTMLElement {
         this.#askKey();
       });
       const refresh = button({ label: t("operators.refresh") }, () => this.#load());
-      this.body.replaceChildren(this.#metrics(metrics), this.#versions(indexes), this.#rules(rules, problem), h("section", { class: "buttons" }, refresh, forget));
+      this.body.replaceChildren(
+        this.#metrics(metrics),
+        this.#versions(indexes),
+        this.#rules(rules, problem),
+        h("section", { class: "buttons" }, refresh, forget),
+      );
     } catch (error) {
       this.#refused(error);
     }
   }
 
   #metrics(text) {
-    const tiles = summary(text).map(([name, value]) => h("div", {}, h("dt", {}, t(`operators.metrics.${name}`)), h("dd", {}, value)));
+    const tiles = summary(text).map(([name, value]) =>
+      h("div", {}, h("dt", {}, t(`operators.metrics.${name}`)), h("dd", {}, value)),
+    );
     return h("section", {}, h("h3", {}, t("operators.metrics")), h("dl", { class: "tiles" }, ...tiles));
   }
 
@@ -104,8 +128,20 @@ export class OperatorsDrawer extends HTMLElement {
       h(
         "div",
         { class: "index" },
-        h("div", { class: "row" }, h("h4", {}, name), button({ label: t("operators.reload"), class: "link" }, () => this.#act(() => this.#ask("index/reload", { body: { index: name } })))),
-        failed && h("p", { class: "told bad" }, t("operators.failed", { version: failed.version, reason: failed.reason })),
+        h(
+          "div",
+          { class: "row" },
+          h("h4", {}, name),
+          button({ label: t("operators.reload"), class: "link" }, () =>
+            this.#act(() => this.#ask("index/reload", { body: { index: name } })),
+          ),
+        ),
+        failed &&
+          h(
+            "p",
+            { class: "told bad" },
+            t("operators.failed", { version: failed.version, reason: failed.reason }),
+          ),
         table(
           [t("operators.version"), t("operators.when"), ""],
           versions.map((each) => [
@@ -113,8 +149,16 @@ export class OperatorsDrawer extends HTMLElement {
             moment(each.created),
             each.state !== "published"
               ? t(`operators.state.${each.state.replace(" ", "_")}`)
-              : button({ label: t("operators.rollback"), class: "link", "aria-label": t("operators.rollback_to", { version: each.version }) }, () =>
-                  this.#act(() => this.#ask("index/rollback", { body: { index: name, version: each.version } })),
+              : button(
+                  {
+                    label: t("operators.rollback"),
+                    class: "link",
+                    "aria-label": t("operators.rollback_to", { version: each.version }),
+                  },
+                  () =>
+                    this.#act(() =>
+                      this.#ask("index/rollback", { body: { index: name, version: each.version } }),
+                    ),
                 ),
           ]),
         ),
@@ -125,27 +169,62 @@ export class OperatorsDrawer extends HTMLElement {
   #rules(rules, problem) {
     const rows = rules.map(({ sku_id: sku, rule, bias }) => [
       sku,
-      t(`operators.rule.${rule}`) + (rule === "hide" || bias === null || bias === undefined ? "" : ` (${bias})`),
+      t(`operators.rule.${rule}`) +
+        (rule === "hide" || bias === null || bias === undefined ? "" : ` (${bias})`),
       button({ label: t("operators.delete", { sku }), symbol: "x", only: true, class: "round small" }, () =>
         this.#act(() => this.#ask(`rules/${encodeURIComponent(sku)}`, { method: "DELETE" })),
       ),
     ]);
     const sku = h("input", { id: "rule-sku", required: true, autocomplete: "off" });
-    const rule = h("select", { id: "rule-kind" }, ...RULES.map((each) => h("option", { value: each }, t(`operators.rule.${each}`))));
-    const bias = h("input", { id: "rule-bias", type: "number", step: "any", min: "0", max: "4", placeholder: t("operators.usual"), inputmode: "decimal" });
+    const rule = h(
+      "select",
+      { id: "rule-kind" },
+      ...RULES.map((each) => h("option", { value: each }, t(`operators.rule.${each}`))),
+    );
+    const bias = h("input", {
+      id: "rule-bias",
+      type: "number",
+      step: "any",
+      min: "0",
+      max: "4",
+      placeholder: t("operators.usual"),
+      inputmode: "decimal",
+    });
     rule.addEventListener("change", () => (bias.disabled = rule.value === "hide"));
     const form = h(
       "form",
       {},
-      h("div", { class: "row" }, h("label", { for: "rule-sku" }, t("operators.sku"), sku), h("label", { for: "rule-kind" }, t("operators.rule"), rule)),
-      h("div", { class: "row" }, h("label", { for: "rule-bias" }, t("operators.bias"), bias), h("button", { type: "submit", class: "primary" }, t("operators.add"))),
+      h(
+        "div",
+        { class: "row" },
+        h("label", { for: "rule-sku" }, t("operators.sku"), sku),
+        h("label", { for: "rule-kind" }, t("operators.rule"), rule),
+      ),
+      h(
+        "div",
+        { class: "row" },
+        h("label", { for: "rule-bias" }, t("operators.bias"), bias),
+        h("button", { type: "submit", class: "primary" }, t("operators.add")),
+      ),
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const body = { rule: rule.value, ...(bias.value !== "" && !bias.disabled && { bias: Number(bias.value) }) };
+      const body = {
+        rule: rule.value,
+        ...(bias.value !== "" && !bias.disabled && { bias: Number(bias.value) }),
+      };
       this.#act(() => this.#ask(`rules/${encodeURIComponent(sku.value.trim())}`, { method: "PUT", body }));
     });
-    return h("section", {}, h("h3", {}, t("operators.rules")), problem && h("p", { class: "told bad" }, problem), rows.length ? table([t("operators.sku"), t("operators.rule"), ""], rows) : h("p", { class: "hint" }, t("operators.no_rules")), form);
+    return h(
+      "section",
+      {},
+      h("h3", {}, t("operators.rules")),
+      problem && h("p", { class: "told bad" }, problem),
+      rows.length
+        ? table([t("operators.sku"), t("operators.rule"), ""], rows)
+        : h("p", { class: "hint" }, t("operators.no_rules")),
+      form,
+    );
   }
 }
 

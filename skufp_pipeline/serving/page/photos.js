@@ -42,7 +42,10 @@ export async function prepared(file, limit) {
 
 function jpeg(bitmap, side) {
   const scale = Math.min(1, side / Math.max(bitmap.width, bitmap.height));
-  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  const canvas = new OffscreenCanvas(
+    Math.max(1, Math.round(bitmap.width * scale)),
+    Math.max(1, Math.round(bitmap.height * scale)),
+  );
   canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }
@@ -59,7 +62,8 @@ const onDevice = async () => (await withStore("readonly", (store) => store.getAl
 
 /** Returns a photo that is kept on this device by any id that it has had, or null. */
 export async function kept(id) {
-  if (!memory.has(id)) for (const photo of await onDevice()) for (const each of photo.ids) memory.set(each, photo);
+  if (!memory.has(id))
+    for (const photo of await onDevice()) for (const each of photo.ids) memory.set(each, photo);
   return memory.get(id) ?? null;
 }
 

@@ -7,7 +7,12 @@ import { percent, t } from "./words.js";
 /** The head of a dialog: its title and the button that closes it. */
 export function dialogHead(title, close) {
   title.tabIndex = -1;
-  return h("header", { class: "head" }, title, button({ label: t("close"), symbol: "x", only: true, class: "round" }, close));
+  return h(
+    "header",
+    { class: "head" },
+    title,
+    button({ label: t("close"), symbol: "x", only: true, class: "round" }, close),
+  );
 }
 
 export class ProductDialog extends HTMLElement {
@@ -15,7 +20,14 @@ export class ProductDialog extends HTMLElement {
     if (this.dialog) return;
     this.name = h("h2", { id: "product-title" });
     this.body = h("div", { class: "product" });
-    this.dialog = closesOnBackdrop(h("dialog", { class: "wide", "aria-labelledby": "product-title" }, dialogHead(this.name, () => this.dialog.close()), this.body));
+    this.dialog = closesOnBackdrop(
+      h(
+        "dialog",
+        { class: "wide", "aria-labelledby": "product-title" },
+        dialogHead(this.name, () => this.dialog.close()),
+        this.body,
+      ),
+    );
     this.append(this.dialog);
   }
 
@@ -35,7 +47,11 @@ export class ProductDialog extends HTMLElement {
       ...(hit.matched.length ? [[t("product.matched"), hit.matched.join(", ")]] : []),
     ];
     this.body.replaceChildren(
-      h("div", { class: "picture large" }, picture(hit, 640, { alt: t("product.picture", { name: nameOf(hit) }) })),
+      h(
+        "div",
+        { class: "picture large" },
+        picture(hit, 640, { alt: t("product.picture", { name: nameOf(hit) }) }),
+      ),
       h(
         "div",
         { class: "facts" },

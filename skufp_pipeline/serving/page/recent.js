@@ -7,7 +7,9 @@ const MOST = 8;
 export function recent() {
   try {
     const found = JSON.parse(localStorage.getItem(NAME) ?? "[]");
-    return Array.isArray(found) ? found.filter((each) => typeof each?.address === "string" && each.address.startsWith("?")) : [];
+    return Array.isArray(found)
+      ? found.filter((each) => typeof each?.address === "string" && each.address.startsWith("?"))
+      : [];
   } catch {
     return [];
   }

@@ -16,7 +16,13 @@ function grade(similarity) {
 /** The mark of a similarity: a symbol, the per cent and the word for it. */
 export function gradeMark(similarity) {
   const { name, word, symbol } = grade(Math.round(similarity));
-  return h("p", { class: `grade ${name}` }, icon(symbol), h("b", {}, percent(similarity / 100)), h("span", {}, word));
+  return h(
+    "p",
+    { class: `grade ${name}` },
+    icon(symbol),
+    h("b", {}, percent(similarity / 100)),
+    h("span", {}, word),
+  );
 }
 
 /** What a product is called. */
@@ -26,7 +32,8 @@ const capital = (text) => text.replace(/^./u, (first) => first.toLocaleUpperCase
 
 /** The picture of a product; `size` is that of the longer side, in pixels. */
 export function picture(product, size, props = {}) {
-  if (!product.image_url) return h("span", { class: "no-picture" }, icon("image"), h("span", {}, t("card.no_picture")));
+  if (!product.image_url)
+    return h("span", { class: "no-picture" }, icon("image"), h("span", {}, t("card.no_picture")));
   const mark = product.image_url.includes("?") ? "&" : "?";
   return h("img", { src: `${product.image_url}${mark}size=${size}`, alt: "", decoding: "async", ...props });
 }
@@ -34,7 +41,10 @@ export function picture(product, size, props = {}) {
 /** The rows of a product's fields: name and value, empty ones left out. */
 export function fieldRows(product) {
   const fields = Object.entries(product.fields).filter(([, value]) => value !== null && value !== "");
-  return fields.map(([name, value]) => [columnName(name), Array.isArray(value) ? value.join(", ") : typeof value === "number" ? number(value, 2) : String(value)]);
+  return fields.map(([name, value]) => [
+    columnName(name),
+    Array.isArray(value) ? value.join(", ") : typeof value === "number" ? number(value, 2) : String(value),
+  ]);
 }
 
 /** What a column is called on the page. */
@@ -59,7 +69,8 @@ export class ResultGrid extends HTMLElement {
   wait(count) {
     this.setAttribute("aria-busy", "true");
     if (this.#hits.length) return this.toggleAttribute("stale", true);
-    const bones = () => h("li", { class: "card bones", "aria-hidden": "true" }, h("div", { class: "picture" }), h("i"), h("i"));
+    const bones = () =>
+      h("li", { class: "card bones", "aria-hidden": "true" }, h("div", { class: "picture" }), h("i"), h("i"));
     this.list.replaceChildren(...Array.from({ length: count }, bones));
   }
 
@@ -104,24 +115,43 @@ export class ResultGrid extends HTMLElement {
         h(
           "div",
           { class: "judge" },
-          act(t("card.like", { name }), "heart", "like", { "aria-pressed": String(state.like.includes(hit.sku_id)) }),
-          act(t("card.unlike", { name }), "less", "unlike", { "aria-pressed": String(state.unlike.includes(hit.sku_id)) }),
+          act(t("card.like", { name }), "heart", "like", {
+            "aria-pressed": String(state.like.includes(hit.sku_id)),
+          }),
+          act(t("card.unlike", { name }), "less", "unlike", {
+            "aria-pressed": String(state.unlike.includes(hit.sku_id)),
+          }),
         ),
       ),
       h(
         "div",
         { class: "text" },
-        h("h2", { id }, h("button", { type: "button", class: "open", onclick: () => this.#say("open", { hit }) }, name)),
-        h("p", { class: "sub" }, hit.title && hit.category ? `${hit.category} · ` : "", h("span", { class: "sku" }, hit.sku_id)),
+        h(
+          "h2",
+          { id },
+          h("button", { type: "button", class: "open", onclick: () => this.#say("open", { hit }) }, name),
+        ),
+        h(
+          "p",
+          { class: "sub" },
+          hit.title && hit.category ? `${hit.category} · ` : "",
+          h("span", { class: "sku" }, hit.sku_id),
+        ),
         fields(hit),
-        hit.matched.length > 0 && h("p", { class: "matched" }, t("card.matched", { words: hit.matched.join(", ") })),
+        hit.matched.length > 0 &&
+          h("p", { class: "matched" }, t("card.matched", { words: hit.matched.join(", ") })),
         gradeMark(hit.similarity_percent),
       ),
       h(
         "div",
         { class: "acts" },
-        button({ label: t("card.near"), class: "quiet", "aria-describedby": id }, () => this.#say("near", { hit })),
-        this.can.why && button({ label: t("card.why"), class: "quiet", "aria-describedby": id }, () => this.#say("why", { hit })),
+        button({ label: t("card.near"), class: "quiet", "aria-describedby": id }, () =>
+          this.#say("near", { hit }),
+        ),
+        this.can.why &&
+          button({ label: t("card.why"), class: "quiet", "aria-describedby": id }, () =>
+            this.#say("why", { hit }),
+          ),
         this.can.thumbs &&
           h(
             "span",
@@ -142,12 +172,19 @@ export class ResultGrid extends HTMLElement {
 
   #walk(event) {
     const card = event.target.closest(".card");
-    if (!card || !event.key.startsWith("Arrow") && event.key !== "Home" && event.key !== "End") return;
+    if (!card || (!event.key.startsWith("Arrow") && event.key !== "Home" && event.key !== "End")) return;
     const cards = [...this.list.children];
     const place = cards.indexOf(card);
     const columns = cards.filter((each) => each.offsetTop === cards[0].offsetTop).length;
     const ahead = document.documentElement.dir === "rtl" ? -1 : 1;
-    const steps = { ArrowLeft: -ahead, ArrowRight: ahead, ArrowUp: -columns, ArrowDown: columns, Home: -place, End: cards.length - 1 - place };
+    const steps = {
+      ArrowLeft: -ahead,
+      ArrowRight: ahead,
+      ArrowUp: -columns,
+      ArrowDown: columns,
+      Home: -place,
+      End: cards.length - 1 - place,
+    };
     const next = cards[place + steps[event.key]];
     if (!next) return;
     event.preventDefault();
@@ -157,7 +194,14 @@ export class ResultGrid extends HTMLElement {
 
 function fields(hit) {
   const rows = fieldRows(hit).slice(0, MOST_FIELDS);
-  return rows.length > 0 && h("dl", { class: "fields" }, ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+  return (
+    rows.length > 0 &&
+    h(
+      "dl",
+      { class: "fields" },
+      ...rows.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    )
+  );
 }
 
 customElements.define("result-grid", ResultGrid);

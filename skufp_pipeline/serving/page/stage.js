@@ -20,7 +20,13 @@ export class PhotoStage extends HTMLElement {
     this.items = h("div", { class: "items" });
     this.frame = h(
       "div",
-      { class: "box", tabindex: "0", role: "application", "aria-roledescription": t("box.role"), hidden: true },
+      {
+        class: "box",
+        tabindex: "0",
+        role: "application",
+        "aria-roledescription": t("box.role"),
+        hidden: true,
+      },
       ...Object.keys(EDGES).map((edge) => h("i", { class: `handle ${edge}`, "data-edge": edge })),
     );
     this.canvas = h("div", { class: "canvas" }, this.image, this.items, this.frame);
@@ -66,7 +72,10 @@ export class PhotoStage extends HTMLElement {
     const found = this.#photo.items.find((each) => each.number === item);
     for (const node of this.querySelectorAll("[data-item]"))
       node.setAttribute("aria-pressed", String(Number(node.dataset.item) === item && !fixed));
-    this.wholeChip.setAttribute("aria-pressed", String(fixed === "whole" || (!fixed && (whole || (!item && !box)))));
+    this.wholeChip.setAttribute(
+      "aria-pressed",
+      String(fixed === "whole" || (!fixed && (whole || (!item && !box)))),
+    );
     this.hint.textContent = t(`box.hint.${fixed ?? "free"}`);
     this.toggleAttribute("fixed", Boolean(fixed));
     if (this.#drag) return;
@@ -149,14 +158,17 @@ export class PhotoStage extends HTMLElement {
 
   #press(event) {
     const step = Math.max(1, Math.round(0.03 * Math.max(this.#photo.width, this.#photo.height)));
-    const way = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    const way = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[
+      event.key
+    ];
     if (event.key === "Enter") return this.#choose({ box: this.#box });
     if (!way) return;
     event.preventDefault();
     event.stopPropagation();
     const [x1, y1, x2, y2] = this.#box;
     const least = Math.min(LEAST, this.#photo.width, this.#photo.height);
-    if (event.shiftKey) this.#place([x1, y1, Math.max(x1 + least, x2 + way[0]), Math.max(y1 + least, y2 + way[1])]);
+    if (event.shiftKey)
+      this.#place([x1, y1, Math.max(x1 + least, x2 + way[0]), Math.max(y1 + least, y2 + way[1])]);
     else this.#place(this.#moved(this.#box, ...way));
     this.#settle();
   }
@@ -169,7 +181,8 @@ export class PhotoStage extends HTMLElement {
 
   /** Draws a new box with the mouse; a finger scrolls. */
   #draw(event) {
-    if (event.button !== 0 || event.pointerType === "touch" || this.hasAttribute("fixed") || !this.#photo) return;
+    if (event.button !== 0 || event.pointerType === "touch" || this.hasAttribute("fixed") || !this.#photo)
+      return;
     const [x, y] = this.#at(event);
     this.#follow(event, "draw", [x, y, x, y]);
   }
@@ -191,7 +204,11 @@ export class PhotoStage extends HTMLElement {
       const [x, y] = this.#at(next);
       const [right, down] = [x - start[0], y - start[1]];
       const seen = this.canvas.getBoundingClientRect();
-      if (!moved && Math.hypot((right / this.#photo.width) * seen.width, (down / this.#photo.height) * seen.height) < 4) return;
+      if (
+        !moved &&
+        Math.hypot((right / this.#photo.width) * seen.width, (down / this.#photo.height) * seen.height) < 4
+      )
+        return;
       if (!moved) {
         moved = true;
         this.#drag = edge;
@@ -206,7 +223,11 @@ export class PhotoStage extends HTMLElement {
       this.canvas.removeEventListener("pointercancel", end);
       this.#drag = null;
       if (moved && last.type === "pointerup") {
-        if (pressed) this.canvas.addEventListener("click", (click) => click.stopPropagation(), { capture: true, once: true });
+        if (pressed)
+          this.canvas.addEventListener("click", (click) => click.stopPropagation(), {
+            capture: true,
+            once: true,
+          });
         this.#choose({ box: this.#box });
       } else if (!pressed && edge === "move") this.#tap(last);
     };

@@ -64,7 +64,8 @@ export function format(state) {
   if (state.whole) query.set("whole", "1");
   if (state.text) query.set("q", state.text);
   if (state.photo && state.text && state.weight !== 0.5) query.set("weight", state.weight);
-  for (const name of ["not", "like", "unlike", "near"]) for (const value of state[name]) query.append(name, value);
+  for (const name of ["not", "like", "unlike", "near"])
+    for (const value of state[name]) query.append(name, value);
   for (const [column, chosen] of Object.entries(state.where)) {
     if (Array.isArray(chosen)) for (const value of chosen) query.append(`f.${column}`, value);
     else query.set(`r.${column}`, `${chosen.gte ?? ""}..${chosen.lte ?? ""}`);
@@ -77,7 +78,8 @@ export function format(state) {
 }
 
 /** Whether a search can be asked: words to avoid, dislikes and filters only change one. */
-export const asks = (state) => Boolean(state.photo || state.text.trim() || state.like.length || state.near.length);
+export const asks = (state) =>
+  Boolean(state.photo || state.text.trim() || state.like.length || state.near.length);
 
 /** Whether the photo is taken whole, because several things are combined. */
 export const takesWhole = (state) => Boolean(state.not.length || state.like.length || state.unlike.length);

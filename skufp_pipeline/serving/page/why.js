@@ -19,13 +19,41 @@ export class WhyDialog extends HTMLElement {
     this.canvas = h("canvas", { role: "img" });
     this.says = h("p", { class: "says" });
     this.pairs = h("ol", { class: "pairs" });
-    this.strength = h("input", { type: "range", min: "0", max: "1", step: "0.05", value: "0.75", id: "why-strength" });
+    this.strength = h("input", {
+      type: "range",
+      min: "0",
+      max: "1",
+      step: "0.05",
+      value: "0.75",
+      id: "why-strength",
+    });
     this.strength.addEventListener("input", () => this.#draw());
-    this.controls = h("label", { class: "strength", for: "why-strength" }, h("span", {}, t("why.strength")), this.strength);
+    this.controls = h(
+      "label",
+      { class: "strength", for: "why-strength" },
+      h("span", {}, t("why.strength")),
+      this.strength,
+    );
     this.note = h("p", { class: "note" });
     this.state = h("p", { class: "state", role: "status" });
-    this.body = h("div", { class: "why" }, h("div", { class: "drawing" }, this.canvas), this.says, this.controls, this.pairs, this.note);
-    this.dialog = closesOnBackdrop(h("dialog", { class: "wide", "aria-labelledby": "why-title" }, dialogHead(this.title_, () => this.dialog.close()), this.state, this.body));
+    this.body = h(
+      "div",
+      { class: "why" },
+      h("div", { class: "drawing" }, this.canvas),
+      this.says,
+      this.controls,
+      this.pairs,
+      this.note,
+    );
+    this.dialog = closesOnBackdrop(
+      h(
+        "dialog",
+        { class: "wide", "aria-labelledby": "why-title" },
+        dialogHead(this.title_, () => this.dialog.close()),
+        this.state,
+        this.body,
+      ),
+    );
     this.dialog.addEventListener("close", () => this.#running?.abort());
     this.append(this.dialog);
     new ResizeObserver(() => this.#draw()).observe(this.canvas.parentElement);
@@ -63,8 +91,14 @@ export class WhyDialog extends HTMLElement {
   }
 
   #tell(answer) {
-    this.says.textContent = t(answer.pairs.length ? "why.says" : "why.says_map", { cosine: percent(Math.max(0, answer.cosine)), n: answer.pairs.length });
-    this.canvas.setAttribute("aria-label", t("why.picture", { n: answer.pairs.length, pairs: answer.pairs.length }));
+    this.says.textContent = t(answer.pairs.length ? "why.says" : "why.says_map", {
+      cosine: percent(Math.max(0, answer.cosine)),
+      n: answer.pairs.length,
+    });
+    this.canvas.setAttribute(
+      "aria-label",
+      t("why.picture", { n: answer.pairs.length, pairs: answer.pairs.length }),
+    );
     this.pairs.replaceChildren(
       ...answer.pairs.map((pair, place) => {
         const only = (on) => {
@@ -81,7 +115,14 @@ export class WhyDialog extends HTMLElement {
           {},
           h(
             "button",
-            { type: "button", class: "pair", onfocus: () => only(true), onblur: () => only(false), onpointerenter: () => only(true), onpointerleave: () => only(false) },
+            {
+              type: "button",
+              class: "pair",
+              onfocus: () => only(true),
+              onblur: () => only(false),
+              onpointerenter: () => only(true),
+              onpointerleave: () => only(false),
+            },
             dot,
             h("span", {}, t("why.pair", { share: percent(Math.max(0, pair.similarity)) }) + lead),
           ),
@@ -98,7 +139,11 @@ export class WhyDialog extends HTMLElement {
     const maps = right && answer.view ? [answer.photo, answer.view] : [answer.photo];
     const gap = maps.length === 2 ? Math.round(width * LINE.gap) : 0;
     const ratios = maps.map((map) => map.width / map.height);
-    const height = Math.min((width - gap) / ratios.reduce((one, other) => one + other), 420, innerHeight * 0.5);
+    const height = Math.min(
+      (width - gap) / ratios.reduce((one, other) => one + other),
+      420,
+      innerHeight * 0.5,
+    );
     const used = ratios.reduce((sum, ratio) => sum + ratio * height, gap);
     const places = [];
     let x = (width - used) / 2;
@@ -118,7 +163,8 @@ export class WhyDialog extends HTMLElement {
     if (places[1]) {
       this.#heat(pen, places[1], right, [0, 0, right.naturalWidth, right.naturalHeight]);
       const shown = [...answer.pairs.entries()].filter(([number]) => only === null || only === number);
-      for (const draw of [link, badge]) for (const [number, pair] of shown) draw(pen, pair, number, places, only === number);
+      for (const draw of [link, badge])
+        for (const [number, pair] of shown) draw(pen, pair, number, places, only === number);
     }
   }
 
@@ -147,7 +193,8 @@ function heat(cells) {
   const pixels = new ImageData(columns, rows);
   for (const [place, value] of all.entries()) {
     const share = high > low ? (value - low) / (high - low) : 0.5;
-    const [red, green, blue, alpha] = share < 0.6 ? [10, 14, 40, 1 - share / 0.6] : [255, 170, 40, (share - 0.6) * 0.9];
+    const [red, green, blue, alpha] =
+      share < 0.6 ? [10, 14, 40, 1 - share / 0.6] : [255, 170, 40, (share - 0.6) * 0.9];
     pixels.data.set([red, green, blue, Math.round(alpha * 225)], 4 * place);
   }
   small.getContext("2d").putImageData(pixels, 0, 0);
@@ -158,14 +205,20 @@ function heat(cells) {
   return smooth;
 }
 
-const boxesOf = (pair, [first, second]) => [rectangle(pair.photo_box, first), rectangle(pair.view_box, second)];
+const boxesOf = (pair, [first, second]) => [
+  rectangle(pair.photo_box, first),
+  rectangle(pair.view_box, second),
+];
 const middle = ([x, y, width, height]) => [x + width / 2, y + height / 2];
 
 function link(pen, pair, number, places, strong) {
   const colour = COLOURS[number % COLOURS.length];
   const boxes = boxesOf(pair, places);
   const [from, to] = boxes.map(middle);
-  for (const [style, wide] of [["rgb(0 0 0 / 60%)", 3], [colour, 0]]) {
+  for (const [style, wide] of [
+    ["rgb(0 0 0 / 60%)", 3],
+    [colour, 0],
+  ]) {
     pen.strokeStyle = style;
     pen.lineWidth = (strong ? 3 : 2) + wide;
     for (const box of boxes) {
@@ -195,7 +248,12 @@ function badge(pen, pair, number, places) {
   }
 }
 
-const rectangle = ([x1, y1, x2, y2], { x, y, scale }) => [x + x1 * scale, y + y1 * scale, (x2 - x1) * scale, (y2 - y1) * scale];
+const rectangle = ([x1, y1, x2, y2], { x, y, scale }) => [
+  x + x1 * scale,
+  y + y1 * scale,
+  (x2 - x1) * scale,
+  (y2 - y1) * scale,
+];
 
 async function loaded(url) {
   const image = new Image();

@@ -39,18 +39,20 @@ export const has = (key) => key in texts || key in english;
 
 const shown = (value) => (typeof value === "number" ? number(value) : String(value));
 
-export const number = (value, digits = 0) => new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+export const number = (value, digits = 0) =>
+  new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
 
 export const percent = (share) => new Intl.NumberFormat(language, { style: "percent" }).format(share);
 
-export const milliseconds = (value) =>
-  t("unit.ms", { value: number(value, value < 10 ? 1 : 0) });
+export const milliseconds = (value) => t("unit.ms", { value: number(value, value < 10 ? 1 : 0) });
 
 export const ago = (time) => {
   const minutes = Math.round((time - Date.now()) / 60000);
   const format = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
   if (minutes > -60) return format.format(minutes, "minute");
-  return minutes > -1440 ? format.format(Math.round(minutes / 60), "hour") : format.format(Math.round(minutes / 1440), "day");
+  return minutes > -1440
+    ? format.format(Math.round(minutes / 60), "hour")
+    : format.format(Math.round(minutes / 1440), "day");
 };
 
 export const moment = (text) => {
