@@ -26,6 +26,7 @@ let photo = null; // of photos.js
 let running = null; // AbortController of what is being asked
 let columnsOf = null; // name of the index whose columns the filters show
 let again = null; // the photo that is being sent again
+let typing = false; // words that are not asked yet
 
 // ---- Where we are -------------------------------------------------------------------------------------------
 
@@ -308,12 +309,7 @@ function showIdeas(facets) {
 
 /** Brings every control in line with the state. */
 function sync() {
-  if (
-    document.activeElement !== $("text") ||
-    !$("text").matches(":focus") ||
-    $("text").value.trim() !== state.text.trim()
-  )
-    $("text").value = state.text;
+  if (!typing) $("text").value = state.text;
   if (!asks(state)) return;
   document.body.dataset.view = "search";
   delete document.body.dataset.failed;
@@ -338,7 +334,7 @@ function sync() {
   showTrail();
   showChips();
   showIndexes();
-  one("filter-panel").update(state.where, null);
+  one("filter-panel").update(state.where);
   loadColumns();
 }
 
@@ -553,9 +549,11 @@ class Column {
       this.grid.show(answer, state, abilities());
       const more = answer.hits.length === state.top && state.top < MOST;
       const next = Math.min(MOST, state.top * 2);
-      this.more.replaceChildren(
-        ...(more ? [button({ label: t("more.show") }, () => go({ top: next }, { replace: true }))] : []),
-      );
+      const show = async () => {
+        await go({ top: next }, { replace: true });
+        this.grid.focusOn(answer.hits.length);
+      };
+      this.more.replaceChildren(...(more ? [button({ label: t("more.show") }, show)] : []));
     }
     this.latency.replaceChildren(latencyOf(answer, took));
   }
@@ -721,11 +719,15 @@ function listen() {
   const typed = debounced(() => words(true), TYPING);
   const words = (replace) => {
     typed.cancel();
+    typing = false;
     const text = $("text").value.trim();
     if (text !== state.text.trim() || state.near.length)
       go({ text, near: [] }, { replace: replace && asks(state) && state.text !== "" });
   };
-  $("text").addEventListener("input", typed);
+  $("text").addEventListener("input", () => {
+    typing = true;
+    typed();
+  });
   $("words").addEventListener("submit", (event) => {
     event.preventDefault();
     words(false);

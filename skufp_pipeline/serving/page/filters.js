@@ -19,8 +19,8 @@ export class FilterPanel extends HTMLElement {
     this.#render();
   }
 
-  /** Shows a choice, and counts over the answers where there are some. */
-  update(where, counts) {
+  /** Shows a choice, and counts over the answers; without new ones the last stay. */
+  update(where, counts = this.#state.counts) {
     this.#state = { where, counts };
     this.#render();
   }

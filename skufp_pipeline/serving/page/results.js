@@ -86,6 +86,11 @@ export class ResultGrid extends HTMLElement {
     if (first) this.#rove(first);
   }
 
+  /** Puts the focus on a card. */
+  focusOn(place) {
+    this.list.children[place]?.querySelector(".open").focus();
+  }
+
   clear() {
     this.#hits = [];
     this.removeAttribute("stale");

@@ -146,6 +146,7 @@ export class PhotoStage extends HTMLElement {
     y2 = clamp(y2, y1 + least, height);
     this.#box = [x1, y1, x2, y2];
     this.frame.setAttribute("aria-label", t("box.label", { x1, y1, x2, y2, width, height }));
+    this.frame.toggleAttribute("whole", (x2 - x1) * (y2 - y1) === width * height); // a finger scrolls over it
     this.#put(this.frame, this.#box);
   }
 
