@@ -8,7 +8,7 @@ import { percent, t } from "./words.js";
 export function dialogHead(title, close) {
   title.tabIndex = -1;
   return h(
-    "header",
+    "div",
     { class: "head" },
     title,
     button({ label: t("close"), symbol: "x", only: true, class: "round" }, close),
