@@ -32,7 +32,9 @@ let typing = false; // words that are not asked yet
 
 /** Goes to another search: a new entry of the history, or in place of the present one. */
 function go(changes, { replace = false } = {}) {
+  const before = state;
   state = { ...state, top: TOP, ...changes };
+  if (state.photo !== before.photo || asks(state) !== asks(before)) scrollTo({ top: 0 });
   const address = format(state);
   if (replace || address === location.pathname + location.search) history.replaceState(null, "", address);
   else history.pushState(null, "", address);
