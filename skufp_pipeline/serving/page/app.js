@@ -20,7 +20,7 @@ const VERDICTS = { match: "check", similar: "similar", none: "nothing" };
 const $ = (id) => document.getElementById(id);
 const one = (selector) => document.querySelector(selector);
 
-let service = { title: "", indexes: [], feedback: false, photo_megabytes: 10, photo_minutes: 15 };
+let service = { title: t("start.title"), indexes: [], feedback: false, photo_megabytes: 10, photo_minutes: 15 };
 let state = nothing();
 let photo = null; // of photos.js
 let running = null; // AbortController of what is being asked
@@ -58,6 +58,8 @@ async function run() {
   quiet();
   sync();
   if (!asks(state)) return showStart();
+  if (!service.indexes.length) await greet().catch(() => {}); // it was not ready; the search says why
+  if (signal.aborted) return;
   const columns = shownColumns(indexNames());
   for (const column of columns) column.wait();
   try {
@@ -232,7 +234,7 @@ function showStart() {
   $("start").hidden = false;
   $("search").hidden = true;
   photo = null;
-  document.title = service.title ? t("title.start", { title: service.title }) : t("start.title");
+  document.title = t("title.start", { title: service.title });
   showRecent();
 }
 
@@ -797,21 +799,21 @@ async function begin() {
   $("more-panel").open = matchMedia("(min-width: 60rem)").matches;
   document.documentElement.removeAttribute("data-waiting");
   state = parse(location.search);
-  try {
-    service = await ask("service");
-    $("title").textContent = service.title;
-    const skus = service.indexes[0]?.num_skus ?? 0;
-    $("about").textContent = t(service.feedback ? "about.feedback" : "about", {
-      n: skus,
-      count: skus,
-      minutes: service.photo_minutes,
-    });
-  } catch (error) {
-    $("title").textContent = t("start.title");
-    if (!asks(state)) tell({ kind: "error", error, action: [t("retry"), () => location.reload()] });
-  }
-  await run();
-  if (!asks(state) && service.indexes.length) loadColumns();
+  let failure = null;
+  await greet().catch((error) => (failure = error));
+  if (!running) await run(); // else somebody was faster
+  if (failure && !asks(state))
+    tell({ kind: "error", error: failure, action: [t("retry"), () => location.reload()] });
+  if (!asks(state)) loadColumns();
+}
+
+/** Asks what the service can do. */
+async function greet() {
+  service = await ask("service");
+  $("title").textContent = service.title;
+  const skus = service.indexes[0]?.num_skus ?? 0;
+  const key = service.feedback ? "about.feedback" : "about";
+  $("about").textContent = t(key, { n: skus, count: skus, minutes: service.photo_minutes });
 }
 
 begin();
