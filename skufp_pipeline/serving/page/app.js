@@ -801,6 +801,7 @@ async function begin() {
   state = parse(location.search);
   let failure = null;
   await greet().catch((error) => (failure = error));
+  $("title").textContent = service.title;
   if (!running) await run(); // else somebody was faster
   if (failure && !asks(state))
     tell({ kind: "error", error: failure, action: [t("retry"), () => location.reload()] });
@@ -810,7 +811,6 @@ async function begin() {
 /** Asks what the service can do. */
 async function greet() {
   service = await ask("service");
-  $("title").textContent = service.title;
   const skus = service.indexes[0]?.num_skus ?? 0;
   const key = service.feedback ? "about.feedback" : "about";
   $("about").textContent = t(key, { n: skus, count: skus, minutes: service.photo_minutes });
