@@ -10,7 +10,8 @@
 - Metadata is dropped. ICC profiles are ignored, as they were when the encoders were trained.
 
 Catalogue pictures without a box and query photos are both read by `whole_photo`, so that the same picture has
-the same pixels in both. A box is cut at full resolution (`open_photo`) and then reduced.
+the same pixels in both. A box of the catalogue is cut at full resolution (`open_photo`) and then reduced; for
+one of a query photo a JPEG may be decoded at a smaller scale (`datasets.crops.read_items`).
 """
 
 import io

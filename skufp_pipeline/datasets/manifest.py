@@ -314,7 +314,7 @@ def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
             kinds[name] = kind
     splits = _splits_of({words(each.row.get("sku_id")) for each in added}, file)
     named = {name: place for place, name in enumerate(kinds)}
-    records = []
+    records: list[_Record] = []
     for each in added:
         sku_id = each.row.get("sku_id")
         cells: Row = {"domain": CATALOG, "split": splits.get(words(sku_id), SPLITS[0]), **each.row}

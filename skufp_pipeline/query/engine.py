@@ -104,6 +104,7 @@ class QueryEngine:
         detector: Detector | None = None,
     ) -> None:
         self._search_in(index)
+        self._made_of: QueryEngine | None = None
         self.confidence = confidence
         self.detector = detector
         self._lexical = lexical
@@ -185,6 +186,7 @@ class QueryEngine:
                 an item and the runner-up of an explanation are those of `index`.
         """
         engine = copy.copy(self)
+        engine._made_of = self._made_of or self
         engine._search_in(index)
         if moved is None:
             return engine
@@ -406,9 +408,12 @@ class QueryEngine:
                 EmbeddedView(self.embed_image(view.image, clock), view.box, view.item, view.number)
                 for view in views
             ]
-        items = source.kept(self, AUTO) if isinstance(region, int) else None
+        embeds = self._made_of or self  # engines over other indexes embed alike
+        items = source.kept(embeds, AUTO) if isinstance(region, int) else None
         chosen = [view for view in items or () if view.number == region]
-        return chosen or source.seen(self, region, lambda: self.embedded_views(source.content, region, clock))
+        return chosen or source.seen(
+            embeds, region, lambda: self.embedded_views(source.content, region, clock)
+        )
 
     def _best_of(
         self,

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary
 
 from skufp_pipeline.query.regions import RegionChoice
 
-KEPT = 16  # regions of a photo and an engine; some kB each
+KEPT = 8  # regions of a photo and an engine
+MOST_BYTES = 2**17  # of them together, as a rule
 
 
 class SeenPhoto:

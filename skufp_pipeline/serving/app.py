@@ -1,11 +1,14 @@
 """Makes the service of a preset: its parts, its addresses, and what happens in the background."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.middleware.cors import CORSMiddleware
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -25,10 +28,12 @@ from skufp_pipeline.serving.problems import RequestIds, handle_problems
 from skufp_pipeline.serving.record import Recorder
 from skufp_pipeline.serving.routes import docs, health, operators, page, shoppers
 from skufp_pipeline.serving.rules import Rules
+from skufp_pipeline.serving.schemas import Problem
 from skufp_pipeline.serving.service import Service, state_of
 from skufp_pipeline.serving.traces import tracers
 from skufp_pipeline.store import ArtifactStore
 
+log = logging.getLogger(__name__)
 MEGABYTE = 10**6  # bytes
 PICTURES, PICTURE_SECONDS = 256, 5.0  # that wait, and how long at most
 
@@ -66,8 +71,16 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
             service.pictures.close()
             await asyncio.to_thread(service.feedback.flush)
 
-    app = FastAPI(title=settings.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=settings.title,
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = service
+    app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     handle_problems(app)
     for routes in (shoppers, operators, health, docs, page):
         app.include_router(routes.router)
@@ -92,13 +105,30 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     return app
 
 
+def _described(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the body of every refusal."""
+    if app.openapi_schema is None:
+        app.openapi_schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        app.openapi_schema["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+    return app.openapi_schema
+
+
 async def _watch(service: Service) -> None:
     """Takes new versions into use and forgets old photos, for as long as the service runs."""
     while True:
-        for name in service.rooms.names:
-            await asyncio.to_thread(service.rooms.look, name)
-        if await asyncio.to_thread(service.rules.read_again):
-            await asyncio.to_thread(service.rooms.follow, service.rules.by_sku)
-        await asyncio.to_thread(service.feedback.flush_old)
+        await asyncio.to_thread(_tend, service)
         service.photos.forget_old()
         await asyncio.sleep(service.settings.watch_seconds)
+
+
+def _tend(service: Service) -> None:
+    """Looks once at what may have changed in the store."""
+    try:
+        for name in service.rooms.names:
+            service.rooms.look(name)
+        service.rules.read_again()
+        if service.rooms.rules != service.rules.by_sku:
+            service.rooms.follow(service.rules.by_sku)
+        service.feedback.flush_old()
+    except Exception:  # the next look may find the store in order again
+        log.exception("the store can't be looked at")

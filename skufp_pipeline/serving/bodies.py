@@ -101,8 +101,10 @@ async def read_all_parts(request: Request, most: Mapping[str, int]) -> dict[str,
     except ClientDisconnect:
         raise Refusal(CLIENT_GONE, "The client went away.") from None
     except FormParserError:
-        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.") from None
-    if not parts.ended or set(parts.found) != set(most):
+        parts.ended = False
+    if not parts.ended:
+        raise Refusal(422, f"The body is no complete {MULTIPART} body; expected {expected}.")
+    if set(parts.found) != set(most):
         raise Refusal(422, f"Expected {expected}, found {', '.join(map(repr, parts.found)) or 'none'}.")
     return {name: [bytes(content) for content in contents] for name, contents in parts.found.items()}
 
@@ -149,8 +151,9 @@ class _Parts:
             raise Refusal(422, f"Expected only {' and '.join(self.most)} in the body, found another part.")
         contents = self.found.setdefault(self._name, [])
         if len(contents) == self.most[self._name]:
-            count = "one part" if len(contents) == 1 else f"{len(contents)} parts"
-            raise Refusal(422, f"Expected {count} named {self._name!r}, found more.")
+            if len(contents) == 1:
+                raise Refusal(422, f"Expected one part named {self._name!r}, found several.")
+            raise Refusal(422, f"Expected at most {len(contents)} parts named {self._name!r}, found more.")
         contents.append(bytearray())
 
     def _content_goes_on(self, data: bytes, start: int, end: int) -> None:

@@ -174,9 +174,8 @@ class EngineRoom:
     def follow(self, rules: Mapping[str, Rule]) -> None:
         """Answers by these rules from now on; takes a moment, for a thread."""
         with self._lock:
+            self._served |= {name: served.by(rules) for name, served in self._served.items()}
             self.rules = rules
-            for name, served in list(self._served.items()):
-                self._served[name] = served.by(rules)
 
     def _opened(self, name: str, version: str) -> Served:
         """A version that has answered a photo and a text and finds its own SKUs."""

@@ -5,7 +5,7 @@ index and version, verdict, name of the key, why it was refused, class of an exc
 word of a query, no file name, no metadata of a photo, no key, no address and no path.
 
 Exceptions are logged with the places in the code that they passed and without their text, which may quote a
-query.
+query; but a `UserError` with it: those of requests are answered and not logged, others are an operator's.
 """
 
 import json
@@ -15,9 +15,11 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.serving.record import Record
 
-LOGGER = logging.getLogger("skufp.serving")
+LOGGER = logging.getLogger("skufp_pipeline.serving")  # and of all modules below it
+PROBES = ("/livez", "/readyz", "/metrics")  # asked every few seconds; their lines are debug messages
 FRAMES = 8  # last places of an exception's way that are logged
 
 
@@ -31,6 +33,8 @@ class JsonLines(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             frames = traceback.extract_tb(record.exc_info[2])[-FRAMES:]
             line["exception"] = record.exc_info[0].__name__
+            if isinstance(record.exc_info[1], UserError):
+                line["detail"] = str(record.exc_info[1])
             line["at"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
         return json.dumps(line, ensure_ascii=False, default=str)
 
@@ -52,8 +56,8 @@ def log_request(record: Record) -> None:
         "failure": record.failure,
     }
     told = {name: value for name, value in fields.items() if value not in (None, {})}
-    level = logging.ERROR if record.status >= 500 else logging.INFO
-    LOGGER.log(level, "request", extra={"fields": told})
+    level = logging.ERROR if record.status == 500 else logging.INFO
+    LOGGER.log(logging.DEBUG if record.route in PROBES else level, "request", extra={"fields": told})
 
 
 def configure_logs() -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoError, size_of, what_is_wrong, without_metadata
-from skufp_pipeline.query.seen import SeenPhoto
+from skufp_pipeline.query.seen import MOST_BYTES, SeenPhoto
 from skufp_pipeline.serving.problems import Refusal
 
 GONE = "The photo is not kept any more, if it ever was; upload it again."
@@ -66,7 +66,7 @@ class PhotoStore:
         expires = self._now() + timedelta(minutes=self._minutes)
         stored = StoredPhoto(secrets.token_urlsafe(16), photo, *size, expires)
         self._photos[stored.photo_id] = stored
-        self.num_bytes += len(photo.content)
+        self.num_bytes += _bytes_of(photo)
         self.forget_old()
         return stored
 
@@ -92,7 +92,12 @@ class PhotoStore:
             self._forget(next(iter(self._photos)))
 
     def _forget(self, photo_id: str) -> None:
-        self.num_bytes -= len(self._photos.pop(photo_id).seen.content)
+        self.num_bytes -= _bytes_of(self._photos.pop(photo_id).seen)
+
+
+def _bytes_of(photo: SeenPhoto) -> int:
+    """Memory of a photo and of what engines keep of it."""
+    return len(photo.content) + MOST_BYTES
 
 
 def checked(content: bytes, max_pixels: int) -> tuple[SeenPhoto, tuple[int, int]]:

@@ -113,7 +113,7 @@ async def _mistaken(request: Request, error: Exception) -> Response:
 async def failed(request: Request, error: Exception) -> Response:
     """The answer to a request that nobody foresaw to fail."""
     log.error("request %s failed", request_id_of(request), exc_info=error)
-    return problem(request, 500, FAILED, {REQUEST_ID: request_id_of(request)})
+    return problem(request, 500, FAILED)
 
 
 def _title(status: int) -> str:

@@ -30,8 +30,8 @@ def put_product(preset: Preset, row: bytes, pictures: Sequence[bytes]) -> Produc
     """Writes a product: a JSON object with a manifest's columns, and pictures; takes a moment, for a thread.
 
     Raises:
-        Refusal: 409 if the graph would not read it, 413 for a picture of too many pixels.
-        UserError: the row or a picture is none, or can't be written.
+        Refusal: 409 if the graph would not read it or it can't be written, 413 for too many pixels.
+        UserError: the row or a picture is none.
     """
     manifest = _manifest(preset)
     path = Path(manifest.path)
@@ -39,7 +39,11 @@ def put_product(preset: Preset, row: bytes, pictures: Sequence[bytes]) -> Produc
     limit = min(preset.serving.photo_pixels, manifest.max_pixels)
     for picture in pictures:
         checked(picture, limit)
-    file, stored = write_added(path, cells, [upright_jpeg(picture) for picture in pictures])
+    prepared = [upright_jpeg(picture) for picture in pictures]
+    try:
+        file, stored = write_added(path, cells, prepared)
+    except UserError as error:
+        raise Refusal(409, str(error)) from error
     return ProductStored(sku_id=cells["sku_id"], row=file.name, pictures=[picture.name for picture in stored])
 
 

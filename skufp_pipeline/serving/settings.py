@@ -23,7 +23,6 @@ class ServingSettings(Settings):
         queue_seconds: a search that has waited so long is refused (429).
         photo_megabytes, photo_pixels: of an uploaded photo, at most.
         photo_minutes, photos_megabytes: how long and how much of uploaded photos is kept, in memory only.
-        batch: photos that are embedded together at most; 1 keeps an answer free of other customers' photos.
         body_seconds: that a request's body may take to arrive; then it is refused (408).
         body_seconds: float = Field(30, gt=0)
     watch_seconds: between looks at the version in use.
@@ -48,7 +47,6 @@ class ServingSettings(Settings):
     photo_pixels: MaxPixels = 50_000_000
     photo_minutes: float = Field(15, gt=0)
     photos_megabytes: float = Field(256, gt=0)
-    batch: int = Field(1, ge=1)
     body_seconds: float = Field(30, gt=0)
     watch_seconds: float = Field(1, gt=0)
     notice_seconds: float = Field(2, ge=0)

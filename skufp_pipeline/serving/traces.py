@@ -45,7 +45,7 @@ def tracer(processor: "SpanProcessor") -> Observer:
     source, propagator = provider.get_tracer(__name__), TraceContextTextMapPropagator()
 
     def trace(record: Record) -> None:
-        told = {
+        told: dict[str, str | int | None] = {
             "http.request.method": record.method,
             "http.route": record.route,
             "http.response.status_code": record.status,

@@ -43,6 +43,8 @@ def test_the_demo_prints_tables_and_answers_a_photo_and_a_sentence(
     assert "Table 2: Text-to-SKU retrieval (preset small, leak-free protocol)" in result.stdout
     assert "A photo no model was trained on (" in result.stdout
     assert 'A sentence: "' in result.stdout
-    page = Path(result.stdout.splitlines()[-1].removeprefix("The report: "))
+    *_, told, _, last = result.stdout.splitlines()
+    assert last.endswith("make serve (or skufp serve), then open http://localhost:8000")
+    page = Path(told.removeprefix("The report: "))
     assert page.name == "report.html"
     assert page.is_file()

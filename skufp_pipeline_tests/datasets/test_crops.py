@@ -1,4 +1,5 @@
 import errno
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from skufp_pipeline.datasets import crops as crops_module
-from skufp_pipeline.datasets.crops import CropSettings, crop_path, write_crops
+from skufp_pipeline.datasets.crops import CropSettings, crop_path, read_items, write_crops
 from skufp_pipeline.datasets.table import SKIPPED_SCHEMA
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import open_photo, reduced, whole_photo
@@ -193,3 +194,19 @@ def test_another_failure_of_the_disk_is_not_hidden(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Image, "open", failing)
     with pytest.raises(OSError, match="Input/output error"):
         cut(tmp_path, table({}))
+
+
+def test_a_large_drafted_item_has_nearly_its_pixels_and_a_small_one_exactly() -> None:
+    waves = np.add.outer(np.sin(np.arange(1800) / 60), np.cos(np.arange(2400) / 90)) * 60 + 128
+    buffer = io.BytesIO()
+    Image.fromarray(waves.astype(np.uint8)).convert("RGB").save(buffer, "JPEG", quality=95)
+    large, small = (100, 50, 2200, 1700), (300, 200, 900, 700)
+    settings = CropSettings()
+    for boxes in ([large], [small], [large, small]):
+        exact = read_items(buffer.getvalue(), boxes, settings)
+        drafted = read_items(buffer.getvalue(), boxes, settings, drafted=True)
+        for one, other in zip(exact, drafted, strict=True):
+            is_read_smaller = boxes == [large]
+            assert np.abs(np.subtract(one.size, other.size)).max() <= is_read_smaller
+            difference = np.asarray(one, np.int16) - np.asarray(other.resize(one.size), np.int16)
+            assert 0 < np.abs(difference).max() <= 8 if is_read_smaller else not difference.any()

@@ -47,6 +47,20 @@ def test_a_photo_of_a_sku_finds_it(engine: QueryEngine, tmp_path: Path, sku_id: 
     assert all(value > 0 for value in answer.milliseconds.values())
 
 
+def test_a_hit_has_its_cosine_beside_bias_and_words(index: FingerprintIndex, encoder: Encoder) -> None:
+    lexical = LexicalIndex.build(index.skus, LexicalSettings())
+    biased = index.with_biases([0.25, 0.5, 0])
+    by_words = QueryEngine(biased, encoder, lexical=lexical).search_text("lime", 3).hits
+    query = encoder.embed_texts(["lime"])[0].astype(np.float64)
+    for hit in by_words:
+        (row,) = index.fingerprints_of([hit.sku_id]).astype(np.float64)
+        assert hit.cosine == pytest.approx(row @ query / np.linalg.norm(query), abs=1e-12)
+    assert by_words[0].score > by_words[0].cosine + 0.5
+    liked = QueryEngine(biased, encoder).search_like("apple", 2).hits
+    bias = {"lime": 0.5, "plum": 0.0}
+    assert [hit.score - bias[hit.sku_id] for hit in liked] == pytest.approx([hit.cosine for hit in liked])
+
+
 def test_a_sentence_finds_the_sku_that_it_is_nearest_to(encoder: Encoder) -> None:
     texts = ["a red apple", "a green lime", "a blue coat"]
     skus = pl.DataFrame({"sku_id": ["a", "l", "c"], "category_name": None, "title": None, "image": "x.jpg"})

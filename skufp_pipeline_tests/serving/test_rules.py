@@ -2,19 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image
 from pydantic import ValidationError
 
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.query.answers import Answer
+from skufp_pipeline.query.answers import Answer, Hit
 from skufp_pipeline.query.combine import Wish
-from skufp_pipeline.query.confidence import Confidence, Logistic
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.query.look_twice import LookTwice
+from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.patches import PatchIndex
@@ -22,47 +24,20 @@ from skufp_pipeline.search.settings import LexicalSettings
 from skufp_pipeline.serving.rules import FILE, Rule, Rules, apply_rules, usual_bias
 from skufp_pipeline.store import ArtifactStore
 from skufp_pipeline_tests.encoders.examples import picture
+from skufp_pipeline_tests.query.test_regions import LIME, RED, SIZE, Finder
 from skufp_pipeline_tests.search.conftest import encoder, store
+from skufp_pipeline_tests.serving.shop import SURE, shop_index
 
 __all__ = ["encoder", "store"]
 
 PIN, BURY, HIDE = Rule(rule="pin", bias=2), Rule(rule="bury", bias=2), Rule(rule="hide")
-SURE = Confidence(
-    logistic=Logistic(
-        features=("top", "margin"), means=(0.5, 0.0), scales=(1, 1), weights=(3, 5), intercept=0
-    ),
-    match=0.8,
-    reject_below=0.4,
-    alpha=0.05,
-    absent=0.5,
-    photos=1,
-    skus=1,
-    synthetic=False,
-    curve=(),
-    calibration_error=0.0,
-)
 
 
 @pytest.fixture
 def engine(encoder: Encoder) -> QueryEngine:
-    """Fourteen SKUs: s0 is the red one, the others are at all angles to it; each has a bias of its own."""
-    generator = np.random.default_rng(3)
-    rows = generator.standard_normal((14, encoder.dimension))
-    rows[0] = encoder.embed_images([picture("red")])[0]
-    rows[1] = rows[0] + 0.2 * rows[1] / np.linalg.norm(rows[1])
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    skus = pl.DataFrame(
-        {
-            "sku_id": [f"s{number}" for number in range(14)],
-            "category_name": "x",
-            "title": [f"Thing {number}" for number in range(14)],
-            "image": "x",
-        }
-    )
-    index = FingerprintIndex(rows.astype(np.float32), skus)
-    biased = index.with_biases(generator.uniform(-0.02, 0.02, 14))
-    lexical = LexicalIndex.build(skus, LexicalSettings())
-    return QueryEngine(biased, encoder, lexical=lexical, confidence=SURE)
+    index = shop_index(encoder)
+    lexical = LexicalIndex.build(index.skus, LexicalSettings())
+    return QueryEngine(index, encoder, lexical=lexical, confidence=SURE)
 
 
 @pytest.fixture
@@ -73,6 +48,11 @@ def photo(tmp_path: Path) -> Path:
 
 def ids(answer: Answer) -> list[str]:
     return [hit.sku_id for hit in answer.hits]
+
+
+def unranked(hit: Hit) -> Hit:
+    """A hit without what depends on the others: its rank, and the last bit of its cosine."""
+    return replace(hit, rank=0, cosine=round(hit.cosine, 12))
 
 
 def test_without_rules_that_count_the_engine_is_the_very_same(engine: QueryEngine) -> None:
@@ -115,7 +95,7 @@ def test_a_hidden_sku_is_in_no_answer_and_the_others_are_as_before(engine: Query
     ):
         plain, found = ask(engine), ask(ruled)
         kept = [hit for hit in plain.hits if hit.sku_id != "s0"]
-        assert [replace(hit, rank=0) for hit in found.hits] == [replace(hit, rank=0) for hit in kept]
+        assert [unranked(hit) for hit in found.hits] == [unranked(hit) for hit in kept]
     with pytest.raises(UserError, match="SKU 's0' is not in the index"):
         ruled.search_like("s0", 3)
 
@@ -134,6 +114,36 @@ def test_pins_and_buries_change_neither_confidence_nor_verdict(
     assert ids(plain) != ids(moved)
     assert (moved.confidence, moved.verdict, moved.judged) == (plain.confidence, plain.verdict, "s0")
     assert plain.judged == "s0"
+
+
+def test_a_pin_does_not_choose_the_item(encoder: Encoder, tmp_path: Path) -> None:
+    red, lime = encoder.embed_images([picture("red"), picture("lime")])
+    side = np.linalg.qr(np.stack([lime, red, np.eye(encoder.dimension)[0]], axis=1))[0][:, 2]
+    rows = np.stack([red, 0.8 * lime + 0.6 * side]).astype(np.float32)
+    skus = pl.DataFrame({"sku_id": ["red", "limy"], "category_name": "x", "title": "x", "image": "x"})
+    index = FingerprintIndex(rows, skus)
+    image = Image.new("RGB", SIZE, "white")
+    for box, colour in ((RED, "red"), (LIME, "lime")):
+        image.paste(colour, box)
+    image.save(tmp_path / "photo.png")
+    finder: Any = Finder(RED, LIME)
+    plain = QueryEngine(index, encoder, detector=finder)
+    ruled = apply_rules(plain, {"limy": PIN}).engine
+    assert plain.search_image(tmp_path / "photo.png", 2).item == 1
+    answer = ruled.search_image(tmp_path / "photo.png", 2)
+    assert (answer.item, ids(answer)) == (1, ["limy", "red"])
+    assert [item.sku_id for item in answer.items] == ["limy", "limy"]
+
+
+def test_a_photo_is_embedded_once_whatever_the_rules(
+    engine: QueryEngine, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = SeenPhoto(photo.read_bytes())
+    before = ids(engine.search_image(seen, 14))
+    monkeypatch.setattr(QueryEngine, "embed_image", None)
+    ruled = apply_rules(engine, {"s9": PIN, "s1": HIDE}).engine
+    others = [sku_id for sku_id in before if sku_id not in ("s9", "s1")]
+    assert ids(ruled.search_image(seen, 14)) == ["s9", *others]
 
 
 def test_confidence_is_of_the_search_without_what_is_hidden(engine: QueryEngine, photo: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -75,10 +77,8 @@ async def roll_back(asked: IndexRequest, service: Asked) -> IndexesAnswer:
     name = _known(service, asked.index)
 
     def go_back() -> IndexesAnswer:
-        try:
+        with _told():
             Versions(service.store, name).roll_back(asked.version)
-        except UserError as error:
-            raise Refusal(409, str(error)) from error
         return _looked(service, (name,))
 
     return await asyncio.to_thread(go_back)
@@ -90,23 +90,26 @@ async def rules(service: Asked) -> RulesAnswer:
     return _rules(service)
 
 
-@router.put("/rules/{sku_id:path}")
+@router.put("/rules/{sku_id:path}", responses=problems(409))
 async def put_rule(sku_id: Sku, rule: Rule, service: Asked) -> RulesAnswer:
     """Pins, buries or hides a SKU. One that no index has yet may have a rule, too."""
 
     def put() -> RulesAnswer:
-        service.rules.put(unicodedata.normalize("NFC", sku_id), rule)
+        with _told():
+            service.rules.put(unicodedata.normalize("NFC", sku_id), rule)
         return _followed(service)
 
     return await asyncio.to_thread(put)
 
 
-@router.delete("/rules/{sku_id:path}", responses=problems(404))
+@router.delete("/rules/{sku_id:path}", responses=problems(404, 409))
 async def delete_rule(sku_id: Sku, service: Asked) -> RulesAnswer:
     """Removes the rule of a SKU."""
 
     def delete() -> RulesAnswer:
-        if not service.rules.delete(unicodedata.normalize("NFC", sku_id)):
+        with _told():
+            had = service.rules.delete(unicodedata.normalize("NFC", sku_id))
+        if not had:
             raise Refusal(404, f"SKU {sku_id!r} has no rule.")
         return _followed(service)
 
@@ -125,6 +128,15 @@ async def products(request: Request, service: Asked) -> Response:
     parts = await read_all_parts(request, {"row": 1, "picture": PICTURES})
     stored = await asyncio.to_thread(put_product, service.preset, parts["row"][0], parts["picture"])
     return Response(stored.model_dump_json(), 202, media_type="application/json")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raises a Refusal (409) for a UserError: the request is sound, and the store is not ready for it."""
+    try:
+        yield
+    except UserError as error:
+        raise Refusal(409, str(error)) from error
 
 
 def _known(service: Service, name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel
 
+from skufp_pipeline.errors import UserError
 from skufp_pipeline.query.answers import Clock
 from skufp_pipeline.query.confidence import Confidence
 from skufp_pipeline.query.regions import AUTO
@@ -88,9 +89,12 @@ async def upload(request: Request, service: Asked) -> Response:
     with service.photos.arriving():
         content = (await read_parts(request, ["photo"]))["photo"]
 
-        def look(_: float) -> tuple[Any, Any, list[FoundItem]]:
+        def look(waited: float) -> tuple[Any, Any, list[FoundItem]]:
+            clock = Clock()
             photo, size = checked(content, service.settings.photo_pixels)
-            views = served.engine.embedded_views(photo, AUTO, Clock())
+            views = served.engine.embedded_views(photo, AUTO, clock)
+            stages = {"queue": waited, **clock.milliseconds}
+            record_of(request).answered(served.name, served.version, stages)
             items = [
                 FoundItem(number=view.number, box=view.box, label=view.item.label, score=view.item.score)
                 for view in views
@@ -222,7 +226,10 @@ async def feedback(asked: FeedbackRequest, service: Asked) -> FeedbackAnswer:
         raise Refusal(404, "No search of this request id that found this SKU is remembered; search again.")
     photo = service.photos.find(search.photo_id) if search.photo_id is not None else None
     content = None if photo is None else photo.seen.content
-    await asyncio.to_thread(service.feedback.add, asked.request_id, asked.sku_id, asked.good, content)
+    try:
+        await asyncio.to_thread(service.feedback.add, asked.request_id, asked.sku_id, asked.good, content)
+    except UserError as error:
+        raise Refusal(503, str(error), {"Retry-After": "30"}) from error
     service.metrics.thumb(asked.good)
     return FeedbackAnswer(kept=True, photo_kept=content is not None)
 
