@@ -12,6 +12,7 @@ export class PhotoStage extends HTMLElement {
   #box = null;
   #url = null;
   #drag = null;
+  #pressed = false; // keys have moved the box, and nothing was said of it yet
   #settle = debounced(() => this.#choose({ box: this.#box }), 450);
 
   connectedCallback() {
@@ -78,7 +79,7 @@ export class PhotoStage extends HTMLElement {
     );
     this.hint.textContent = t(`box.hint.${fixed ?? "free"}`);
     this.toggleAttribute("fixed", Boolean(fixed));
-    if (this.#drag) return;
+    if (this.#drag || this.#pressed) return;
     const { width, height } = this.#photo;
     this.#place(box ?? found?.box ?? [0, 0, width, height]);
     this.frame.hidden = Boolean(fixed);
@@ -125,6 +126,7 @@ export class PhotoStage extends HTMLElement {
 
   #choose(region) {
     this.#settle.cancel();
+    this.#pressed = false;
     this.dispatchEvent(new CustomEvent("choose", { detail: region, bubbles: true }));
   }
 
@@ -171,6 +173,7 @@ export class PhotoStage extends HTMLElement {
     if (event.shiftKey)
       this.#place([x1, y1, Math.max(x1 + least, x2 + way[0]), Math.max(y1 + least, y2 + way[1])]);
     else this.#place(this.#moved(this.#box, ...way));
+    this.#pressed = true;
     this.#settle();
   }
 
