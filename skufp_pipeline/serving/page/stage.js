@@ -50,6 +50,8 @@ export class PhotoStage extends HTMLElement {
     this.#photo = photo;
     this.#url = photo ? URL.createObjectURL(photo.blob) : null;
     this.#box = null;
+    this.#pressed = false;
+    this.#settle.cancel();
     this.canvas.hidden = this.chips.hidden = this.hint.hidden = !photo;
     this.missing.hidden = Boolean(photo);
     this.frame.hidden = true;
