@@ -58,7 +58,7 @@ OTHERS = {  # lower case, after white space
     "an icon file": (b"\0\0\1\0",),
 }
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # but those within coded data
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # but those within coded data
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}  # APP0 and APP14 say what the colours are
 

@@ -1,6 +1,7 @@
 """The bodies of requests: read in memory only, counted and timed while they arrive."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 JSON_BYTES = 2**20  # of any body but an upload
 AROUND = 2**16  # bytes of an upload beside its parts
 MULTIPART = "multipart/form-data"
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # the client is told what is wrong
 TOO_SLOW = "The request's body did not arrive within {:g} s."
 TOO_LARGE = "The request's body has more than {:,} bytes."
 

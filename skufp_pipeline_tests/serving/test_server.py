@@ -7,8 +7,11 @@ import subprocess
 import threading
 from pathlib import Path
 
+import cv2
 import httpx
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from skufp_pipeline.serving import server
 from skufp_pipeline.store import ArtifactStore
@@ -71,6 +74,17 @@ def test_it_is_not_ready_before_it_stops_taking_requests(tiny: ArtifactStore) ->
         assert client.get("/v1/service").status_code == 200
         stopping.handle_exit(signal.SIGTERM, None)
         assert stopping.should_exit
+
+
+def test_every_library_of_a_search_keeps_to_its_threads() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (2, 1):
+            server.share_processors(threads)
+            told = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+            assert {*told, torch.get_num_threads(), cv2.getNumThreads()} == {threads}
+    finally:
+        server.share_processors(before)
 
 
 def test_a_connection_whose_headers_do_not_arrive_is_closed(
