@@ -148,6 +148,23 @@ def test_the_box_is_moved_and_resized_by_keys(open_page: OpenPage, running: Runn
     expect(box).to_have_accessible_name(re.compile(f"from {step}, 0 to"))
 
 
+def test_the_box_is_dragged_by_a_finger(open_page: OpenPage, photo: Path) -> None:
+    page = open_page(has_touch=True, width=360)
+    upload(page, photo)
+    asked(page, page.get_by_role("button", name="Item 1").click)
+    page.locator(".canvas").scroll_into_view_if_needed()
+    seen, (width, height) = page.locator(".canvas").bounding_box(), Image.open(photo).size
+    assert seen is not None
+    touch = page.context.new_cdp_session(page)
+
+    def drag() -> None:
+        for kind, share in (("touchStart", 0.25), ("touchMove", 0.4), ("touchMove", 0.5), ("touchEnd", None)):
+            at = [] if share is None else [{"x": seen["x"] + share * seen["width"], "y": seen["y"] + 60}]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+    assert asked(page, drag)["box"] == pytest.approx([0.25 * width, 0, 0.75 * width, height], abs=2)
+
+
 def test_words_beside_the_photo_count_as_the_slider_says(
     open_page: OpenPage, running: Running, photo: Path
 ) -> None:
@@ -478,6 +495,15 @@ def test_an_operator_sees_and_changes_what_is_in_use(open_page: OpenPage, runnin
     assert page.evaluate("[sessionStorage.length, localStorage.length]") == [1, 0]
     drawer.get_by_role("button", name="Forget key").click()
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_quantiles_are_linear_within_a_bucket(open_page: OpenPage) -> None:
+    page = open_page()
+    program = """async (shares) => {
+      const { quantile } = await import("./static/metrics.js");
+      return shares.map((share) => quantile([[0.1, 2], [0.2, 4], [Infinity, 5]], share));
+    }"""
+    assert page.evaluate(program, [0.2, 0.4, 0.6, 1]) == pytest.approx([0.05, 0.1, 0.15, 0.2])
 
 
 def test_the_page_does_not_jump(open_page: OpenPage, photo: Path) -> None:
