@@ -75,9 +75,9 @@ class Running(NamedTuple):
 
 
 @pytest.fixture(scope="package")
-def running(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(chromium: Browser, graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service over the ci graph, with a detector that finds two items, and a second index of two versions
-    with prices and without pictures."""
+    with prices and without pictures. It is not started where there is no browser to ask it."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(graph.preset.data_root, folder / "data", copy_function=os.link)
     key = add_key(folder / "keys.yaml", "operator", "admin")
