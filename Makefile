@@ -1,4 +1,4 @@
-# make demo | serve | test | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | serve | test | browser | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
@@ -7,7 +7,7 @@ DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET)
 export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo serve test chaos dev lint bench clean
+.PHONY: demo serve test browser chaos dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
@@ -20,6 +20,10 @@ test: $(VENV)/installed-dev
 	ruff format --check .
 	mypy
 	pytest --numprocesses $(WORKERS) --dist worksteal --durations 25
+
+browser: # for the tests of the page, which are skipped without it
+	@command -v chromium || { echo "installing Debian's Chromium with apt-get" >&2; \
+	  apt-get update -qq && apt-get install -y --no-install-recommends chromium; }
 
 chaos: $(VENV)/installed-dev
 	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py skufp_pipeline_tests/test_shapes.py

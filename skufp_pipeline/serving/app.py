@@ -26,7 +26,7 @@ from skufp_pipeline.serving.paths import QuotedPaths
 from skufp_pipeline.serving.photos import PhotoStore
 from skufp_pipeline.serving.problems import RequestIds, handle_problems
 from skufp_pipeline.serving.record import Recorder
-from skufp_pipeline.serving.routes import docs, health, operators, shoppers
+from skufp_pipeline.serving.routes import docs, health, operators, page, shoppers
 from skufp_pipeline.serving.rules import Rules
 from skufp_pipeline.serving.schemas import Problem
 from skufp_pipeline.serving.service import Service, state_of
@@ -82,7 +82,7 @@ def create_app(preset: Preset, store: ArtifactStore) -> FastAPI:
     app.state.service = service
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]
     handle_problems(app)
-    for routes in (shoppers, operators, health, docs):
+    for routes in (shoppers, operators, health, docs, page):
         app.include_router(routes.router)
     # The last one added sees a request first.
     app.add_middleware(
