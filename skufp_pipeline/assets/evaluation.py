@@ -10,6 +10,7 @@ from skufp_pipeline.artifacts.places import (
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    DETECTION_REPORT,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
@@ -36,6 +37,7 @@ def group(preset: Preset) -> Group:
     optional = {
         (GENERATED_VIEW_EMBEDDINGS,): preset.views is not None,
         (FROZEN_CLIP_EMBEDDINGS,): preset.encoder.is_pretrained,
+        (DETECTION_REPORT,): preset.detector is not None,
         (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
         (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
         (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,
