@@ -23,6 +23,7 @@ from skufp_pipeline.training.schedule import warm_cosine
 
 LEAST_PHOTOS = 20
 _SEEN = 0.25  # share of an item that must be in view
+_SWAPPED = 0.4  # share of views whose colour channels change places: items of colours that are not there
 _SHIFT, _SCALE = 0.1, 0.16  # deviations of a found box: of its centre in sizes, of the logarithm of its size
 _BATCH = 64
 QUALITY = "development_recall"  # mean over the IoUs of `measure.IOUS`
@@ -103,7 +104,9 @@ def drawn_batch(
         The views, the boxes in each (B, M, 4), filled up with rows of 0, and the box (B, 4) of the item in
         the middle, nan in a view of a photo.
     """
-    rows = rng.integers(len(photos), size=settings.batch_size)
+    # Photos with several items are few, and the hardest.
+    weights = np.array([max(1, len(boxes)) ** 2 for boxes in photos.boxes], float)
+    rows = rng.choice(len(photos), size=settings.batch_size, p=weights / weights.sum())
     most = max(len(photos.boxes[row]) for row in rows)
     pixels = np.empty((len(rows), settings.side, settings.side, 3), np.uint8)
     truth, middle = np.zeros((len(rows), most, 4), np.float32), np.full((len(rows), 4), np.nan, np.float32)
@@ -142,13 +145,15 @@ def augmented(
     side: int,
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Returns what a window shows of a photo, sometimes mirrored, in another light; and the boxes there."""
+    """Returns what a window shows of a photo, sometimes mirrored, in other colours; and the boxes there."""
     shown, moved_boxes = view(canvas, window, side), seen_in(boxes, window)
     if chance(rng, 0.5):
         shown, moved_boxes = shown[:, ::-1], mirrored(moved_boxes)
-    gain, offset = rng.uniform(0.75, 1.3) * rng.uniform(0.9, 1.1, 3), rng.uniform(-20, 20)
-    lit = np.clip(shown * gain.astype(np.float32) + np.float32(offset), 0, 255)
-    return lit.astype(np.uint8), moved_boxes
+    order = rng.permutation(3) if chance(rng, _SWAPPED) else np.arange(3)
+    mix = np.eye(3)[order] * rng.uniform(0.75, 1.3) + rng.normal(0, 0.08, (3, 3))
+    offset = 128 + rng.uniform(-20, 20, 3)
+    coloured = (shown.astype(np.float32) - 128) @ mix.astype(np.float32) + offset.astype(np.float32)
+    return np.clip(coloured, 0, 255).astype(np.uint8), moved_boxes
 
 
 def shares_in(boxes: NDArray) -> NDArray[np.float64]:
