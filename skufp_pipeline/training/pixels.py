@@ -50,7 +50,7 @@ class Surrounded:
             raise UserError(
                 f"photo {self.path} {what_is_wrong(error)}; materialize the graph again"
             ) from error
-        x1, y1, x2, y2 = (self.box * np.array([across, down] * 2)).round().astype(int)
+        x1, y1, x2, y2 = (np.array(self.box) * [across, down, across, down]).round().astype(int)
         beside, above = round(self.margin * (x2 - x1)), round(self.margin * (y2 - y1))
         left, top = max(x1 - beside, 0), max(y1 - above, 0)
         right, bottom = min(x2 + beside, image.width), min(y2 + above, image.height)
