@@ -90,7 +90,7 @@ def agreement_on(
     model, side, found = SmallModel(network, settings), photos.pixels.shape[1], []
     run = model.by_pytorch(device)
     for start in range(0, len(photos), _BATCH):
-        canvases = photos.pixels[start : start + _BATCH]
+        canvases = list(photos.pixels[start : start + _BATCH])
         found += model.find_in(canvases, [(side, side)] * len(canvases), run)
     return agreement(found, [known * side for known in photos.boxes])
 
