@@ -2,17 +2,20 @@
 
 python benchmarks/regions.py --preset demo --json regions.json
 python benchmarks/regions.py --preset demo --role development --trim 0 --trim 0.04  # to choose settings by
+python benchmarks/regions.py --preset demo --moved 0.04 --moved 0.08  # what a box's accuracy is worth
 
 The regions are those of `skufp_pipeline/evaluation/regions.py`; photos are embedded by PyTorch, without the
-policy. `--detector` judges another checkpoint than that of the data root; `--threshold` and `--trim` replace
-its own.
+policy. `--detector` judges another checkpoint than that of the data root; `--threshold`, `--trim` and
+`--looks` replace its own. `--moved` also searches for annotated boxes whose edges are moved at random.
 """
 
 import json
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
 import click
+import numpy as np
 import polars as pl
 import torch
 
@@ -23,11 +26,17 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINTS,
     RAW_DATASET,
 )
+from skufp_pipeline.datasets.crops import CropSettings, read_items
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION
 from skufp_pipeline.detection.files import load_model
 from skufp_pipeline.detection.model import ModelDetector
+from skufp_pipeline.detection.regions import overlaps
+from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.regions import report_detection, sampled_photos
+from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
+from skufp_pipeline.measures.ranks import ranks_of, right_items
+from skufp_pipeline.photos import size_of
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.resources.models import ModelProvider
 from skufp_pipeline.store import ArtifactStore
@@ -43,6 +52,8 @@ from skufp_pipeline.store import ArtifactStore
 @click.option("--photos", "most", default=1000, show_default=True, help="A stable sample of so many.")
 @click.option("--threshold", "thresholds", type=float, multiple=True, help="Least scores to compare.")
 @click.option("--trim", "trims", type=float, multiple=True, help="Shares to cut off regions, to compare.")
+@click.option("--looks", type=int, help="At each found region.")
+@click.option("--moved", "moves", type=float, multiple=True, help="Deviation of edges, in shares of a side.")
 @click.option("--json", "target", type=click.Path(path_type=Path), help="Write every figure there.")
 def main(
     name: str,
@@ -52,6 +63,8 @@ def main(
     most: int,
     thresholds: tuple[float, ...],
     trims: tuple[float, ...],
+    looks: int | None,
+    moves: tuple[float, ...],
     target: Path | None,
 ) -> None:
     """Prints recall, time, and R@1 by region with the paired difference from the annotated box."""
@@ -66,11 +79,12 @@ def main(
         photos = sampled_photos(items, table["sku_id"], most, role)
         images = photos["orig_image_path"].unique().to_list()
         has_boxes = bool(preset.dataset.boxes(raw.path, items, images))
-        own, results = model.settings, []
+        own, results, find = model.settings, [], preset.dataset.find(raw.path)
+        own = own if looks is None else own.model_copy(update={"looks": looks})
         for threshold, trim in product(thresholds or (own.threshold,), trims or (own.trim,)):
             model.settings = own.model_copy(update={"threshold": threshold, "trim": trim})
             detector = ModelDetector(model, model.by_pytorch(device))
-            find, draws = preset.dataset.find(raw.path), (preset.evaluation.resamples, preset.seed)
+            draws = preset.evaluation.resamples, preset.seed
             models = detector, encoder, table, preset.crops
             figures, regions, _, _ = report_detection(photos, find, has_boxes, *models, draws)
             found = {"threshold": threshold, "trim": trim, **figures}
@@ -78,10 +92,38 @@ def main(
             with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=120):
                 click.echo(regions)
             results.append({**found, "regions": regions.to_dicts()})
+        for move in moves:
+            results.append(moved_boxes(photos, find, encoder, table, preset.crops, move, preset.seed))
+            click.echo(json.dumps(results[-1]))
         if target is not None:
             target.write_text(json.dumps(results, indent=1) + "\n")
     except UserError as error:
         raise click.ClickException(str(error)) from error
+
+
+def moved_boxes(
+    photos: pl.DataFrame,
+    find: Callable[[str], Path],
+    encoder: Encoder,
+    fingerprints: pl.DataFrame,
+    crops: CropSettings,
+    move: float,
+    seed: int,
+) -> dict[str, float]:
+    """R@1, among all SKUs, of annotated boxes whose edges are moved by normal shares of width and height."""
+    rng, overlap, embeddings = np.random.default_rng(seed), [], []
+    for row in photos.iter_rows(named=True):
+        path, box = find(row["orig_image_path"]), np.array(row["bbox"])
+        edges, sides = np.tile(size_of(path), 2), np.tile(box[2:] - box[:2], 2)
+        moved = np.rint(box + rng.normal(0, move, 4) * sides).clip(0, edges).astype(int)
+        if not (moved[2:] > moved[:2]).all():
+            moved = box
+        overlap.append(overlaps(box, moved)[0, 0])
+        view = read_items(path, [moved.tolist()], crops)[0]
+        embeddings.append(encoder.embed_pixels(encoder.preprocess(view)[None]))
+    truth = right_items(photos["sku_id"].to_list(), fingerprints["sku_id"])
+    ranks = ranks_of(biased_queries(np.concatenate(embeddings)), biased_rows(fingerprints), truth)
+    return {"moved": move, "mean_iou": float(np.mean(overlap)), "recall@1": float((ranks == 1).mean())}
 
 
 if __name__ == "__main__":

@@ -6,8 +6,21 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.artifacts.kinds import Embeddings, Encoder, write_unused
-from skufp_pipeline.artifacts.places import IMAGE_TEXT, REID_CHECKPOINT, REID_EMBEDDINGS, SKU_CROPS
-from skufp_pipeline.assets.encoder import EMBED, ENCODERS, TRAIN, curve_metadata, training_summary
+from skufp_pipeline.artifacts.places import (
+    IMAGE_TEXT,
+    RAW_DATASET,
+    REID_CHECKPOINT,
+    REID_EMBEDDINGS,
+    SKU_CROPS,
+)
+from skufp_pipeline.assets.encoder import (
+    EMBED,
+    ENCODERS,
+    TRAIN,
+    curve_metadata,
+    training_summary,
+    what_is_around,
+)
 from skufp_pipeline.checks.encoder import embeddings_sound, embeddings_sound_spec
 from skufp_pipeline.checks.leaks import no_leaks
 from skufp_pipeline.checks.off import not_measured
@@ -25,6 +38,7 @@ def group(preset: Preset) -> Group:
     settings, needs = preset.baselines.reid, preset.compute.network_needs
     if settings is None:
         return Group.of("baselines", preset, [])
+    photos = (RAW_DATASET,) if settings.training.augmentation.box_jitter else ()
     steps = [
         Step(
             stored=REID_CHECKPOINT,
@@ -35,7 +49,7 @@ def group(preset: Preset) -> Group:
             code=(ENCODERS + "reid_train", ENCODERS + "dataset"),
             config={"reid": settings.model_dump(mode="json", exclude={"batch_size"}), "seed": preset.seed},
             needs=needs,
-            deps=(SKU_CROPS, IMAGE_TEXT),
+            deps=(SKU_CROPS, IMAGE_TEXT, *photos),
         ),
         Step(
             stored=REID_EMBEDDINGS,
@@ -62,11 +76,13 @@ def reid_checkpoint(run: Run) -> dg.MaterializeResult:
     settings, seed = run.preset.baselines.reid, run.preset.seed
     assert settings is not None
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
+    around = what_is_around(run, settings.training)
     run.inputs.add(weight_inputs(settings.weight_files()))
 
     def build(directory: Path) -> dict[str, Any]:
         shards, progress = text_shards(texts, crops), run.progress("crops decoded")
-        data, used = gather_training_images(shards, settings.training.cache_side, run.scratch, progress)
+        side = settings.training.cache_side
+        data, used = gather_training_images(shards, side, run.scratch, progress, around)
         encoder = run.models.new_reid(settings, seed)
         history = train_reid(encoder, data, settings.training, seed, run.scratch, run.log)
         Encoder.write(directory, encoder, learning_curve(history), used)

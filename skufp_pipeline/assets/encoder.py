@@ -14,6 +14,7 @@ from skufp_pipeline.artifacts.places import (
     FROZEN_CLIP_CHECKPOINT,
     FROZEN_CLIP_EMBEDDINGS,
     IMAGE_TEXT,
+    RAW_DATASET,
     SKU_CROPS,
 )
 from skufp_pipeline.artifacts.stored import Stored, left_out
@@ -24,6 +25,7 @@ from skufp_pipeline.evaluation.figures import adaptation_curves, training_curves
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import frame_metadata, markdown_table, picture, picture_file
 from skufp_pipeline.steps import Group, Run, Step
+from skufp_pipeline.training.settings import TrainingSettings
 from skufp_pipeline.training.weights import weight_inputs, weights_summary
 
 ENCODERS = "skufp_pipeline.encoders."
@@ -52,7 +54,7 @@ def group(preset: Preset) -> Group:
                 "seed": preset.seed,
             },
             needs=needs,
-            deps=(SKU_CROPS, IMAGE_TEXT, *_anchors_of(preset)),
+            deps=(SKU_CROPS, IMAGE_TEXT, *_anchors_of(preset), *_photos_of(preset)),
             priority=1,
         ),
         Step(
@@ -74,6 +76,20 @@ def group(preset: Preset) -> Group:
 def _anchors_of(preset: Preset) -> tuple[Stored[Any], ...]:
     """The frozen tower's vectors of the catalogue, which an adapted tower brings photos to."""
     return () if preset.encoder.adaptation is None else (FROZEN_CLIP_EMBEDDINGS,)
+
+
+def _photos_of(preset: Preset) -> tuple[Stored[Any], ...]:
+    """The whole photos, if training moves the boxes of items in them."""
+    adapted = preset.encoder.adaptation is not None
+    return () if adapted or not preset.encoder.training.augmentation.box_jitter else (RAW_DATASET,)
+
+
+def what_is_around(run: Run, settings: TrainingSettings) -> Any:
+    """Where training reads what is around the items (`Around`); None if it moves no boxes."""
+    from skufp_pipeline.encoders.dataset import Around
+
+    jitter = settings.augmentation.box_jitter
+    return Around(run.preset.dataset.find(run.read(RAW_DATASET).path), jitter) if jitter else None
 
 
 def _training_config(preset: Preset) -> dict[str, Any]:
@@ -127,6 +143,7 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
 
     crops, texts = run.read_all(SKU_CROPS), run.read_all(IMAGE_TEXT)
     frozen = [shard for stored in _anchors_of(run.preset) for shard in run.read_all(stored)]
+    around = what_is_around(run, run.preset.encoder.training) if _photos_of(run.preset) else None
     run.inputs.add(weight_inputs(run.preset.encoder.weight_files()))
     run.inputs.add(run.preset.synthetic.inputs() if frozen else {})
 
@@ -135,7 +152,7 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
         shards = text_shards(texts, crops)
         if frozen:
             return _adapt(run, encoder, shards, pl.concat([shard.images() for shard in frozen]), directory)
-        return _fine_tune(run, encoder, shards, directory)
+        return _fine_tune(run, encoder, shards, around, directory)
 
     result = run.produce(CLIP_CHECKPOINT, build)
     if result.adaptation() is not None:
@@ -143,7 +160,7 @@ def clip_checkpoint(run: Run) -> dg.MaterializeResult:
     return run.done(result, curve_metadata(result.history()))
 
 
-def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -> dict[str, Any]:
+def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], around: Any, directory: Path) -> dict[str, Any]:
     """Fine-tunes the encoder on SKU labels and writes it."""
     from skufp_pipeline.encoders.clip_train import fine_tune
     from skufp_pipeline.encoders.dataset import gather_training_data
@@ -151,7 +168,7 @@ def _fine_tune(run: Run, encoder: Any, shards: Sequence[Any], directory: Path) -
 
     preset, settings, progress = run.preset, run.preset.encoder.training, run.progress("crops decoded")
     places, balance = (settings.cache_side, run.scratch, progress), preset.encoder.white_balance
-    data, used = gather_training_data(shards, preset.prompts, *places, balance)
+    data, used = gather_training_data(shards, preset.prompts, *places, balance, around)
     history = fine_tune(encoder, data, settings, preset.seed, run.scratch, run.log)
     aligned = _align(run, encoder, shards)
     Encoder.write(directory, encoder, learning_curve(history), used if history else used.clear())

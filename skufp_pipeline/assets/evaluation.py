@@ -10,6 +10,7 @@ from skufp_pipeline.artifacts.places import (
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    DETECTION_REPORT,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
@@ -23,6 +24,7 @@ from skufp_pipeline.artifacts.places import (
     SKU_CROPS,
     SYNTHETIC_EMBEDDINGS,
 )
+from skufp_pipeline.artifacts.stored import Stored
 from skufp_pipeline.assets.index import query_encoders
 from skufp_pipeline.checks.evaluation import report_checks
 from skufp_pipeline.compute import Needs
@@ -33,9 +35,10 @@ from skufp_pipeline.steps import Group, Run, Step
 
 def group(preset: Preset) -> Group:
     """The one step of this group."""
-    optional = {
+    optional: dict[tuple[Stored[Any], ...], bool] = {
         (GENERATED_VIEW_EMBEDDINGS,): preset.views is not None,
         (FROZEN_CLIP_EMBEDDINGS,): preset.encoder.is_pretrained,
+        (DETECTION_REPORT,): preset.detector is not None,
         (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
         (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
         (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,

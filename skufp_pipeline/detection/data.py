@@ -20,6 +20,7 @@ from skufp_pipeline.datasets.boxes import Boxes
 from skufp_pipeline.datasets.reading import DECODE_THREADS, map_in_threads
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN, item_id
 from skufp_pipeline.detection.settings import DetectorSettings
+from skufp_pipeline.detection.windows import canvas_side
 from skufp_pipeline.encoders.tables import USED_SCHEMA, used_queries
 from skufp_pipeline.errors import ItemError, TooLittleError
 from skufp_pipeline.hashing import stable_hash
@@ -34,7 +35,7 @@ _EDGES = ("x1", "y1", "x2", "y2")
 
 @dataclass(frozen=True)
 class BoxedPhotos:
-    """Photos squeezed to squares, and the boxes of their items.
+    """Photos squeezed to squares (`windows`: canvases), and the boxes of their items.
 
     Attributes:
         pixels: (N, S, S, 3) uint8.
@@ -157,16 +158,16 @@ def training_photos(
 ) -> tuple[BoxedPhotos, BoxedPhotos]:
     """Returns the photos to train on and those that choose the weights: annotated ones, and synthetic ones
     where fewer than `least_photos` (of the latter: none) are."""
-    own = settings.training
-    train = annotated_photos(items, TRAIN, own.photos, find, known, own.side)
-    held = annotated_photos(items, DEVELOPMENT, own.held_photos, find, known, own.side)
+    own, side = settings.training, canvas_side(settings.training.side)
+    train = annotated_photos(items, TRAIN, own.photos, find, known, side)
+    held = annotated_photos(items, DEVELOPMENT, own.held_photos, find, known, side)
     if len(train) < own.least_photos:
         count = own.synthetic_photos
-        more = rendered_photos(pictures, synthetic, TRAIN, count, own.side, seed, scratch)
+        more = rendered_photos(pictures, synthetic, TRAIN, count, side, seed, scratch)
         train = train.joined(more)
     if not len(held):
         count = min(own.held_photos, own.synthetic_photos)
-        held = rendered_photos(pictures, synthetic, DEVELOPMENT, count, own.side, seed, scratch)
+        held = rendered_photos(pictures, synthetic, DEVELOPMENT, count, side, seed, scratch)
     return train, held
 
 

@@ -39,9 +39,9 @@ def build_detector(model: DetectorModel, photos: Sequence[Image.Image], director
             f"{LARGEST_DIFFERENCE}; set query_encoder.engine: pytorch in the preset"
         )
     same = [
-        [region.box for region in model.regions(one, photo.size)]
-        == [region.box for region in model.regions(other, photo.size)]
-        for (one, other), photo in zip(pairs, photos, strict=True)
+        [region.box for region in model.find(photo, expected)]
+        == [region.box for region in model.find(photo, run)]
+        for photo in photos
     ]
     named = {INPUT: inputs[0], **dict(zip(model.outputs, pairs[0][0], strict=True))}
     np.savez(directory / PROBE_FILE, allow_pickle=False, **named)
@@ -73,8 +73,8 @@ def _run(model: Path, threads: int) -> Run:
     session: Any = open_session(model, threads, ASSET)
 
     def run(pixels: np.ndarray) -> Outputs:
-        found: Outputs = session.run(None, {INPUT: pixels})
-        return found
+        found = [session.run(None, {INPUT: pixels[row : row + 1]}) for row in range(len(pixels))]
+        return [np.concatenate(outputs) for outputs in zip(*found, strict=True)]
 
     return run
 

@@ -40,6 +40,10 @@ class DetectorModel(ABC):
     def regions(self, outputs: Outputs, size: tuple[int, int]) -> list[Region]:
         """Returns the regions of a photo of this width and height from the outputs of its batch of one."""
 
+    def find(self, image: Image.Image, run: Run) -> list[Region]:
+        """Returns the regions of an upright RGB photo, the best first; `run` computes the outputs."""
+        return self.regions(run(self.prepare(image)), image.size)
+
     @abstractmethod
     def save(self, directory: Path) -> None:
         """Writes the model to an empty folder."""
@@ -68,4 +72,4 @@ class ModelDetector:
         return self.model.settings.trim
 
     def find(self, image: Image.Image) -> list[Region]:
-        return self.model.regions(self.run(self.model.prepare(image)), image.size)
+        return self.model.find(image, self.run)

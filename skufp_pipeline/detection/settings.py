@@ -45,6 +45,7 @@ class DetectorSettings(Settings):
     trim: float = Field(
         0.0, ge=0, lt=0.5
     )  # share of a found region that is cut off at each side for the search
+    looks: int = Field(1, ge=0)  # of the small detector at each found region, to place its edges once more
     training: DetectorTrainingSettings = DetectorTrainingSettings()
     report_photos: int = Field(1000, ge=1)  # evaluation photos to judge, a stable sample
     thresholds: DetectorThresholds = DetectorThresholds()

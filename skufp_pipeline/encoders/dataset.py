@@ -4,7 +4,7 @@ The data has training SKUs only, and only their queries of the roles `train` (fo
 `development` (for selecting the epoch). A check compares the list, `UsedQueries`, with the protocol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData
 from skufp_pipeline.encoders.tables import embedding_rows, used_queries
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.images import LabelledImages, TrainingImages
-from skufp_pipeline.training.pixels import aspect_of, decode_squares, read_backgrounds
+from skufp_pipeline.training.pixels import Surrounded, aspect_of, decode_squares, read_backgrounds
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class TextShard:
     crop_dir: Path
 
 
+@dataclass(frozen=True)
+class Around:
+    """What is read around each item, so that its box can be moved in training.
+
+    Attributes:
+        find: returns the local file of an `orig_image_path`.
+        margin: `AugmentationSettings.box_jitter`.
+    """
+
+    find: Callable[[str], Path]
+    margin: float
+
+
 def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[TextShard]:
     """Pairs the shards of `image_text` and `sku_crops`."""
     return [
@@ -41,15 +54,21 @@ def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[Text
 
 
 def gather_training_images(
-    shards: Sequence[TextShard], side: int, scratch: Path, progress: Progress | None = None
+    shards: Sequence[TextShard],
+    side: int,
+    scratch: Path,
+    progress: Progress | None = None,
+    around: Around | None = None,
 ) -> tuple[TrainingImages, pl.DataFrame]:
     """Returns the training images of all shards, and the queries among them (`USED_SCHEMA`).
 
-    The crops are decoded to squares of `side` pixels; `scratch` keeps them for a resumed training.
+    The crops are decoded to squares of `side` pixels, with `around` more; `scratch` keeps them for a resumed
+    training.
     """
     fit, development = _training_rows(shards)
     used = [used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)]
-    return _training_images(fit, development, side, scratch, progress), pl.concat(used)
+    images = _training_images(fit, development, side, scratch, progress, around=around)
+    return images, pl.concat(used)
 
 
 def gather_training_data(
@@ -59,6 +78,7 @@ def gather_training_data(
     scratch: Path,
     progress: Progress | None = None,
     white_balance: float = 0.0,
+    around: Around | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
     """Does the same as `gather_training_images`, with texts; lists the queries of both kinds.
 
@@ -74,7 +94,7 @@ def gather_training_data(
         every = pl.concat([frame.select("sku_id", "text") for frame in [*prompt_frames, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    images = _training_images(fit, development, side, scratch, progress, white_balance)
+    images = _training_images(fit, development, side, scratch, progress, white_balance, around)
     data = TrainingData(images.images, images.development, images.categories, texts)
     text_only = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
@@ -154,6 +174,7 @@ def _training_images(
     scratch: Path,
     progress: Progress | None,
     white_balance: float = 0.0,
+    around: Around | None = None,
 ) -> TrainingImages:
     label = _labels_by_sku(fit)
     size = f"{side}_balanced_{white_balance:g}" if white_balance else f"{side}"
@@ -163,9 +184,18 @@ def _training_images(
         squares = decode_squares(paths, side, scratch / f"{name}_{size}.npy", progress, white_balance)
         return LabelledImages(squares, _labels(frame, label))
 
+    def surrounded(frame: pl.DataFrame, around: Around) -> LabelledImages:
+        rows = frame.select("orig_image_path", "bbox").rows()
+        items = [Surrounded(around.find(path), tuple(box), around.margin) for path, box in rows]
+        wide = round(side * (1 + 2 * around.margin))
+        squares = decode_squares(items, wide, scratch / f"fit_{size}_wide.npy", progress, white_balance)
+        boxed = np.array([item.is_boxed for item in items], dtype=bool)
+        return LabelledImages(squares, _labels(frame, label), boxed)
+
     of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
     categories = of_sku.rank("dense").fill_null(0).to_numpy().astype(np.int64)
-    return TrainingImages(images(fit, "fit"), images(development, "development"), categories)
+    shown = images(fit, "fit") if around is None else surrounded(fit, around)
+    return TrainingImages(shown, images(development, "development"), categories)
 
 
 def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:
@@ -175,7 +205,14 @@ def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:
 def _with_paths(shard: TextShard) -> pl.DataFrame:
     path = pl.format("{}/{}", pl.lit(str(shard.crop_dir)), "image_path").alias("path")
     return shard.image_text.select(
-        "sku_id", "split", "role", "category_name", item_id().alias("query_id"), path
+        "sku_id",
+        "split",
+        "role",
+        "category_name",
+        item_id().alias("query_id"),
+        "orig_image_path",
+        "bbox",
+        path,
     )
 
 

@@ -12,6 +12,7 @@ from skufp_pipeline.artifacts.inputs import Inputs
 from skufp_pipeline.artifacts.kinds import (
     Aggregator,
     Annotations,
+    DetectionReport,
     Embeddings,
     Fingerprints,
     ImageEncoder,
@@ -24,6 +25,7 @@ from skufp_pipeline.artifacts.places import (
     BEST_SHOT_TEACHERS,
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
+    DETECTION_REPORT,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
@@ -51,12 +53,19 @@ from skufp_pipeline.evaluation.report import (
     Latency,
     Report,
     Results,
+    Stage,
     Verdicts,
     results,
     source_results,
 )
 from skufp_pipeline.evaluation.settings import EvaluationSettings
-from skufp_pipeline.evaluation.stages import AskedPhoto, EmbeddedPhotos, embed_photos, judge_stages
+from skufp_pipeline.evaluation.stages import (
+    AskedPhoto,
+    EmbeddedPhotos,
+    embed_photos,
+    judge_stages,
+    region_stages,
+)
 from skufp_pipeline.evaluation.tables import SETTING_LABELS
 from skufp_pipeline.evaluation.verdicts import ask_photos, judge_verdicts, roc
 from skufp_pipeline.fingerprint.aggregator import load_aggregator
@@ -90,6 +99,7 @@ class ReportParts:
     aggregator: Aggregator
     index: SearchIndex
     exported: ImageEncoder | None  # the image tower for ONNX Runtime
+    detection: DetectionReport | None  # what the regions of a photo are worth
     left_out: Mapping[str, str]  # by asset, what it could not do
 
     @classmethod
@@ -131,6 +141,7 @@ class ReportParts:
             read(FINGERPRINT_CHECKPOINT),
             read(SEARCH_INDEX),
             read(IMAGE_ENCODER_ONNX) if IMAGE_ENCODER_ONNX.name in assets else None,
+            read(DETECTION_REPORT) if DETECTION_REPORT.name in assets else None,
             told,
         )
 
@@ -204,7 +215,7 @@ def make_report(
     judged_on = retrieval.judged_on(inputs.tables.images)
     log("latency measured; judging the stages of a query")
     asked = embed_photos(whole, _asked(inputs.tables.images, crop_of, settings.stage_queries))
-    stages = judge_stages(whole, asked, plan.seed, settings.resamples)
+    stages = _regions(parts.detection) + judge_stages(whole, asked, plan.seed, settings.resamples)
     verdicts, curves, no_verdicts = _verdicts(whole, asked, *draws)
     report = Report(
         preset=plan.preset,
@@ -237,6 +248,13 @@ def _asked(
 ) -> list[AskedPhoto]:
     sample = retrieval.sample_evaluation_queries(images, count)
     return [AskedPhoto(crop_of(row), row["sku_id"], row["split"]) for row in sample.iter_rows(named=True)]
+
+
+def _regions(report: DetectionReport | None) -> list[Stage]:
+    """The rows of the regions; none without a detector."""
+    if report is None or report.off:
+        return []
+    return region_stages(report.regions(), report.figures()["detect"])
 
 
 def _verdicts(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.evaluation.latency import statistics_ms
 from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
+from skufp_pipeline.evaluation.regions import DETECTED, TAPPED
 from skufp_pipeline.evaluation.report import Stage
 from skufp_pipeline.measures.bootstrap import percentile_interval, resampled_means
 from skufp_pipeline.measures.ranks import right_items
@@ -92,6 +93,31 @@ def judge_stages(engine: QueryEngine, asked: EmbeddedPhotos, seed: int, resample
             hits, asked_clocks = _hits(engine, embedded, truth, mine, within, clocks)
             skus = np.array([photos[number].sku_id for number in mine])
             rows += _stages(setting, hits, skus, asked_clocks, seed, resamples)
+    return rows
+
+
+def region_stages(table: pl.DataFrame, times: Mapping[str, float]) -> list[Stage]:
+    """The regions of a detection report (`evaluation.regions`) as rows beside the stages: the first is what
+    the differences of the others are from.
+
+    Args:
+        table: `setting`, `region`, `photos`, `recall@1`, `delta`, `low`, `high`.
+        times: `p50_ms` and `p95_ms` of the detector, which finds the regions that are not given.
+    """
+    rows = []
+    for row in table.iter_rows(named=True):
+        finds = row["region"] in (DETECTED, TAPPED)
+        is_first = row["region"] == table.filter(setting=row["setting"])["region"][0]
+        rows.append(
+            Stage(
+                stage=f"region: {row['region']}",
+                setting=row["setting"],
+                queries=row["photos"],
+                delta=None if is_first else (row["delta"], row["low"], row["high"]),
+                **{"recall@1": row["recall@1"]},
+                **{name: times[name] if finds else 0.0 for name in ("p50_ms", "p95_ms")},
+            )
+        )
     return rows
 
 

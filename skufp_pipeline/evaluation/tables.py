@@ -57,7 +57,9 @@ UNMEASURED_TITLE = "Not measured, or left out"
 STAGES_TITLE = "Queries by photo, stage by stage"
 STAGES_NOTE = (
     "R@1 with the stage and those above it; its gain with a 95% bootstrap interval over SKUs, * where that "
-    "leaves out 0; and what it takes of the time of one query. On a sample of the evaluation photos."
+    "leaves out 0; and what it takes of the time of one query. On a sample of the evaluation photos. A "
+    "region is what of the photo is searched for, by the fingerprint alone; its gain is over the first, and "
+    "the stages after the regions are of photos cut to that one."
 )
 GAIN = ("delta", "low", "high")
 

@@ -15,13 +15,24 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(
-    pixels: Tensor, size: tuple[int, int], settings: AugmentationSettings, generator: Generator
+    pixels: Tensor,
+    size: tuple[int, int],
+    settings: AugmentationSettings,
+    generator: Generator,
+    boxed: Tensor | None = None,
 ) -> Tensor:
     """Augments images (B, 3, S, S) in [0, 1] to (B, 3, *size) in [0, 1]; `size` is height, width in pixels.
 
     Crop, flip, rotation and resizing are one affine sampling; the aspect ratio is not kept.
+
+    Args:
+        boxed: (B,) whether an image's item has a box, whose edges are moved; None if the images are items
+            alone. Otherwise the item is in the middle, with the share `box_jitter` of it around at each side.
     """
-    theta = _affine(len(pixels), settings, generator).to(pixels.device)
+    theta = _affine(len(pixels), settings, generator)
+    if boxed is not None:
+        theta = _within_moved_boxes(theta, settings.box_jitter, boxed, generator)
+    theta = theta.to(pixels.device)
     grid = F.affine_grid(theta, [len(pixels), 3, *size], align_corners=False)
     images = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     images = _jitter(images, settings, generator)
@@ -49,6 +60,15 @@ def _affine(count: int, settings: AugmentationSettings, generator: Generator) ->
     cos, sin = angle.cos(), angle.sin()
     rows = torch.stack([width * mirror * cos, -width * sin, x, height * mirror * sin, height * cos, y], dim=1)
     return rows.view(count, 2, 3)
+
+
+def _within_moved_boxes(theta: Tensor, jitter: float, boxed: Tensor, generator: Generator) -> Tensor:
+    """Returns maps that sample of moved boxes what `theta` samples of whole images."""
+    moves = 2 * jitter * (2 * torch.rand(len(theta), 2, 2, generator=generator) - 1)  # (B, low and high, x y)
+    low, high = (moves * boxed[:, None, None] + torch.tensor([[-1.0], [1.0]])).unbind(dim=1)
+    centre, half = ((low + high) / 2)[:, :, None], ((high - low) / 2)[:, :, None]
+    moved = torch.cat([half * theta[:, :, :2], half * theta[:, :, 2:] + centre], dim=2)
+    return moved / (1 + 2 * jitter)
 
 
 def _factors(strength: float, images: Tensor, generator: Generator) -> Tensor:

@@ -31,10 +31,15 @@ _DEVELOPMENT_BATCH = 256
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded crops (N, S, S, 3) uint8 and the SKU index of each (N,) int64."""
+    """Decoded crops (N, S, S, 3) uint8 and the SKU index of each (N,) int64.
+
+    `boxed` (N,) is given where the squares show more than the item, for `AugmentationSettings.box_jitter`:
+    whether an item has a box whose edges are moved (`augment`).
+    """
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    boxed: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,9 @@ class _BatchLoader:
 
     def batch(self, rows: Tensor, pixels: Tensor, generator: Generator, extra: Any) -> Batch:
         labels = torch.from_numpy(self.data.images.labels[rows.numpy()]).to(self.encoder.device)
-        changed = augment(self._unit(pixels), self.image_size, self.settings.augmentation, generator)
+        images = self.data.images
+        boxed = None if images.boxed is None else torch.from_numpy(images.boxed[rows.numpy()])
+        changed = augment(self._unit(pixels), self.image_size, self.settings.augmentation, generator, boxed)
         return Batch(self._normalised(changed), labels, rows, generator, extra)
 
     def development(self) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ JPEG decoding takes longer than a step of a small tower. The array is never load
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,15 +15,52 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.photos import PhotoError, read_crop, size_of, whole_photo
+from skufp_pipeline.photos import PhotoError, open_photo, read_crop, size_of, what_is_wrong, whole_photo
 from skufp_pipeline.progress import Progress
 
 _BLOCK = 512
 _MOST_BACKGROUNDS = 1000
 
 
+@dataclass(frozen=True)
+class Surrounded:
+    """An item in its photo, of which a margin around the item is read too.
+
+    Attributes:
+        box: of the item, in pixels of the upright photo.
+        margin: in shares of the box's width and height, at each side; the photo's border is repeated where
+            it ends.
+    """
+
+    path: Path
+    box: tuple[int, ...]
+    margin: float
+
+    @property
+    def is_boxed(self) -> bool:
+        """Whether the item is a part of its photo."""
+        return self.box != (0, 0, *size_of(self.path))
+
+    def read(self) -> NDArray[np.uint8]:
+        """Returns the item with its margin; raises UserError if the photo can't be read."""
+        try:
+            image = open_photo(self.path) if self.is_boxed else whole_photo(self.path)
+            across, down = (now / before for now, before in zip(image.size, size_of(self.path), strict=True))
+        except (PhotoError, OSError) as error:
+            raise UserError(
+                f"photo {self.path} {what_is_wrong(error)}; materialize the graph again"
+            ) from error
+        x1, y1, x2, y2 = (np.array(self.box) * [across, down, across, down]).round().astype(int)
+        beside, above = round(self.margin * (x2 - x1)), round(self.margin * (y2 - y1))
+        left, top = max(x1 - beside, 0), max(y1 - above, 0)
+        right, bottom = min(x2 + beside, image.width), min(y2 + above, image.height)
+        missing = (top - y1 + above, y2 + above - bottom, left - x1 + beside, x2 + beside - right)
+        cut = np.asarray(image.crop((left, top, right, bottom)))
+        return cv2.copyMakeBorder(cut, *missing, cv2.BORDER_REPLICATE).astype(np.uint8, copy=False)
+
+
 def decode_squares(
-    paths: Sequence[Path],
+    paths: Sequence[Path | Surrounded],
     side: int,
     target: Path,
     progress: Progress | None = None,
@@ -56,9 +94,9 @@ def decode_squares(
     return squares
 
 
-def read_square(path: Path, side: int, white_balance: float = 0.0) -> NDArray[np.uint8]:
+def read_square(path: Path | Surrounded, side: int, white_balance: float = 0.0) -> NDArray[np.uint8]:
     """Reads one crop as (side, side, 3) uint8 RGB, less the share `white_balance` of its colour cast."""
-    pixels = np.asarray(read_crop(path))
+    pixels = np.asarray(read_crop(path)) if isinstance(path, Path) else path.read()
     return to_square(balanced(pixels, white_balance) if white_balance else pixels, side)
 
 

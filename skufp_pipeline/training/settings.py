@@ -19,6 +19,9 @@ class AugmentationSettings(Settings):
     saturation: float = 0.3
     blur: float = 0.0  # probability of halving the resolution and back
     erasing: float = Field(0.0, ge=0, le=1)  # probability of covering a random rectangle
+    # Largest move of each edge of an item's known box, in shares of the box's width and height: a detector
+    # finds such boxes. Items without a box, and pictures that are the item as a whole, are not moved.
+    box_jitter: float = Field(0.0, ge=0, le=0.5)
 
 
 class TrainingSettings(Settings):

@@ -1,5 +1,7 @@
 """The assets of the detector: what it was trained on, what the index keeps of it, and what it is worth."""
 
+import json
+
 import polars as pl
 import torch
 
@@ -8,6 +10,7 @@ from skufp_pipeline.artifacts.places import (
     DETECTION_REPORT,
     DETECTOR_CHECKPOINT,
     DETECTOR_ONNX,
+    RETRIEVAL_REPORT,
     SEARCH_INDEX,
 )
 from skufp_pipeline.query.engine import QueryEngine
@@ -50,6 +53,16 @@ def test_the_report_judges_every_region_of_the_same_evaluation_photos(graph: Gra
     assert set(both["photos"]) == {count} == {report.figures()["photos"]}
     asked = report.frame("photos")["query_id"]
     assert set(asked).isdisjoint(DETECTOR_CHECKPOINT.read(graph.store).used_queries()["query_id"])
+
+
+def test_the_regions_are_among_the_stages_of_the_report_on_retrieval(graph: Graph) -> None:
+    stages = json.loads(RETRIEVAL_REPORT.read(graph.store).report.read_text())["stages"]
+    rows = {row["stage"]: row for row in stages if row["setting"] == "seen+zero"}
+    judged = DETECTION_REPORT.read(graph.store).regions().filter(setting="seen+zero").to_dicts()
+    for region in judged:
+        assert rows[f"region: {region['region']}"]["recall@1"] == region["recall@1"]
+    assert rows["region: detected"]["p50_ms"] > 0
+    assert "fingerprint" in rows
 
 
 def test_an_unchanged_report_is_not_made_again_and_has_its_check(graph: Graph) -> None:

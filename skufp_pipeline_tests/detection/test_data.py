@@ -8,6 +8,7 @@ import polars as pl
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN
 from skufp_pipeline.detection.data import annotated_photos, drawn_images, rendered_photos, training_photos
+from skufp_pipeline.detection.windows import canvas_side
 
 from ..datasets.trees import write_image
 from .examples import SETTINGS, SIDE
@@ -95,3 +96,4 @@ def test_synthetic_photos_stand_in_where_too_few_boxes_are_known(tmp_path: Path)
         train, held = training_photos(items(), find, every_box, *rest)
         assert (len(train), train.synthetic) == (1 + expected, expected)
         assert (len(held), held.synthetic) == (1, 0)
+        assert train.pixels.shape[1:3] == (canvas_side(SIDE), canvas_side(SIDE))

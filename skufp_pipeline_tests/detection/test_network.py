@@ -1,6 +1,13 @@
+import pytest
 import torch
 
-from skufp_pipeline.detection.network import DetectorNetwork, assigned, detection_loss
+from skufp_pipeline.detection.network import (
+    DetectorNetwork,
+    Predictions,
+    Truth,
+    assigned,
+    detection_loss,
+)
 
 CELLS = 4
 
@@ -37,18 +44,46 @@ def test_rows_of_zeros_are_no_boxes() -> None:
     assert owners((0.0, 0.0, 0.0, 0.0)) == [[-1] * 4] * 4
 
 
+NOWHERE = torch.full((1, 4), torch.nan)
+
+
+def towards(places: torch.Tensor, bins: int) -> torch.Tensor:
+    """Logits of distributions (..., bins) on the bins nearest to places (...) in bins."""
+    return -100 * (torch.arange(bins) - places[..., None]).abs()
+
+
 def test_the_loss_is_least_where_boxes_and_scores_are_right() -> None:
-    truth, centres = torch.tensor([[[0.0, 0.0, 0.5, 0.5]]]), network().centres
-    right = truth.expand(1, CELLS**2, 4).clone()
-    is_item = assigned(truth, centres, CELLS) >= 0
-    sure = torch.where(is_item, 20.0, -20.0)
-    best = detection_loss(sure, right, truth, centres, CELLS)
-    assert best < 1e-6
-    assert detection_loss(sure, right + 0.1, truth, centres, CELLS) > best
-    assert detection_loss(-sure, right, truth, centres, CELLS) > best
+    judge, truth = network(), Truth(torch.tensor([[[0.0, 0.0, 0.5, 0.5]]]), NOWHERE)
+    sides = [judge.centres, torch.tensor([0.5, 0.5]) - judge.centres]
+    exact = Predictions(
+        torch.where(assigned(truth.boxes, judge.centres, CELLS) >= 0, 20.0, -20.0),
+        towards(
+            torch.cat(sides, dim=1).clamp(min=0)[None] * 16, 17
+        ),  # 1/16 is a bin: the centres lie on bins
+        torch.zeros(1, 4, 4 * CELLS),
+    )
+    assert detection_loss(judge, exact, truth) < 1e-4
+    shifted = exact._replace(distances=exact.distances.roll(1, dims=-1))
+    for worse in (shifted, exact._replace(scores=-exact.scores)):
+        assert detection_loss(judge, worse, truth) > 0.1
 
 
-def test_a_photo_has_one_scored_box_a_cell() -> None:
-    logits, boxes = network().eval()(torch.zeros(2, 8 * CELLS, 8 * CELLS, 3, dtype=torch.uint8))
-    assert logits.shape == (2, CELLS**2)
+def test_the_item_in_the_middle_counts_where_there_is_one() -> None:
+    judge, middle = network(), torch.tensor([[0.21875, 0.25, 0.75, 0.71875]])
+    blank = Predictions(
+        torch.full((1, CELLS**2), -20.0), torch.zeros(1, CELLS**2, 4, 17), torch.zeros(1, 4, 16)
+    )
+    exact = blank._replace(edges=towards(middle * 16 - 0.5, 16))
+    none = torch.zeros(1, 1, 4)
+    assert judge.middle(exact)[0].tolist() == pytest.approx(middle[0].tolist(), abs=0.02)
+    assert detection_loss(judge, exact, Truth(none, NOWHERE)) < 1e-4
+    assert detection_loss(judge, blank, Truth(none, NOWHERE)) < 1e-4
+    missed = detection_loss(judge, blank, Truth(none, middle))
+    assert detection_loss(judge, exact, Truth(none, middle)) < missed / 4
+
+
+def test_a_photo_has_one_scored_box_a_cell_and_one_in_the_middle() -> None:
+    boxes, scores, middle = network().eval()(torch.zeros(2, 8 * CELLS, 8 * CELLS, 3, dtype=torch.uint8))
+    assert scores.shape == (2, CELLS**2)
     assert (boxes[..., 2:] > boxes[..., :2]).all()
+    assert middle.shape == (2, 4)

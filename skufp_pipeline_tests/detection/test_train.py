@@ -6,10 +6,19 @@ import torch
 
 from skufp_pipeline.detection.measure import agreement, best_overlaps
 from skufp_pipeline.detection.regions import Region
-from skufp_pipeline.detection.train import agreement_on, augmented, train_detector
+from skufp_pipeline.detection.train import (
+    agreement_on,
+    augmented,
+    drawn_batch,
+    moved,
+    part,
+    shares_in,
+    train_detector,
+)
+from skufp_pipeline.detection.windows import around
 from skufp_pipeline.errors import TooLittleError
 
-from .examples import SETTINGS, TRAINING, rectangles
+from .examples import SETTINGS, SIDE, TRAINING, rectangles
 
 CPU = torch.device("cpu")
 
@@ -30,16 +39,37 @@ def test_too_few_photos_are_told(tmp_path: Path) -> None:
         train_detector(rectangles(3, 0), rectangles(2, 1), SETTINGS, 3, CPU, tmp_path, print)
 
 
+def test_a_found_box_is_placed_better_by_another_look(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"training": TRAINING.model_copy(update={"steps": 150})})
+    network, _ = train_detector(rectangles(200, 0), rectangles(40, 1), settings, 3, CPU, tmp_path, print)
+    judged = [
+        agreement_on(rectangles(40, 2), network, settings.model_copy(update={"looks": looks}), CPU).mean_iou
+        for looks in (0, 1)
+    ]
+    assert judged[1] > judged[0] + 0.05
+
+
 def test_boxes_move_with_what_they_show() -> None:
     photos = rectangles(30, 5)
     for number, (pixels, boxes) in enumerate(zip(photos.pixels, photos.boxes, strict=True)):
-        part, moved = augmented(pixels, boxes, np.random.default_rng(number))
-        assert part.shape == pixels.shape
-        bright = part.astype(int).max(axis=2) > 110
-        for x1, y1, x2, y2 in (moved * len(part)).tolist():
+        rng = np.random.default_rng(number)
+        window = around(moved(boxes[0], rng)) if number % 2 else part(rng)
+        shown, there = augmented(pixels, boxes, window, 48, rng)
+        assert shown.shape == (48, 48, 3)
+        bright = shown.astype(int).max(axis=2) > 110
+        for x1, y1, x2, y2 in (there.clip(0, 1) * len(shown)).tolist():
             inside = bright[round(y1) : round(y2), round(x1) : round(x2)]
-            assert inside.mean() > 0.8
+            assert inside.mean() > 0.8 or shares_in(there)[0] < 0.25
             assert inside.sum() > 0.7 * bright.sum(), "a blurred edge is all that is outside"
+
+
+def test_half_of_a_batch_are_views_of_single_items() -> None:
+    training = TRAINING.model_copy(update={"batch_size": 8})
+    pixels, truth, middle = drawn_batch(rectangles(20, 0), training, np.random.default_rng(0))
+    assert pixels.shape == (8, SIDE, SIDE, 3)
+    assert truth.shape == (8, 1, 4)
+    assert np.isnan(middle).all(axis=1).tolist() == [False] * 4 + [True] * 4
+    np.testing.assert_array_equal(truth[:4, 0], middle[:4])
 
 
 def test_agreement_counts_every_known_box() -> None:

@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.datasets.prompts import IMAGE_TEXT_SCHEMA, TEXT_SCHEMA, PromptSettings
 from skufp_pipeline.datasets.table import item_id
 from skufp_pipeline.encoders.clip_train import TrainingData
 from skufp_pipeline.encoders.dataset import (
+    Around,
     TextShard,
     gather_adaptation_data,
     gather_training_data,
@@ -210,3 +212,30 @@ def test_a_balanced_encoder_is_trained_on_balanced_crops_and_judged_on_them(
         expected = np.stack([balanced(np.array(square), 0.7) for square in kept.pixels])
         assert np.array_equal(changed.pixels, expected), "crops of one colour: the order doesn't matter"
         assert not np.array_equal(changed.pixels, kept.pixels)
+
+
+def test_boxes_that_are_moved_are_read_with_what_is_around(shards: list[TextShard], tmp_path: Path) -> None:
+    photo = np.zeros((20, 20, 3), np.uint8)
+    photo[5:15, 5:15] = 200
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    located = [
+        replace(
+            s,
+            image_text=s.image_text.with_columns(
+                orig_image_path=pl.lit("photo.png"),
+                bbox=pl.when(pl.col("role") == "train").then([5, 5, 15, 15]).otherwise([0, 0, 20, 20]),
+            ).cast({"bbox": IMAGE_TEXT_SCHEMA["bbox"]}),
+        )
+        for s in shards
+    ]
+    around = Around(tmp_path.joinpath, 0.5)
+    data, used = gather_training_data(located, PROMPTS, SIDE, tmp_path, around=around)
+    plain, same = gather_training_data(located, PROMPTS, SIDE, tmp_path)
+    assert used.equals(same)
+    assert data.images.boxed is not None
+    assert data.images.boxed.tolist() == [False, True] * 3, "a shop's picture is the item as a whole"
+    assert data.images.pixels.shape == (6, 2 * SIDE, 2 * SIDE, 3)
+    assert (data.images.pixels[1, 4:12, 4:12] == 200).all()
+    assert (data.images.pixels[1, [0, -1]] == 0).all()
+    assert np.array_equal(data.development.pixels, plain.development.pixels), "judged on exact boxes"
+    assert plain.images.boxed is None

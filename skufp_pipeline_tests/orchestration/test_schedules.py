@@ -63,6 +63,12 @@ def test_the_frozen_encoder_is_embedded_only_where_it_is_pretrained() -> None:
     assert by_name["df2"]["embed_frozen"] == ("frozen_clip_embeddings",)
 
 
+def test_training_reads_whole_photos_where_it_moves_the_boxes_in_them() -> None:
+    needed = {name: graph_steps(load_preset(name))["clip_checkpoint"].upstream for name in ("demo", "ci")}
+    assert "raw_dataset" in needed["demo"]
+    assert "raw_dataset" not in needed["ci"]
+
+
 def test_a_first_index_is_built_before_anything_is_trained() -> None:
     names = [stage.name for stage in stages(graph_steps(load_preset("df2")))]
     first = names.index("build_first_index")

@@ -1,5 +1,6 @@
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -147,3 +148,24 @@ def test_the_erased_part_has_the_shape_of_the_image() -> None:
     hole = ~torch.isclose(plain, erased, atol=1e-4).all(dim=1)[0]
     rows, columns = hole.any(dim=1).sum().item(), hole.any(dim=0).sum().item()
     assert abs(rows - 2 * columns) <= 2
+
+
+def test_edges_of_a_box_are_moved_and_of_an_item_without_one_are_not() -> None:
+    """The item is the middle half of the image: 0 to 1 on it, a ramp from -0.5 to 1.5 over all."""
+    ramp = ((torch.arange(64) + 0.5) / 32 - 0.5).view(1, 1, 1, 64).expand(200, 3, 64, 64)
+    settings = AugmentationSettings(**NOTHING | {"box_jitter": 0.5})
+    boxed = torch.arange(200) < 100
+
+    def ends(boxed: Tensor) -> Tensor:
+        """Where the first and the last of 16 columns lie on the ramp, before it is clamped."""
+        grid = augment(ramp / 4 + 0.25, (16, 16), settings, Generator().manual_seed(0), boxed)
+        return ((grid - 0.25) * 4)[:, 0, 0, [0, -1]]
+
+    found = ends(boxed)
+    torch.testing.assert_close(found[~boxed], torch.tensor([[1 / 32, 31 / 32]]).expand(100, 2))
+    low, high = found[boxed].unbind(dim=1)
+    assert -0.5 < low.min() < -0.4
+    assert 0.4 < low.max() < 0.56, "by half of the item at most, and half a pixel of the output"
+    assert 0.44 < high.min() < 0.6
+    assert 1.4 < high.max() < 1.5
+    assert abs(float(np.corrcoef(low, high)[0, 1])) < 0.4, "each edge by itself"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from skufp_pipeline.camera.white_balance import balanced
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.pixels import decode_squares, read_square
+from skufp_pipeline.training.pixels import Surrounded, decode_squares, read_square
 
 from ..encoders.examples import COLOURS, noise, picture
 
@@ -99,3 +99,26 @@ def test_the_cast_is_removed_from_each_crop_before_it_is_squeezed(tmp_path: Path
     assert np.array_equal(less, read_square(tmp_path / "balanced.png", 8))
     assert np.array_equal(plain, read_square(tmp_path / "photo.png", 8))
     assert not np.array_equal(less, plain)
+
+
+def test_an_item_is_read_with_what_is_around_it(tmp_path: Path) -> None:
+    photo = noise(size=(40, 30))
+    photo.save(tmp_path / "photo.png")
+    pixels, item = np.asarray(photo), Surrounded(tmp_path / "photo.png", (10, 10, 30, 20), 0.2)
+    assert item.is_boxed
+    np.testing.assert_array_equal(item.read(), pixels[8:22, 6:34])
+
+
+def test_the_border_is_repeated_where_the_photo_ends(tmp_path: Path) -> None:
+    photo = noise(size=(40, 30))
+    photo.save(tmp_path / "photo.png")
+    corner = Surrounded(tmp_path / "photo.png", (30, 0, 40, 10), 0.5).read()
+    assert corner.shape == (20, 20, 3)
+    np.testing.assert_array_equal(corner[5:, :15], np.asarray(photo)[:15, 25:])
+    assert (corner[:5] == corner[5]).all()
+    assert (corner[:, 15:] == corner[:, 14:15]).all()
+    whole = Surrounded(tmp_path / "photo.png", (0, 0, 40, 30), 0.5)
+    assert not whole.is_boxed
+    assert whole.read().shape == (60, 80, 3)
+    with pytest.raises(UserError, match=r"photo .*none.png .* materialize the graph again"):
+        Surrounded(tmp_path / "none.png", (0, 0, 4, 4), 0.1).read()
