@@ -194,7 +194,7 @@ class DeepFashion2Dataset(Source):
 
 
 class Street2ShopDataset(Source):
-    """Street2Shop: on disk in its original layout, as rows with embedded pictures, or rendered as a miniature."""
+    """Street2Shop: in its original layout, as rows with embedded pictures, or rendered as a miniature."""
 
     source: Literal["street2shop"]
     path: str | None = None  # the folder of meta/json and photos; or a Parquet file, or a folder of them

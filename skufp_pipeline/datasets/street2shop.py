@@ -1,8 +1,8 @@
 """Reads Street2Shop (Kiapour et al., ICCV 2015) into the internal table.
 
-    meta/json/train_pairs_<category>.json   [{"photo": 12, "product": 3, "bbox": {width, top, height, left}}, ...]
+    meta/json/train_pairs_<category>.json   [{"photo": 12, "product": 3, "bbox": {width, top, height, left}}]
     meta/json/test_pairs_<category>.json    the same
-    meta/json/retrieval_<category>.json     [{"photo": 40, "product": 3}, ...]
+    meta/json/retrieval_<category>.json     [{"photo": 40, "product": 3}]
     photos/photos.txt                       000000012,ADDRESS of each photo
     photos/000000012.jpeg                   the photos, with any suffix, in folders or not
 
@@ -47,7 +47,8 @@ from skufp_pipeline.photos import MAX_PIXELS, MaxPixels, size_of
 from skufp_pipeline.settings import Settings
 
 Category = Literal[
-    "bags", "belts", "dresses", "eyewear", "footwear", "hats", "leggings", "outerwear", "pants", "skirts", "tops"
+    "bags", "belts", "dresses", "eyewear", "footwear", "hats",
+    "leggings", "outerwear", "pants", "skirts", "tops",
 ]  # fmt: skip
 CATEGORIES: tuple[Category, ...] = Category.__args__  # type: ignore[attr-defined]
 META, PHOTOS, ADDRESSES = Path("meta/json"), "photos", "photos.txt"
@@ -166,11 +167,11 @@ def read_street2shop(
 def part_pairs(pairs: Sequence[Pair], shots: Sequence[Shot], validation_fraction: float) -> Parted:
     """Gives each product one split and leaves out the pairs that would put a street photo into two.
 
-    With test pairs: training loses what the test uses. A product of a test pair is in `validation`; its
-    training pairs, and those of a street photo that a test pair shows too, are left out. Without test pairs:
-    products that are linked by street photos (connected components) go to `validation` together, by a hash of
-    the first of their ids. In both, a street photo that is a catalogue picture too is left out, since it would
-    find itself, and so is a pair whose product is in no retrieval file.
+    With test pairs, training loses what the test uses: a product of a test pair is in `validation`; its
+    training pairs, and those of a street photo that a test pair shows too, are left out. Without test pairs,
+    products that are linked by street photos (connected components) go to `validation` together, by a hash
+    of the first of their ids. In both cases a street photo that is a catalogue picture too is left out, since
+    it would find itself, and so is a pair whose product is in no retrieval file.
     """
     if not any(pair.split == "validation" for pair in pairs):
         first_of = _components(pairs)
@@ -471,8 +472,8 @@ class _Photos:
         return self.root / self._files[photo]
 
     def same(self, street: Set[str], shop: Set[str]) -> dict[str, str]:
-        """Returns the smallest number with the same bytes, of photos that have the bytes of another, if one of
-        them is a street photo."""
+        """Returns the smallest number with the same bytes, for each photo that has the bytes of another, if
+        one of them is a street photo."""
         present = sorted({*street, *shop} & self._files.keys())
         sizes = map_in_threads(self._size, present)
         by_size: dict[int, list[str]] = {}

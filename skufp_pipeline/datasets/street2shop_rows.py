@@ -81,7 +81,7 @@ def parquet_files(path: Path) -> list[Path]:
 
 
 def parquet_parts(path: Path) -> Iterator[Part]:
-    """Opens Parquet files with embedded pictures, one part a file. Raises `UserError` if one is unreadable."""
+    """Opens Parquet files with embedded pictures, a part each. Raises `UserError` if one is unreadable."""
     for file in parquet_files(path):
         try:
             found = pq.ParquetFile(file)
@@ -125,8 +125,8 @@ def write_rows(parts: Iterable[Part], directory: Path, progress: Progress | None
             missing = [name for name in REQUIRED if name not in part.columns]
             if missing:
                 raise UserError(
-                    f"the rows of {part.name} lack {', '.join(missing)}; expected those of petr7555/street2shop: "
-                    f"{', '.join((*REQUIRED, *OPTIONAL))}"
+                    f"the rows of {part.name} lack {', '.join(missing)}; expected those of "
+                    f"petr7555/street2shop: {', '.join((*REQUIRED, *OPTIONAL))}"
                 )
             start = counts.rows
             for batch in part.batches:

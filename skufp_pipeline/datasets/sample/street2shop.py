@@ -1,7 +1,7 @@
-"""Renders the sample in Street2Shop's layout: its shop views are catalogue photos, its user photos street photos.
+"""Renders the sample in Street2Shop's layout: shop views are catalogue photos, user photos street photos.
 
-A SKU is a product of one of five of Street2Shop's categories. A SKU without user photos is a distractor: it is
-in a retrieval file and in no pair (`fraction_without_query`). A street photo of two garments has a pair for
+A SKU is a product of one of five of Street2Shop's categories. A SKU without user photos is a distractor: it
+is in a retrieval file and in no pair (`fraction_without_query`). A street photo of two garments has a pair for
 each that is a SKU. Blocks of `train` have training pairs, the others test pairs. Strays are not drawn, since
 this layout has no place for what is no product.
 """
@@ -65,9 +65,8 @@ def render_street2shop(
         (root / folder).mkdir(parents=True)
     entries: list[Entry] = []
     done = 0
-    for photos, found in run_tasks(
-        settings, partial(_render, settings, root), in_tasks(_jobs(settings, total))
-    ):
+    tasks = in_tasks(_jobs(settings, total))
+    for photos, found in run_tasks(settings, partial(_render, settings, root), tasks):
         entries += found
         done += photos
         if progress is not None:
