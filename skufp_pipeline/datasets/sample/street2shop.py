@@ -1,9 +1,9 @@
 """Renders the sample in Street2Shop's layout: shop views are catalogue photos, user photos street photos.
 
 A SKU is a product of one of five of Street2Shop's categories. A SKU without user photos is a distractor: it
-is in a retrieval file and in no pair (`fraction_without_query`). A street photo of two garments has a pair for
-each that is a SKU. Blocks of `train` have training pairs, the others test pairs. Strays are not drawn, since
-this layout has no place for what is no product.
+is in a retrieval file and in no pair (`fraction_without_query`). A street photo of two garments has a pair
+for each that is a SKU. Blocks of `train` have training pairs, the others test pairs. Strays are not drawn,
+since this layout has no place for what is no product.
 """
 
 import json
