@@ -53,16 +53,16 @@ def street2shop_report(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.fingerprint.tables import EmbeddingTables
 
     annotations, fingerprints = run.read(ANNOTATIONS), run.read(FINGERPRINTS)
-    embeddings = {
-        name: shards
-        for name, stored in IMAGE_LEVEL.items()
-        if stored.name in run.step.upstream
-        and not any(shard.off for shard in (shards := run.read_all(stored)))
-    }
+    there = {name: stored for name, stored in IMAGE_LEVEL.items() if stored.name in run.step.upstream}
+    embeddings = {name: run.read_all(stored) for name, stored in there.items()}
 
     def build(directory: Path) -> dict[str, Any]:
         category_of = dict(annotations.items().select("sku_id", "category_name").unique().iter_rows())
-        tables = {name: EmbeddingTables.images_of(shards) for name, shards in embeddings.items()}
+        tables = {
+            name: EmbeddingTables.images_of(shards)
+            for name, shards in embeddings.items()
+            if not shards[0].off
+        }
         models = [street2shop.image_model(name, images) for name, images in tables.items()]
         models.append(street2shop.fingerprint_model(tables["clip"], fingerprints.table()))
         draws = run.preset.evaluation.resamples, run.preset.seed

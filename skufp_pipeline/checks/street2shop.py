@@ -10,7 +10,7 @@ from skufp_pipeline.resources.store import ArtifactStoreResource
 
 
 def shared_photos(items: pl.DataFrame) -> pl.DataFrame:
-    """Returns the street photos, by `image_digest`, that several splits, roles or domains have, with these."""
+    """Returns the street photos, by `image_digest`, that are in several splits, roles or domains."""
     places = [pl.col(name).unique().sort() for name in ("split", "role", "domain")]
     by_photo = items.group_by("image_digest").agg(*places).sort("image_digest")
     several = pl.any_horizontal(pl.col("split", "role", "domain").list.len() > 1)

@@ -110,13 +110,21 @@ def judge_street2shop(
             for column, (model, unit, top) in enumerate(columns):
                 low, high = percentile_interval(draws[:, column])
                 rows.append(
-                    {
-                        **{"setting": setting, "category": category, "model": model.name, "unit": unit},
-                        **{"top": top, "accuracy": means[column], "low": low, "high": high},
-                        **{"queries": len(hits.hits), "products": hits.products, "rows": hits.rows[column]},
-                    }
+                    (
+                        setting,
+                        category,
+                        model.name,
+                        unit,
+                        top,
+                        means[column],
+                        low,
+                        high,
+                        len(hits.hits),
+                        hits.products,
+                        hits.rows[column],
+                    )
                 )
-    return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
+    return pl.DataFrame(rows, schema=ACCURACY_SCHEMA, orient="row")
 
 
 def accuracy_tables(accuracy: pl.DataFrame) -> str:
@@ -148,7 +156,7 @@ def headline(accuracy: pl.DataFrame) -> dict[str, float]:
 
 
 def _table(rows: pl.DataFrame, keys: list[str], titles: list[str], across: str) -> list[str]:
-    """Markdown lines: a row for each value of `keys`, a column for each of `across`, in the order of `rows`."""
+    """Markdown lines: a row for each value of `keys`, a column for each of `across`, as `rows` has them."""
     lines = [f"| {' | '.join([*keys, *titles])} |", "|---" * (len(keys) + len(titles)) + "|"]
     values = rows[across].unique(maintain_order=True).to_list()
     for key, part in rows.group_by(keys, maintain_order=True):
