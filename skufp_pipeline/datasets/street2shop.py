@@ -315,7 +315,7 @@ def _number(fields: Mapping[str, Any], name: str) -> int:
 def _box(fields: Mapping[str, Any]) -> tuple[float, ...]:
     """Returns x1, y1, x2, y2 of a pair's `bbox`. Raises `ItemError`: bbox_malformed."""
     sides = fields.get("bbox")
-    values = [sides.get(side) for side in SIDES] if isinstance(sides, dict) else []
+    values: list[Any] = [sides.get(side) for side in SIDES] if isinstance(sides, dict) else []
     if not values or not all(map(is_finite, values)):
         raise ItemError("bbox_malformed", f"the box has not the numbers {', '.join(SIDES)}: {sides!r}")
     left, top, width, height = values
