@@ -1,4 +1,4 @@
-"""The miniature is Street2Shop in small: categories, distractors, photos of two products, parted by design."""
+"""The miniature is Street2Shop in small: categories, distractors, photos of two products."""
 
 import json
 from collections import Counter
