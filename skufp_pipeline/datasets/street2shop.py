@@ -147,7 +147,7 @@ def read_street2shop(
     pairs, repeated_pairs = _without_repeats(parted.pairs)
     shots, repeated_shots = _without_repeats(shots)
     left_out = [*parted.left_out, *repeated_pairs, *repeated_shots]
-    chosen = _sample({entry.sku_id for entry in (*pairs, *shots)}, settings.ratio)
+    chosen = _sample({shot.sku_id for shot in shots}, settings.ratio)
     rows = _query_rows(pairs) + _catalog_rows(shots, parted.split_of)
     rows, unread = _with_photos(
         [row for row in rows if row["sku_id"] in chosen], photos, settings.max_pixels, progress
@@ -157,7 +157,7 @@ def read_street2shop(
     catalogue = build_catalogue(rows, skipped + alone, settings.only_pairs, splits, root)
     if "train" not in catalogue.items["split"]:
         raise UserError(f"{root} holds no usable training pair; left out: {skip_summary(catalogue.skipped)}")
-    named = {entry.sku_id for entry in (*parted.pairs, *shots)}
+    named = {shot.sku_id for shot in shots}  # of the pairs too: others are left out
     told = [*meta.warnings, *_warnings(shots, len(chosen), len(named))]
     if not any(pair.split == "validation" for pair in meta.pairs):
         told.append(f"{root} has no test pairs: a hash parts the products into train and validation")

@@ -139,9 +139,11 @@ def _entries(settings: SampleSettings, pair: Pair, shot: Shot, scene: Scene, num
 
 
 def _write_lists(root: Path, entries: list[Entry]) -> None:
-    lists: dict[str, list[dict[str, Any]]] = {}
+    categories = {category for category, _, _ in entries}
+    kinds = (TRAIN_PAIRS, TEST_PAIRS, RETRIEVAL)
+    lists: dict[str, list[dict[str, Any]]] = {f"{kind}_{name}": [] for kind in kinds for name in categories}
     for category, kind, entry in entries:
-        lists.setdefault(f"{kind}_{category}", []).append(entry)
+        lists[f"{kind}_{category}"].append(entry)
     for name, found in lists.items():
         ordered = sorted(found, key=lambda entry: (entry["photo"], entry["product"]))
         (root / META / f"{name}.json").write_text(json.dumps(ordered))
