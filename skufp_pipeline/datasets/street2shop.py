@@ -19,7 +19,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -147,18 +147,15 @@ def read_street2shop(
     pairs, repeated_pairs = _without_repeats(parted.pairs)
     shots, repeated_shots = _without_repeats(shots)
     left_out = [*parted.left_out, *repeated_pairs, *repeated_shots]
-    chosen = _sample({shot.sku_id for shot in shots}, settings.ratio)
-    rows = _query_rows(pairs) + _catalog_rows(shots, parted.split_of)
-    rows, unread = _with_photos(
-        [row for row in rows if row["sku_id"] in chosen], photos, settings.max_pixels, progress
-    )
-    skipped = meta.skipped + [_skipped(entry, error) for entry, error in left_out] + unread
+    rows = _sampled(_query_rows(pairs) + _catalog_rows(shots, parted.split_of), settings.ratio)
+    rows, unread = _with_photos(rows, photos, settings.max_pixels, progress)
     rows, alone = _answerable(rows)
-    catalogue = build_catalogue(rows, skipped + alone, settings.only_pairs, splits, root)
+    unused = meta.skipped + [_skipped(entry, error) for entry, error in left_out]
+    skipped = _sampled(unused, settings.ratio) + unread + alone
+    catalogue = build_catalogue(rows, skipped, settings.only_pairs, splits, root)
     if "train" not in catalogue.items["split"]:
         raise UserError(f"{root} holds no usable training pair; left out: {skip_summary(catalogue.skipped)}")
-    named = {shot.sku_id for shot in shots}  # of the pairs too: others are left out
-    told = [*meta.warnings, *_warnings(shots, len(chosen), len(named))]
+    told = [*meta.warnings, *_warnings(shots, settings.ratio)]
     if not any(pair.split == "validation" for pair in meta.pairs):
         told.append(f"{root} has no test pairs: a hash parts the products into train and validation")
     return replace(catalogue, warnings=tuple(told))
@@ -249,8 +246,13 @@ def _components(pairs: Sequence[Pair]) -> dict[str, str]:
     return {sku_id: top(sku_id) for sku_id in list(parent)}
 
 
-def _sample(sku_ids: Collection[str], ratio: float) -> set[str]:
-    return {sku_id for sku_id in sku_ids if stable_fraction(sku_id, "street2shop-ratio") < ratio}
+def _is_chosen(sku_id: str, ratio: float) -> bool:
+    return stable_fraction(sku_id, "street2shop-ratio") < ratio
+
+
+def _sampled(rows: Sequence[Row], ratio: float) -> list[Row]:
+    """Keeps the rows of the chosen products, and those of none."""
+    return [row for row in rows if row["sku_id"] is None or _is_chosen(row["sku_id"], ratio)]
 
 
 def _read_meta(root: Path, settings: Street2ShopSettings) -> _Meta:
@@ -415,9 +417,11 @@ def _skipped(entry: Pair | Shot, error: ItemError) -> Row:
     return skipped_row(split, entry.photo, None, f"{PHOTOS}/{entry.photo}", told, entry.sku_id)
 
 
-def _warnings(shots: Sequence[Shot], chosen: int, named: int) -> Iterable[str]:
-    if chosen < named:
-        yield f"{chosen:,} of {named:,} products are read, as the ratio says"
+def _warnings(shots: Sequence[Shot], ratio: float) -> Iterable[str]:
+    if ratio < 1:
+        listed = {shot.sku_id for shot in shots}
+        chosen = sum(_is_chosen(sku_id, ratio) for sku_id in listed)
+        yield f"{chosen:,} of {len(listed):,} products are read, as the ratio {ratio:g} says"
     products = Counter(shot.photo for shot in shots)
     several = sum(count > 1 for count in products.values())
     if several:
