@@ -168,15 +168,16 @@ def _load(name: str, revision: str | None) -> Mapping[str, Any]:
 
 def _add(row: Mapping[str, Any], part: Part, directory: Path, layout: _Layout) -> None:
     category = str(row["category"])
-    test = str(row.get("type") or part.name).lower().startswith(TEST_NAMES)
+    kind = row.get("type")
+    test = (kind if isinstance(kind, str) else part.name).lower().startswith(TEST_NAMES)
     street, shop, product = (_whole(row[name]) for name in ("street_photo_id", "shop_photo_id", "product_id"))
     pair = {"photo": street, "product": product, "bbox": {side: row[side] for side in SIDES}}
     layout.pairs.setdefault((TEST_PAIRS if test else TRAIN_PAIRS, category), {}).setdefault(repr(pair), pair)
     shot = {"photo": shop, "product": product}
     layout.shots.setdefault(category, {}).setdefault(repr(shot), shot)
-    for photo, kind in ((street, "street"), (shop, "shop")):
-        content = _content(row[f"{kind}_photo_image"], part.folder)
-        layout.urls[photo] = layout.urls.get(photo) or row.get(f"{kind}_photo_url")
+    for photo, domain in ((street, "street"), (shop, "shop")):
+        content = _content(row[f"{domain}_photo_image"], part.folder)
+        layout.urls[photo] = layout.urls.get(photo) or row.get(f"{domain}_photo_url")
         file = None if content is None else _store(content, directory)
         known = layout.files.setdefault(photo, file)
         if known is None:

@@ -143,8 +143,11 @@ def test_the_first_picture_of_a_photo_is_kept_and_others_are_counted(tmp_path: P
     assert {picture(1), picture(12)} <= kept
 
 
-def test_rows_without_a_type_are_of_the_split_that_their_file_names(tmp_path: Path) -> None:
-    bare = [{name: value for name, value in one.items() if name in REQUIRED} for one in ROWS]
+@pytest.mark.parametrize("kind", [{}, {"type": 1}])  # none, and a number of a library's own
+def test_rows_without_a_type_are_of_the_split_that_their_file_names(
+    tmp_path: Path, kind: dict[str, int]
+) -> None:
+    bare = [{name: value for name, value in one.items() if name in REQUIRED} | kind for one in ROWS]
     write_parquet(tmp_path / "rows" / "train-00000-of-00001.parquet", [bare[0]])
     write_parquet(tmp_path / "rows" / "test-00000-of-00001.parquet", [bare[2]])
     write_rows(parquet_parts(tmp_path / "rows"), tmp_path / "raw")
