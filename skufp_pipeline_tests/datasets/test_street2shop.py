@@ -201,6 +201,7 @@ def test_without_test_pairs_products_that_share_a_photo_are_parted_together() ->
 
 # A small world: pairs of (photo, product), and which bytes each photo has.
 PAIRS = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 6)), max_size=12)
+LISTED = (*range(1, 7), 10)  # products
 CONTENTS = st.lists(st.integers(1, 8), min_size=8, max_size=8)
 
 
@@ -213,22 +214,22 @@ def test_no_street_photo_is_in_two_splits_roles_or_domains(
         root = write_world(
             Path(folder),
             photos=False,
-            train_pairs_tops=[pair(*one) for one in [*train, (50, 7)]],  # one pair is always usable
+            train_pairs_tops=[pair(*one) for one in [*train, (50, 10)]],  # by its hash always of training
             test_pairs_tops=[pair(*one) for one in test],
-            retrieval_tops=shots(*((100 + n, n) for n in range(1, 8)), *((photo, 1) for photo in shared)),
+            retrieval_tops=shots(*((100 + n, n) for n in LISTED), *((photo, 1) for photo in shared)),
         )
         for number, content in enumerate(contents, start=1):
             write_photo(root, number, content=picture(content))
-        for number in (50, *range(101, 108)):
+        for number in (50, *(100 + n for n in LISTED)):
             write_photo(root, number)
-        found = read(root, validation_fraction=0.0)
+        found = read(root, validation_fraction=0.8)  # used where there are no test pairs
         bytes_of = {path.stem: path.read_bytes() for path in (root / PHOTOS).iterdir()}
     places = defaultdict(set)
     for row in found.items.iter_rows(named=True):
         places[bytes_of[row["image_id"]]].add((row["split"], row["role"], row["domain"]))
     assert all(len(seen) == 1 for seen in places.values() if any(place[2] == "query" for place in seen))
     assert found.items.group_by("sku_id").agg(pl.col("split").n_unique())["split"].max() == 1
-    written = len(train) + len(test) + 1 + 7 + len(shared)
+    written = len(train) + len(test) + 1 + len(LISTED) + len(shared)
     assert found.items.height + found.skipped.height == written
 
 
