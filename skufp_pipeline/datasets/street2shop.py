@@ -207,20 +207,12 @@ def part_pairs(pairs: Sequence[Pair], shots: Sequence[Shot], validation_fraction
 
 
 def sku_id_of(category: str, product: int) -> str:
-    """Returns the id of a product.
-
-    >>> sku_id_of("dresses", 15)
-    'dresses_15'
-    """
+    """Returns the id of a product, such as dresses_15."""
     return f"{category}_{product}"
 
 
 def photo_id_of(number: int) -> str:
-    """Returns a photo's number as its file is named.
-
-    >>> photo_id_of(12)
-    '000000012'
-    """
+    """Returns a photo's number as its file is named, such as 000000012."""
     return f"{number:09d}"
 
 

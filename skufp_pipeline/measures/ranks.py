@@ -96,10 +96,6 @@ def first_row_ranks(
     It is the number of rows to look at until one is of the right item. Rows of other items that score at
     least as high, but for rounding (`ranks_of`), come before it.
 
-    >>> gallery = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]])
-    >>> first_row_ranks(np.array([[1.0, 0.0]]), gallery, np.array([1]), owner=np.array([0, 0, 1])).tolist()
-    [3]
-
     The arguments and errors are those of `ranks_of`.
     """
     _check_embeddings(queries, gallery)

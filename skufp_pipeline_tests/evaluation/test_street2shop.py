@@ -149,6 +149,9 @@ def test_the_tables_and_the_headline_say_what_was_measured(judged: pl.DataFrame)
 
 
 def test_the_first_row_of_the_right_item_is_counted_from_all_rows() -> None:
+    three = np.array([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2]])
+    by_hand = first_row_ranks(np.array([[1.0, 0.0]] * 2), three, np.array([1, 0]), np.array([0, 0, 1]))
+    assert by_hand.tolist() == [3, 1]
     generator = np.random.default_rng(3)
     gallery, queries = generator.normal(size=(40, 5)), generator.normal(size=(30, 5))
     owner = np.sort(generator.integers(0, 12, size=40))

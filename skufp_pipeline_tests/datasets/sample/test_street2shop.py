@@ -9,7 +9,7 @@ import pytest
 
 from skufp_pipeline.datasets.sample import SampleSettings
 from skufp_pipeline.datasets.sample.plan import has_query
-from skufp_pipeline.datasets.sample.street2shop import MiniatureSummary, render_street2shop
+from skufp_pipeline.datasets.sample.street2shop import MiniatureSummary, category_of, render_street2shop
 from skufp_pipeline.datasets.splits import SplitSettings
 from skufp_pipeline.datasets.street2shop import META, Street2ShopSettings, read_street2shop
 from skufp_pipeline.errors import UserError
@@ -38,6 +38,12 @@ def lists(root: Path, kind: str) -> list[dict[str, Any]]:
         for path in sorted((root / META).glob(f"{kind}_*.json"))
         for entry in json.loads(path.read_text())
     ]
+
+
+def test_each_of_deepfashion2s_categories_is_one_of_street2shops() -> None:
+    tops, outerwear, pants, dresses = ["tops"] * 2, ["outerwear"] * 2, ["pants"] * 2, ["dresses"] * 4
+    found = [category_of(category_id) for category_id in range(1, 14)]
+    assert found == [*tops, *outerwear, *tops, *pants, "skirts", *dresses]
 
 
 def test_its_summary_counts_what_it_wrote(rendered: tuple[Path, MiniatureSummary]) -> None:
