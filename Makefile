@@ -47,7 +47,7 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --no-compile --constraint constraints.txt --editable ".[dev,pretrained,s3,export,ray,postgres,k8s]"
+	$(BIN)/pip install --no-compile --constraint constraints.txt --editable ".[dev,pretrained,hub,s3,export,ray,postgres,k8s]"
 	$(BIN)/python -m compileall -qq -j $(WORKERS) $(VENV)/lib || true # as pip does, but side by side
 	touch $@ $(VENV)/installed
 

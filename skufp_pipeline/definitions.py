@@ -15,6 +15,7 @@ from skufp_pipeline.assets import (
     index,
     look_twice,
     policy,
+    street2shop,
     synthetic,
     views,
 )
@@ -38,6 +39,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     detection.group,
     index.group,
     evaluation.group,
+    street2shop.group,
 )
 
 

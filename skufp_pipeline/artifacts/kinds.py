@@ -485,6 +485,19 @@ class ReportFiles(Reader):
             (directory / f"{name}.png").write_bytes(png)
 
 
+class Street2ShopReport(Reader):
+    """Accuracy by Street2Shop's own rule."""
+
+    def accuracy(self) -> pl.DataFrame:
+        """Reads one row per setting, category, model, unit and K."""
+        return self.frame("accuracy")
+
+    @staticmethod
+    def write(directory: Path, accuracy: pl.DataFrame) -> None:
+        write_frames(directory, accuracy=accuracy)
+        write_json(directory, "accuracy", accuracy.to_dicts())
+
+
 def items_file(shard: int) -> str:
     """The path of one shard's annotations, relative to their folder."""
     return f"items/{shard_name(shard)}.parquet"

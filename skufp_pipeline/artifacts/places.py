@@ -69,6 +69,7 @@ IMAGE_ENCODER_ONNX = Stored(
 FIRST_INDEX = Stored("first_index", "tables/first_index", kinds.SearchIndex)
 SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
+STREET2SHOP_REPORT = Stored("street2shop_report", "reports/street2shop", kinds.Street2ShopReport)
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:

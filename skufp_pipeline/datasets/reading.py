@@ -39,7 +39,7 @@ Result = TypeVar("Result")
 def clip_bbox(values: object, width: int, height: int) -> list[int]:
     """Rounds x1, y1, x2, y2 and clips them to `width` x `height` pixels. Raises an `ItemError`:
     bbox_malformed if they are not four finite numbers, bbox_empty if no pixel is left."""
-    if not isinstance(values, Sequence) or len(values) != 4 or not all(map(_is_finite, values)):
+    if not isinstance(values, Sequence) or len(values) != 4 or not all(map(is_finite, values)):
         raise ItemError("bbox_malformed", f"the bounding box is not four numbers x1, y1, x2, y2: {values!r}")
     limits = (width, height, width, height)
     x1, y1, x2, y2 = (min(max(round(value), 0), limit) for value, limit in zip(values, limits, strict=True))
@@ -48,7 +48,8 @@ def clip_bbox(values: object, width: int, height: int) -> list[int]:
     return [x1, y1, x2, y2]
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
+    """Whether a value is a finite number, and not a bool."""
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return is_number and math.isfinite(value)  # type: ignore[arg-type]
 

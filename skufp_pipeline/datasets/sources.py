@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import polars as pl
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from skufp_pipeline.datasets.boxes import Boxes, annotated_boxes, listed_boxes
 from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
@@ -19,10 +19,25 @@ from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory
 from skufp_pipeline.datasets.manifest import ManifestSettings, image_urls, read_manifest
 from skufp_pipeline.datasets.remote import Fetcher, RemoteImages, RemoteSettings, table_digest
 from skufp_pipeline.datasets.sample import SampleSettings, render_sample
+from skufp_pipeline.datasets.sample.street2shop import render_street2shop
 from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.datasets.splits import SplitSettings
+from skufp_pipeline.datasets.street2shop import (
+    LAYOUT,
+    Street2ShopSettings,
+    is_street2shop,
+    read_street2shop,
+)
+from skufp_pipeline.datasets.street2shop_rows import (
+    hub_digest,
+    hub_parts,
+    parquet_files,
+    parquet_parts,
+    write_rows,
+)
 from skufp_pipeline.datasets.table import Catalogue
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.hashing import content_digest
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.settings import Settings
 
@@ -115,6 +130,11 @@ class Source(Settings):
         return None
 
 
+def rendered_again(render: SampleSettings, seed: int, num_skus: int | None) -> SampleSettings:
+    """Returns the settings of a rendering with another seed, and another size if one is given."""
+    return render.model_copy(update={"seed": seed} | ({} if num_skus is None else {"num_skus": num_skus}))
+
+
 class SampleDataset(Source):
     """The rendered sample, written in DeepFashion2's layout and read by its reader."""
 
@@ -147,8 +167,7 @@ class SampleDataset(Source):
         return pl.read_parquet(raw / DEGRADATIONS / "*.parquet")
 
     def another_rendering(self, seed: int, num_skus: int | None = None) -> Self:
-        changes = {"seed": seed} | ({} if num_skus is None else {"num_skus": num_skus})
-        return self.model_copy(update={"render": self.render.model_copy(update=changes)})
+        return self.model_copy(update={"render": rendered_again(self.render, seed, num_skus)})
 
 
 class DeepFashion2Dataset(Source):
@@ -172,6 +191,76 @@ class DeepFashion2Dataset(Source):
 
     def boxes(self, raw: Path, items: pl.DataFrame, images: Sequence[str]) -> dict[str, Boxes]:
         return annotated_boxes(self.root(raw), images)
+
+
+class Street2ShopDataset(Source):
+    """Street2Shop: in its original layout, as rows with embedded pictures, or rendered as a miniature."""
+
+    source: Literal["street2shop"]
+    path: str | None = None  # the folder of meta/json and photos; or a Parquet file, or a folder of them
+    hub: str | None = None  # a data set of the Hugging Face hub, or a folder in its format
+    revision: str | None = None  # of the hub's
+    render: SampleSettings | None = None  # the miniature
+    read: Street2ShopSettings = Street2ShopSettings()
+
+    writer_code = (DATASETS + "sample.street2shop", DATASETS + "street2shop_rows")
+    reader_code = (DATASETS + "street2shop",)
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> Self:
+        given = [name for name in ("path", "hub", "render") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"give one of path, hub and render; found {' and '.join(given) or 'none of them'}"
+            )
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.path is None or self._holds_rows() else Path(self.path)
+
+    def _holds_rows(self) -> bool:
+        """Whether `path` is of Parquet files rather than of the original layout."""
+        path = Path(self.path or "")
+        return path.suffix == ".parquet" or (not is_street2shop(path) and bool(parquet_files(path)))
+
+    def config(self) -> dict[str, Any]:
+        """Leaves out the number of processes, which does not affect the files."""
+        return self.model_dump(mode="json", exclude={"read": True, "render": {"workers"}})
+
+    def listing(self, progress: Progress | None = None) -> dict[str, Any]:
+        if self.hub is not None:
+            return {"hub": self.hub, "digest": hub_digest(self.hub, self.revision)}
+        if self.path is None:
+            return {}
+        path = Path(self.path)
+        if not path.exists():
+            raise UserError(f"dataset.path {self.path!r} does not exist; {LAYOUT}, or Parquet files")
+        if path.is_file():
+            return {"files": 1, "bytes": path.stat().st_size, "digest": content_digest(path)}
+        return folder_listing(path)
+
+    def write_raw(
+        self,
+        directory: Path,
+        progress: Progress | None = None,
+        listing: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        if self.render is not None:
+            return asdict(render_street2shop(self.render, directory, progress))
+        if self.hub is not None:
+            return write_rows(hub_parts(self.hub, self.revision), directory, progress)
+        if self._holds_rows():
+            return write_rows(parquet_parts(Path(self.path or "")), directory, progress)
+        return super().write_raw(directory, progress, listing)
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        return read_street2shop(self.root(raw), self.read, splits, progress)
+
+    def another_rendering(self, seed: int, num_skus: int | None = None) -> Self | None:
+        if self.render is None:
+            return None
+        return self.model_copy(update={"render": rendered_again(self.render, seed, num_skus)})
 
 
 class ManifestDataset(Source):
@@ -222,4 +311,6 @@ class ManifestDataset(Source):
         return read_manifest(Path(self.read.path), self.read, splits, progress, self.find(raw))
 
 
-Dataset = Annotated[SampleDataset | DeepFashion2Dataset | ManifestDataset, Field(discriminator="source")]
+Dataset = Annotated[
+    SampleDataset | DeepFashion2Dataset | Street2ShopDataset | ManifestDataset, Field(discriminator="source")
+]

@@ -1,7 +1,7 @@
 """The internal table: one row per annotated item, the same for every data set.
 
-Readers (`deepfashion2`, `manifest`) return a `Catalogue` of kept and skipped items. Everything downstream
-reads these columns and does not depend on their source.
+Readers (`deepfashion2`, `street2shop`, `manifest`) return a `Catalogue` of kept and skipped items. Everything
+downstream reads these columns and does not depend on their source.
 """
 
 from dataclasses import dataclass, field

@@ -281,7 +281,7 @@ def _ranks(queries: QuerySet, gallery: Gallery) -> np.ndarray:
     """(Q,) rank of each query's SKU among the gallery's SKUs."""
     skus, vectors, owner = gallery.by_sku()
     truth = right_items(queries.sku_ids, skus)
-    return ranks_of(*_with_biases(queries.embeddings, vectors, gallery), truth, owner=owner)
+    return ranks_of(*with_biases(queries.embeddings, vectors, gallery), truth, owner=owner)
 
 
 def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> dict[str, np.ndarray]:
@@ -289,7 +289,7 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
     if labels is None:
         return {}
     skus, vectors, owner = gallery.by_sku()
-    top = best_items(*_with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
+    top = best_items(*with_biases(queries.embeddings, vectors, gallery), PRECISION_AT, owner=owner)
     query_labels = {label: labels.of_queries(label, queries.query_ids) for label in (*LABELS, ALL_ATTRIBUTES)}
     return {
         precision_name(label): shared_label(top, values, labels.of_skus(label, skus))
@@ -298,7 +298,7 @@ def _precisions(queries: QuerySet, gallery: Gallery, labels: Labels | None) -> d
     }
 
 
-def _with_biases(queries: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
+def with_biases(queries: np.ndarray, vectors: np.ndarray, gallery: Gallery) -> tuple[np.ndarray, np.ndarray]:
     """Queries, and the vectors of `by_sku`, with the biases as one more dimension; there each query is 1."""
     if gallery.biases is None:
         return queries, vectors

@@ -84,6 +84,35 @@ def ranks_of(
     return result
 
 
+def first_row_ranks(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    truth: np.ndarray,
+    owner: np.ndarray,
+    block: int = 64,
+) -> np.ndarray:
+    """(Q,) int64 rank from 1 of the right item's best row among all rows, `UNRANKED` where `truth` is -1.
+
+    It is the number of rows to look at until one is of the right item. Rows of other items that score at
+    least as high, but for rounding (`ranks_of`), come before it.
+
+    The arguments and errors are those of `ranks_of`.
+    """
+    _check_embeddings(queries, gallery)
+    _check_truth(truth, len(queries), len(_first_rows(owner, len(gallery))))
+    gallery = gallery.astype(np.float64)
+    tolerance = _rounding(queries, gallery)
+    result = np.full(len(truth), UNRANKED, dtype=np.int64)
+    valid = np.flatnonzero(truth >= 0)
+    for begin in range(0, len(valid), block):
+        rows = valid[begin : begin + block]
+        scores = queries[rows].astype(np.float64) @ gallery.T
+        is_right = owner == truth[rows, None]
+        best = np.where(is_right, scores, -np.inf).max(axis=1) - tolerance[rows]
+        result[rows] = 1 + ((scores >= best[:, None]) & ~is_right).sum(axis=1)
+    return result
+
+
 def best_items(
     queries: np.ndarray, gallery: np.ndarray, count: int, block: int = 256, owner: np.ndarray | None = None
 ) -> np.ndarray:

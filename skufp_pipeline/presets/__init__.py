@@ -1,7 +1,7 @@
 """Presets: the configuration of a graph, loaded from a YAML file into typed classes.
 
-Packaged presets are `demo`, `ci`, `shop`, `photos` and `df2`. Values may refer to environment variables as
-`${NAME}` or `${NAME:-default}`.
+Packaged presets are `demo`, `ci`, `shop`, `photos`, `df2`, `street2shop` and `street2shop-mini`. Values may
+refer to environment variables as `${NAME}` or `${NAME:-default}`.
 """
 
 import os

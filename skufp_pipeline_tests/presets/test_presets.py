@@ -9,7 +9,12 @@ import yaml
 from dagster._utils.schedules import is_valid_cron_schedule
 from pydantic import ValidationError
 
-from skufp_pipeline.datasets.sources import DeepFashion2Dataset, ManifestDataset, SampleDataset
+from skufp_pipeline.datasets.sources import (
+    DeepFashion2Dataset,
+    ManifestDataset,
+    SampleDataset,
+    Street2ShopDataset,
+)
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.presets import (
     PACKAGED,
@@ -71,7 +76,7 @@ def test_a_use_of_synthetic_photos_that_are_not_stored_is_refused(
 
 
 def test_the_project_has_presets() -> None:
-    assert {"ci", "df2", "photos"} <= {path.stem for path in PRESETS}
+    assert {"ci", "df2", "photos", "street2shop", "street2shop-mini"} <= {path.stem for path in PRESETS}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +84,12 @@ def test_the_project_has_presets() -> None:
     [
         ({"source": "sample", "render": {"num_skus": 50}}, SampleDataset),
         ({"source": "deepfashion2", "path": "x"}, DeepFashion2Dataset),
+        ({"source": "street2shop", "path": "x"}, Street2ShopDataset),
+        (
+            {"source": "street2shop", "hub": "petr7555/street2shop", "read": {"ratio": 0.1}},
+            Street2ShopDataset,
+        ),
+        ({"source": "street2shop", "render": {"num_skus": 50}}, Street2ShopDataset),
         ({"source": "manifest", "read": {"path": "x.csv"}}, ManifestDataset),
     ],
 )

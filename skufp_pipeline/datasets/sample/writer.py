@@ -17,6 +17,7 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -31,6 +32,8 @@ from skufp_pipeline.datasets.sample.settings import SampleSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.randomness import generator
+
+Result = TypeVar("Result")
 
 IMAGES_PER_TASK = 200
 TASKS_AHEAD = 4  # per process, so that a million SKUs are not queued at once
@@ -63,7 +66,7 @@ class SampleSummary:
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A pair and the numbers of its images, in the order of `plan_shots`."""
 
     pair: Pair
@@ -76,14 +79,14 @@ def render_sample(settings: SampleSettings, root: Path, progress: Progress | Non
     The same settings give the same bytes, for any number of workers (with the same OpenCV and NumPy).
     `progress` is called with (images written, total).
     """
-    _refuse_used(root)
+    refuse_used(root)
     totals = _count_images(settings)
     for split in totals:
         for folder in ("image", "annos"):
             (root / split / folder).mkdir(parents=True)
     (root / DEGRADATIONS).mkdir()
     counts: Counter[str] = Counter()
-    for done in _run(settings, partial(_render_jobs, settings, root), _tasks(_jobs(settings, totals))):
+    for done in run_tasks(settings, partial(_render_jobs, settings, root), in_tasks(_jobs(settings, totals))):
         counts += done
         if progress is not None:
             progress(counts["shop"] + counts["user"], sum(totals.values()))
@@ -100,7 +103,8 @@ def render_sample(settings: SampleSettings, root: Path, progress: Progress | Non
     )
 
 
-def _refuse_used(root: Path) -> None:
+def refuse_used(root: Path) -> None:
+    """Raises `UserError` if a directory to render into holds something."""
     if root.exists() and any(root.iterdir()):
         raise UserError(
             f"The sample data set needs an empty directory, but {root} holds files. "
@@ -115,7 +119,7 @@ def _count_images(settings: SampleSettings) -> dict[str, int]:
     return {split: totals[split] for split in ("train", "validation", "test") if totals[split]}
 
 
-def _jobs(settings: SampleSettings, totals: dict[str, int]) -> Iterator[_Job]:
+def _jobs(settings: SampleSettings, totals: dict[str, int]) -> Iterator[Job]:
     """Numbers the images of each split in a shuffled order, so that a number reveals nothing of the SKU."""
     shuffled = {
         split: generator(settings.seed, "image-numbers", split).permutation(total) + 1
@@ -125,11 +129,12 @@ def _jobs(settings: SampleSettings, totals: dict[str, int]) -> Iterator[_Job]:
     for pair in plan_pairs(settings):
         start = used[pair.split]
         used[pair.split] += len(plan_shots(settings, pair))
-        yield _Job(pair, shuffled[pair.split][start : used[pair.split]])
+        yield Job(pair, shuffled[pair.split][start : used[pair.split]])
 
 
-def _tasks(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
-    task: list[_Job] = []
+def in_tasks(jobs: Iterable[Job]) -> Iterator[list[Job]]:
+    """Groups jobs so that a process is not asked for every few images."""
+    task: list[Job] = []
     for job in jobs:
         task.append(job)
         if sum(len(each.image_numbers) for each in task) >= IMAGES_PER_TASK:
@@ -139,9 +144,9 @@ def _tasks(jobs: Iterable[_Job]) -> Iterator[list[_Job]]:
         yield task
 
 
-def _run(
-    settings: SampleSettings, work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
-) -> Iterator[Counter[str]]:
+def run_tasks(
+    settings: SampleSettings, work: Callable[[list[Job]], Result], tasks: Iterator[list[Job]]
+) -> Iterator[Result]:
     """Yields the results of all tasks, in the order in which they finish."""
     workers = settings.workers or cores_available()
     if workers == 1:
@@ -149,7 +154,7 @@ def _run(
         return
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, spawn, _start_worker) as pool:
-        running: set[Future[Counter[str]]] = {
+        running: set[Future[Result]] = {
             pool.submit(work, task) for task in islice(tasks, workers * TASKS_AHEAD)
         }
         while running:
@@ -163,9 +168,7 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _run_here(
-    work: Callable[[list[_Job]], Counter[str]], tasks: Iterator[list[_Job]]
-) -> Iterator[Counter[str]]:
+def _run_here(work: Callable[[list[Job]], Result], tasks: Iterator[list[Job]]) -> Iterator[Result]:
     """Runs the tasks in this process; on pictures this small, OpenCV's threads only cost time."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -175,7 +178,7 @@ def _run_here(
         cv2.setNumThreads(threads)
 
 
-def _render_jobs(settings: SampleSettings, root: Path, jobs: list[_Job]) -> Counter[str]:
+def _render_jobs(settings: SampleSettings, root: Path, jobs: list[Job]) -> Counter[str]:
     counts: Counter[str] = Counter()
     degradations = []
     for job in jobs:
