@@ -12,6 +12,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import socket
 import tempfile
@@ -246,7 +247,7 @@ class ArtifactStore:
         if not self._local:
             self._fs.pipe_file(path, content)
             return
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
+        temporary = Path(f"{path}.{secrets.token_hex(6)}.tmp")  # replicas in containers share a process id
         try:
             with self._write_errors(key, temporary.parent):
                 temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -24,18 +24,17 @@ class ServingSettings(Settings):
         photo_megabytes, photo_pixels: of an uploaded photo, at most.
         photo_minutes, photos_megabytes: how long and how much of uploaded photos is kept, in memory only.
         body_seconds: that a request's body may take to arrive; then it is refused (408).
-        body_seconds: float = Field(30, gt=0)
-    watch_seconds: between looks at the version in use.
+        watch_seconds: between looks at the version in use.
         notice_seconds: that the service answers on after SIGTERM while it says that it is not ready, so that
             load balancers can turn to others.
-        notice_seconds: float = Field(2, ge=0)
-    drain_seconds: that running requests have to end when the service stops.
+        drain_seconds: that running requests have to end when the service stops.
         keys: file of API keys (docs/serving.md); null: none, and no operator's request is accepted.
         open: shoppers' requests need no key.
         rate, upload_rate: requests and uploads of one key or address, as `limits` writes it ("50/second").
         proxies: addresses whose X-Forwarded-For is believed.
         origins: other sites whose pages may ask the service (CORS).
         feedback: keep shoppers' thumbs; the graph can read them as further queries.
+        indexes: which are served, by name; uploads are looked at by the first one's detector.
     """
 
     title: str = "skufp"
@@ -53,8 +52,8 @@ class ServingSettings(Settings):
     drain_seconds: float = Field(20, gt=0)
     keys: str | None = None
     open: bool = True
-    rate: str = "50/second"
-    upload_rate: str = "10/second"
+    rate: str = "300/second"
+    upload_rate: str = "100/second"
     proxies: list[str] = []
     origins: list[str] = []
     feedback: bool = False
