@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "shards": 2,
     "dataset": {"source": "sample", "render": {"num_skus": 50, "image_size": 48, "workers": 1}},
     "encoder": {"model": "skufp-tiny", "training": {"epochs": 3, "batch_size": 64, "cache_side": 72}},
-    "baselines": {
+    "extractors": {
         "reid": {
             "model": "test_resnet",
             "image_size": [48, 32],

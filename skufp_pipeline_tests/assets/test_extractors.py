@@ -1,4 +1,4 @@
-"""Baseline 1's assets: one row a crop, one shard at a time, nothing made by another network."""
+"""The extractors' assets: one row a crop, one shard at a time, nothing made by another network."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skufp_pipeline.encoders.reid import load_reid
+from skufp_pipeline.extractors.extractor import load_extractor
 
 from ..graphs import Graph, checks, digests, failure, metadata, pretend_made_with, run_asset
 
@@ -27,7 +27,7 @@ def test_the_checkpoint_is_a_network_with_its_history_and_its_queries(small_grap
     import torch
 
     checkpoint = small_graph.store.read("checkpoints/reid")
-    assert load_reid(checkpoint.path / "encoder", torch.device("cpu")).dimension == 16
+    assert load_extractor(checkpoint.path / "encoder", torch.device("cpu")).dimension == 16
     (row,) = json.loads((checkpoint.path / "history.json").read_text())
     assert {"identity_loss", "triplet_loss", "learning_rate", "gradient_norm"} <= set(row)
     assert "images_per_second" not in row
