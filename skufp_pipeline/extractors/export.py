@@ -73,7 +73,8 @@ def build_extractor_onnx(extractor: Extractor, photos: Sequence[Path], directory
     if not cosine >= LEAST_COSINE[FLOAT32]:
         raise UserError(
             f"the exported tower of the extractor {extractor.name} differs from PyTorch: cosine "
-            f"{cosine:.4f}, expected at least {LEAST_COSINE[FLOAT32]}; set extractors.{extractor.name}.onnx: false"
+            f"{cosine:.4f}, expected at least {LEAST_COSINE[FLOAT32]}; set extractors.{extractor.name}.onnx: "
+            "false in the preset"
         )
     (directory / CONFIG_FILE).write_text(json.dumps({"precision": FLOAT32}) + "\n")
     np.save(directory / PROBE_FILE, extractor.preprocess(read_crop(photos[0])).numpy()[None])
