@@ -43,7 +43,7 @@ class MaskedVit(Tower):
         return tokens[:, self.trunk.num_prefix_tokens :].mean(dim=1)
 
     def predict(self, pixels: Tensor, is_masked: Tensor) -> Tensor:
-        """Predicts the pixels (B, L, P) of all patches of images (B, 3, H, W) without the masked ones (B, L)."""
+        """Predicts all patches (B, L, P) of images (B, 3, H, W) from those that are not masked (B, L)."""
         trunk = self.trunk
         tokens = trunk.patch_embed(pixels)
         tokens = torch.where(is_masked[..., None], self.mask_token.to(tokens.dtype), tokens)

@@ -17,7 +17,7 @@ from skufp_pipeline.extractors.losses import (
 
 
 def rows(*values: tuple[float, ...]) -> Tensor:
-    return torch.tensor(values)
+    return torch.tensor(values, dtype=torch.float32)
 
 
 def test_a_hand_worked_batch_hard_triplet() -> None:
