@@ -2,8 +2,8 @@
 
 Triplets: Hermans et al., 2017, https://arxiv.org/abs/1703.07737. Pairs: the cosine embedding loss. Pictures
 and sentences: CLIP's (Radford et al., 2021, https://arxiv.org/abs/2103.00020), with as many positives as a
-batch has (UniCL, Yang et al., 2022, https://arxiv.org/abs/2204.03610). Masked patches: SimMIM (Xie et al., 2021,
-https://arxiv.org/abs/2111.09886).
+batch has (UniCL, Yang et al., 2022, https://arxiv.org/abs/2204.03610). Masked patches: SimMIM (Xie et al.,
+2021, https://arxiv.org/abs/2111.09886).
 """
 
 import torch

@@ -2,8 +2,8 @@
 
 It follows Luo et al., 2019 (https://arxiv.org/abs/1903.07071): triplets use the embedding before the batch
 normalisation of the neck, the classifier and the search use the one after it. It is trained by cross-entropy
-over SKUs after the neck and batch-hard triplets before it. The gallery has a row per catalogue crop; a SKU scores
-the maximum over its rows.
+over SKUs after the neck and batch-hard triplets before it. The gallery has a row per catalogue crop; a SKU
+scores the maximum over its rows.
 """
 
 from typing import Any

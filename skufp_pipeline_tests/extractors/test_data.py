@@ -31,7 +31,8 @@ def pictures(folder: Path, skus: int) -> list[TextShard]:
         rows.append(
             {
                 "split": "train", "sku_id": f"S{number}", "role": "gallery", "domain": "catalog",
-                "image_id": str(number), "item_idx": 1, "image_path": name, "text": "A catalog photo of a boot.",
+                "image_id": str(number), "item_idx": 1, "image_path": name,
+                "text": "A catalog photo of a boot.",
                 "text_metadata": "A catalog photo of a boot.", "category_name": "boot",
             }
         )  # fmt: skip

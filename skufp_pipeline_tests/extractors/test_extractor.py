@@ -1,4 +1,4 @@
-"""All seven extractors are used, saved, loaded and exported alike; their weights come from where settings say."""
+"""All seven extractors are used, saved, loaded and exported alike, with weights from where settings say."""
 
 import json
 from pathlib import Path

@@ -21,7 +21,7 @@ def triples(given: LabelledImages, categories: list[int], seed: int = 0) -> list
 
 
 def test_a_photo_is_paired_with_a_picture_of_its_sku_and_one_of_a_sku_of_its_category() -> None:
-    """SKUs 0, 1 and 2 have rows 0-3, 4-7 and 8-11, of which the last two are photos; 2 is a category alone."""
+    """SKUs 0, 1 and 2 have rows 0-3, 4-7 and 8-11, the last two of each photos; 2 is a category alone."""
     labels, street = [0] * 4 + [1] * 4 + [2] * 4, [2, 3, 6, 7, 10, 11]
     found = [row for seed in range(20) for row in triples(images(labels, street), [0, 0, 1], seed)]
     for anchor, positive, negative in found:

@@ -62,26 +62,12 @@ def test_an_autoencoder_beats_the_mean_picture(tmp_path: Path) -> None:
 
 
 def test_the_errors_of_an_autoencoder_are_those_of_the_development_pictures(tmp_path: Path) -> None:
-    """Grey levels of 0 and 200 (-1 and 0.5686 as pixels between -1 and 1) have the mean -0.2157."""
+    """The mean of grey levels 0 and 200 is 100, 0.784 from black in pixels between -1 and 1."""
     given = data()
     given.images.pixels[:] = np.where(np.arange(12) % 2, 200, 0)[:, None, None, None]
     given.development.pixels[:] = 0
     made = train("autoencoder", tmp_path, given, epochs=1)
-    assert made.figures["mean_picture_error"] == pytest.approx(
-        (1 - 100 / 127.5) ** 2 * 0 + 0.78431**2, rel=1e-3
-    )
-
-
-def test_training_stops_where_the_score_does_not_rise(tmp_path: Path) -> None:
-    """A rate of next to nothing changes no weight, so that epochs without a better score follow the first."""
-    still = {"learning_rate": 1e-30, "backbone_learning_rate": 1e-30}
-    history = train("autoencoder", tmp_path, epochs=20, patience=2, **still).history
-    scores = [row["development_score"] for row in history]
-    assert len(set(scores)) == 1
-    assert len(history) == 20  # the last of equal scores is the best
-    worse = train("autoencoder", tmp_path / "worse", epochs=20, patience=2, learning_rate=3.0).history
-    best = int(np.argmax([row["development_score"] for row in worse]))
-    assert len(worse) == min(best + 1 + 2, 20)
+    assert made.figures["mean_picture_error"] == pytest.approx((100 / 127.5) ** 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["xception", "resnet50", "clip", "vit", "autoencoder"])

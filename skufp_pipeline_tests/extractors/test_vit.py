@@ -1,4 +1,4 @@
-"""Masked patches: as many as asked for, unseen by the prediction; the embedding is the mean of the patches."""
+"""Masked patches: as many as asked for, unseen by the prediction; the embedding is the patches' mean."""
 
 from pathlib import Path
 
