@@ -187,9 +187,11 @@ def sample_batch(
     sampler: Sampler | None = None,
 ) -> Batch:
     """Returns the first batch that a score gets; of the training images where there are none to judge on."""
-    judged = data.development if len(data.development.labels) else data.images
-    loader = _BatchLoader(encoder, image_size, replace(data, development=judged), settings, sampler)
-    return next(loader.development())
+    loaders = (
+        _BatchLoader(encoder, image_size, replace(data, development=images), settings, sampler)
+        for images in (data.development, data.images)
+    )
+    return next(batch for loader in loaders for batch in loader.development())
 
 
 def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
