@@ -82,7 +82,9 @@ class _Words:
     """Tokens (U, length) of each distinct sentence, and which (N, K) of them each picture has."""
 
     def __init__(self, tokenize: Any, sentences: Sequence[Sentences]) -> None:
-        distinct = {text: number for number, text in enumerate(sorted({text for said in sentences for text in said}))}
+        distinct = {
+            text: number for number, text in enumerate(sorted({text for said in sentences for text in said}))
+        }
         self.ids = torch.tensor([[distinct[text] for text in said] for said in sentences])
         self.tokens: Tensor = tokenize(list(distinct))
 

@@ -28,8 +28,6 @@ from ..encoders.conftest import CPU
 from ..encoders.examples import noise
 from .examples import small
 
-EXPORTED_IN_SECONDS = ("autoencoder", "clip_vit", "vit")
-
 
 def make(name: str, folder: Path, seed: int = 0, **changes: Any) -> Extractor:
     return create_extractor(small(name, folder, changes), CPU, seed)
@@ -55,10 +53,8 @@ def test_pictures_become_unit_rows_that_a_saved_extractor_gives_again(name: str,
     assert json.loads((tmp_path / "saved" / CONFIG_FILE).read_text())["name"] == name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in EXPORTED_IN_SECONDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_an_exported_tower_embeds_as_pytorch_does(name: str, tmp_path: Path) -> None:
     extractor, photo = make(name, tmp_path), tmp_path / "photo.png"
     noise().save(photo)
