@@ -48,6 +48,8 @@ def train(
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_falls(name: str, tmp_path: Path) -> None:
     rates = {"learning_rate": 0.01, "backbone_learning_rate": 0.01, "epochs": 12}
+    if name == "resnet50":  # so wide a margin that no triplet of the grey squares is solved at the start
+        rates = {"epochs": 12, "margin": 1.0}
     made = train(name, tmp_path, **rates)
     losses = [row[LOSS[name]] for row in made.history]
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
