@@ -49,49 +49,53 @@ def group(preset: Preset) -> Group:
 
 def extractor_steps(preset: Preset, name: str) -> list[Step]:
     """The steps of one extractor: it is trained, it embeds, and it is exported if its settings say so."""
-    settings, needs = preset.extractors.wanted()[name], preset.compute.network_needs
-    # By full name: the families of the other extractors are no part of its code.
-    code = (EXTRACTORS + "train", EXTRACTORS + "data", EXTRACTORS + name)
-    at_work = (EXTRACTORS + "extractor", EXTRACTORS + name)
-    trained, embedded, exported = (
-        place(name) for place in (extractor_checkpoint, extractor_embeddings, extractor_onnx)
-    )
-    checkpoint = Step(
-        stored=trained,
+    steps = [_checkpoint_step(preset, name), _embeddings_step(preset, name)]
+    return [*steps, _onnx_step(preset, name)] if preset.extractors.wanted()[name].onnx else steps
+
+
+def _checkpoint_step(preset: Preset, name: str) -> Step:
+    stored, settings = extractor_checkpoint(name), preset.extractors.wanted()[name]
+    decisive = settings.model_dump(mode="json", exclude={"batch_size", "onnx"})
+    return Step(
+        stored=stored,
         make=_made(train, name, f"{DOING[name]}; with the training curve and the ids of every query used."),
         stage=TRAIN,
         apart=True,
         kinds={"pytorch", KINDS.get(name, "timm"), "safetensors"},
-        code=code,
-        config={
-            name: settings.model_dump(mode="json", exclude={"batch_size", "onnx"}),
-            "seed": preset.seed,
-        },
-        needs=needs,
+        # By full name: the families of the other extractors are no part of its code.
+        code=(EXTRACTORS + "train", EXTRACTORS + "data", EXTRACTORS + name),
+        config={name: decisive, "seed": preset.seed},
+        needs=preset.compute.network_needs,
         deps=(SKU_CROPS, IMAGE_TEXT),
-        check_specs=training_specs(trained.name, isinstance(settings, AutoencoderSettings)),
+        check_specs=training_specs(stored.name, isinstance(settings, AutoencoderSettings)),
     )
-    embeddings = Step(
-        stored=embedded,
+
+
+def _embeddings_step(preset: Preset, name: str) -> Step:
+    stored = extractor_embeddings(name)
+    return Step(
+        stored=stored,
         make=_made(embed, name, f"Unit embeddings of the shard's crops by `{name}`, an image-level gallery."),
         stage=EMBED,
         weekly=True,
         kinds={"pytorch", "parquet"},
-        code=(*at_work, "skufp_pipeline.encoders.embed"),
-        needs=needs,
-        deps=(SKU_CROPS, IMAGE_TEXT, trained),
-        check_specs=(embeddings_sound_spec(embedded.name),),
+        code=(EXTRACTORS + "extractor", EXTRACTORS + name, "skufp_pipeline.encoders.embed"),
+        needs=preset.compute.network_needs,
+        deps=(SKU_CROPS, IMAGE_TEXT, extractor_checkpoint(name)),
+        check_specs=(embeddings_sound_spec(stored.name),),
     )
-    onnx = Step(
-        stored=exported,
+
+
+def _onnx_step(preset: Preset, name: str) -> Step:
+    return Step(
+        stored=extractor_onnx(name),
         make=_made(export, name, f"The tower of `{name}` for ONNX Runtime, compared with PyTorch on photos."),
         stage="build_index",
         kinds={"onnx"},
-        code=(*at_work, EXTRACTORS + "export"),
-        needs=needs,
-        deps=(SKU_CROPS, IMAGE_TEXT, trained),
+        code=(EXTRACTORS + "extractor", EXTRACTORS + name, EXTRACTORS + "export"),
+        needs=preset.compute.network_needs,
+        deps=(SKU_CROPS, IMAGE_TEXT, extractor_checkpoint(name)),
     )
-    return [checkpoint, embeddings, *([onnx] if settings.onnx else [])]
 
 
 def _made(

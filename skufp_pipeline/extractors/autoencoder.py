@@ -70,12 +70,14 @@ class AutoencoderFamily(Family[AutoencoderSettings]):
         self, extractor: Extractor, data: ExtractorData, settings: AutoencoderSettings
     ) -> Objective:
         def measure(learner: nn.Module, batch: Batch, images: LabelledImages) -> Measured:
-            redrawn = learner.redraw(batch.pixels)  # type: ignore[operator]
+            trained: Any = learner
+            redrawn = trained.redraw(batch.pixels)
             loss = F.mse_loss(redrawn.float(), batch.pixels)
             return loss, {"reconstruction_loss": loss}
 
         def samples(learner: nn.Module, batch: Batch) -> list[Tensor]:
-            return [batch.pixels, learner.redraw(batch.pixels)]  # type: ignore[operator]
+            trained: Any = learner
+            return [batch.pixels, trained.redraw(batch.pixels)]
 
         return Objective(extractor.tower, measure, samples, figures=lambda learner: errors(extractor, data))
 

@@ -44,12 +44,16 @@ def gather_extractor_data(
         )
     images = training_images(fit, development, training.cache_side, scratch, progress)
     source = settings.sentences if isinstance(settings, ClipSettings) else None
-    said = {} if source is None else _sentences(shards, source)
+    said = None if source is None else _sentences(shards, source)
+    of_fit, of_development = (
+        [] if said is None else [said[row] for row in rows["query_id"]] for rows in (fit, development)
+    )
     data = ExtractorData(
         images.images,
         images.development,
         images.categories,
-        *([said[row] for row in rows["query_id"]] if said else [] for rows in (fit, development)),
+        of_fit,
+        of_development,
         held_out,
     )
     return data, pl.concat([used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)])

@@ -4,6 +4,8 @@ A pair has one negative: a shop picture of another SKU of its category. Where a 
 pictures make a pair, or one picture augmented twice.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -21,7 +23,8 @@ def pair_objective(extractor: Extractor, data: ExtractorData, settings: PairTrai
     """Returns the objective of the cosine embedding loss over pairs."""
 
     def measure(learner: nn.Module, batch: Batch, images: LabelledImages) -> Measured:
-        embedded = learner.embed(batch.pixels)  # type: ignore[operator]
+        trained: Any = learner
+        embedded = trained.embed(batch.pixels)
         loss = cosine_pairs(*embedded.tensor_split(3), settings.margin)
         return loss, {"pair_loss": loss}
 

@@ -24,16 +24,17 @@ from skufp_pipeline.training.images import Batch, LabelledImages, accuracy
 class ReidNetwork(Tower):
     """Trunk, projection to the embedding, and neck."""
 
-    def __init__(self, trunk: nn.Module, features: int, dimension: int) -> None:
+    def __init__(self, trunk: Any, features: int, dimension: int) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.trunk: Any = trunk
         self.projection = nn.Linear(features, dimension, bias=False)
         self.neck = nn.BatchNorm1d(dimension)
         self.neck.bias.requires_grad_(False)  # the classifier's hyperplanes pass through the origin
 
     @property
     def pretrained_part(self) -> nn.Module:
-        return self.trunk
+        trunk: nn.Module = self.trunk
+        return trunk
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the embeddings before and after the neck, (B, D) each, of images (B, 3, H, W)."""

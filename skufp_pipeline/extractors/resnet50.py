@@ -35,8 +35,9 @@ class Resnet50Family(Family[Resnet50Settings]):
             )
 
         def measure(learner: nn.Module, batch: Batch, images: LabelledImages) -> Measured:
+            trained: Any = learner
             classes = torch.from_numpy(classes_of(data, images, positives)[batch.rows.numpy()])
-            rows = F.normalize(learner.embed(batch.pixels).float(), dim=-1)  # type: ignore[operator]
+            rows = F.normalize(trained.embed(batch.pixels).float(), dim=-1)
             loss = batch_hard_triplet(rows, classes.to(rows.device), training.margin)
             return loss, {"triplet_loss": loss}
 

@@ -52,7 +52,7 @@ def data(each: int = 3, development: int = 2, photos: int = 1) -> ExtractorData:
     """SKUs 0 and 1 are of one category, 2 and 3 of another."""
     fit, judged = labelled(each, 0, photos), labelled(development, 1, photos) if development else nothing()
     said = [[(f"garment {sku}", f"thing {sku // 2}") for sku in part.labels] for part in (fit, judged)]
-    return ExtractorData(fit, judged, np.array([0, 0, 1, 1]), *said)
+    return ExtractorData(fit, judged, np.array([0, 0, 1, 1]), said[0], said[1])
 
 
 def nothing() -> LabelledImages:

@@ -18,6 +18,7 @@ from skufp_pipeline.extractors.extractor import (
     create_extractor,
     load_extractor,
 )
+from skufp_pipeline.extractors.reid import ReidNetwork
 from skufp_pipeline.extractors.settings import ReidSettings
 
 from ..encoders.conftest import CPU
@@ -30,25 +31,30 @@ def make(seed: int = 0, **changes: Any) -> Extractor:
     return create_extractor(ReidSettings(**SMALL | changes), CPU, seed)
 
 
+def network(encoder: Extractor) -> ReidNetwork:
+    assert isinstance(encoder.tower, ReidNetwork)
+    return encoder.tower
+
+
 def pixels(count: int = 3) -> torch.Tensor:
     return torch.rand(count, 3, 48, 32, generator=torch.Generator().manual_seed(1))
 
 
 def test_the_neck_normalises_the_embedding_over_the_batch_and_adds_nothing() -> None:
     encoder = make()
-    before, after = encoder.tower.train()(pixels(16))
+    before, after = network(encoder).train()(pixels(16))
     centred = (before - before.mean(dim=0)) / (before.var(dim=0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(after, centred)
-    assert not encoder.tower.neck.bias.requires_grad
-    assert encoder.tower.projection.bias is None
+    assert not network(encoder).neck.bias.requires_grad
+    assert network(encoder).projection.bias is None
 
 
 def test_embeddings_are_unit_rows_of_what_follows_the_neck() -> None:
     encoder = make()
-    nn.init.constant_(encoder.tower.neck.running_mean, 0.3)
+    nn.init.constant_(network(encoder).neck.running_mean, 0.3)
     rows = encoder.embed_pixels(pixels())
     with torch.inference_mode():
-        after = encoder.tower(pixels())[1].double()
+        after = network(encoder)(pixels())[1].double()
     assert rows.shape == (3, 8)
     np.testing.assert_allclose(rows, after / after.norm(dim=1, keepdim=True), rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
@@ -62,7 +68,7 @@ def test_the_input_is_the_whole_crop_at_the_height_and_width_of_the_settings(tmp
 
 
 def test_a_last_stride_of_one_keeps_the_last_map_twice_as_large() -> None:
-    trunks = {stride: make(last_stride=stride).tower.trunk for stride in (1, 2)}
+    trunks = {stride: network(make(last_stride=stride)).trunk for stride in (1, 2)}
     shapes = {stride: trunk.forward_features(pixels()).shape[-2:] for stride, trunk in trunks.items()}
     assert shapes == {1: (3, 2), 2: (2, 1)}
 
@@ -70,8 +76,8 @@ def test_a_last_stride_of_one_keeps_the_last_map_twice_as_large() -> None:
 def test_a_resnet_50_as_the_paper_has_it() -> None:
     encoder = create_extractor(ReidSettings(), CPU, seed=0)
     assert (encoder.dimension, encoder.image_size) == (512, (256, 128))
-    assert encoder.tower.projection.weight.shape == (512, 2048)
-    strides = [m.stride for m in encoder.tower.trunk.layer4.modules() if isinstance(m, nn.Conv2d)]
+    assert network(encoder).projection.weight.shape == (512, 2048)
+    strides = [m.stride for m in network(encoder).trunk.layer4.modules() if isinstance(m, nn.Conv2d)]
     assert set(strides) == {(1, 1)}
 
 
@@ -83,7 +89,7 @@ def test_the_seed_decides_the_weights() -> None:
 
 def test_a_saved_network_comes_back_the_same(tmp_path: Path) -> None:
     encoder = make()
-    nn.init.normal_(encoder.tower.neck.running_mean)
+    nn.init.normal_(network(encoder).neck.running_mean)
     encoder.save(tmp_path)
     again = load_extractor(tmp_path, CPU)
     assert again.config == encoder.config
@@ -95,7 +101,7 @@ def test_weights_of_a_local_file_or_folder_get_into_the_trunk(tmp_path: Path) ->
     given = timm.create_model("test_resnet").state_dict()
     torch.save(given, tmp_path / "pytorch_model.bin")
     for name in (tmp_path / "pytorch_model.bin", tmp_path):
-        trunk = make(pretrained=str(name)).tower.trunk.state_dict()
+        trunk = network(make(pretrained=str(name))).trunk.state_dict()
         assert all(given[name].equal(value) for name, value in trunk.items())
 
 

@@ -38,7 +38,8 @@ def train(
     **training: Any,
 ) -> Trained:
     folder.mkdir(exist_ok=True)
-    settings, lines = small(name, folder, changes, **training), []
+    lines: list[str] = []
+    settings = small(name, folder, changes, **training)
     extractor = create_extractor(settings, CPU, seed=1)
     made = train_extractor(extractor, given or data(), settings, 5, folder, lines.append)
     assert len(lines) == len(made.history)
@@ -75,8 +76,8 @@ def test_the_errors_of_an_autoencoder_are_those_of_the_development_pictures(tmp_
 @pytest.mark.parametrize("name", ["xception", "resnet50", "clip", "vit", "autoencoder"])
 def test_pictures_that_are_each_their_own_product_train_without_photos(name: str, tmp_path: Path) -> None:
     fit, judged = labelled(1, 0, photos=0), labelled(1, 1, photos=0)
-    said = [[("a thing",)] * 4] * 2
-    made = train(name, tmp_path, ExtractorData(fit, judged, np.zeros(4, np.int64), *said))
+    said = [("a thing",)] * 4
+    made = train(name, tmp_path, ExtractorData(fit, judged, np.zeros(4, np.int64), said, said))
     assert all(math.isfinite(row[made.quality]) for row in made.history)
     assert all(row[LOSS[name]] > 0 for row in made.history)
 
@@ -125,7 +126,8 @@ def test_a_tower_of_full_size_has_the_vector_of_its_source_and_takes_a_step(
     settings = ExtractorsSettings.model_validate({name: {"training": training}}).wanted()[name]
     extractor = create_extractor(settings, CPU, seed=0)
     assert (extractor.dimension, extractor.image_size) == FULL[name]
-    few = ExtractorData(labelled(1, 0), labelled(1, 1), np.zeros(4, np.int64), *[[("a",)] * 4] * 2)
+    said = [("a",)] * 4
+    few = ExtractorData(labelled(1, 0), labelled(1, 1), np.zeros(4, np.int64), said, said)
     made = train_extractor(extractor, few, settings, 0, tmp_path, lambda line: None)
     assert math.isfinite(made.history[0][LOSS[name]])
     assert torch.isfinite(torch.from_numpy(extractor.embed_pixels(torch.rand(1, 3, *FULL[name][1])))).all()
