@@ -206,6 +206,10 @@ class ExtractorFiles(UsesQueries, WithHistory):
             sheet.save(directory / SHEET, quality=85)
 
 
+class ExtractorExport(Reader):
+    """An extractor's tower for ONNX Runtime: the folder of `encoders.onnx.load_image_encoder`."""
+
+
 class Embeddings(Reader):
     """Unit rows of a shard's crops, and of its texts if the encoder embeds texts."""
 

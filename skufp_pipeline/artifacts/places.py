@@ -88,10 +88,10 @@ def extractor_embeddings(name: str) -> Stored[kinds.Embeddings]:
 
 
 @cache
-def extractor_onnx(name: str) -> Stored[kinds.ImageEncoder]:
+def extractor_onnx(name: str) -> Stored[kinds.ExtractorExport]:
     """The exported tower of the extractor of this name."""
     stem = f"{_RENAMED.get(name, name)}_onnx"
-    return Stored(stem, f"checkpoints/{stem}", kinds.ImageEncoder, trained=True)
+    return Stored(stem, f"checkpoints/{stem}", kinds.ExtractorExport, trained=True)
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.artifacts.kinds import Embeddings, ExtractorFiles, ImageEncoder, write_unused
+from skufp_pipeline.artifacts.kinds import Embeddings, ExtractorFiles, write_unused
 from skufp_pipeline.artifacts.places import (
     IMAGE_TEXT,
     SKU_CROPS,
@@ -181,7 +181,6 @@ def export(run: Run, name: str) -> dg.MaterializeResult:
         extractor = run.models.load_extractor(checkpoint.needed().folder)
         rows, development = training_rows(text_shards(texts, crops))
         photos = [Path(path) for path in [*development["path"], *rows["path"]][:PARITY_PHOTOS]]
-        ImageEncoder.write(directory, no_queries())
         return build_extractor_onnx(extractor, photos, directory)
 
     return run.done(run.produce_or_off(extractor_onnx(name), build), {})
