@@ -24,8 +24,8 @@ def pair_objective(extractor: Extractor, data: ExtractorData, settings: PairTrai
 
     def measure(learner: nn.Module, batch: Batch, images: LabelledImages) -> Measured:
         trained: Any = learner
-        embedded = trained.embed(batch.pixels)
-        loss = cosine_pairs(*embedded.tensor_split(3), settings.margin)
+        anchors, positives, negatives = trained.embed(batch.pixels).tensor_split(3)
+        loss = cosine_pairs(anchors, positives, negatives, settings.margin)
         return loss, {"pair_loss": loss}
 
     def sampler(images: LabelledImages, generator: Generator) -> list[Tensor]:

@@ -91,7 +91,8 @@ class VitFamily(Family[VitSettings]):
         def masked(learner: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
             """Returns a batch's patches, which of them are masked, and the prediction of all."""
             patches = learner.patches(batch.pixels)
-            is_masked = draw_mask(*patches.shape[:2], share, batch.generator).to(patches.device)
+            count, number, _ = patches.shape
+            is_masked = draw_mask(count, number, share, batch.generator).to(patches.device)
             return patches, is_masked, learner.predict(batch.pixels, is_masked)
 
         def measure(learner: nn.Module, batch: Batch, images: LabelledImages) -> Measured:
