@@ -1,6 +1,7 @@
 """Group `extractors`: image towers with losses of their own, and their embeddings of every crop."""
 
 from collections.abc import Callable
+from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def _made(
     def made(run: Run) -> dg.MaterializeResult:
         return make(run, name)
 
+    update_wrapper(made, make)  # the code reference is that of `make`
     made.__doc__ = description
     return made
 
