@@ -44,6 +44,7 @@ from skufp_pipeline.evaluation.protocol import (
     evaluate,
     evaluation_queries,
 )
+from skufp_pipeline.extractors.settings import ExtractorsSettings
 from skufp_pipeline.fingerprint.aggregator import AggregatorEnsemble, fingerprints
 from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.gaussian import fit_gaussian
@@ -68,7 +69,7 @@ from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku, me
 from skufp_pipeline.hashing import stable_fraction
 from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.orchestration.materialize import materialize_graph
-from skufp_pipeline.presets import BaselineSettings, Preset, another_rendering, load_preset
+from skufp_pipeline.presets import Preset, another_rendering, load_preset
 from skufp_pipeline.search.index import FingerprintIndex
 
 CPU = torch.device("cpu")
@@ -436,7 +437,7 @@ MEASURES: dict[str, Callable[[Bench], list[dict[str, Any]]]] = {
 def render_and_train(preset: Preset, seed: int, data: Path) -> None:
     """Materializes catalogue, encoder and fingerprints of another rendering, where they are not there."""
     preset = another_rendering(preset, seed, data)
-    preset = preset.model_copy(update={"views": None, "policy": None, "baselines": BaselineSettings()})
+    preset = preset.model_copy(update={"views": None, "policy": None, "extractors": ExtractorsSettings()})
     with dg.DagsterInstance.ephemeral() as instance:
         materialize_graph(preset, instance, lambda line: click.echo(line, err=True))
 

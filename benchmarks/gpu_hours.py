@@ -44,7 +44,7 @@ class Stage:
 
 def stages(preset: Preset) -> list[Stage]:
     """The stages of `df2` that need a GPU."""
-    views, reid = preset.views, preset.baselines.reid
+    views, reid = preset.views, preset.extractors.reid
     assert views is not None
     assert reid is not None
     clip = preset.encoder.training

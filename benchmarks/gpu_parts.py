@@ -28,14 +28,14 @@ from skufp_pipeline.datasets.sample import SampleSettings, render_sample
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.embed import embed_crops
-from skufp_pipeline.encoders.reid import create_reid
-from skufp_pipeline.encoders.reid_train import train_reid
 from skufp_pipeline.encoders.settings import (
     ClipTrainingSettings,
     EncoderSettings,
-    ReidSettings,
-    ReidTrainingSettings,
 )
+from skufp_pipeline.extractors.extractor import create_extractor
+from skufp_pipeline.extractors.objective import ExtractorData
+from skufp_pipeline.extractors.settings import ReidSettings, ReidTrainingSettings
+from skufp_pipeline.extractors.train import train_extractor
 from skufp_pipeline.fingerprint.aggregator import fingerprints
 from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.settings import (
@@ -46,7 +46,7 @@ from skufp_pipeline.fingerprint.settings import (
 from skufp_pipeline.fingerprint.tables import FingerprintData, Queries
 from skufp_pipeline.fingerprint.views import ViewSet
 from skufp_pipeline.training.history import History
-from skufp_pipeline.training.images import LabelledImages, TrainingImages
+from skufp_pipeline.training.images import LabelledImages
 from skufp_pipeline.training.pixels import decode_squares
 from skufp_pipeline.views.filters import ACCEPTED, Thresholds, verdicts
 from skufp_pipeline.views.generate import Candidate, generate
@@ -191,16 +191,17 @@ def clip_train(bench: Bench, batch: int | None = None, compiled: bool = False) -
 def reid_train(bench: Bench, compiled: bool = False) -> None:
     """Trains Baseline 1 on the GPU: images/s of the epochs after the first."""
     scale = bench.scale
-    encoder = create_reid(ReidSettings(model=scale.reid), bench.device, seed=0)
+    training = ReidTrainingSettings(epochs=scale.epochs, batch_size=scale.reid_batch)
+    settings = ReidSettings(model=scale.reid, training=training)
+    extractor = create_extractor(settings, bench.device, seed=0)
     if compiled:
-        encoder.network.compile(backend=scale.backend)
+        extractor.tower.compile(backend=scale.backend)
     skus = scale.images // 8
     labels = np.arange(scale.images) % skus
     images = LabelledImages(bench.squares, labels)
     held_out = LabelledImages(bench.squares[: scale.batch], labels[: scale.batch])
-    data = TrainingImages(images, held_out, np.zeros(skus, np.int64))
-    settings = ReidTrainingSettings(epochs=scale.epochs, batch_size=scale.reid_batch)
-    _train(bench, lambda scratch: train_reid(encoder, data, settings, 0, scratch, bench.log))
+    data = ExtractorData(images, held_out, np.zeros(skus, np.int64))
+    _train(bench, lambda scratch: train_extractor(extractor, data, settings, 0, scratch, bench.log).history)
 
 
 def _train(bench: Bench, training: Callable[[Path], History]) -> None:

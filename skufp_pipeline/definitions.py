@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 
 from skufp_pipeline.assets import (
-    baselines,
     catalog,
     detection,
     encoder,
     evaluation,
+    extractors,
     fingerprints,
     index,
     look_twice,
@@ -30,7 +30,7 @@ from skufp_pipeline.steps import Group, Step
 GROUPS: Sequence[Callable[[Preset], Group]] = (
     catalog.group,
     encoder.group,
-    baselines.group,
+    extractors.group,
     views.group,
     synthetic.group,
     fingerprints.group,

@@ -276,7 +276,7 @@ def asset_arguments(step: Step) -> dict[str, Any]:
 
 def _source_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Code reference of a function for the Dagster UI."""
-    code = function.__code__
+    code = inspect.unwrap(function).__code__
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)  # code references are in beta
         place = dg.LocalFileCodeReference(file_path=code.co_filename, line_number=code.co_firstlineno)

@@ -28,13 +28,25 @@ SMALL: dict[str, Any] = {
     "shards": 2,
     "dataset": {"source": "sample", "render": {"num_skus": 50, "image_size": 48, "workers": 1}},
     "encoder": {"model": "skufp-tiny", "training": {"epochs": 3, "batch_size": 64, "cache_side": 72}},
-    "baselines": {
+    "extractors": {
         "reid": {
             "model": "test_resnet",
             "image_size": [48, 32],
             "dimension": 16,
             "training": {"epochs": 1, "cache_side": 56},
-        }
+        },
+        "autoencoder": {
+            "channels": [4, 8],
+            "image_size": [16, 16],
+            "dimension": 8,
+            "onnx": True,
+            "training": {
+                "epochs": 3,
+                "cache_side": 16,
+                "learning_rate": 0.01,
+                "backbone_learning_rate": 0.01,
+            },
+        },
     },
     "fingerprint": {"training": {"epochs": 3}},
     "evaluation": {

@@ -12,7 +12,8 @@ from skufp_pipeline.compute import Needs, declare
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.definitions import defs as loaded_by_dagster
 from skufp_pipeline.detection.settings import DetectorSettings
-from skufp_pipeline.presets import BaselineSettings, Preset, load_preset
+from skufp_pipeline.extractors.settings import ExtractorsSettings
+from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.resources.store import ArtifactStoreResource
 from skufp_pipeline.steps import OWNERS
 
@@ -28,8 +29,8 @@ ASSETS: dict[str, tuple[str, str | None, set[str]]] = {
     "image_text": ("catalog", SHARDS, {"sku_crops"}),
     "clip_checkpoint": ("encoder", None, {"sku_crops", "image_text"}),
     "clip_embeddings": ("encoder", SHARDS, {"sku_crops", "image_text", "clip_checkpoint"}),
-    "reid_checkpoint": ("baselines", None, {"sku_crops", "image_text"}),
-    "reid_embeddings": ("baselines", SHARDS, {"sku_crops", "image_text", "reid_checkpoint"}),
+    "reid_checkpoint": ("extractors", None, {"sku_crops", "image_text"}),
+    "reid_embeddings": ("extractors", SHARDS, {"sku_crops", "image_text", "reid_checkpoint"}),
     "sd_base": ("views", None, {"sku_crops", "image_text"}),
     "view_filters": ("views", None, {"sku_crops", "clip_checkpoint", "clip_embeddings"}),
     "sd_lora": ("views", None, {"sku_crops", "image_text", "clip_checkpoint", "sd_base"}),
@@ -171,6 +172,7 @@ CHECKS = {
     "clip_embeddings:embeddings_sound": True,
     "reid_embeddings:embeddings_sound": True,
     "reid_checkpoint:no_evaluation_query_used": True,
+    "reid_checkpoint:loss_falls": False,
     "view_filters:filters_tell_views_apart": False,
     "sd_lora:identity_drift_is_lower": False,
     "generated_views:views_decodable": True,
@@ -260,7 +262,8 @@ def test_every_asset_is_described_owned_kinded_and_versioned(preset: Preset) -> 
         assert described.code_version == graph_steps(preset)[name].code_version
         (place,) = described.metadata["dagster/code_references"].code_references
         line = Path(place.file_path).read_text().splitlines()[place.line_number - 1]
-        assert line.startswith(f"def {name}(run: Run)")
+        shared = tuple(f"def {work}(run: Run, name: str)" for work in ("train", "embed", "export"))
+        assert line.startswith(shared if described.group_name == "extractors" else f"def {name}(run: Run)")
 
 
 def test_every_asset_carries_the_tags_of_what_its_step_needs(preset: Preset) -> None:
@@ -296,10 +299,11 @@ def test_without_views_in_the_preset_there_is_no_such_stage(name: str) -> None:
     assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"views"})
 
 
-def test_without_a_reid_network_in_the_preset_there_is_no_such_group(preset: Preset) -> None:
-    without = preset.model_copy(update={"baselines": BaselineSettings()})
+def test_without_an_extractor_in_the_preset_there_is_no_such_group(preset: Preset) -> None:
+    without = preset.model_copy(update={"extractors": ExtractorsSettings()})
     dg.Definitions.validate_loadable(build_defs(without))
-    assert {spec(asset).group_name for asset in asset_definitions(without).values()}.isdisjoint({"baselines"})
+    groups = {spec(asset).group_name for asset in asset_definitions(without).values()}
+    assert "extractors" not in groups
 
 
 @pytest.mark.parametrize("name", ["ci", "df2"])

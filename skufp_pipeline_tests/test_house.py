@@ -27,6 +27,7 @@ ROOMS = (
     "measures",
     "training",
     "encoders",
+    "extractors",
     "detection",
     "views",
     "fingerprint",

@@ -20,7 +20,7 @@ TINY: dict[str, Any] = {
     "seed": 5,
     "shards": 2,
     "encoder": {"model": "skufp-tiny", "training": {"epochs": 1, "batch_size": 8, "cache_side": 72}},
-    "baselines": {
+    "extractors": {
         "reid": {
             "model": "test_resnet",
             "image_size": [48, 32],

@@ -181,6 +181,35 @@ class Encoder(UsesQueries, WithHistory):
             sheet.save(directory / SHEET, quality=85)
 
 
+class ExtractorFiles(UsesQueries, WithHistory):
+    """A trained extractor, with its learning curve, the queries it used and a sheet of samples."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of `extractors.extractor.load_extractor`."""
+        return self.path / "encoder"
+
+    @property
+    def sheet(self) -> Path | None:
+        """Pictures of what it was trained on; None if there are none."""
+        return found if (found := self.path / SHEET).is_file() else None
+
+    @staticmethod
+    def write(
+        directory: Path, extractor: Any, history: Sequence[Any], used: pl.DataFrame, sheet: Any = None
+    ) -> None:
+        """Writes the extractor by its own `save`; `sheet` is a PIL image."""
+        extractor.save(directory / "encoder")
+        write_json(directory, "history", history)
+        write_frames(directory, used_queries=used)
+        if sheet is not None:
+            sheet.save(directory / SHEET, quality=85)
+
+
+class ExtractorExport(Reader):
+    """An extractor's tower for ONNX Runtime: the folder of `encoders.onnx.load_image_encoder`."""
+
+
 class Embeddings(Reader):
     """Unit rows of a shard's crops, and of its texts if the encoder embeds texts."""
 

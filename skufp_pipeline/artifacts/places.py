@@ -1,6 +1,7 @@
 """Every result of the graph: its asset's name, its key in the store and its typed form."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,6 @@ LOOK_TWICE_CHECKPOINT = Stored(
     "look_twice_checkpoint", "checkpoints/look_twice", kinds.PatchHeadFiles, trained=True
 )
 SKU_PATCHES = Stored("sku_patches", "tables/sku_patches", kinds.Patches, sharded=True)
-REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, trained=True)
-REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)
 
 SD_BASE = Stored("sd_base", "checkpoints/sd_base", kinds.SmallBase, trained=True)
 VIEW_FILTERS = Stored(
@@ -70,6 +69,30 @@ FIRST_INDEX = Stored("first_index", "tables/first_index", kinds.SearchIndex)
 SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
 STREET2SHOP_REPORT = Stored("street2shop_report", "reports/street2shop", kinds.Street2ShopReport)
+
+
+_RENAMED = {"clip": "clip_extractor"}  # `clip_checkpoint` is that of the encoder
+
+
+@cache
+def extractor_checkpoint(name: str) -> Stored[kinds.ExtractorFiles]:
+    """The trained extractor of this name: `reid_checkpoint`; of `clip`, `clip_extractor_checkpoint`."""
+    stem = _RENAMED.get(name, name)
+    return Stored(f"{stem}_checkpoint", f"checkpoints/{stem}", kinds.ExtractorFiles, trained=True)
+
+
+@cache
+def extractor_embeddings(name: str) -> Stored[kinds.Embeddings]:
+    """What the extractor of this name embeds: `reid_embeddings`; of `clip`, `clip_extractor_embeddings`."""
+    stem = f"{_RENAMED.get(name, name)}_embeddings"
+    return Stored(stem, f"tables/{stem}", kinds.Embeddings, sharded=True)
+
+
+@cache
+def extractor_onnx(name: str) -> Stored[kinds.ExtractorExport]:
+    """The exported tower of the extractor of this name."""
+    stem = f"{_RENAMED.get(name, name)}_onnx"
+    return Stored(stem, f"checkpoints/{stem}", kinds.ExtractorExport, trained=True)
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:

@@ -263,9 +263,16 @@ def _embed_shard(
 
 
 def training_summary(
-    data: Any, used: pl.DataFrame, history: Any, named: Mapping[str, str | None]
+    data: Any,
+    used: pl.DataFrame,
+    history: Any,
+    named: Mapping[str, str | None],
+    quality: str = "development_accuracy",
 ) -> dict[str, Any]:
-    """Summarises the training of an image tower: weights (`named` by setting), counts, best epoch, speed."""
+    """Summarises the training of an image tower: weights (`named` by setting), counts, best epoch, speed.
+
+    `quality` is the score that chose the epoch.
+    """
     from skufp_pipeline.training.history import best_epoch, speed, unscored
     from skufp_pipeline.training.images import too_few_images
 
@@ -277,22 +284,22 @@ def training_summary(
     }
     if not history:
         return {**counts, **left_out(f"not fine-tuned: {too_few_images(data)}")}
-    best, epoch_note = best_epoch(history), unscored(history)
+    best, epoch_note = best_epoch(history, quality), unscored(history, quality)
     views_only = (
         None if (used["role"] == roles.TRAIN).any() else "no training queries: trained on catalog views alone"
     )
-    accuracy = {} if epoch_note else {"development_accuracy": best["development_accuracy"]}
-    figures = {"best_epoch": best["epoch"], **accuracy, **speed(history)}
+    score = {} if epoch_note else {quality: best[quality]}
+    figures = {"best_epoch": best["epoch"], **score, **speed(history)}
     return {**counts, **figures, **left_out(views_only, epoch_note)}
 
 
-def curve_metadata(history: list[dict[str, float]]) -> dict[str, Any]:
+def curve_metadata(history: list[dict[str, float]], quality: str = "development_accuracy") -> dict[str, Any]:
     """Plots and tabulates the training history of an image tower; empty if nothing was trained."""
     if not history:
         return {}
     losses = tuple(name for name in history[0] if name.endswith("loss"))
     return {
-        "curve": picture(training_curves(history, losses, "development_accuracy")),
+        "curve": picture(training_curves(history, losses, quality)),
         "history": markdown_table(pl.DataFrame(history)),
     }
 

@@ -17,12 +17,12 @@ from skufp_pipeline.artifacts.places import (
     FROZEN_SYNTHETIC_EMBEDDINGS,
     GENERATED_VIEW_EMBEDDINGS,
     IMAGE_TEXT,
-    REID_CHECKPOINT,
-    REID_EMBEDDINGS,
     RETRIEVAL_REPORT,
     SEARCH_INDEX,
     SKU_CROPS,
     SYNTHETIC_EMBEDDINGS,
+    extractor_checkpoint,
+    extractor_embeddings,
 )
 from skufp_pipeline.artifacts.stored import Stored
 from skufp_pipeline.assets.index import query_encoders
@@ -39,7 +39,7 @@ def group(preset: Preset) -> Group:
         (GENERATED_VIEW_EMBEDDINGS,): preset.views is not None,
         (FROZEN_CLIP_EMBEDDINGS,): preset.encoder.is_pretrained,
         (DETECTION_REPORT,): preset.detector is not None,
-        (REID_CHECKPOINT, REID_EMBEDDINGS): preset.baselines.reid is not None,
+        (extractor_checkpoint("reid"), extractor_embeddings("reid")): preset.extractors.reid is not None,
         (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
         (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,
     }

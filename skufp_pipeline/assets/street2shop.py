@@ -5,33 +5,27 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.artifacts.kinds import Street2ShopReport
+from skufp_pipeline.artifacts.kinds import Embeddings, Street2ShopReport
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     CLIP_EMBEDDINGS,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
-    REID_EMBEDDINGS,
     STREET2SHOP_REPORT,
+    extractor_embeddings,
 )
+from skufp_pipeline.artifacts.stored import Stored
 from skufp_pipeline.checks.street2shop import street_photos_disjoint
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.sources import Street2ShopDataset
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.steps import Group, Run, Step
 
-# The towers whose every catalogue photo is searched, by the name in the report.
-IMAGE_LEVEL = {"clip": CLIP_EMBEDDINGS, "frozen_clip": FROZEN_CLIP_EMBEDDINGS, "reid": REID_EMBEDDINGS}
-
 
 def group(preset: Preset) -> Group:
     """The one step of this group; none for another data set."""
     if not isinstance(preset.dataset, Street2ShopDataset):
         return Group.of("evaluation", preset, [])
-    optional = {
-        FROZEN_CLIP_EMBEDDINGS: preset.encoder.is_pretrained,
-        REID_EMBEDDINGS: preset.baselines.reid is not None,
-    }
     report = Step(
         stored=STREET2SHOP_REPORT,
         make=street2shop_report,
@@ -41,9 +35,17 @@ def group(preset: Preset) -> Group:
         code=("skufp_pipeline.evaluation.street2shop",),
         config={"resamples": preset.evaluation.resamples, "seed": preset.seed},
         needs=Needs(preset.compute.cores, preset.compute.memory_gib),
-        deps=(ANNOTATIONS, CLIP_EMBEDDINGS, FINGERPRINTS, *(stored for stored, on in optional.items() if on)),
+        deps=(ANNOTATIONS, FINGERPRINTS, *image_level(preset).values()),
     )
     return Group.of("evaluation", preset, [report], lambda steps: [street_photos_disjoint()])
+
+
+def image_level(preset: Preset) -> dict[str, Stored[Embeddings]]:
+    """The embeddings of the towers whose every catalogue photo is searched, by the name in the report."""
+    frozen = {"frozen_clip": FROZEN_CLIP_EMBEDDINGS} if preset.encoder.is_pretrained else {}
+    embeddings = {name: extractor_embeddings(name) for name in preset.extractors.wanted()}
+    own = {"clip_extractor" if name == "clip" else name: stored for name, stored in embeddings.items()}
+    return {"clip": CLIP_EMBEDDINGS, **frozen, **own}
 
 
 def street2shop_report(run: Run) -> dg.MaterializeResult:
@@ -53,8 +55,7 @@ def street2shop_report(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.fingerprint.tables import EmbeddingTables
 
     annotations, fingerprints = run.read(ANNOTATIONS), run.read(FINGERPRINTS)
-    there = {name: stored for name, stored in IMAGE_LEVEL.items() if stored.name in run.step.upstream}
-    embeddings = {name: run.read_all(stored) for name, stored in there.items()}
+    embeddings = {name: run.read_all(stored) for name, stored in image_level(run.preset).items()}
 
     def build(directory: Path) -> dict[str, Any]:
         category_of = dict(annotations.items().select("sku_id", "category_name").unique().iter_rows())

@@ -139,20 +139,24 @@ class Encoder:
         save_file(weights, directory / WEIGHTS_FILE)
 
 
-def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -> Encoder:
+def create_encoder(
+    settings: EncoderSettings, device: torch.device, seed: int, prefix: str = "encoder"
+) -> Encoder:
     """Creates the encoder before fine-tuning, with random weights where none are configured.
+
+    `prefix` is the dotted name of the settings, which errors name.
 
     Raises:
         UserError: unknown model name or tag, missing or incompatible weight file, no network for a tag.
     """
     torch.manual_seed(seed)
-    name, config = _model_config(settings.model)
+    name, config = _model_config(settings.model, f"{prefix}.model")
     weights, checkpoint, text = None, None, None
     if settings.text_tower_weights is not None:
         text = resolve(settings.text_tower_weights, "encoder.text_tower_weights")
         config = {**config, "text_cfg": text_config(text)}
     if settings.pretrained is not None:
-        weights = resolve(settings.pretrained, "encoder.pretrained")
+        weights = resolve(settings.pretrained, f"{prefix}.pretrained")
         checkpoint = str(weights.file(_CHECKPOINTS) or weights.name)
     try:
         with _without_random_weights_warning() if checkpoint is None else nullcontext():
@@ -160,7 +164,7 @@ def create_encoder(settings: EncoderSettings, device: torch.device, seed: int) -
     except UserError:
         raise
     except Exception as error:  # open_clip raises RuntimeError, the hub and torch many other kinds
-        raise UserError(_model_error(settings, name, weights, error)) from error
+        raise UserError(_model_error(settings, name, weights, error, prefix)) from error
     _set_image_tower_options(model, config, settings.image_tower_kwargs)
     if settings.image_tower_weights is not None:
         weights = resolve(settings.image_tower_weights, "encoder.image_tower_weights")
@@ -226,25 +230,25 @@ def _with_text_model(name: str, config: dict[str, Any], text: Weights) -> Any:
     return model
 
 
-def _model_config(name: str) -> tuple[str, dict[str, Any]]:
+def _model_config(name: str, setting: str) -> tuple[str, dict[str, Any]]:
     """Returns open_clip's name of the model and its config; registers a JSON config with open_clip first."""
     source = config_source(name, BUNDLED_MODELS)
     if source is not None:
         # Validated first: once an invalid file is registered, open_clip fails on every model.
-        path, _ = read_config(source, "encoder.model", ("embed_dim", "vision_cfg", "text_cfg"))
+        path, _ = read_config(source, setting, ("embed_dim", "vision_cfg", "text_cfg"))
         open_clip.add_model_config(path)
         name = path.stem
     try:
         config = open_clip.get_model_config(name)
     except Exception as error:  # a folder that is none, a hub that can't be reached
         raise UserError(
-            f"encoder.model {name!r} can't be read ({in_a_line(error)}); expected local-dir:FOLDER with "
+            f"{setting} {name!r} can't be read ({in_a_line(error)}); expected local-dir:FOLDER with "
             "open_clip_config.json and weights, or hf-hub:ID"
         ) from error
     if config is None:
         bundled = ", ".join(sorted(path.stem for path in BUNDLED_MODELS.glob("*.json")))
         raise UserError(
-            f"encoder.model {name!r} is neither an open_clip JSON config (embed_dim, vision_cfg, text_cfg), "
+            f"{setting} {name!r} is neither an open_clip JSON config (embed_dim, vision_cfg, text_cfg), "
             f"nor bundled ({bundled}), nor one of open_clip's models; "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists those"
         )
@@ -291,11 +295,12 @@ def _tokenizer(text_config: dict[str, Any]) -> Any:
     return open_clip.tokenizer.SimpleTokenizer(context_length=length)
 
 
-def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
+def load_timm_weights(trunk: nn.Module, model: str, source: Weights, **options: Any) -> None:
     """Loads timm weights into a trunk; ignores a classifier head in the file.
 
     Args:
         model: timm's name of the trunk, for looking up a tag.
+        options: further arguments of `timm.create_model` that the trunk was made with.
 
     Raises:
         UserError: the file or tag does not exist, is not a weight file, or does not fit the trunk.
@@ -303,7 +308,7 @@ def load_timm_weights(trunk: nn.Module, model: str, source: Weights) -> None:
     path = source.file(_TIMM_FILES)
     try:
         weights = (
-            timm_model(model, source.name, source.setting).state_dict()
+            timm_model(model, source.name, source.setting, **options).state_dict()
             if path is None
             else load_state_dict(str(path), device="cpu", weights_only=True)
         )
@@ -344,15 +349,17 @@ def _without_counters(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
 
 
-def timm_model(model: str, tag: str | None, setting: str) -> Any:
+def timm_model(model: str, tag: str | None, setting: str, **options: Any) -> Any:
     """Creates a timm model without its classifier; its weights are random without a tag.
+
+    `options` are further arguments of `timm.create_model`.
 
     Raises:
         UserError: unknown model or tag, or no network for the tag.
     """
     name = model if tag is None else f"{model}.{tag}"
     try:
-        return timm.create_model(name, pretrained=tag is not None, num_classes=0)
+        return timm.create_model(name, pretrained=tag is not None, num_classes=0, **options)
     except Exception as error:  # timm raises RuntimeError, the hub many other kinds
         known = [name.partition(".")[2] for name in timm.list_pretrained(model)]
         hint = f"; known tags: {', '.join(known)}" if known else ""
@@ -377,17 +384,19 @@ def _preprocess_config(settings: EncoderSettings, model: Any) -> dict[str, Any]:
     }
 
 
-def _model_error(settings: EncoderSettings, name: str, weights: Weights | None, error: Exception) -> str:
+def _model_error(
+    settings: EncoderSettings, name: str, weights: Weights | None, error: Exception, prefix: str
+) -> str:
     if weights is None:
-        return f"encoder.model {settings.model!r} can't be built: {in_a_line(error)}"
+        return f"{prefix}.model {settings.model!r} can't be built: {in_a_line(error)}"
     if weights.path is not None:
         return (
-            f"encoder.pretrained {settings.pretrained!r} is no checkpoint of encoder.model "
+            f"{prefix}.pretrained {settings.pretrained!r} is no checkpoint of {prefix}.model "
             f"{settings.model!r}: {in_a_line(error)}"
         )
     tags = open_clip.list_pretrained_tags_by_model(name)
     return (
-        f"encoder.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
+        f"{prefix}.pretrained {settings.pretrained!r} is no local file, and as a tag of {settings.model!r} "
         f"it could not be loaded ({in_a_line(error)}); known tags: {', '.join(tags) or 'none'}"
     )
 

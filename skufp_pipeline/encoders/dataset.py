@@ -53,24 +53,6 @@ def text_shards(texts: Sequence[ImageText], crops: Sequence[Crops]) -> list[Text
     ]
 
 
-def gather_training_images(
-    shards: Sequence[TextShard],
-    side: int,
-    scratch: Path,
-    progress: Progress | None = None,
-    around: Around | None = None,
-) -> tuple[TrainingImages, pl.DataFrame]:
-    """Returns the training images of all shards, and the queries among them (`USED_SCHEMA`).
-
-    The crops are decoded to squares of `side` pixels, with `around` more; `scratch` keeps them for a resumed
-    training.
-    """
-    fit, development = _training_rows(shards)
-    used = [used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)]
-    images = _training_images(fit, development, side, scratch, progress, around=around)
-    return images, pl.concat(used)
-
-
 def gather_training_data(
     shards: Sequence[TextShard],
     prompts: PromptSettings,
@@ -80,11 +62,14 @@ def gather_training_data(
     white_balance: float = 0.0,
     around: Around | None = None,
 ) -> tuple[TrainingData, pl.DataFrame]:
-    """Does the same as `gather_training_images`, with texts; lists the queries of both kinds.
+    """Returns the training images and texts of all shards, and the queries among them (`USED_SCHEMA`).
+
+    The crops are decoded to squares of `side` pixels, with `around` more; `scratch` keeps them for a resumed
+    training.
 
     `white_balance` is the encoder's, so that it is trained on what it will see.
     """
-    fit, development = _training_rows(shards)
+    fit, development = training_rows(shards)
     label = _labels_by_sku(fit)
     sentences = pl.concat([shard.text_queries for shard in shards])
     sentences = sentences.filter((pl.col("role") == TRAIN) & pl.col("sku_id").is_in(list(label)))
@@ -94,7 +79,7 @@ def gather_training_data(
         every = pl.concat([frame.select("sku_id", "text") for frame in [*prompt_frames, sentences]])
         return LabelledTexts(every["text"].to_list(), _labels(every, label))
 
-    images = _training_images(fit, development, side, scratch, progress, white_balance, around)
+    images = training_images(fit, development, side, scratch, progress, white_balance, around)
     data = TrainingData(images.images, images.development, images.categories, texts)
     text_only = sentences.rename({"text_id": "query_id"}).filter(
         ~pl.col("query_id").is_in(fit["query_id"].implode())
@@ -125,7 +110,7 @@ def gather_adaptation_data(
         UserError: `backgrounds` is no folder, or holds no picture.
     """
     rows = pl.concat([_with_paths(shard) for shard in shards])
-    fit = _training_rows(shards)[0] if (rows["role"] != GALLERY).any() else rows
+    fit = training_rows(shards)[0] if (rows["role"] != GALLERY).any() else rows
     label = _labels_by_sku(fit)
     gallery, photos = (
         fit.filter(pl.col("role") == role).sort("sku_id", maintain_order=True) for role in (GALLERY, TRAIN)
@@ -157,7 +142,7 @@ def _anchors(gallery: pl.DataFrame, frozen: pl.DataFrame, label: dict[str, int])
     return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Returns the training rows, and the development rows of the same SKUs."""
     rows = pl.concat([_with_paths(shard) for shard in shards]).filter(pl.col("split") == "train")
     fit = rows.filter(pl.col("role").is_in([GALLERY, TRAIN]))
@@ -167,7 +152,7 @@ def _training_rows(shards: Sequence[TextShard]) -> tuple[pl.DataFrame, pl.DataFr
     return fit, development
 
 
-def _training_images(
+def training_images(
     fit: pl.DataFrame,
     development: pl.DataFrame,
     side: int,
@@ -176,30 +161,34 @@ def _training_images(
     white_balance: float = 0.0,
     around: Around | None = None,
 ) -> TrainingImages:
-    label = _labels_by_sku(fit)
+    """Decodes the pictures of two tables of `training_rows`; the SKUs of both are the classes."""
+    every = pl.concat([fit, development])
+    label = _labels_by_sku(every)
     size = f"{side}_balanced_{white_balance:g}" if white_balance else f"{side}"
 
     def images(frame: pl.DataFrame, name: str) -> LabelledImages:
         paths = [Path(path) for path in frame["path"]]
         squares = decode_squares(paths, side, scratch / f"{name}_{size}.npy", progress, white_balance)
-        return LabelledImages(squares, _labels(frame, label))
+        is_street = (frame["role"] != GALLERY).to_numpy()
+        return LabelledImages(squares, _labels(frame, label), is_street)
 
     def surrounded(frame: pl.DataFrame, around: Around) -> LabelledImages:
         rows = frame.select("orig_image_path", "bbox").rows()
         items = [Surrounded(around.find(path), tuple(box), around.margin) for path, box in rows]
         wide = round(side * (1 + 2 * around.margin))
         squares = decode_squares(items, wide, scratch / f"fit_{size}_wide.npy", progress, white_balance)
+        is_street = (frame["role"] != GALLERY).to_numpy()
         boxed = np.array([item.is_boxed for item in items], dtype=bool)
-        return LabelledImages(squares, _labels(frame, label), boxed)
+        return LabelledImages(squares, _labels(frame, label), is_street, boxed)
 
-    of_sku = fit.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
+    of_sku = every.group_by("sku_id").agg(pl.col("category_name").first()).sort("sku_id")["category_name"]
     categories = of_sku.rank("dense").fill_null(0).to_numpy().astype(np.int64)
     shown = images(fit, "fit") if around is None else surrounded(fit, around)
     return TrainingImages(shown, images(development, "development"), categories)
 
 
-def _labels_by_sku(fit: pl.DataFrame) -> dict[str, int]:
-    return {sku_id: row for row, sku_id in enumerate(fit["sku_id"].unique().sort())}
+def _labels_by_sku(rows: pl.DataFrame) -> dict[str, int]:
+    return {sku_id: row for row, sku_id in enumerate(rows["sku_id"].unique().sort())}
 
 
 def _with_paths(shard: TextShard) -> pl.DataFrame:

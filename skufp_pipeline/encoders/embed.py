@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 
 class ImageEncoder(Protocol):
-    """Embeds photos as unit rows: an `Encoder`, its exported image tower, or Baseline 1."""
+    """Embeds photos as unit rows: an `Encoder`, its exported image tower, or an extractor."""
 
     @property
     def preprocess(self) -> Callable[[Image.Image], Tensor]:

@@ -2,7 +2,6 @@
 
 CLIP: cross-entropy against one unit prototype per SKU, optionally with an ArcFace margin (Deng et al., 2019,
 https://arxiv.org/abs/1801.07698) and the CTL centroid loss (Wieczorek et al., 2021, https://arxiv.org/abs/2104.13643).
-Re-identification: batch-hard triplets (Hermans et al., 2017, https://arxiv.org/abs/1703.07737).
 """
 
 import torch
@@ -62,21 +61,3 @@ def centroid_triplet(embeddings: Tensor, labels: Tensor, margin: float) -> Tenso
         # |a - b|^2 = 2 - 2 cos for unit rows
         gaps = F.relu(2 * (other_cosine - own_cosine) + margin)
     return torch.where(paired, gaps, 0.0).sum() / paired.sum().clamp_min(1)
-
-
-def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Compares each image with the farthest of its own SKU and the nearest of another SKU.
-
-    Distances are Euclidean, between `features` (B, D) without normalisation; `labels` (B,) are SKUs.
-
-    Returns:
-        Mean of max(0, farthest own - nearest other + margin), a scalar; 0 for a batch of one SKU.
-    """
-    with torch.autocast(features.device.type, enabled=False):
-        rows = features.float()
-        squares = rows.square().sum(dim=1)
-        distances = (squares[:, None] + squares[None, :] - 2 * rows @ rows.T).clamp_min(1e-12).sqrt()
-    same = labels[:, None] == labels[None, :]
-    own = distances.masked_fill(~same, -torch.inf).amax(dim=1)
-    other = distances.masked_fill(same, torch.inf).amin(dim=1)
-    return F.relu(own - other + margin).mean()

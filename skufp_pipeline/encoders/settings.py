@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from skufp_pipeline.settings import Settings
-from skufp_pipeline.training.settings import AugmentationSettings, TrainingSettings
+from skufp_pipeline.training.settings import TrainingSettings
 from skufp_pipeline.training.weights import config_source
 
 SCHEMES = ("local-dir:", "hf-hub:")  # open_clip's, of models that come with their weights
@@ -172,39 +172,6 @@ class EncoderSettings(Settings):
                 "model that comes with its weights, have their own"
             )
         return self
-
-
-class ReidTrainingSettings(TrainingSettings):
-    """Training of Baseline 1: cross-entropy and batch-hard triplets (App. B; Luo et al., 2019)."""
-
-    epochs: int = Field(60, ge=1)
-    batch_size: int = Field(64, ge=4)
-    images_per_sku: int = Field(4, ge=2)
-    learning_rate: float = Field(3.5e-4, gt=0)
-    backbone_learning_rate: float = Field(3.5e-4, gt=0)
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    weight_decay: float = Field(5e-4, ge=0)
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    triplet_margin: float = Field(0.3, gt=0)  # between Euclidean distances of features before the neck
-    triplet_weight: float = Field(1.0, ge=0)
-    cache_side: int = Field(256, ge=8)
-    augmentation: AugmentationSettings = AugmentationSettings(erasing=0.5)
-
-
-class ReidSettings(Settings):
-    """Baseline 1: an image-only timm network with a BNNeck."""
-
-    model: str = "resnet50"  # a timm model name
-    pretrained: str | None = None  # timm weights (`training.weights`) or timm tag (`tv_in1k`); null is random
-    image_size: tuple[int, int] = (256, 128)  # height and width in pixels
-    dimension: int = Field(512, ge=2)  # of the embedding
-    last_stride: Literal[1, 2] = 1  # of the last stage; 1 is for ResNets: a larger map (Luo et al.)
-    batch_size: int = Field(256, ge=1)  # for embedding; halved when a GPU runs out of memory
-    training: ReidTrainingSettings = ReidTrainingSettings()
-
-    def weight_files(self) -> dict[str, str | None]:
-        """Values of the settings that name weights, by setting."""
-        return {"baselines.reid.pretrained": self.pretrained}
 
 
 class QueryEncoderSettings(Settings):

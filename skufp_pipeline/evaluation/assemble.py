@@ -33,10 +33,10 @@ from skufp_pipeline.artifacts.places import (
     GENERATED_VIEW_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
     IMAGE_TEXT,
-    REID_CHECKPOINT,
-    REID_EMBEDDINGS,
     SEARCH_INDEX,
     SYNTHETIC_EMBEDDINGS,
+    extractor_checkpoint,
+    extractor_embeddings,
 )
 from skufp_pipeline.artifacts.stored import R, Stored
 from skufp_pipeline.datasets.table import EVALUATION
@@ -125,8 +125,8 @@ class ReportParts:
             return noted(stored, inputs.read(stored))
 
         read(CLIP_CHECKPOINT)
-        if REID_CHECKPOINT.name in assets:
-            read(REID_CHECKPOINT)
+        if extractor_checkpoint("reid").name in assets:
+            read(extractor_checkpoint("reid"))
         return cls(
             read(ANNOTATIONS),
             read_all(IMAGE_TEXT),
@@ -134,7 +134,7 @@ class ReportParts:
             read_all(FROZEN_CLIP_EMBEDDINGS),
             read_all(SYNTHETIC_EMBEDDINGS),
             read_all(FROZEN_SYNTHETIC_EMBEDDINGS),
-            read_all(REID_EMBEDDINGS),
+            read_all(extractor_embeddings("reid")),
             read_all(GENERATED_VIEW_EMBEDDINGS),
             read(BEST_SHOT_TEACHERS),
             read(FINGERPRINTS),
@@ -235,7 +235,11 @@ def make_report(
         not_measured={
             **no_verdicts,
             **unmeasured(judged, latency, shown.height),
-            **({REID_EMBEDDINGS.name: NO_REID} if parts.reid and judged_on == SYNTHETIC_PHOTOS else {}),
+            **(
+                {extractor_embeddings("reid").name: NO_REID}
+                if parts.reid and judged_on == SYNTHETIC_PHOTOS
+                else {}
+            ),
             **parts.left_out,
         },
     )

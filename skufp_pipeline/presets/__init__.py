@@ -26,10 +26,10 @@ from skufp_pipeline.encoders.settings import (
     EncoderSettings,
     LookTwiceSettings,
     QueryEncoderSettings,
-    ReidSettings,
 )
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
+from skufp_pipeline.extractors.settings import ExtractorsSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.query.settings import ConfidenceSettings
@@ -75,12 +75,6 @@ class ComputeSettings(Settings):
         """Whether the command line executes runs in parallel; without a thread limit they would compete."""
         limited = self.threads is not None and self.gpus == 0
         return limited and self.executor == "multiprocess" and self.max_concurrent > 1
-
-
-class BaselineSettings(Settings):
-    """Baselines of the report in addition to those that come with the encoder (Baselines 2 and 3)."""
-
-    reid: ReidSettings | None = None  # Baseline 1; null omits it
 
 
 class AutomationSettings(Settings):
@@ -140,7 +134,7 @@ class Preset(Settings):
     synthetic: SyntheticSettings = SyntheticSettings()
     encoder: EncoderSettings
     look_twice: LookTwiceSettings | None = None  # re-ranking of the best SKUs by patches; null: none
-    baselines: BaselineSettings = BaselineSettings()
+    extractors: ExtractorsSettings = ExtractorsSettings()  # image towers with losses of their own
     views: ViewsSettings | None = None  # generated views; null omits the stage
     fingerprint: FingerprintSettings = FingerprintSettings()
     policy: PolicySettings | None = None  # processing of query photos; null leaves them unchanged

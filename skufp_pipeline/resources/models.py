@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from skufp_pipeline.datasets.prompts import CaptionSettings
-from skufp_pipeline.encoders.settings import EncoderSettings, ReidSettings
+from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.extractors.settings import ExtractorSettings
 
 if TYPE_CHECKING:
     import torch
 
     from skufp_pipeline.encoders.captions import Captioner
     from skufp_pipeline.encoders.clip import Encoder
-    from skufp_pipeline.encoders.reid import ReidEncoder
+    from skufp_pipeline.extractors.extractor import Extractor
     from skufp_pipeline.views.pipeline import Pipeline
 
 
@@ -38,15 +39,15 @@ class ModelProvider(dg.ConfigurableResource):
 
         return load_encoder(directory, self.torch_device())
 
-    def new_reid(self, settings: ReidSettings, seed: int) -> "ReidEncoder":
-        from skufp_pipeline.encoders.reid import create_reid
+    def new_extractor(self, settings: ExtractorSettings, seed: int) -> "Extractor":
+        from skufp_pipeline.extractors.extractor import create_extractor
 
-        return create_reid(settings, self.torch_device(), seed)
+        return create_extractor(settings, self.torch_device(), seed)
 
-    def load_reid(self, directory: Path) -> "ReidEncoder":
-        from skufp_pipeline.encoders.reid import load_reid
+    def load_extractor(self, directory: Path) -> "Extractor":
+        from skufp_pipeline.extractors.extractor import load_extractor
 
-        return load_reid(directory, self.torch_device())
+        return load_extractor(directory, self.torch_device())
 
     def captioner(self, settings: CaptionSettings) -> "Captioner":
         """Loads an image-to-text model by hub id or directory."""

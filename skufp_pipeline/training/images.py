@@ -6,7 +6,7 @@ The random numbers of an epoch depend on (seed, epoch) only. Threads prefetch th
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ _DEVELOPMENT_BATCH = 256
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Decoded crops (N, S, S, 3) uint8 and the SKU index of each (N,) int64.
+    """Decoded crops (N, S, S, 3) uint8, the SKU index of each (N,) int64, and which are customers' photos.
 
     `boxed` (N,) is given where the squares show more than the item, for `AugmentationSettings.box_jitter`:
     whether an item has a box whose edges are moved (`augment`).
@@ -39,6 +39,7 @@ class LabelledImages:
 
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    is_street: NDArray[np.bool_] | None = None  # (N,); None where it is not known
     boxed: NDArray[np.bool_] | None = None
 
 
@@ -77,6 +78,7 @@ class Batch:
 
 Loss = Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
 Score = Callable[[nn.Module, Iterable[Batch]], float]
+Sampler = Callable[[LabelledImages, Generator], list[Tensor]]  # the rows of each batch of an epoch
 
 
 def train_images(
@@ -94,6 +96,7 @@ def train_images(
     log: Log,
     quality: str = "development_accuracy",
     of_epoch: Callable[[int], Any] = lambda epoch: None,
+    sampler: Sampler | None = None,
 ) -> History:
     """Trains `learner` in place and leaves it with the weights of the epoch with the highest score.
 
@@ -106,6 +109,9 @@ def train_images(
             development images; higher is better, nan where there are none.
         quality: name of the score in the history.
         of_epoch: computes additional data for an epoch's batches, on a thread during the previous epoch.
+        sampler: draws the batches, as many in every epoch, of the development images too, which are then
+            augmented alike for every score; by default the settings draw them (`sampling.epoch_batches`), and
+            the development images come in order and as they are.
 
     Returns:
         One dict per epoch: losses, score, learning rate, gradient norm, speed.
@@ -115,7 +121,7 @@ def train_images(
     """
     if (reason := too_few_images(data)) is not None:
         raise TooLittleError(reason)
-    loader = _BatchLoader(encoder, image_size, data, settings)
+    loader = _BatchLoader(encoder, image_size, data, settings, sampler)
     groups = _parameter_groups(learner, trunk)
     parameters = [parameter for group in groups for parameter in group["params"]]
     optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
@@ -127,7 +133,7 @@ def train_images(
     steps = len(loader.batches(Generator()))
     with loader.prefetcher as prefetcher:
         extras = prefetcher.each(of_epoch, range(training.done, settings.epochs), ahead=1)
-        for epoch in training.rounds(settings.epochs):
+        for epoch in training.rounds(settings.epochs, patience=settings.patience):
             started, prefetcher.waited = time.perf_counter(), 0.0
             generator = Generator().manual_seed(seed * 100_003 + epoch)
             torch.manual_seed(seed * 100_003 + epoch)  # dropout inside the towers
@@ -169,6 +175,30 @@ def train_images(
     return training.history
 
 
+def plain_batches(
+    encoder: ImageTower, image_size: tuple[int, int], images: LabelledImages
+) -> Iterator[Batch]:
+    """Yields images in order, not augmented, as input of `encoder`."""
+    data = TrainingImages(images, images, np.zeros(0, np.int64))
+    loader = _BatchLoader(encoder, image_size, data, TrainingSettings(), None)
+    return loader.plain(images, Generator().manual_seed(0))
+
+
+def sample_batch(
+    encoder: ImageTower,
+    image_size: tuple[int, int],
+    data: TrainingImages,
+    settings: TrainingSettings,
+    sampler: Sampler | None = None,
+) -> Batch:
+    """Returns the first batch that a score gets; of the training images where there are none to judge on."""
+    loaders = (
+        _BatchLoader(encoder, image_size, replace(data, development=images), settings, sampler)
+        for images in (data.development, data.images)
+    )
+    return next(batch for loader in loaders for batch in loader.development())
+
+
 def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
     """Returns a score: the share of images whose largest logit is that of their SKU, nan without images.
 
@@ -198,11 +228,16 @@ class _BatchLoader:
         image_size: tuple[int, int],
         data: TrainingImages,
         settings: TrainingSettings,
+        sampler: Sampler | None,
     ) -> None:
         self.encoder, self.image_size, self.data, self.settings = encoder, image_size, data, settings
+        self.sampler = sampler
+        self.has_photos = data.images.is_street is not None and bool(data.images.is_street.any())
         self.prefetcher = Prefetcher()
 
     def batches(self, generator: Generator) -> list[Tensor]:
+        if self.sampler is not None:
+            return self.sampler(self.data.images, generator)
         batches = epoch_batches(self.data.images.labels, self.data.categories, self.settings, generator)
         return [rows.sort().values for rows in batches]  # for sequential reads of the file
 
@@ -211,15 +246,37 @@ class _BatchLoader:
         return pixels.pin_memory() if self.encoder.device.type == "cuda" else pixels
 
     def batch(self, rows: Tensor, pixels: Tensor, generator: Generator, extra: Any) -> Batch:
-        labels = torch.from_numpy(self.data.images.labels[rows.numpy()]).to(self.encoder.device)
-        images = self.data.images
+        return self._augmented(self.data.images, rows, pixels, generator, extra)
+
+    def _augmented(
+        self, images: LabelledImages, rows: Tensor, pixels: Tensor, generator: Generator, extra: Any = None
+    ) -> Batch:
+        labels = torch.from_numpy(images.labels[rows.numpy()]).to(self.encoder.device)
+        unit, street, shop = self._unit(pixels), self.settings.augmentation, self.settings.shop_augmentation
         boxed = None if images.boxed is None else torch.from_numpy(images.boxed[rows.numpy()])
-        changed = augment(self._unit(pixels), self.image_size, self.settings.augmentation, generator, boxed)
+        if shop is None or not self.has_photos or images.is_street is None:
+            changed = augment(unit, self.image_size, street, generator, boxed)
+        else:
+            is_street = torch.from_numpy(images.is_street[rows.numpy()]).to(unit.device)
+            changed = unit.new_empty((len(unit), 3, *self.image_size))
+            shop = shop.model_copy(update={"box_jitter": street.box_jitter})  # the squares have one margin
+            for chosen, settings in ((is_street, street), (~is_street, shop)):
+                if chosen.any():
+                    own = None if boxed is None else boxed[chosen.cpu()]
+                    changed[chosen] = augment(unit[chosen], self.image_size, settings, generator, own)
         return Batch(self._normalised(changed), labels, rows, generator, extra)
 
     def development(self) -> Iterator[Batch]:
-        """Yields the development images, not augmented, with the same random numbers in every epoch."""
+        """Yields the development images with the same random numbers in every epoch."""
         images, generator = self.data.development, Generator().manual_seed(0)
+        if self.sampler is None:
+            yield from self.plain(images, generator)
+            return
+        for rows in self.sampler(images, generator) if len(images.labels) else ():
+            yield self._augmented(images, rows, torch.from_numpy(images.pixels[rows.numpy()]), generator)
+
+    def plain(self, images: LabelledImages, generator: Generator) -> Iterator[Batch]:
+        """Yields images in order, not augmented."""
         for rows in torch.arange(len(images.labels)).split(_DEVELOPMENT_BATCH) if len(images.labels) else ():
             pixels = self._unit(torch.from_numpy(images.pixels[rows.numpy()]))
             pixels = nn.functional.interpolate(pixels, size=self.image_size, mode="bilinear", antialias=True)

@@ -42,6 +42,8 @@ class TrainingSettings(Settings):
     ema_decay: float | None = Field(None, gt=0, lt=1)  # decay of the weight average that is kept instead
     cache_side: int = Field(80, ge=8)  # side in pixels of the decoded crop squares
     augmentation: AugmentationSettings = AugmentationSettings()
+    shop_augmentation: AugmentationSettings | None = None  # of catalogue pictures; null: as photos
+    patience: int | None = Field(None, ge=1)  # epochs without a better score that end it; null: none do
 
     @model_validator(mode="after")
     def _batch_holds_two_skus(self) -> Self:

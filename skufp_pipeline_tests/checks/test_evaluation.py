@@ -16,6 +16,7 @@ from ..graphs import Graph, copy_graph
 IN_SMALL_GRAPH = [
     "clip_checkpoint",
     "reid_checkpoint",
+    "autoencoder_checkpoint",
     "best_shot_teachers",
     "fingerprint_checkpoint",
     "fingerprints",

@@ -48,6 +48,12 @@ TOLERANCE = {
     "policy": 1e-5,
     "detector": 0.05,
     "look_twice": 1e-5,
+    "xception_extractor": 0.05,
+    "clip_vit_extractor": 0.05,
+    "resnet50_extractor": 0.1,
+    "clip_extractor": 0.05,
+    "vit_extractor": 0.05,
+    "autoencoder_extractor": 0.05,
 }
 
 

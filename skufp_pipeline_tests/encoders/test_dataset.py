@@ -19,7 +19,6 @@ from skufp_pipeline.encoders.dataset import (
     TextShard,
     gather_adaptation_data,
     gather_training_data,
-    gather_training_images,
 )
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_column, embedding_rows
 
@@ -156,16 +155,6 @@ def test_decoding_is_told_as_it_goes(shards: list[TextShard], tmp_path: Path) ->
     told: list[tuple[int, int]] = []
     gather_training_data(shards, PROMPTS, SIDE, tmp_path, lambda done, total: told.append((done, total)))
     assert told == [(6, 6), (3, 3)]
-
-
-def test_images_alone_are_the_same_and_list_no_text(shards: list[TextShard], tmp_path: Path) -> None:
-    data, _ = gather(shards, tmp_path)
-    alone, used = gather_training_images(shards, SIDE, tmp_path)
-    assert alone.images.labels.tolist() == data.images.labels.tolist()
-    assert reds(alone.development.pixels) == reds(data.development.pixels)
-    assert set(used.rows()) == {
-        (f"train/{sku}-{role}_item1", sku, role, role) for sku in "abc" for role in ("train", "development")
-    }
 
 
 def test_each_sku_has_the_number_of_its_category(shards: list[TextShard], tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skufp_pipeline.encoders.losses import (
-    batch_hard_triplet,
     centroid_triplet,
     sku_cross_entropy,
     sku_logits,
@@ -161,31 +160,3 @@ def test_an_image_alone_of_its_sku_is_only_a_centroid_for_the_others() -> None:
     assert loss.item() == 0
     assert alone.grad is not None
     assert alone.grad.isfinite().all()
-
-
-def test_a_hand_worked_batch_hard_triplet() -> None:
-    """On a line: 0 and 3 are one SKU, 4 and 10 another."""
-    features = rows((0, 0), (3, 0), (4, 0), (10, 0))
-    # (3 - 4), (3 - 1), (6 - 1), (6 - 7), each + 0.5 and not below 0
-    expected = (0 + 2.5 + 5.5 + 0) / 4
-    loss = batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), margin=0.5)
-    assert loss.item() == pytest.approx(expected, abs=1e-5)
-
-
-def test_batch_hard_equals_the_loss_written_out() -> None:
-    rng = np.random.default_rng(3)
-    features, labels = rng.standard_normal((15, 4)), rng.integers(0, 4, 15)
-    losses = []
-    for row, label in zip(features, labels, strict=True):
-        distances = np.linalg.norm(features - row, axis=1)
-        losses.append(max(0.0, distances[labels == label].max() - distances[labels != label].min() + 0.3))
-    found = batch_hard_triplet(torch.from_numpy(features).float(), torch.from_numpy(labels), 0.3)
-    assert found.item() == pytest.approx(np.mean(losses), rel=1e-4)
-
-
-def test_batch_hard_gradients_are_finite_where_images_coincide_or_no_other_sku_is_there() -> None:
-    features = torch.ones(4, 3, requires_grad=True)
-    batch_hard_triplet(features, torch.tensor([0, 0, 1, 1]), 0.3).backward()
-    batch_hard_triplet(features, torch.zeros(4, dtype=torch.long), 0.3).backward()
-    assert features.grad is not None
-    assert features.grad.isfinite().all()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.images import (
     Batch,
+    LabelledImages,
     Loss,
     Score,
     TrainingImages,
@@ -46,10 +48,11 @@ def train(
         pass
 
     of_epoch: Callable[[int], Any] = settings.pop("of_epoch", lambda epoch: None)
+    given, sampler = settings.pop("data", DATA), settings.pop("sampler", None)
     options = TrainingSettings(**{"epochs": 3, "batch_size": 6, "learning_rate": 0.01} | settings)
     return train_images(
-        "toy", TOWER, learner, learner["trunk"], (8, 8), DATA, options, loss, score, 0, scratch, nothing,
-        "development_score", of_epoch,
+        "toy", TOWER, learner, learner["trunk"], (8, 8), given, options, loss, score, 0, scratch, nothing,
+        "development_score", of_epoch, sampler,
     )  # fmt: skip
 
 
@@ -173,6 +176,64 @@ def test_every_epoch_is_measured(tmp_path: Path) -> None:
         assert row["images_per_second"] > 0
         assert 0 <= row["waiting_for_data"] <= 1
         assert row["peak_memory_gib"] > 0
+
+
+def test_training_ends_after_epochs_without_a_better_score(tmp_path: Path) -> None:
+    learner, scores = autoencoder(), iter([1.0, 3.0, 2.0, 2.0, 9.0])
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        error = rebuilt(learner, batch.pixels).square().mean()
+        return error, {"loss": error}
+
+    history = train(learner, loss, lambda learner, batches: next(scores), tmp_path, epochs=5, patience=2)
+    assert [row["development_score"] for row in history] == [1.0, 3.0, 2.0, 2.0]
+
+
+def test_photos_are_augmented_as_photos_and_pictures_as_pictures(tmp_path: Path) -> None:
+    """Only photos are mirrored; each square is darker at its left."""
+    learner, seen = autoencoder(), []
+    ramp = np.broadcast_to(np.arange(0, 240, 15, dtype=np.uint8)[:, None], (12, 16, 16, 3))
+    is_street = np.arange(12) % 3 == 0
+    given = LabelledImages(ramp, DATA.images.labels, is_street)
+    plain = {"crop_scale": (1, 1), "crop_ratio": (1, 1), "brightness": 0, "contrast": 0, "saturation": 0}
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        mirrored = batch.pixels[:, 0, 0, 0] > batch.pixels[:, 0, 0, -1]
+        seen.extend(zip(batch.rows.tolist(), mirrored.tolist(), strict=True))
+        error = rebuilt(learner, batch.pixels).square().mean()
+        return error, {"loss": error}
+
+    augmented = {"augmentation": {**plain, "flip": 1}, "shop_augmentation": {**plain, "flip": 0}}
+    data = TrainingImages(given, DATA.development, DATA.categories)
+    train(learner, loss, constant, tmp_path, epochs=1, data=data, **augmented)
+    assert sorted(seen) == [(row, bool(is_street[row])) for row in range(12)]
+    seen.clear()
+    (tmp_path / "pictures").mkdir()
+    none = replace(data, images=replace(given, is_street=np.zeros(12, bool)))
+    train(learner, loss, constant, tmp_path / "pictures", epochs=1, data=none, **augmented)
+    assert sorted(seen) == [(row, True) for row in range(12)]
+
+
+def test_a_sampler_draws_batches_to_train_on_and_to_judge_on(tmp_path: Path) -> None:
+    learner, trained, judged = autoencoder(), [], []
+
+    def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        trained.append(batch.rows.tolist())
+        error = rebuilt(learner, batch.pixels).square().mean()
+        return error, {"loss": error}
+
+    def score(learner: nn.Module, batches: Iterable[Batch]) -> float:
+        judged.extend((batch.rows.tolist(), float(batch.pixels.sum())) for batch in batches)
+        return 0.0
+
+    def sampler(images: LabelledImages, generator: Generator) -> list[Tensor]:
+        last = len(images.labels) - 1
+        return [torch.tensor([last, 0, 0]), torch.tensor([1, 2])]
+
+    train(learner, loss, score, tmp_path, epochs=2, sampler=sampler)
+    assert trained == [[11, 0, 0], [1, 2]] * 2
+    assert [rows for rows, _ in judged] == [[7, 0, 0], [1, 2]] * 2
+    assert judged[:2] == judged[2:]  # augmented alike
 
 
 def test_accuracy_is_the_share_of_largest_logits_that_are_right() -> None:

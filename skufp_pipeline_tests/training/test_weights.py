@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from skufp_pipeline.datasets.prompts import CaptionSettings
-from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings, ReidSettings
+from skufp_pipeline.encoders.settings import BUNDLED_MODELS, EncoderSettings
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.extractors.settings import ReidSettings
 from skufp_pipeline.training import weights
 from skufp_pipeline.training.weights import KNOWN, Known, Weights, resolve, weight_inputs, weights_summary
 from skufp_pipeline.views.settings import SmallBaseSettings, ViewsSettings
@@ -161,7 +162,7 @@ def test_settings_say_what_names_weights() -> None:
         "encoder.text_tower_weights": None,
     }
     assert EncoderSettings(model="ViT-B-32").weight_files()["encoder.model"] is None
-    assert ReidSettings(pretrained="a").weight_files() == {"baselines.reid.pretrained": "a"}
+    assert ReidSettings(pretrained="a").weight_files() == {"extractors.reid.pretrained": "a"}
     assert CaptionSettings(model="a").weight_files() == {"prompts.captions.model": "a"}
     assert ViewsSettings(model="a").weight_files() == {"views.model": "a", "views.base.config": None}
     small = ViewsSettings(base=SmallBaseSettings()).weight_files()

@@ -18,14 +18,14 @@ from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.clip_train import LabelledTexts, TrainingData, fine_tune
 from skufp_pipeline.encoders.late_interaction import PatchData, nearest_skus, train_patch_head
 from skufp_pipeline.encoders.patches import PatchGrid, PatchHead
-from skufp_pipeline.encoders.reid import create_reid
-from skufp_pipeline.encoders.reid_train import train_reid
 from skufp_pipeline.encoders.settings import (
     ClipTrainingSettings,
     LookTwiceSettings,
-    ReidSettings,
-    ReidTrainingSettings,
 )
+from skufp_pipeline.extractors.extractor import create_extractor
+from skufp_pipeline.extractors.objective import ExtractorData
+from skufp_pipeline.extractors.settings import NAMES, ReidSettings, ReidTrainingSettings
+from skufp_pipeline.extractors.train import train_extractor
 from skufp_pipeline.fingerprint.aggregator import save_aggregator
 from skufp_pipeline.fingerprint.aggregator_train import train_aggregator
 from skufp_pipeline.fingerprint.settings import (
@@ -39,7 +39,7 @@ from skufp_pipeline.fingerprint.views import ViewSet, mean_sku, unit
 from skufp_pipeline.policy.policy_train import train_policy
 from skufp_pipeline.policy.settings import ActionSettings, PolicyTrainingSettings
 from skufp_pipeline.training.history import History, learning_curve
-from skufp_pipeline.training.images import LabelledImages, TrainingImages
+from skufp_pipeline.training.images import LabelledImages
 from skufp_pipeline.views.base import train_base
 from skufp_pipeline.views.lora import save_lora, train_lora
 from skufp_pipeline.views.pipeline import build_pipeline, save_pipeline
@@ -47,6 +47,8 @@ from skufp_pipeline.views.settings import LoraSettings, SmallBaseSettings
 
 from ..detection.examples import SETTINGS, TRAINING, rectangles
 from ..encoders.examples import write_model
+from ..extractors.examples import data as extractor_data
+from ..extractors.examples import small
 from ..fingerprint.examples import random_views, unit_rows
 from ..policy.examples import labels, sharpen_helps
 from ..views.examples import CONFIG, CPU, crops, write_config
@@ -69,14 +71,30 @@ def clip(scratch: Path, out: Path, log: Log, device: torch.device, dropout: floa
 
 
 def reid(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
-    encoder = create_reid(
-        ReidSettings(model="test_resnet", image_size=(32, 24), dimension=16), device, seed=1
+    settings = ReidSettings(
+        model="test_resnet",
+        image_size=(32, 24),
+        dimension=16,
+        training=ReidTrainingSettings(epochs=3, batch_size=6, images_per_sku=3, ema_decay=0.5),
     )
-    data = TrainingImages(images(3, 0), images(2, 1), np.zeros(4, np.int64))
-    settings = ReidTrainingSettings(epochs=3, batch_size=6, images_per_sku=3, ema_decay=0.5)
-    history = train_reid(encoder, data, settings, 5, scratch, log)
-    encoder.save(out / "encoder")
+    extractor = create_extractor(settings, device, seed=1)
+    data = ExtractorData(images(3, 0), images(2, 1), np.zeros(4, np.int64))
+    history = train_extractor(extractor, data, settings, 5, scratch, log).history
+    extractor.save(out / "encoder")
     return history
+
+
+def extractor(name: str) -> Callable[[Path, Path, Log, torch.device, float], History]:
+    """Trains a small extractor on photos and pictures; it draws batches, masks and sentences."""
+
+    def train(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
+        settings = small(name, scratch)
+        made = create_extractor(settings, device, seed=1)
+        history = train_extractor(made, extractor_data(), settings, 5, scratch, log).history
+        made.save(out / "encoder")
+        return history
+
+    return train
 
 
 def base(scratch: Path, out: Path, log: Log, device: torch.device, dropout: float) -> History:
@@ -149,7 +167,7 @@ def detector(scratch: Path, out: Path, log: Log, device: torch.device, dropout: 
 TRAININGS: dict[str, Callable[[Path, Path, Log, torch.device, float], History]] = {
     function.__name__: function
     for function in (clip, reid, base, lora, aggregator, policy, detector, look_twice)
-}
+} | {f"{name}_extractor": extractor(name) for name in NAMES if name != "reid"}
 
 
 def images(each: int, seed: int) -> LabelledImages:

@@ -1,4 +1,4 @@
-"""Baseline 1's assets: one row a crop, one shard at a time, nothing made by another network."""
+"""The extractors' assets: one row a crop, one shard at a time, nothing made by another network."""
 
 import json
 import shutil
@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from skufp_pipeline.encoders.reid import load_reid
+from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.extractors.extractor import load_extractor
+from skufp_pipeline.provenance import import_closure
 
 from ..graphs import Graph, checks, digests, failure, metadata, pretend_made_with, run_asset
 
@@ -27,7 +29,7 @@ def test_the_checkpoint_is_a_network_with_its_history_and_its_queries(small_grap
     import torch
 
     checkpoint = small_graph.store.read("checkpoints/reid")
-    assert load_reid(checkpoint.path / "encoder", torch.device("cpu")).dimension == 16
+    assert load_extractor(checkpoint.path / "encoder", torch.device("cpu")).dimension == 16
     (row,) = json.loads((checkpoint.path / "history.json").read_text())
     assert {"identity_loss", "triplet_loss", "learning_rate", "gradient_norm"} <= set(row)
     assert "images_per_second" not in row
@@ -74,3 +76,43 @@ def test_the_report_scores_it_on_images_over_the_same_skus(small_graph: Graph, s
     assert set(image["models"]) - set(text["models"]) == {"reid"}
     assert np.isfinite(list(image["models"]["reid"].values())).all()
     assert "fingerprint-reid" in image["differences"]
+
+
+def test_an_autoencoder_is_shown_by_what_it_redraws_and_compared_with_the_mean_picture(
+    small_graph: Graph,
+) -> None:
+    result = run_asset(small_graph.preset, "autoencoder_checkpoint")
+    told = metadata(result)
+    assert told["computed"] == 0
+    assert told["samples"].startswith("![sheet](data:image/jpeg;base64,")
+    assert told["quality"] == "development_score"
+    assert told["reconstruction_error"] < told["mean_picture_error"]
+    assert checks(result) == {"loss_falls": True, "beats_mean_picture": True}
+
+
+def test_an_extractor_is_exported_where_its_settings_say_so(small_graph: Graph) -> None:
+    import torch
+
+    from skufp_pipeline.encoders.onnx import load_image_encoder
+
+    exported = small_graph.store.read("checkpoints/autoencoder_onnx")
+    assert exported.summary["cosine_least"] > 0.999
+    folder = small_graph.store.read("checkpoints/autoencoder").path / "encoder"
+    extractor = load_extractor(folder, torch.device("cpu"))
+    pixels = torch.rand(3, 3, 16, 16)
+    rows = load_image_encoder(exported.path, extractor.preprocess, 1).embed_pixels(pixels)
+    np.testing.assert_allclose(rows, extractor.embed_pixels(pixels), atol=1e-4)
+    assert not (small_graph.store.find("checkpoints/reid_onnx"))
+
+
+def test_its_own_settings_and_code_are_an_extractors_recipe(small_graph: Graph) -> None:
+    preset = small_graph.preset
+    wanted = preset.extractors
+    assert wanted.reid is not None
+    more = wanted.model_copy(update={"reid": wanted.reid.model_copy(update={"dimension": 32, "onnx": True})})
+    before, after = small_graph.steps, graph_steps(preset.model_copy(update={"extractors": more}))
+    changed = {name for name, step in before.items() if step.code_version != after[name].code_version}
+    assert changed == {"reid_checkpoint"}
+    assert set(after) - set(before) == {"reid_onnx"}
+    assert "skufp_pipeline.extractors.reid" in before["reid_checkpoint"].code
+    assert "skufp_pipeline.extractors.reid" not in import_closure(before["autoencoder_checkpoint"].code)
