@@ -9,6 +9,7 @@ import polars as pl
 from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.search.files import Chunk, write_index
+from skufp_pipeline.search.images import open_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.pictures import write_pictures
@@ -71,7 +72,7 @@ def build_index(
 def current_index(store: ArtifactStore, name: str = FINGERPRINTS) -> tuple[Artifact, FingerprintIndex]:
     """The artifact in use and its index; raises UserError if there is none or it can't be read."""
     artifact = Versions(store, name).read()
-    return artifact, FingerprintIndex.load(artifact.path)
+    return artifact, open_index(artifact.path)
 
 
 def picture_paths(skus: pl.DataFrame, teachers: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:
