@@ -12,6 +12,7 @@ from skufp_pipeline.assets import (
     encoder,
     evaluation,
     fingerprints,
+    image_index,
     index,
     look_twice,
     policy,
@@ -37,6 +38,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     look_twice.group,
     detection.group,
     index.group,
+    image_index.group,
     evaluation.group,
 )
 

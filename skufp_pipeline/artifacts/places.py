@@ -1,6 +1,7 @@
 """Every result of the graph: its asset's name, its key in the store and its typed form."""
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ IMAGE_ENCODER_ONNX = Stored(
 FIRST_INDEX = Stored("first_index", "tables/first_index", kinds.SearchIndex)
 SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
+
+ENCODER = "encoder"  # the graph's own, among those whose pictures are indexed
+
+
+@cache
+def image_index(name: str) -> StoredVersions[kinds.SearchIndex]:
+    """The index of catalogue pictures as this encoder embeds them: `reid_index`, in `index/reid`."""
+    return StoredVersions(f"{name}_index", f"index/{name}", kinds.SearchIndex)
+
+
+def image_encoder(name: str) -> tuple[Stored[Any], Stored[kinds.Embeddings]]:
+    """The checkpoint and the embeddings of an encoder whose pictures can be indexed."""
+    return {ENCODER: (CLIP_CHECKPOINT, CLIP_EMBEDDINGS), "reid": (REID_CHECKPOINT, REID_EMBEDDINGS)}[name]
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:

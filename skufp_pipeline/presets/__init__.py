@@ -15,6 +15,7 @@ from zoneinfo import available_timezones
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from skufp_pipeline.artifacts.places import ENCODER
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
@@ -33,7 +34,7 @@ from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.query.settings import ConfidenceSettings
-from skufp_pipeline.search.settings import SearchSettings
+from skufp_pipeline.search.settings import ImageIndexSettings, SearchSettings
 from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
@@ -150,6 +151,7 @@ class Preset(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()
+    image_index: ImageIndexSettings | None = None  # indexes of one row per picture; null: none
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
@@ -162,6 +164,15 @@ class Preset(Settings):
         """Whether synthetic photos calibrate the verdicts where customers' are too few."""
         photos = self.synthetic.photos
         return self.confidence is not None and photos is not None and photos.development > 0
+
+    @model_validator(mode="after")
+    def _indexed_pictures_are_embedded(self) -> Self:
+        known = [ENCODER, *(["reid"] if self.baselines.reid else [])]
+        wanted = self.image_index.of if self.image_index else []
+        if len(set(wanted)) < len(wanted) or (unknown := sorted(set(wanted) - set(known))):
+            problem = f"names {unknown[0]!r}" if unknown else "names one twice"
+            raise ValueError(f"image_index.of {problem}; expected some of {', '.join(known)}, each once")
+        return self
 
     @model_validator(mode="after")
     def _synthetic_photos_are_stored(self) -> Self:

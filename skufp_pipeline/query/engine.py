@@ -20,6 +20,7 @@ from skufp_pipeline.artifacts.places import (
     IMAGE_ENCODER_ONNX,
     LOOK_TWICE_CHECKPOINT,
     VLA_CHECKPOINT,
+    image_encoder,
 )
 from skufp_pipeline.artifacts.stored import OFF
 from skufp_pipeline.detection.regions import Detector
@@ -39,10 +40,12 @@ from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
 from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
 from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.facets import count_facets
+from skufp_pipeline.query.image_encoders import load_image_encoder_of
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.lexical import LexicalFolder, LexicalIndex, open_lexical
 from skufp_pipeline.search.pictures import Pictures, load_pictures
@@ -70,7 +73,7 @@ class QueryEngine:
     """An index and the encoder that made its fingerprints.
 
     Args:
-        encoder: embeds texts, and photos if there is no `image_encoder`.
+        encoder: embeds texts, and photos if there is no `image_encoder`; None: photos alone can be asked.
         image_encoder: embeds photos instead of `encoder`.
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
@@ -83,7 +86,7 @@ class QueryEngine:
     def __init__(
         self,
         index: FingerprintIndex,
-        encoder: Encoder,
+        encoder: Encoder | None,
         image_encoder: ImageEncoder | None = None,
         policy: Policy | None = None,
         pictures: Pictures | None = None,
@@ -99,11 +102,11 @@ class QueryEngine:
         spread = index.biases.max(initial=0) - index.biases.min(initial=0)
         self._exact = 5 + float(spread)  # more than cosine, bias and words can tell two SKUs apart
         self.pictures = pictures
-        self.encoder = encoder
-        self.image_encoder: ImageEncoder = image_encoder or encoder
+        self._encoder = encoder
+        self.image_encoder: ImageEncoder = image_encoder or self.encoder
         self.policy = policy
         self.look_twice = look_twice
-        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: encoder.embed_texts([text]))
+        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: self.encoder.embed_texts([text]))
 
     @classmethod
     def open(
@@ -126,6 +129,8 @@ class QueryEngine:
         """
         artifact, index = current_index(store, name)
         index.warm_up()
+        if isinstance(index, ImageIndex):
+            return cls._open_pictures(store, artifact, index, device, use_policy, use_words)
         checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
@@ -151,6 +156,37 @@ class QueryEngine:
         exported.require_input("clip_checkpoint", checkpoint.digest)
         image_encoder = load_image_encoder(exported.path, encoder.preprocess, threads)
         return cls(index, encoder, image_encoder, **kept)
+
+    @classmethod
+    def _open_pictures(
+        cls,
+        store: ArtifactStore,
+        artifact: Artifact,
+        index: ImageIndex,
+        device: torch.device,
+        use_policy: UsePolicy,
+        use_words: bool,
+    ) -> "QueryEngine":
+        """Opens an index of pictures with the encoder that embedded them, in PyTorch."""
+        stored, _ = image_encoder(index.of)
+        checkpoint = encoder_of(store, artifact, stored.name, stored.key)
+        artifact.require_input(stored.name, checkpoint.digest)
+        seeing = load_image_encoder_of(index.of, checkpoint.path / "encoder", device)
+        encoder = seeing if isinstance(seeing, Encoder) else None
+        policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
+        lexical = open_lexical(artifact.path, index.row_count) if use_words else None
+        detector = _open_detector(store, artifact, device, None)
+        return cls(index, encoder, seeing, policy, pictures, lexical, detector=detector)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that embeds texts; raises UserError if the index was made without one."""
+        if self._encoder is None:
+            raise UserError(
+                "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
+                "SKU; texts and explanations need another index, such as --index fingerprints"
+            )
+        return self._encoder
 
     @property
     def lexical(self) -> LexicalIndex | None:

@@ -108,6 +108,11 @@ class ImageIndex(FingerprintIndex):
             index.engine = load_hnsw(folder, index.vectors, file.breadth)
         return index
 
+    @property
+    def of(self) -> str:
+        """Whose embeddings the pictures are; empty if it was not read from a bundle."""
+        return "" if self.file is None else self.file.of
+
     def _see(
         self, pictures: FingerprintIndex, owners: NDArray[np.int64], file: ImagesFile | None = None
     ) -> None:
@@ -135,7 +140,7 @@ class ImageIndex(FingerprintIndex):
         """(M, D) rows of the pictures; a copy if they are in several segments."""
         return self.pictures.fingerprints
 
-    def product_scores(self, query: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    def cosines(self, query: NDArray[np.floating], rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Returns the (n,) scores of some products with a (1, D) query, those of an exact search."""
         (asked,) = unit_queries(query_rows(query, self.dimension))
         slices = [self.pictures_of(row) for row in rows.tolist()]
@@ -253,6 +258,13 @@ def product_counts(owners: NDArray[np.int64], pictures: int) -> NDArray[np.int64
     ):
         raise ValueError(f"{OWNERS_FILE} must count up 0, 0, 1, ... over {pictures} pictures")
     return np.bincount(owners)
+
+
+def least_recall(index: FingerprintIndex) -> float | None:
+    """Returns the share of the best answers that an index must find; None where it must find all."""
+    if not isinstance(index, ImageIndex) or index.engine is index.pictures or index.file is None:
+        return None
+    return index.file.least_recall
 
 
 def open_index(directory: Path, threads: int | None = None) -> FingerprintIndex:

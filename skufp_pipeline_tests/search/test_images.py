@@ -123,7 +123,7 @@ def test_a_product_is_liked_by_the_mean_of_its_pictures() -> None:
 def test_scores_of_chosen_products_are_those_of_a_search() -> None:
     index, query = many(2), np.random.default_rng(3).standard_normal((1, 12))
     (found,) = index.search(query, 60)
-    assert index.product_scores(query, found.rows).tolist() == found.scores.tolist()
+    assert index.cosines(query, found.rows).tolist() == found.scores.tolist()
 
 
 def test_a_saved_index_answers_the_same(tmp_path: Path) -> None:
