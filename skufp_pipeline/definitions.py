@@ -15,6 +15,7 @@ from skufp_pipeline.assets import (
     image_index,
     index,
     look_twice,
+    multi_stage,
     policy,
     synthetic,
     views,
@@ -38,6 +39,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     look_twice.group,
     detection.group,
     index.group,
+    multi_stage.group,
     image_index.group,
     evaluation.group,
 )

@@ -34,6 +34,8 @@ FROZEN_SYNTHETIC_EMBEDDINGS = Stored(
 LOOK_TWICE_CHECKPOINT = Stored(
     "look_twice_checkpoint", "checkpoints/look_twice", kinds.PatchHeadFiles, trained=True
 )
+STAGE_MODELS = Stored("stage_models", "checkpoints/stages", kinds.StageModels, trained=True)
+STAGE_EMBEDDINGS = Stored("stage_embeddings", "tables/stage_embeddings", kinds.StageEmbeddings, sharded=True)
 SKU_PATCHES = Stored("sku_patches", "tables/sku_patches", kinds.Patches, sharded=True)
 REID_CHECKPOINT = Stored("reid_checkpoint", "checkpoints/reid", kinds.Encoder, trained=True)
 REID_EMBEDDINGS = Stored("reid_embeddings", "tables/reid_embeddings", kinds.Embeddings, sharded=True)

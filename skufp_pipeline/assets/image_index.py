@@ -1,29 +1,36 @@
 """Group `image_index`: indexes of one row per catalogue picture, one for each encoder that is named."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from skufp_pipeline.artifacts.kinds import Embeddings, StageEmbeddings
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     DETECTOR_CHECKPOINT,
     ENCODER,
     IMAGE_TEXT,
     SKU_CROPS,
+    STAGE_EMBEDDINGS,
+    STAGE_MODELS,
     image_encoder,
     image_index,
 )
 from skufp_pipeline.artifacts.stored import Stored
 from skufp_pipeline.assets.index import STAGE, development_recall, released
+from skufp_pipeline.assets.multi_stage import has_models
 from skufp_pipeline.checks.off import not_measured
 from skufp_pipeline.checks.release import RECALL, release_checks
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.table import GALLERY
+from skufp_pipeline.encoders.stage_settings import MultiStageSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.search.image_bundle import build_image_index
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.steps import Group, Run, Step
 
@@ -43,15 +50,23 @@ def _step(preset: Preset, name: str) -> Step:
         stage=STAGE,
         weekly=name != ENCODER,  # as the embeddings
         kinds={"numpy", "parquet"},
-        code=("skufp_pipeline.search.image_bundle", "skufp_pipeline.search.judging"),
+        code=(
+            "skufp_pipeline.search.image_bundle",
+            "skufp_pipeline.search.judging",
+            *(["skufp_pipeline.query.stage_weights"] if _stages_of(preset, name) else []),
+        ),
         config={
             "image_index": settings.model_dump(exclude={"of"}),
             "segment_rows": preset.index_segment_rows,
             "picture_side": preset.index_picture_side,
             "lexical": _lexical(preset, name),
+            **_stages_config(preset, name),
         },
         needs=Needs(preset.compute.cores, preset.compute.memory_gib),
-        deps=(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1], *_query_encoders(preset, name)),
+        deps=(
+            *(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1], *_query_encoders(preset, name)),
+            *_embedded(preset, name),
+        ),
         check_specs=tuple(release_checks(stored.name)),
         fresh_hours=preset.automation.index_fresh_hours if name == ENCODER else None,
     )
@@ -68,6 +83,7 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
         run.read_all(IMAGE_TEXT),
         run.read(ANNOTATIONS),
     )
+    stages = [shard for stored in _embedded(preset, name) for shard in run.read_all(stored)]
     run.inputs.crop_files()
 
     def build(directory: Path) -> dict[str, Any]:
@@ -79,7 +95,8 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
         lexical = preset.search.lexical if name == ENCODER else None
         index = build_image_index(directory, gallery, tables, references, name, settings, *sizes, lexical)
         counts = {"skus": len(index), "pictures": len(index.pictures), "dimension": index.dimension}
-        return {**counts, RECALL: development_recall(index, embeddings)}
+        chosen = _write_stages(directory, index, embeddings, stages, preset)
+        return {**counts, **chosen, RECALL: development_recall(index, embeddings)}
 
     candidate = run.produce_or_off(image_index(name), build)
     if candidate.off:
@@ -89,7 +106,52 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
 
 def _query_encoders(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
     """The results that turn photos into vectors; they are kept with each version of the index."""
-    return (image_encoder(name)[0], *((DETECTOR_CHECKPOINT,) if preset.detector else ()))
+    detector = (DETECTOR_CHECKPOINT,) if preset.detector else ()
+    return (image_encoder(name)[0], *detector, *((STAGE_MODELS,) if _embedded(preset, name) else ()))
+
+
+def _stages_of(preset: Preset, name: str) -> MultiStageSettings | None:
+    """The stages that follow the search in this index."""
+    return preset.multi_stage if preset.multi_stage and preset.multi_stage.index == name else None
+
+
+def _embedded(preset: Preset, name: str) -> tuple[Stored[StageEmbeddings], ...]:
+    return (STAGE_EMBEDDINGS,) if has_models(_stages_of(preset, name)) else ()
+
+
+def _stages_config(preset: Preset, name: str) -> dict[str, Any]:
+    stages = _stages_of(preset, name)
+    if stages is None:
+        return {}
+    captions = preset.prompts.captions if stages.captions else None
+    return {
+        "multi_stage": stages.model_dump(mode="json", exclude={"rerank": {"batch_size"}}),
+        "captions": None if captions is None else captions.model_dump(exclude={"batch_size"}),
+    }
+
+
+def _write_stages(
+    directory: Path,
+    index: ImageIndex,
+    embeddings: Sequence[Embeddings],
+    shards: Sequence[StageEmbeddings],
+    preset: Preset,
+) -> dict[str, Any]:
+    """Adds the stages to a bundle, if this index has any; returns their part of its summary."""
+    settings = _stages_of(preset, index.of)
+    if settings is None:
+        return {}
+    from skufp_pipeline.query.stage_weights import write_multi_stage
+
+    texts, pictures = (
+        pl.concat([table for shard in shards if (table := read(shard)) is not None]) if wanted else None
+        for read, wanted in (
+            (StageEmbeddings.texts, settings.captions),
+            (StageEmbeddings.pictures, settings.rerank),
+        )
+    )
+    images = EmbeddingTables.images_of(embeddings)
+    return write_multi_stage(directory, index, images, texts, pictures, settings, preset.prompts.captions)
 
 
 def _lexical(preset: Preset, name: str) -> dict[str, Any] | None:

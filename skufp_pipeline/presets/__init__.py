@@ -29,6 +29,7 @@ from skufp_pipeline.encoders.settings import (
     QueryEncoderSettings,
     ReidSettings,
 )
+from skufp_pipeline.encoders.stage_settings import MultiStageSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
@@ -152,6 +153,7 @@ class Preset(Settings):
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()
     image_index: ImageIndexSettings | None = None  # indexes of one row per picture; null: none
+    multi_stage: MultiStageSettings | None = None  # what follows the search in one of them; null: nothing
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
@@ -172,6 +174,23 @@ class Preset(Settings):
         if len(set(wanted)) < len(wanted) or (unknown := sorted(set(wanted) - set(known))):
             problem = f"names {unknown[0]!r}" if unknown else "names one twice"
             raise ValueError(f"image_index.of {problem}; expected some of {', '.join(known)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_have_what_they_need(self) -> Self:
+        stages = self.multi_stage
+        if stages is None:
+            return self
+        indexed = self.image_index.of if self.image_index else []
+        if stages.index not in indexed:
+            raise ValueError(
+                f"multi_stage.index is {stages.index!r}; expected one of image_index.of: "
+                f"{', '.join(indexed) or 'there is none'}"
+            )
+        if stages.captions is not None and self.prompts.captions is None:
+            raise ValueError("multi_stage.captions needs prompts.captions, the model that captions photos")
+        if stages.boxes == "merge" and self.detector is None:
+            raise ValueError("multi_stage.boxes: merge needs a detector, which finds the items of a photo")
         return self
 
     @model_validator(mode="after")

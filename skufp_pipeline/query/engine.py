@@ -42,7 +42,17 @@ from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Match
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.image_encoders import load_image_encoder_of
 from skufp_pipeline.query.look_twice import LookTwice
-from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
+from skufp_pipeline.query.multi_stage import Further, MultiStage
+from skufp_pipeline.query.regions import (
+    AUTO,
+    MERGE,
+    WHOLE,
+    RegionChoice,
+    View,
+    best_item,
+    merged_hits,
+    views_of,
+)
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
 from skufp_pipeline.search.images import ImageIndex
@@ -61,12 +71,14 @@ UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 class EmbeddedPhoto(NamedTuple):
     """A photo's embedding (1, D) without the policy and as the query, the policy's action, if any, and the
-    (P, d) patches of the photo as it is, if the encoder makes them."""
+    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow.
+    """
 
     plain: NDArray[np.float32]
     query: NDArray[np.float32]
     action: str | None
     patches: Patches | None = None
+    further: Further | None = None
 
 
 class QueryEngine:
@@ -80,6 +92,7 @@ class QueryEngine:
         lexical: words of the SKUs; None compares texts by their vectors alone.
         look_twice: ranks the best SKUs of a photo by patches; its encoder must make them.
         confidence: judges the answers to photos; None gives no verdicts.
+        multi_stage: what follows the search for a photo in an index of pictures; None: nothing.
         detector: finds the items of a photo; None searches for whole photos, or for the boxes that are given.
     """
 
@@ -94,8 +107,10 @@ class QueryEngine:
         look_twice: LookTwice | None = None,
         confidence: Confidence | NoVerdicts | None = None,
         detector: Detector | None = None,
+        multi_stage: MultiStage | None = None,
     ) -> None:
         self.index = index
+        self.multi_stage = multi_stage
         self.confidence = confidence
         self.detector = detector
         self._lexical = lexical
@@ -118,11 +133,13 @@ class QueryEngine:
         name: str = FINGERPRINTS,
         use_words: bool = True,
         use_look_twice: bool = True,
+        all_stages: bool = False,
     ) -> "QueryEngine":
         """Opens the current version of index `name` with its encoder; `settings` may select ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
-        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts.
+        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts; of an index of
+        pictures it leaves out all stages after the search. `all_stages` opens those of weight 0 too.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
@@ -130,7 +147,10 @@ class QueryEngine:
         artifact, index = current_index(store, name)
         index.warm_up()
         if isinstance(index, ImageIndex):
-            return cls._open_pictures(store, artifact, index, device, use_policy, use_words)
+            engine = cls._open_pictures(store, artifact, index, device, use_policy, use_words)
+            if use_look_twice:
+                engine.multi_stage = MultiStage.open(store, artifact, index, device, all_stages)
+            return engine
         checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
@@ -221,6 +241,8 @@ class QueryEngine:
         return self._best_of(photo, region, clock, answer)
 
     def _answer_photo(self, photo: EmbeddedPhoto, top: int, within: Rows | None, clock: Clock) -> Answer:
+        if photo.further is not None:
+            return self._answer_stages(photo, photo.further, top, within, clock)
         first = self.first_pass(photo, top, within)
         clock.lap("search")
         if self.look_twice is None or photo.patches is None:
@@ -229,6 +251,16 @@ class QueryEngine:
         clock.lap("look_twice")
         hits = self._hits(SearchResult(second.rows[:top], second.scores[:top]), maxsim=second.maxsim)
         return Answer(hits, clock.milliseconds, photo.action)
+
+    def _answer_stages(
+        self, photo: EmbeddedPhoto, further: Further, top: int, within: Rows | None, clock: Clock
+    ) -> Answer:
+        assert self.multi_stage is not None
+        assert isinstance(self.index, ImageIndex)
+        found = self.multi_stage.rank(self.index, photo.query, further, top, within, clock)
+        hits = self._hits(SearchResult(found.rows, found.scores))
+        told = [replace(hit, parts=parts) for hit, parts in zip(hits, found.parts, strict=True)]
+        return Answer(told, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
         """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if it is more."""
@@ -345,7 +377,7 @@ class QueryEngine:
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.is_plain:
             return self._search_plain(wish, top, within, region)
-        if region not in (AUTO, WHOLE):
+        if region not in (AUTO, WHOLE, MERGE):
             raise UserError(
                 "--item and --box are for one photo, alone or with --text; with several photos, likes or "
                 "words to avoid photos are taken whole"
@@ -393,15 +425,28 @@ class QueryEngine:
         clock: Clock,
         answer: Callable[["EmbeddedPhoto"], Answer],
     ) -> Answer:
-        """Answers each view of a photo that the region asks for, and returns the best answer."""
+        """Answers each view of a photo that the region asks for; returns the best answer, or all in one."""
+        if region == AUTO and self.multi_stage is not None and self.multi_stage.merge:
+            region = MERGE
         views = read_views(source, region, self.detector, clock)
         answers = [answer(self.embed_image(view.image, clock)) for view in views]
         best = best_item(answers)
         items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
+        if region == MERGE and len(answers) > 1:
+            merged = merged_hits([found.hits for found in answers], len(answers[best].hits))
+            clock.lap("merge")
+            whole = replace(answers[best], hits=merged, confidence=None, verdict=None)
+            return replace(whole, milliseconds=clock.milliseconds, items=items)
         return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
     def embed_image(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
+        photo = self._embed_by_policy(image, clock)
+        return (
+            photo if self.multi_stage is None else photo._replace(further=self.multi_stage.see(image, clock))
+        )
+
+    def _embed_by_policy(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
         plain, patches = self._encoded(pixels)
