@@ -64,7 +64,7 @@ def _step(preset: Preset, name: str) -> Step:
         },
         needs=Needs(preset.compute.cores, preset.compute.memory_gib),
         deps=(
-            *(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1], *_query_encoders(preset, name)),
+            *(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1], *query_encoders_of(preset, name)),
             *_embedded(preset, name),
         ),
         check_specs=tuple(release_checks(stored.name)),
@@ -77,7 +77,7 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
     its checks is put in use, and asked by `skufp search --index NAME`."""
     preset, settings, name = run.preset, run.preset.image_index, run.step.stored.name.removesuffix("_index")
     assert settings is not None
-    encoders = [run.read(stored) for stored in _query_encoders(preset, name)]
+    encoders = [run.read(stored) for stored in query_encoders_of(preset, name)]
     embeddings, texts, items = (
         run.read_all(image_encoder(name)[1]),
         run.read_all(IMAGE_TEXT),
@@ -104,7 +104,7 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
     return released(run, candidate, Versions(run.store, name), encoders, items)
 
 
-def _query_encoders(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
+def query_encoders_of(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
     """The results that turn photos into vectors; they are kept with each version of the index."""
     detector = (DETECTOR_CHECKPOINT,) if preset.detector else ()
     return (image_encoder(name)[0], *detector, *((STAGE_MODELS,) if _embedded(preset, name) else ()))
