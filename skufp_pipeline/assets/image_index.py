@@ -64,12 +64,12 @@ def _step(preset: Preset, name: str) -> Step:
         },
         needs=Needs(preset.compute.cores, preset.compute.memory_gib),
         deps=(
-            *(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1], *query_encoders_of(preset, name)),
-            *_embedded(preset, name),
+            ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1],
+            *query_encoders_of(preset, name), *_embedded(preset, name),
         ),
         check_specs=tuple(release_checks(stored.name)),
         fresh_hours=preset.automation.index_fresh_hours if name == ENCODER else None,
-    )
+    )  # fmt: skip
 
 
 def images_of_products(run: Run) -> dg.MaterializeResult:

@@ -1,38 +1,59 @@
 """The stages after the search in an index of pictures: fusion by product, re-ranking, all items together."""
 
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 
+from skufp_pipeline.artifacts.kinds import StageModels
+from skufp_pipeline.artifacts.places import STAGE_MODELS
 from skufp_pipeline.datasets.prompts import CaptionSettings
+from skufp_pipeline.detection.regions import Region
+from skufp_pipeline.encoders.clip import create_encoder
+from skufp_pipeline.encoders.sentences import load_sentences
 from skufp_pipeline.encoders.stage_settings import CaptionStageSettings, MultiStageSettings, RerankSettings
 from skufp_pipeline.encoders.tables import embedding_column
+from skufp_pipeline.encoders.timm_tower import create_timm_tower
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.query import multi_stage
 from skufp_pipeline.query.answers import Clock, Hit
+from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.query.multi_stage import (
     Further,
     Fusion,
     MultiStage,
+    MultiStageFile,
     OfProducts,
     PictureReranker,
+    RerankFile,
+    TextsFile,
     first_pass,
     fuse,
     read_multi_stage,
 )
-from skufp_pipeline.query.regions import merged_hits
+from skufp_pipeline.query.regions import MERGE, merged_hits
 from skufp_pipeline.query.stage_weights import unrelated, write_multi_stage
-from skufp_pipeline.search.images import ImageIndex
+from skufp_pipeline.search.images import ImageIndex, ImagesFile
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline.store import ArtifactStore, Recipe
+from skufp_pipeline.training.weights import resolve
+from skufp_pipeline_tests.encoders.examples import picture, write_blip, write_model, write_text_model
+from skufp_pipeline_tests.graphs import pretend_made_with
+from skufp_pipeline_tests.search.conftest import publish_encoder
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
 CAPTIONS = CaptionSettings(model="some/blip")
+CPU = torch.device("cpu")
 
 
 def unit(rows: Any) -> NDArray[np.float32]:
@@ -260,3 +281,157 @@ def test_a_damaged_file_of_stages_is_named(tmp_path: Path) -> None:
     (tmp_path / "multi_stage.json").write_text("{}}")
     with pytest.raises(UserError, match=r"multi_stage\.json can't be read"):
         read_multi_stage(tmp_path)
+
+
+# -- with models ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
+    """An index of pictures of three colours by a tiny CLIP, with all stages on, by tiny models."""
+    folder = tmp_path_factory.mktemp("stages")
+    store = ArtifactStore(folder / "root")
+    encoder = create_encoder(write_model(folder / "tiny.json"), CPU, seed=0)
+    clip = publish_encoder(store, encoder)
+    words = load_sentences(resolve(str(write_text_model(folder / "words")), "text_model"), CPU)
+    tower = create_timm_tower(RerankSettings(model="mobilevit_xxs", image_size=(64, 64)), CPU, seed=0)
+    recipe = Recipe(code_version="1")
+    models = store.produce(
+        STAGE_MODELS.key, recipe, lambda place: StageModels.write(place, words, tower) or {}
+    )
+    colours = ["red", "lime", "blue"]
+    shown = [picture(colour) for colour in colours]
+    pixels = torch.stack([tower.preprocess(image) for image in shown])
+    said = words.embed(["a red skirt", "a green coat", "a blue vest"])
+
+    def build(directory: Path) -> dict[str, Any]:
+        pictures = FingerprintIndex(encoder.embed_images(shown), pl.DataFrame({"sku_id": colours}))
+        looks = {"category_name": "c", "title": "t", "image": "i", "split": "train"}
+        skus = pl.DataFrame({"sku_id": colours}).with_columns(
+            **{key: pl.lit(value) for key, value in looks.items()}
+        )
+        index = ImageIndex.of_pictures(pictures, skus, np.arange(3))
+        index.file = ImagesFile(of="encoder")
+        index.save(directory)
+        rows = [pl.DataFrame({"item_id": colours, "sku_id": colours}).with_columns(embedding_column(found))
+                for found in (said, tower.embed_pixels(pixels))]  # fmt: skip
+        for name, table in zip(("texts", "rerank"), rows, strict=True):
+            OfProducts.write(directory / name, table, index)
+        (folder / "blip").mkdir()
+        captions = CaptionSettings(model=str(write_blip(folder / "blip")), max_new_tokens=4)
+        texts = TextsFile(captions=captions, absent=0.0, weight=0.5)
+        file = MultiStageFile(boxes="merge", texts=texts, rerank=RerankFile(top=2, weight=1.0))
+        (directory / "multi_stage.json").write_text(file.model_dump_json())
+        return {}
+
+    inputs = {"clip_checkpoint": clip, "stage_models": models.digest}
+    store.produce("index/encoder/v", Recipe(code_version="1", inputs=inputs), build)
+    store.write_pointer("index/encoder/CURRENT", "v")
+    return store
+
+
+def test_models_are_loaded_once_and_each_stage_is_timed(
+    stored: ArtifactStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(name: str, load: Callable[..., Any], *given: Any) -> Any:
+        loaded.append(name)
+        return load(*given)
+
+    for name in ("load_captioner", "load_sentences", "load_timm_tower"):
+        monkeypatch.setattr(multi_stage, name, partial(counted, name, getattr(multi_stage, name)))
+    engine = QueryEngine.open(stored, CPU, name="encoder")
+    for colour in ("red", "lime", "blue"):
+        picture(colour).save(tmp_path / "photo.png")
+        answer = engine.search_image(tmp_path / "photo.png", 3)
+        assert set(answer.milliseconds) == {
+            *(
+                "decode",
+                "preprocess",
+                "encode",
+                "caption",
+                "encode_caption",
+                "encode_rerank",
+                "fuse",
+                "rerank",
+            )
+        }
+        assert sorted(len(hit.parts) for hit in answer.hits) == [2, 3, 3]
+        for hit in answer.hits:
+            expected = (hit.parts["picture"] + hit.parts["text"]) / 2 + hit.parts.get("rerank", 0)
+            assert hit.score == pytest.approx(expected)
+        (right,) = (hit for hit in answer.hits if hit.sku_id == colour)
+        assert right.parts["picture"] == pytest.approx(1, abs=1e-5)
+    assert sorted(loaded) == ["load_captioner", "load_sentences", "load_timm_tower"]
+
+
+def test_the_caption_of_a_photo_is_what_its_text_score_is_of(stored: ArtifactStore) -> None:
+    engine = QueryEngine.open(stored, CPU, name="encoder")
+    stages = engine.multi_stage
+    assert stages is not None
+    assert stages.words is not None
+    assert stages.fusion is not None
+    seen = stages.see(picture("red"), Clock())
+    assert seen.caption == stages.words.captioner.caption_image(picture("red"))
+    assert seen.sentence is not None
+    alone = stages.words.sentences.embed([seen.caption or ""])
+    assert np.array_equal(seen.sentence, alone)
+    answer = engine._answer_photo(engine.embed_image(picture("red"), Clock()), 3, None, Clock())
+    scores = stages.fusion.texts.scores(alone, np.arange(3), 0.0)
+    told = {hit.sku_id: hit.parts["text"] for hit in answer.hits}
+    assert told == pytest.approx(dict(zip(("red", "lime", "blue"), scores, strict=True)))
+
+
+def test_without_a_second_look_no_stage_follows_and_no_model_is_loaded(
+    stored: ArtifactStore, tmp_path: Path
+) -> None:
+    engine = QueryEngine.open(stored, CPU, name="encoder", use_look_twice=False)
+    assert engine.multi_stage is None
+    picture("red").save(tmp_path / "photo.png")
+    assert {*engine.search_image(tmp_path / "photo.png", 1).milliseconds} == {
+        "decode",
+        "preprocess",
+        "encode",
+        "search",
+    }
+
+
+class TwoHalves:
+    """A detector that finds the left and the right half of every photo."""
+
+    trim = 0.0
+
+    def find(self, image: Image.Image) -> list[Region]:
+        width, height = image.size
+        half = width // 2
+        return [Region((0, 0, half, height), "item", 0.9), Region((half, 0, width, height), "item", 0.8)]
+
+
+def test_all_items_of_a_photo_answer_together(stored: ArtifactStore, tmp_path: Path) -> None:
+    engine = QueryEngine.open(stored, CPU, name="encoder", use_look_twice=False)
+    engine.detector = TwoHalves()
+    both = Image.new("RGB", (60, 40), "red")
+    both.paste("blue", (30, 0, 60, 40))
+    both.save(tmp_path / "both.png")
+    answers = [engine.search_image(tmp_path / "both.png", 3, region=item) for item in (1, 2)]
+    merged = engine.search_image(tmp_path / "both.png", 3, region=MERGE)
+    best = {sku_id: max(hit.score for one in answers for hit in one.hits if hit.sku_id == sku_id)
+            for sku_id in ("red", "lime", "blue")}  # fmt: skip
+    assert {hit.sku_id: hit.score for hit in merged.hits} == best
+    assert [hit.rank for hit in merged.hits] == [1, 2, 3]
+    assert {hit.sku_id for hit in merged.hits[:2]} == {"red", "blue"}
+    assert [item.sku_id for item in merged.items] == [answer.hits[0].sku_id for answer in answers]
+    assert (merged.box, merged.item) == (None, None)
+    engine.multi_stage = MultiStage(merge=True)
+    assert [hit.sku_id for hit in engine.search_image(tmp_path / "both.png", 3).hits] == [
+        hit.sku_id for hit in merged.hits
+    ]
+
+
+def test_stages_of_another_version_of_their_models_are_refused(stored: ArtifactStore, tmp_path: Path) -> None:
+    shutil.copytree(stored.root, tmp_path / "root")
+    store = ArtifactStore(tmp_path / "root")
+    pretend_made_with(tmp_path / "root" / "index" / "encoder" / "v", "stage_models", "0" * 16)
+    with pytest.raises(UserError, match="stage_models"):
+        QueryEngine.open(store, CPU, name="encoder")
