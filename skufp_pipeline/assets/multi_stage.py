@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from skufp_pipeline.artifacts.kinds import StageEmbeddings, StageModels
-from skufp_pipeline.artifacts.places import IMAGE_TEXT, SKU_CROPS, STAGE_EMBEDDINGS, STAGE_MODELS
+from skufp_pipeline.artifacts.places import ENCODER, IMAGE_TEXT, SKU_CROPS, STAGE_EMBEDDINGS, STAGE_MODELS
 from skufp_pipeline.assets.encoder import EMBED, ENCODERS
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY, item_id
 from skufp_pipeline.encoders.stage_settings import MultiStageSettings
@@ -36,6 +36,7 @@ def group(preset: Preset) -> Group:
         stored=STAGE_EMBEDDINGS,
         make=stage_embeddings,
         stage=EMBED,
+        weekly=settings is not None and settings.index != ENCODER,  # as the index
         kinds={"pytorch", "parquet"},
         code=(ENCODERS + "sentences", ENCODERS + "timm_tower", ENCODERS + "embed"),
         config={"of": settings.captions.of if settings and settings.captions else None},

@@ -20,7 +20,7 @@ from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.query.answers import Answer, Clock
 from skufp_pipeline.query.engine import EmbeddedPhoto, QueryEngine, read_photo
 from skufp_pipeline.query.multi_stage import MultiStage, Ranked, first_pass, reranked
-from skufp_pipeline.query.regions import AUTO, MERGE, WHOLE
+from skufp_pipeline.query.regions import AUTO, MERGE, WHOLE, RegionChoice
 from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.rows import Rows
 
@@ -32,7 +32,7 @@ _SPENT = {
     CAPTIONS: ("caption", "encode_caption", "fuse"),
     RERANK: ("encode_rerank", "rerank"),
 }
-_REGIONS = {"whole photo": WHOLE, "best item": AUTO, "all items": MERGE}
+_REGIONS: dict[str, RegionChoice] = {"whole photo": WHOLE, "best item": AUTO, "all items": MERGE}
 _FINDING = ("detect", "cut", "merge")
 Answered = tuple[dict[str, int], dict[str, float]]  # by stage, the first answer's row and the milliseconds
 

@@ -171,7 +171,8 @@ class Preset(Settings):
     def _indexed_pictures_are_embedded(self) -> Self:
         known = [ENCODER, *(["reid"] if self.baselines.reid else [])]
         wanted = self.image_index.of if self.image_index else []
-        if len(set(wanted)) < len(wanted) or (unknown := sorted(set(wanted) - set(known))):
+        unknown = sorted(set(wanted) - set(known))
+        if unknown or len(set(wanted)) < len(wanted):
             problem = f"names {unknown[0]!r}" if unknown else "names one twice"
             raise ValueError(f"image_index.of {problem}; expected some of {', '.join(known)}, each once")
         return self
