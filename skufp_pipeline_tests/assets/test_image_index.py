@@ -1,6 +1,7 @@
 """Indexes of pictures in a graph: built, checked, published, and asked by the command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,13 +148,21 @@ def test_an_index_without_stages_is_evaluated_by_its_pictures_and_one_with_them_
     pictured: Graph, tmp_path: Path
 ) -> None:
     photo = a_photo(pictured)
-    (tmp_path / "photos.csv").write_text(f"image_path,sku_id,domain\n{photo},{photo.parent.name},query\n")
+    shutil.copy(photo, tmp_path / "photo.jpg")
+    (tmp_path / "photos.csv").write_text(f"image_path,sku_id\nphoto.jpg,{photo.parent.name}\n")
     asked = ("evaluate", tmp_path / "photos.csv", "--preset", pictured.preset_file, "--json", "--index")
     engine = QueryEngine.open(pictured.store, CPU, name="encoder")
     skus = [hit.sku_id for hit in engine.search_image(photo, len(engine.index)).hits]
     told = json.loads(ask(*asked, "encoder").stdout)
     assert told["mrr"] == pytest.approx(1 / (1 + skus.index(photo.parent.name)), abs=1e-3)
     assert "stages after the search" in refused(ask(*asked, "reid"))
+
+
+def test_the_report_reads_the_index_whose_stages_it_judges(pictured: Graph) -> None:
+    upstream = pictured.steps["retrieval_report"].upstream
+    assert {"reid_index", "reid_checkpoint", "stage_models"} <= set(upstream)
+    assert len(set(upstream)) == len(upstream)
+    assert "encoder_index" not in upstream
 
 
 def test_a_rolled_back_version_is_not_published_again(pictured: Graph, tmp_path: Path) -> None:
