@@ -103,9 +103,10 @@ def turns(index: ImageIndex, made: dict[str, Engine], queries: Floats, rounds: i
     spent: dict[str, list[float]] = {name: [] for name in made}
     for turn in range(rounds):
         for name, engine in made.items():
-            index.engine, started, number = engine, time.perf_counter(), turn
+            index.engine, number = engine, turn
             index.best(queries[0], TOP)
-            while time.perf_counter() - started < TURN_S:
+            started = time.perf_counter()
+            while number == turn or time.perf_counter() - started < TURN_S:
                 query, begin = queries[number % len(queries)], time.perf_counter()
                 index.best(query, TOP)
                 spent[name].append((time.perf_counter() - begin) * 1000)
