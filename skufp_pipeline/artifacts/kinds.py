@@ -257,6 +257,42 @@ class Patches(Reader):
         return {"views": views.height, "photos": photos.height, "shape": list(shape)}
 
 
+class StageModels(Reader):
+    """The models of the stages after the search: a text model and a re-ranker, each in its own format."""
+
+    @property
+    def sentences(self) -> Path:
+        return self.path / "sentences"
+
+    @property
+    def reranker(self) -> Path:
+        return self.path / "reranker"
+
+    @staticmethod
+    def write(directory: Path, sentences: Any, reranker: Any) -> None:
+        """Writes the models that are there by their own `save`."""
+        for name, model in (("sentences", sentences), ("reranker", reranker)):
+            if model is not None:
+                model.save(directory / name)
+
+
+class StageEmbeddings(Reader):
+    """Unit rows of a shard's catalogue pictures and development photos, by the models of the stages."""
+
+    def texts(self) -> pl.DataFrame | None:
+        return self.frame("texts") if (self.path / "texts.parquet").is_file() else None
+
+    def pictures(self) -> pl.DataFrame | None:
+        return self.frame("pictures") if (self.path / "pictures.parquet").is_file() else None
+
+    @staticmethod
+    def write(directory: Path, texts: pl.DataFrame | None, pictures: pl.DataFrame | None) -> dict:
+        tables = {"texts": texts, "pictures": pictures}
+        there = {name: table for name, table in tables.items() if table is not None}
+        write_frames(directory, **there)
+        return {name: table.height for name, table in there.items()}
+
+
 class ViewFilters(Reader):
     """Thresholds of the filters, the calibration curve, and how the filters judge planted candidates."""
 

@@ -34,6 +34,8 @@ FROZEN_SYNTHETIC_EMBEDDINGS = Stored(
 LOOK_TWICE_CHECKPOINT = Stored(
     "look_twice_checkpoint", "checkpoints/look_twice", kinds.PatchHeadFiles, trained=True
 )
+STAGE_MODELS = Stored("stage_models", "checkpoints/stages", kinds.StageModels, trained=True)
+STAGE_EMBEDDINGS = Stored("stage_embeddings", "tables/stage_embeddings", kinds.StageEmbeddings, sharded=True)
 SKU_PATCHES = Stored("sku_patches", "tables/sku_patches", kinds.Patches, sharded=True)
 
 SD_BASE = Stored("sd_base", "checkpoints/sd_base", kinds.SmallBase, trained=True)
@@ -93,6 +95,22 @@ def extractor_onnx(name: str) -> Stored[kinds.ExtractorExport]:
     """The exported tower of the extractor of this name."""
     stem = f"{_RENAMED.get(name, name)}_onnx"
     return Stored(stem, f"checkpoints/{stem}", kinds.ExtractorExport, trained=True)
+
+
+ENCODER = "encoder"  # the graph's own, among those whose pictures are indexed
+
+
+@cache
+def image_index(name: str) -> StoredVersions[kinds.SearchIndex]:
+    """The index of catalogue pictures as this encoder embeds them: `reid_index`, in `index/reid`."""
+    return StoredVersions(f"{name}_index", f"index/{name}", kinds.SearchIndex)
+
+
+def image_encoder(name: str) -> tuple[Stored[Any], Stored[kinds.Embeddings]]:
+    """The checkpoint and the embeddings of an encoder whose pictures can be indexed."""
+    if name == ENCODER:
+        return CLIP_CHECKPOINT, CLIP_EMBEDDINGS
+    return extractor_checkpoint(name), extractor_embeddings(name)
 
 
 def crop_file(store: ArtifactStore, row: Mapping[str, Any], num_shards: int) -> Path:

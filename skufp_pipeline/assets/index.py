@@ -1,13 +1,20 @@
 """Group `index`: the bundle that a search loads, and the exported encoder for query photos."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import Annotations, Embeddings, ImageEncoder, Patches, Teachers
+from skufp_pipeline.artifacts.kinds import (
+    Annotations,
+    Embeddings,
+    ImageEncoder,
+    Patches,
+    SearchIndex,
+    Teachers,
+)
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     BEST_SHOT_TEACHERS,
@@ -29,10 +36,10 @@ from skufp_pipeline.artifacts.places import (
     SYNTHETIC_EMBEDDINGS,
     VLA_CHECKPOINT,
 )
-from skufp_pipeline.artifacts.stored import Stored, left_out
+from skufp_pipeline.artifacts.stored import Reader, Stored, left_out
 from skufp_pipeline.checks.index import parity_holds
 from skufp_pipeline.checks.leaks import no_leaks
-from skufp_pipeline.checks.release import RECALL, RELEASE_CHECKS, judge
+from skufp_pipeline.checks.release import RECALL, judge, release_checks
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.counts import lost_skus
 from skufp_pipeline.datasets.table import DEVELOPMENT, GALLERY
@@ -42,6 +49,7 @@ from skufp_pipeline.fingerprint.tables import EmbeddingTables
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.bundle import build_index, picture_paths
+from skufp_pipeline.search.images import open_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.judging import recall_at_1
 from skufp_pipeline.search.parity import parity_photos
@@ -82,7 +90,7 @@ def group(preset: Preset) -> Group:
             FINGERPRINT_CHECKPOINT, *query_encoders(preset), *_patches(preset),
             *((SYNTHETIC_EMBEDDINGS,) if preset.calibrates_on_synthetic else ()),
         ),
-        check_specs=tuple(RELEASE_CHECKS),
+        check_specs=tuple(release_checks(SEARCH_INDEX.name)),
         fresh_hours=preset.automation.index_fresh_hours,
     )  # fmt: skip
     encoder = Step(
@@ -145,7 +153,7 @@ def first_index(run: Run) -> dg.MaterializeResult:
         parts = (fingerprints, views, shards, {CLIP_CHECKPOINT.name: checkpoint.digest})
         sizes = {name: run.step.config[name] for name in ("segment_rows", "picture_side")}
         index = build_index(directory, *parts, **sizes, find=run.store.local_path, columns=items.skus())
-        return {FIRST: 1, "skus": len(index), RECALL: _development_recall(index, embeddings)}
+        return {FIRST: 1, "skus": len(index), RECALL: development_recall(index, embeddings)}
 
     result = run.produce(FIRST_INDEX, build)
     made = result.artifact, checkpoint.artifact, CLIP_CHECKPOINT.name
@@ -175,15 +183,23 @@ def search_index(run: Run) -> dg.MaterializeResult:
         look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
         judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence, photos)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
-        return {**_size(index), **look, RECALL: _development_recall(index, embeddings), **left_out(*said)}
+        return {**_size(index), **look, RECALL: development_recall(index, embeddings), **left_out(*said)}
 
     candidate = run.produce(SEARCH_INDEX, build)
-    keep_encoders(run.store, [encoder.artifact for encoder in encoders.values()])
+    return released(run, candidate, versions, encoders.values(), items)
+
+
+def released(
+    run: Run, candidate: SearchIndex, versions: Versions, encoders: Iterable[Reader], items: Annotations
+) -> dg.MaterializeResult:
+    """Keeps the encoders of a candidate, checks it, and puts it in use if it passes."""
+    preset = run.preset
+    keep_encoders(run.store, [encoder.artifact for encoder in encoders])
     checks = judge(candidate.artifact, versions, _catalogue(items), preset)
     version, passed = run.recipe.digest, all(check.passed for check in checks)
     pruned = versions.publish(version, preset.kept_index_versions) if passed else 0
     release = {"version": version, "published": int(passed), "pruned_versions": pruned}
-    return run.done(candidate, {**_shown(FingerprintIndex.load(candidate.path).skus), **release}, *checks)
+    return run.done(candidate, {**_shown(open_index(candidate.path).skus), **release}, *checks)
 
 
 def image_encoder_onnx(run: Run) -> dg.MaterializeResult:
@@ -298,7 +314,7 @@ def _size(index: FingerprintIndex) -> dict[str, int]:
     return {"skus": len(index), "dimension": index.dimension, "segments": len(index.segments)}
 
 
-def _development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:
+def development_recall(index: FingerprintIndex, shards: Sequence[Embeddings]) -> float | None:
     is_development = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
     queries = EmbeddingTables.images_of(shards).filter(is_development)
     return recall_at_1(index, embedding_rows(queries), queries["sku_id"])

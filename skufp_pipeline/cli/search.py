@@ -48,6 +48,9 @@ ID_COLUMN = re.compile(r"(^|[,;\t])\s*\"?(?P<name>sku_id)\"?\s*($|[,;\t])", re.I
 @click.option(
     "--whole", is_flag=True, help="The whole photo; without --item, --box or this the item that answers best."
 )
+@click.option(
+    "--merge", is_flag=True, help="All items of the photo together, a SKU by the item it fits best."
+)
 @click.option("--text", help="A few words.")
 @click.option(
     "--text-weight", type=float, help="With both: 0 for the photo alone, 1 for the words; 0.5 by default."
@@ -114,6 +117,7 @@ def search(
     item: int | None,
     box: str | None,
     whole: bool,
+    merge: bool,
     text: str | None,
     text_weight: float | None,
     avoided: tuple[str, ...],
@@ -152,7 +156,7 @@ def search(
     )
     if explain is not None and len(images) != 1:
         raise UserError("--explain says why a SKU is like a photo: give one --image FILE with it")
-    region = _region(images, item, box, whole)
+    region = _region(images, item, box, whole, merge)
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     engine = open_engine(preset, store, policy, index, words, look_twice)
@@ -160,7 +164,11 @@ def search(
     if explain is not None:
         save_explanation(answer, images[0], engine, explain)
     if as_json:
-        found: dict[str, Any] = {"hits": [asdict(hit) for hit in answer.hits], "ms": answer.milliseconds}
+        hits = [
+            {key: value for key, value in asdict(hit).items() if key != "parts" or value}
+            for hit in answer.hits
+        ]
+        found: dict[str, Any] = {"hits": hits, "ms": answer.milliseconds}
         found |= {} if answer.facets is None else {"facets": answer.facets}
         judged = {"confidence": answer.confidence, "verdict": answer.verdict, "no_verdict": answer.no_verdict}
         found |= {name: value for name, value in judged.items() if value is not None}
@@ -216,20 +224,21 @@ def _shown(images: tuple[Path, ...], wish: "Wish", engine: "QueryEngine") -> "ND
     return wish.liked[0] if picture is None else np.asarray(read_photo(picture))
 
 
-def _region(images: tuple[Path, ...], item: int | None, box: str | None, whole: bool) -> "RegionChoice":
+def _region(
+    images: tuple[Path, ...], item: int | None, box: str | None, whole: bool, merge: bool
+) -> "RegionChoice":
     """What of the photo is searched for; raises UserError for options that exclude one another."""
-    given = [
-        name for name, is_set in (("--item", item is not None), ("--box", box), ("--whole", whole)) if is_set
-    ]
+    options = {"--item": item is not None, "--box": box, "--whole": whole, "--merge": merge}
+    given = [name for name, is_set in options.items() if is_set]
     if len(given) > 1:
-        raise UserError(f"{' and '.join(given)}: give one of --item, --box and --whole")
+        raise UserError(f"{' and '.join(given)}: give one of --item, --box, --whole and --merge")
     if given and len(images) != 1:
         raise UserError(f"{given[0]} needs one --image, the photo that it is a part of")
     if item is not None:
         return item
     if box is not None:
         return _box(box)
-    return "whole" if whole else "auto"
+    return "whole" if whole else "merge" if merge else "auto"
 
 
 def _box(text: str) -> tuple[int, int, int, int]:

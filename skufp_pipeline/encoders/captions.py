@@ -45,6 +45,10 @@ class Captioner:
                     progress(len(found), len(paths))
         return found
 
+    def caption_image(self, image: Image.Image) -> str:
+        """Returns one line of text, as `caption`."""
+        return self._caption_batch([image])[0]
+
     @torch.inference_mode()
     def _caption_batch(self, images: list[Image.Image]) -> list[str]:
         text_input = {} if self.settings.prompt is None else {"text": [self.settings.prompt] * len(images)}

@@ -21,6 +21,7 @@ from skufp_pipeline.errors import UserError, in_a_line
 from skufp_pipeline.training.weights import Weights
 
 TEXT_FOLDER = "text_tower"  # of a saved encoder: configuration and tokenizer; its weights are the encoder's
+LENGTH_FILE = "sentence_bert_config.json"  # of sentence-transformers
 MOST_TOKENS = 256  # of a sentence, if the text model does not say
 
 
@@ -32,7 +33,7 @@ def text_config(source: Weights) -> dict[str, Any]:
     """
     try:
         config = AutoConfig.from_pretrained(source.source, local_files_only=source.path is not None)
-        length = min(_sentence_length(source.path), config.max_position_embeddings)
+        length = min(sentence_length(source.path), config.max_position_embeddings)
     except Exception as error:  # the hub and transformers raise many kinds
         raise UserError(_complaint(source, error)) from error
     return {
@@ -115,9 +116,9 @@ def sentence_outputs(model: Any, tokens: Tensor) -> Tensor:
     return tower.pooler(tower.transformer(input_ids=tokens, attention_mask=mask), mask)
 
 
-def _sentence_length(folder: Path | None) -> int:
+def sentence_length(folder: Path | None) -> int:
     """What sentence-transformers cuts a sentence to, in tokens."""
-    path = None if folder is None else folder / "sentence_bert_config.json"
+    path = None if folder is None else folder / LENGTH_FILE
     if path is None or not path.is_file():
         return MOST_TOKENS
     return int(json.loads(path.read_text()).get("max_seq_length") or MOST_TOKENS)

@@ -42,6 +42,7 @@ from skufp_pipeline.artifacts.stored import R, Stored
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.evaluation import retrieval
+from skufp_pipeline.evaluation.chain import Chain, judge_chain
 from skufp_pipeline.evaluation.controls import control_tables, judge_controls
 from skufp_pipeline.evaluation.figures import verdict_curves
 from skufp_pipeline.evaluation.labels import make_labels
@@ -187,6 +188,7 @@ def make_report(
     device: torch.device,
     directory: Path,
     log: Callable[[str], None],
+    chain: Chain | None = None,
 ) -> Report:
     """Evaluates every model, measures the engine's latency, and writes the report into `directory`.
 
@@ -195,6 +197,7 @@ def make_report(
         whole: with every stage that the index has.
         crop_of: local path of the crop of an item (`sku_id`, `image_path`).
         device: where fingerprints of the controls are made.
+        chain: an index of pictures with stages after the search, if the graph has one.
     """
     settings, draws = plan.evaluation, (plan.evaluation.resamples, plan.seed)
     inputs = parts.tables(plan.fingerprint.max_views, engine.encoder, plan.batch_size)
@@ -216,6 +219,9 @@ def make_report(
     log("latency measured; judging the stages of a query")
     asked = embed_photos(whole, _asked(inputs.tables.images, crop_of, settings.stage_queries))
     stages = _regions(parts.detection) + judge_stages(whole, asked, plan.seed, settings.resamples)
+    if chain is not None:
+        seen = embed_photos(chain.engine, asked.photos)
+        stages += judge_chain(chain, seen, plan.seed, settings.resamples)
     verdicts, curves, no_verdicts = _verdicts(whole, asked, *draws)
     report = Report(
         preset=plan.preset,

@@ -32,6 +32,7 @@ from skufp_pipeline.measures.ranks import UNRANKED, ranks_of, right_items
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.query.answers import Clock
 from skufp_pipeline.query.engine import EmbeddedPhoto, QueryEngine
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 
 METRICS = ("recall@1", "recall@5", "recall@10", "mrr")
@@ -129,6 +130,11 @@ def judge_photos(
 
     Raises UserError if no photo can be judged.
     """
+    if engine.multi_stage is not None:
+        raise UserError(
+            "this index has stages after the search (multi_stage), which the retrieval report judges; "
+            "skufp evaluate judges indexes without them"
+        )
     rows = photos.items.to_dicts()
     outcomes = map_in_threads(
         partial(_embedded, engine, photos.folder), rows, progress, threads=DECODE_THREADS
@@ -273,6 +279,9 @@ def _ranks(
 def _first_ranks(index: FingerprintIndex, queries: NDArray[np.float32], skus: NDArray) -> NDArray[np.int64]:
     """(Q,) rank of each query's SKU among all SKUs of the index, by the scores of the first pass."""
     fingerprints, table = index.contents()
+    if isinstance(index, ImageIndex):
+        truth = right_items(skus.tolist(), table["sku_id"])
+        return ranks_of(queries, index.vectors, truth, owner=index.owners)
     biases = index.biases[index.present.numbers()]
     truth = right_items(skus.tolist(), table["sku_id"])
     return ranks_of(biased_queries(queries), np.column_stack([fingerprints, biases]), truth)

@@ -4,7 +4,7 @@ Every photo is asked as a search asks it, one at a time. Stages are in the order
 a stage's difference is paired with the same photos without it, the stages before it being on.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,7 +92,8 @@ def judge_stages(engine: QueryEngine, asked: EmbeddedPhotos, seed: int, resample
             within = index.where(split=known)
             hits, asked_clocks = _hits(engine, embedded, truth, mine, within, clocks)
             skus = np.array([photos[number].sku_id for number in mine])
-            rows += _stages(setting, hits, skus, asked_clocks, seed, resamples)
+            spent = {stage: [_spent(clock, stage) for clock in asked_clocks] for stage in hits}
+            rows += stage_rows(setting, hits, skus, spent, seed, resamples)
     return rows
 
 
@@ -157,14 +158,27 @@ def second_look(engine: QueryEngine, first: SearchResult, photo: EmbeddedPhoto) 
     return engine.look_twice.again(first, photo.patches)
 
 
-def _stages(
+def _spent(clock: Clock, stage: str) -> float:
+    return sum(clock.milliseconds.get(part, 0.0) for part in _PARTS[stage])
+
+
+def stage_rows(
     setting: str,
     hits: Mapping[str, NDArray[np.float64]],
     skus: NDArray[Any],
-    clocks: Sequence[Clock],
+    spent: Mapping[str, Sequence[float]],
     seed: int,
     resamples: int,
+    beside: Collection[str] = (),
 ) -> list[Stage]:
+    """Returns the report's rows of Q photos, one a stage.
+
+    Args:
+        hits: (Q,) whether the right SKU is first after each stage, the first stage first.
+        skus: (Q,) the right SKU of each.
+        spent: (Q,) milliseconds of each stage.
+        beside: stages that the next one does not follow; it is compared with what is before them.
+    """
     rows, before = [], None
     for stage, values in hits.items():
         delta = None
@@ -172,12 +186,11 @@ def _stages(
             gain = (values - before)[:, None]
             ends = percentile_interval(resampled_means(gain, skus, resamples, seed)[:, 0])
             delta = (float(gain.mean()), float(ends[0]), float(ends[1]))
-        spent = [sum(clock.milliseconds.get(part, 0.0) for part in _PARTS[stage]) for clock in clocks]
-        times = statistics_ms(spent)
+        times = statistics_ms(spent[stage])
         figures = {"p50_ms": times["p50_ms"], "p95_ms": times["p95_ms"]}
         recall = {"recall@1": float(values.mean())}
         rows.append(
             Stage(stage=stage, setting=setting, queries=len(values), delta=delta, **recall, **figures)
         )
-        before = values
+        before = before if stage in beside else values
     return rows

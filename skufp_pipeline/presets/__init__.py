@@ -15,6 +15,7 @@ from zoneinfo import available_timezones
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from skufp_pipeline.artifacts.places import ENCODER
 from skufp_pipeline.camera.settings import SyntheticSettings
 from skufp_pipeline.compute import Needs
 from skufp_pipeline.datasets.crops import CropSettings
@@ -27,13 +28,14 @@ from skufp_pipeline.encoders.settings import (
     LookTwiceSettings,
     QueryEncoderSettings,
 )
+from skufp_pipeline.encoders.stage_settings import MultiStageSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.extractors.settings import ExtractorsSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.query.settings import ConfidenceSettings
-from skufp_pipeline.search.settings import SearchSettings
+from skufp_pipeline.search.settings import ImageIndexSettings, SearchSettings
 from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
@@ -144,6 +146,8 @@ class Preset(Settings):
     evaluation: EvaluationSettings = EvaluationSettings()
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()
+    image_index: ImageIndexSettings | None = None  # indexes of one row per picture; null: none
+    multi_stage: MultiStageSettings | None = None  # what follows the search in one of them; null: nothing
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
@@ -156,6 +160,33 @@ class Preset(Settings):
         """Whether synthetic photos calibrate the verdicts where customers' are too few."""
         photos = self.synthetic.photos
         return self.confidence is not None and photos is not None and photos.development > 0
+
+    @model_validator(mode="after")
+    def _indexed_pictures_are_embedded(self) -> Self:
+        known = [ENCODER, *self.extractors.wanted()]
+        wanted = self.image_index.of if self.image_index else []
+        unknown = sorted(set(wanted) - set(known))
+        if unknown or len(set(wanted)) < len(wanted):
+            problem = f"names {unknown[0]!r}" if unknown else "names one twice"
+            raise ValueError(f"image_index.of {problem}; expected some of {', '.join(known)}, each once")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_have_what_they_need(self) -> Self:
+        stages = self.multi_stage
+        if stages is None:
+            return self
+        indexed = self.image_index.of if self.image_index else []
+        if stages.index not in indexed:
+            raise ValueError(
+                f"multi_stage.index is {stages.index!r}; expected one of image_index.of: "
+                f"{', '.join(indexed) or 'there is none'}"
+            )
+        if stages.captions is not None and self.prompts.captions is None:
+            raise ValueError("multi_stage.captions needs prompts.captions, the model that captions photos")
+        if stages.boxes == "merge" and self.detector is None:
+            raise ValueError("multi_stage.boxes: merge needs a detector, which finds the items of a photo")
+        return self
 
     @model_validator(mode="after")
     def _synthetic_photos_are_stored(self) -> Self:

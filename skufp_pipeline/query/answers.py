@@ -20,6 +20,8 @@ class Hit:
             not looked at twice.
         image: the SKU's representative image, relative to the data root.
         columns: what else the catalogue says of the SKU, typed as in the catalogue.
+        parts: what the stages after the search in an index of pictures say of the SKU: `picture`, `text` and
+            `rerank`; empty without such stages. Its score is then their weighted sum.
         matched: words of a text query that the SKU has, in the form in which they are compared.
     """
 
@@ -33,6 +35,7 @@ class Hit:
     matched: list[str] = field(default_factory=list)
     maxsim: float | None = None
     cosine: float = 0.0
+    parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

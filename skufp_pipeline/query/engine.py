@@ -21,6 +21,7 @@ from skufp_pipeline.artifacts.places import (
     IMAGE_ENCODER_ONNX,
     LOOK_TWICE_CHECKPOINT,
     VLA_CHECKPOINT,
+    image_encoder,
 )
 from skufp_pipeline.artifacts.stored import OFF
 from skufp_pipeline.detection.regions import Box, Detector, Region
@@ -40,11 +41,23 @@ from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
 from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
 from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.facets import count_facets
+from skufp_pipeline.query.image_encoders import load_image_encoder_of
 from skufp_pipeline.query.look_twice import LookTwice
-from skufp_pipeline.query.regions import AUTO, WHOLE, RegionChoice, View, best_item, views_of
+from skufp_pipeline.query.multi_stage import Further, MultiStage
+from skufp_pipeline.query.regions import (
+    AUTO,
+    MERGE,
+    WHOLE,
+    RegionChoice,
+    View,
+    best_item,
+    merged_hits,
+    views_of,
+)
 from skufp_pipeline.query.seen import SeenPhoto
 from skufp_pipeline.search.bundle import catalogue_columns, current_index
 from skufp_pipeline.search.fusion import best_fused
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex, SearchResult, mix
 from skufp_pipeline.search.lexical import LexicalFolder, LexicalIndex, open_lexical
 from skufp_pipeline.search.pictures import Pictures, load_pictures
@@ -60,12 +73,14 @@ UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 class EmbeddedPhoto(NamedTuple):
     """A photo's embedding (1, D) without the policy and as the query, the policy's action, if any, and the
-    (P, d) patches of the photo as it is, if the encoder makes them."""
+    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow.
+    """
 
     plain: NDArray[np.float32]
     query: NDArray[np.float32]
     action: str | None
     patches: Patches | None = None
+    further: Further | None = None
 
 
 class EmbeddedView(NamedTuple):
@@ -81,20 +96,21 @@ class QueryEngine:
     """An index and the encoder that made its fingerprints.
 
     Args:
-        encoder: embeds texts, and photos if there is no `image_encoder`.
+        encoder: embeds texts, and photos if there is no `image_encoder`; None: photos alone can be asked.
         image_encoder: embeds photos instead of `encoder`.
         policy: chooses how a photo is processed; None leaves photos unchanged.
         pictures: thumbnails of the SKUs, if the index has them.
         lexical: words of the SKUs; None compares texts by their vectors alone.
         look_twice: ranks the best SKUs of a photo by patches; its encoder must make them.
         confidence: judges the answers to photos; None gives no verdicts.
+        multi_stage: what follows the search for a photo in an index of pictures; None: nothing.
         detector: finds the items of a photo; None searches for whole photos, or for the boxes that are given.
     """
 
     def __init__(
         self,
         index: FingerprintIndex,
-        encoder: Encoder,
+        encoder: Encoder | None,
         image_encoder: ImageEncoder | None = None,
         policy: Policy | None = None,
         pictures: Pictures | None = None,
@@ -102,18 +118,20 @@ class QueryEngine:
         look_twice: LookTwice | None = None,
         confidence: Confidence | NoVerdicts | None = None,
         detector: Detector | None = None,
+        multi_stage: MultiStage | None = None,
     ) -> None:
         self._search_in(index)
         self._made_of: QueryEngine | None = None
+        self.multi_stage = multi_stage
         self.confidence = confidence
         self.detector = detector
         self._lexical = lexical
         self.pictures = pictures
-        self.encoder = encoder
-        self.image_encoder: ImageEncoder = image_encoder or encoder
+        self._encoder = encoder
+        self.image_encoder: ImageEncoder = image_encoder or self.encoder
         self.policy = policy
         self.look_twice = look_twice
-        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: encoder.embed_texts([text]))
+        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: self.encoder.embed_texts([text]))
 
     @classmethod
     def open(
@@ -127,19 +145,26 @@ class QueryEngine:
         use_look_twice: bool = True,
         version: str | None = None,
         threads: int | None = None,
+        all_stages: bool = False,
     ) -> "QueryEngine":
         """Opens a version of index `name`, by default that in use, with its encoder; `settings` may select
         ONNX Runtime.
 
         `use_words=False` leaves out the index's words, if it has any: texts count by their vectors alone.
-        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts. `threads` are those
-        of one search, by default all cores.
+        `use_look_twice=False` leaves the order of the first pass, and gives no verdicts.
+        Of an index of pictures `use_look_twice=False` leaves out all stages after the search; `all_stages`
+        opens those of weight 0 too. `threads` are those of one search, by default all cores.
 
         Raises:
             UserError: the index, its encoder, the encoder's ONNX export or a required policy is missing.
         """
         artifact, index = current_index(store, name, version, threads)
         index.warm_up()
+        if isinstance(index, ImageIndex):
+            engine = cls._open_pictures(store, artifact, index, device, use_policy, use_words)
+            if use_look_twice:
+                engine.multi_stage = MultiStage.open(store, artifact, index, device, all_stages)
+            return engine
         checkpoint = encoder_of(store, artifact, CLIP_CHECKPOINT.name, CLIP_CHECKPOINT.key)
         artifact.require_input("clip_checkpoint", checkpoint.digest)
         encoder = load_encoder(checkpoint.path / "encoder", device)
@@ -194,6 +219,37 @@ class QueryEngine:
         ranking._search_in(moved, engine)
         return ranking
 
+    @classmethod
+    def _open_pictures(
+        cls,
+        store: ArtifactStore,
+        artifact: Artifact,
+        index: ImageIndex,
+        device: torch.device,
+        use_policy: UsePolicy,
+        use_words: bool,
+    ) -> "QueryEngine":
+        """Opens an index of pictures with the encoder that embedded them, in PyTorch."""
+        stored, _ = image_encoder(index.of)
+        checkpoint = encoder_of(store, artifact, stored.name, stored.key)
+        artifact.require_input(stored.name, checkpoint.digest)
+        seeing = load_image_encoder_of(index.of, checkpoint.path / "encoder", device)
+        encoder = seeing if isinstance(seeing, Encoder) else None
+        policy, pictures = _open_policy(store, artifact, use_policy), load_pictures(artifact.path)
+        lexical = open_lexical(artifact.path, index.row_count) if use_words else None
+        detector = _open_detector(store, artifact, device, None)
+        return cls(index, encoder, seeing, policy, pictures, lexical, detector=detector)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that embeds texts; raises UserError if the index was made without one."""
+        if self._encoder is None:
+            raise UserError(
+                "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
+                "SKU; texts and explanations need another index, such as --index fingerprints"
+            )
+        return self._encoder
+
     @property
     def lexical(self) -> LexicalIndex | None:
         """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
@@ -236,6 +292,8 @@ class QueryEngine:
         return self._best_of(photo, region, clock, answer)
 
     def _answer_photo(self, photo: EmbeddedPhoto, top: int, within: Rows | None, clock: Clock) -> Answer:
+        if photo.further is not None:
+            return self._answer_stages(photo, photo.further, top, within, clock)
         first = self.first_pass(photo, top, within)
         clock.lap("search")
         if self.look_twice is None or photo.patches is None:
@@ -245,6 +303,16 @@ class QueryEngine:
         ranked = SearchResult(second.rows[:top], second.scores[:top])
         hits = self._hits(ranked, photo.query, maxsim=second.maxsim)
         return Answer(hits, clock.milliseconds, photo.action)
+
+    def _answer_stages(
+        self, photo: EmbeddedPhoto, further: Further, top: int, within: Rows | None, clock: Clock
+    ) -> Answer:
+        assert self.multi_stage is not None
+        assert isinstance(self.index, ImageIndex)
+        found = self.multi_stage.rank(self.index, photo.query, further, top, within, clock)
+        hits = self._hits(SearchResult(found.rows, found.scores), photo.query)
+        told = [replace(hit, parts=parts) for hit, parts in zip(hits, found.parts, strict=True)]
+        return Answer(told, clock.milliseconds, photo.action)
 
     def first_pass(self, photo: EmbeddedPhoto, top: int, within: Rows | None = None) -> SearchResult:
         """Returns the best `top` SKUs by fingerprint, or as many as the second look takes, if it is more."""
@@ -359,7 +427,7 @@ class QueryEngine:
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.is_plain:
             return self._search_plain(wish, top, within, region)
-        if region not in (AUTO, WHOLE):
+        if region not in (AUTO, WHOLE, MERGE):
             raise UserError(
                 "item and box are for one photo, alone or with a text; with several photos, likes or "
                 "words to avoid photos are taken whole"
@@ -422,7 +490,9 @@ class QueryEngine:
         clock: Clock,
         answer: Callable[["QueryEngine", EmbeddedPhoto], Answer],
     ) -> Answer:
-        """Answers each view of a photo that the region asks for, and returns the best answer."""
+        """Answers each view of a photo that the region asks for; returns the best answer, or all in one."""
+        if region == AUTO and self.multi_stage is not None and self.multi_stage.merge:
+            region = MERGE
         views = self.embedded_views(source, region, clock)
         answers = [answer(self, view.photo) for view in views]
         judged = answers
@@ -430,10 +500,21 @@ class QueryEngine:
             judged = [answer(self.unmoved, view.photo) for view in views]
         best = best_item(judged)
         items = [_item(view, found) for view, found in zip(views, answers, strict=True) if view.item]
+        if region == MERGE and len(answers) > 1:
+            merged = merged_hits([found.hits for found in answers], len(answers[best].hits))
+            clock.lap("merge")
+            whole = replace(answers[best], hits=merged, confidence=None, verdict=None)
+            return replace(whole, milliseconds=clock.milliseconds, items=items)
         return replace(answers[best], box=views[best].box, item=views[best].number, items=items)
 
     def embed_image(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         """Embeds a decoded photo as every search does; the stages are timed on `clock`."""
+        photo = self._embed_by_policy(image, clock)
+        return (
+            photo if self.multi_stage is None else photo._replace(further=self.multi_stage.see(image, clock))
+        )
+
+    def _embed_by_policy(self, image: Image.Image, clock: Clock) -> EmbeddedPhoto:
         pixels = self.image_encoder.preprocess(image)[None]
         clock.lap("preprocess")
         plain, patches = self._encoded(pixels)

@@ -4,7 +4,8 @@ The first pass stays exact; its best `top` SKUs are ranked anew, those after the
 not looked at twice: they have no patches.
 """
 
-from collections.abc import Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class SecondLook(NamedTuple):
     Attributes:
         rows: (K,) best first.
         scores: (K,) of the first pass: cosine plus bias.
-        maxsim: (K,) of the second; nan where a SKU was not looked at twice.
+        maxsim: (K,) of the second, whatever it compares; nan where a SKU was not looked at twice.
     """
 
     rows: NDArray[np.int64]
@@ -44,8 +45,43 @@ class SecondLook(NamedTuple):
     maxsim: NDArray[np.float64]
 
 
+class Reranker(ABC):
+    """Ranks the best of a first pass anew, by its score plus a weighted one of a second pass.
+
+    Attributes:
+        top: SKUs that are ranked anew.
+        weight: of the second score beside the first; 0 leaves the first pass as it is.
+    """
+
+    top: int
+    weight: float
+
+    @abstractmethod
+    def compared(self, rows: NDArray[np.int64], photo: NDArray[Any]) -> NDArray[np.float64]:
+        """Returns the (n,) second scores of some rows with what the ranker knows of a photo."""
+
+    def again(self, first: SearchResult, photo: NDArray[Any]) -> SecondLook:
+        """Ranks the first `top` of a result anew; ties are broken by row.
+
+        Args:
+            first: result of the first pass, best first, with `top` SKUs or as many as there are.
+            photo: what `compared` takes.
+        """
+        near = first.rows[: self.top]
+        found = np.full(len(first.rows), np.nan)
+        found[: len(near)] = self.compared(near, photo)
+        ranked = first.scores[: len(near)] + self.weight * found[: len(near)]
+        order = np.arange(len(first.rows))
+        order[: len(near)] = np.lexsort((near, -ranked))
+        return SecondLook(first.rows[order], first.scores[order], found[order])
+
+    def ranked(self, first: SearchResult, photo: NDArray[Any]) -> NDArray[np.float64]:
+        """Returns the scores by which `again` ranks the first `top` of a result, in the order of `first`."""
+        return first.scores[: self.top] + self.weight * self.compared(first.rows[: self.top], photo)
+
+
 @dataclass(frozen=True)
-class LookTwice:
+class LookTwice(Reranker):
     """The second look of an index.
 
     >>> patches = np.array([[[[127, 0]]], [[[0, 127]]]], np.int8)
@@ -73,24 +109,23 @@ class LookTwice:
             return None
         return cls(found[0], found[1].top, found[1].weight, load_pictures(directory / PICTURES_FOLDER))
 
-    def again(self, first: SearchResult, photo: Patches) -> SecondLook:
-        """Ranks the first `top` of a result anew; ties are broken by row.
+    def compared(self, rows: NDArray[np.int64], photo: Patches) -> NDArray[np.float64]:
+        """Returns the MaxSim of some rows with the (P, d) patches of a photo."""
+        return self.patches.maxsim(rows, photo)
 
-        Args:
-            first: result of the first pass, best first, with `top` SKUs or as many as there are.
-            photo: (P, d) patches of the photo.
-        """
-        near = first.rows[: self.top]
-        found = np.full(len(first.rows), np.nan)
-        found[: len(near)] = self.patches.maxsim(near, photo)
-        ranked = first.scores[: len(near)] + self.weight * found[: len(near)]
-        order = np.arange(len(first.rows))
-        order[: len(near)] = np.lexsort((near, -ranked))
-        return SecondLook(first.rows[order], first.scores[order], found[order])
 
-    def ranked(self, first: SearchResult, photo: Patches) -> NDArray[np.float64]:
-        """Returns the scores by which `again` ranks the first `top` of a result, in the order of `first`."""
-        return first.scores[: self.top] + self.weight * self.patches.maxsim(first.rows[: self.top], photo)
+def tried_weight(
+    weight: float, found: Sequence[NDArray[np.int64]], truth: NDArray[np.int64]
+) -> dict[str, float]:
+    """Returns `weight`, `recall@1` and `mrr` of Q rankings; a right row that is not there counts as 0."""
+    places = [np.flatnonzero(rows == row) for rows, row in zip(found, truth, strict=True)]
+    reciprocal = np.array([1 / (place[0] + 1) if len(place) else 0.0 for place in places])
+    return {"weight": weight, "recall@1": float((reciprocal == 1).mean()), "mrr": float(reciprocal.mean())}
+
+
+def best_tried(tried: Sequence[dict[str, float]]) -> float:
+    """Returns the weight of the highest mean reciprocal rank, of equal ones the smallest."""
+    return max(tried, key=lambda row: (round(row["mrr"], 9), -row["weight"]))["weight"]
 
 
 def choose_weight(
@@ -118,15 +153,9 @@ def choose_weight(
     tried = []
     for weight in sorted(settings.weights):
         look = LookTwice(patches, settings.top, weight)
-        places = [
-            np.flatnonzero(look.again(result, photo).rows == row)
-            for result, photo, row in zip(first, photos, truth, strict=True)
-        ]
-        reciprocal = np.array([1 / (place[0] + 1) if len(place) else 0.0 for place in places])
-        figures = {"recall@1": float((reciprocal == 1).mean()), "mrr": float(reciprocal.mean())}
-        tried.append({"weight": weight, **figures})
-    best = max(tried, key=lambda row: (round(row["mrr"], 9), -row["weight"]))
-    return LookTwiceFile(top=settings.top, weight=best["weight"], chosen_on=len(truth), tried=tried)
+        seen = [look.again(result, photo).rows for result, photo in zip(first, photos, strict=True)]
+        tried.append(tried_weight(weight, seen, truth))
+    return LookTwiceFile(top=settings.top, weight=best_tried(tried), chosen_on=len(truth), tried=tried)
 
 
 def write_look_twice(

@@ -1,7 +1,7 @@
 """Which part of a photo is searched for: a box, an item that the detector finds, or the whole."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from PIL import Image
@@ -10,13 +10,15 @@ from skufp_pipeline.datasets.crops import CropSettings, read_items
 from skufp_pipeline.detection.regions import Box, Detector, Region, trimmed
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.photos import PhotoSource, size_of
-from skufp_pipeline.query.answers import Answer, Clock
+from skufp_pipeline.query.answers import Answer, Clock, Hit
 
 AUTO: Literal["auto"] = "auto"
 WHOLE: Literal["whole"] = "whole"
+MERGE: Literal["merge"] = "merge"
 # auto: the item that answers best; the whole photo without a detector, or where it finds nothing. A number:
 # that item, from 1 in the detector's order. Four numbers: x1, y1, x2, y2 in pixels of the upright photo.
-RegionChoice = Literal["auto", "whole"] | int | Box
+# merge: all items as auto has them, a SKU by the item that it answers best.
+RegionChoice = Literal["auto", "whole", "merge"] | int | Box
 _CROPS = CropSettings()
 
 
@@ -39,7 +41,7 @@ class View:
 def views_of(
     source: PhotoSource, photo: Image.Image, choice: RegionChoice, detector: Detector | None, clock: Clock
 ) -> list[View]:
-    """Returns the views to search for: every item for `auto`, else one.
+    """Returns the views to search for: every item for `auto` and `merge`, else one.
 
     Args:
         photo: `source` as `whole_photo` reads it.
@@ -48,7 +50,7 @@ def views_of(
         UserError: the box is no box of this photo, there is no detector, or it finds no such item.
         PhotoError: the photo can't be read.
     """
-    if choice == WHOLE or (choice == AUTO and detector is None):
+    if choice == WHOLE or (choice in (AUTO, MERGE) and detector is None):
         return [View(photo)]
     size = size_of(source)
     if isinstance(choice, tuple):
@@ -59,11 +61,11 @@ def views_of(
     else:
         found = found_in(photo, size, detector)
         clock.lap("detect")
-        if choice != AUTO:
+        if choice not in (AUTO, MERGE):
             _require_item(choice, found)
         elif not found:
             return [View(photo)]
-        chosen = range(len(found)) if choice == AUTO else [int(choice) - 1]
+        chosen = range(len(found)) if choice in (AUTO, MERGE) else [int(choice) - 1]
         items, numbers = [found[place] for place in chosen], [place + 1 for place in chosen]
         boxes = [found[place].box for place in chosen]
         assert detector is not None
@@ -106,6 +108,20 @@ def best_item(answers: Sequence[Answer]) -> int:
     sure = [answer.confidence for answer in answers if answer.confidence is not None]
     ranked = sure if len(sure) == len(scores) else scores
     return ranked.index(max(ranked))
+
+
+def merged_hits(answers: Sequence[Sequence[Hit]], top: int) -> list[Hit]:
+    """Returns the best `top` hits of several items, each SKU with its best; of equal ones the earlier item's.
+
+    Each item's list is its best `top`, so nothing is lost: a SKU beyond it is behind `top` others. Hits that
+    a re-ranker ranked come before those that it did not, as they do in each list.
+    """
+    order = [hit for hits in answers for hit in hits]
+    order.sort(key=lambda hit: (hit.maxsim is None and "rerank" not in hit.parts, -hit.score))
+    best: dict[str, Hit] = {}
+    for hit in order:
+        best.setdefault(hit.sku_id, hit)
+    return [replace(hit, rank=rank) for rank, hit in enumerate(list(best.values())[:top], 1)]
 
 
 def _require_item(choice: RegionChoice, found: Sequence[Region]) -> None:

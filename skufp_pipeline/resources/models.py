@@ -7,6 +7,7 @@ import dagster as dg
 
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.settings import EncoderSettings
+from skufp_pipeline.encoders.stage_settings import SENTENCES, RerankSettings
 from skufp_pipeline.extractors.settings import ExtractorSettings
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from skufp_pipeline.encoders.captions import Captioner
     from skufp_pipeline.encoders.clip import Encoder
+    from skufp_pipeline.encoders.sentences import SentenceEncoder
+    from skufp_pipeline.encoders.timm_tower import TimmTower
     from skufp_pipeline.extractors.extractor import Extractor
     from skufp_pipeline.views.pipeline import Pipeline
 
@@ -54,6 +57,18 @@ class ModelProvider(dg.ConfigurableResource):
         from skufp_pipeline.encoders.captions import load_captioner
 
         return load_captioner(settings, self.torch_device())
+
+    def sentences(self, name: str) -> "SentenceEncoder":
+        """Loads a text model by hub id, directory or package."""
+        from skufp_pipeline.encoders.sentences import load_sentences
+        from skufp_pipeline.training.weights import resolve
+
+        return load_sentences(resolve(name, SENTENCES), self.torch_device())
+
+    def new_timm_tower(self, settings: RerankSettings, seed: int) -> "TimmTower":
+        from skufp_pipeline.encoders.timm_tower import create_timm_tower
+
+        return create_timm_tower(settings, self.torch_device(), seed)
 
     def new_diffusion(self, config: str, seed: int) -> "Pipeline":
         """A small Stable Diffusion with random weights, built from a config."""

@@ -9,6 +9,7 @@ import polars as pl
 from skufp_pipeline.datasets.table import CATALOG
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.search.files import Chunk, write_index
+from skufp_pipeline.search.images import open_index
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.pictures import write_pictures
@@ -77,7 +78,7 @@ def current_index(
     """
     versions = Versions(store, name)
     artifact = versions.read() if version is None else store.read(versions.key(version))
-    return artifact, FingerprintIndex.load(artifact.path, threads)
+    return artifact, open_index(artifact.path, threads)
 
 
 def picture_paths(skus: pl.DataFrame, teachers: pl.DataFrame, images: pl.DataFrame) -> pl.DataFrame:

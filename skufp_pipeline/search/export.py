@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skufp_pipeline.encoders.tables import embedding_column
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.qdrant import connect, exported_rows, library, write_collection
 
@@ -34,10 +35,13 @@ def export_fingerprints(index: FingerprintIndex, file_format: str, target: Path)
         Names of the written files and folders.
 
     Raises:
-        UserError: unknown format, missing library, non-empty target folder, or failed write.
+        UserError: unknown format, missing library, non-empty target folder, failed write, or an index of
+            pictures.
     """
     if file_format not in FORMATS:
         raise UserError(f"unknown format {file_format!r}: expected one of {', '.join(FORMATS)}")
+    if isinstance(index, ImageIndex):
+        raise UserError("an index of pictures has no fingerprints to export; name another with --index")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is not empty; name a new folder")
     partial = target.with_name(f".{target.name}.partial")

@@ -1,12 +1,13 @@
 """Checks of an index before it is published: exactness, coverage of the SKUs, recall."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 
 QUERIES, TOP = 64, 10
@@ -23,13 +24,32 @@ class Coverage(NamedTuple):
 def wrong_answers(index: FingerprintIndex, seed: int) -> int:
     """Counts the random queries (of `QUERIES`) whose rows or order differ from float64 brute force."""
     queries = np.random.default_rng(seed).standard_normal((QUERIES, index.dimension))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    return sum(not np.array_equal(*pair) for pair in _answers(index, queries))
+
+
+def recall(index: FingerprintIndex, seed: int) -> float:
+    """Returns the share of brute force's `TOP` answers that are among the index's; 1 for an empty index.
+
+    Queries are near rows of the index (cosine about 0.8), as photos are: an approximate engine is no good at
+    random directions.
+    """
+    rows = index.contents()[0]
+    if not len(rows):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    noise = rng.standard_normal((QUERIES, index.dimension)) / np.sqrt(index.dimension)
+    queries = rows[rng.integers(0, len(rows), QUERIES)] + 0.75 * noise
+    return float(np.mean([np.isin(true, found).mean() for true, found in _answers(index, queries)]))
+
+
+def _answers(
+    index: FingerprintIndex, queries: NDArray[np.float64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yields the best rows by float64 brute force, and those that the index finds, of (Q, D) queries."""
+    queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     rows, top = index.present.numbers(), min(TOP, len(index))
-    scores = _scores(index, queries)
-    return sum(
-        not np.array_equal(rows[np.lexsort((rows, -score))[:top]], found.rows)
-        for score, found in zip(scores, index.search(queries, top), strict=True)
-    )
+    for score, found in zip(_scores(index, queries), index.search(queries, top), strict=True):
+        yield rows[np.lexsort((rows, -score))[:top]], found.rows
 
 
 def recall_at_1(index: FingerprintIndex, queries: NDArray[np.float32], truth: pl.Series) -> float | None:
@@ -48,7 +68,14 @@ def coverage(index: FingerprintIndex, wanted: Iterable[str]) -> Coverage:
 
 
 def _scores(index: FingerprintIndex, queries: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(Q, len) float64 scores, each summed by NumPy over the dimensions, as the score is defined."""
+    """(Q, len) float64 scores, each summed by NumPy over the dimensions, as the score is defined; a
+    product of several pictures scores the most of theirs."""
+    if isinstance(index, ImageIndex):
+        if not index.row_count:
+            return np.empty((len(queries), 0))
+        of_products = np.maximum.reduceat(_scores(index.pictures, queries), index.starts[:-1], axis=1)
+        best: NDArray[np.float64] = of_products[:, index.present.numbers()]
+        return best
     gallery, _ = index.contents()
     biases = index.biases[index.present.numbers()].astype(np.float64)
     scores = np.empty((len(queries), len(gallery)))
