@@ -144,7 +144,11 @@ DETECTOR_ASSETS = {
         {"raw_dataset", "annotations", "clip_checkpoint", "fingerprints", *_QUERY_MODELS},
     ),
     "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
-    "retrieval_report": ("evaluation", None, {*ASSETS["retrieval_report"][2], *_QUERY_MODELS}),
+    "retrieval_report": (
+        "evaluation",
+        None,
+        {*ASSETS["retrieval_report"][2], *_QUERY_MODELS, "detection_report"},
+    ),
 }
 GPU_ASSETS = {
     "clip_checkpoint",

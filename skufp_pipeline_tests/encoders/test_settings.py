@@ -8,8 +8,8 @@ from skufp_pipeline.encoders.settings import (
     BUNDLED_MODELS,
     ClipTrainingSettings,
     EncoderSettings,
-    ReidTrainingSettings,
 )
+from skufp_pipeline.extractors.settings import ReidTrainingSettings
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_biases_count_in_qdrant_as_in_the_index(client: Any) -> None:
         ({"sizes": ["S"]}, lambda index: index.where(sizes="S")),
         ({"since": {"gte": "2026-01-20"}}, lambda index: index.compare("since", ">=", "2026-01-20")),
     ],
-    ids=str,
+    ids=lambda where: str(where) if isinstance(where, dict) else "",
 )
 def test_a_filter_leaves_what_the_index_leaves(client: Any, where: dict[str, Any], select: Any) -> None:
     index = clustered()
