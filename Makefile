@@ -26,7 +26,7 @@ browser: # for the tests of the page, which are skipped without it
 	  apt-get update -qq && apt-get install -y --no-install-recommends chromium; }
 
 chaos: $(VENV)/installed-dev
-	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py skufp_pipeline_tests/test_shapes.py
+	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py skufp_pipeline_tests/test_shapes.py skufp_pipeline_tests/extractors
 
 dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	dg dev

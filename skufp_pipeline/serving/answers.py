@@ -215,6 +215,7 @@ def _hit(served: Served, hit: answers.Hit, answer: answers.Answer, fields: Field
         similarity_percent=min(max(100 * hit.cosine, 0.0), 100.0),
         confidence=answer.confidence if hit.sku_id == answer.judged else None,
         maxsim=hit.maxsim,
+        parts=hit.parts,
         matched=hit.matched,
         rule=served.moved.get(hit.sku_id),
     )

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.store import ArtifactStore
@@ -51,7 +52,8 @@ class Applied(NamedTuple):
 
     Attributes:
         moved: pin or bury, by SKU.
-        unused: SKUs with a rule that the index lacks, sorted.
+        unused: SKUs with a rule that does nothing, sorted: the index lacks them, or it is of pictures, whose
+            scores take no biases, and they would be pinned or buried.
     """
 
     engine: QueryEngine
@@ -126,7 +128,9 @@ def apply_rules(engine: QueryEngine, rules: Mapping[str, Rule]) -> Applied:
     known = {sku_id: rule for sku_id, rule in rules.items() if sku_id not in set(unused)}
     hidden = [sku_id for sku_id, rule in known.items() if rule.rule == "hide"]
     moved = {sku_id: rule for sku_id, rule in known.items() if rule.rule != "hide"}
-    if not known:
+    if isinstance(engine.index, ImageIndex):
+        unused, moved = tuple(sorted([*unused, *moved])), {}
+    if not hidden and not moved:
         return Applied(engine, {}, unused)
     index = engine.index.remove(hidden) if hidden else engine.index
     if not moved:

@@ -140,6 +140,7 @@ class Hit(Product):
         similarity_percent: cosine of query and vector in per cent, 0 to 100.
         confidence: calibrated probability that it is right; null where it is unknown.
         maxsim: of the second look, null without one.
+        parts: of an index of pictures, what each stage after the search says (`query.answers.Hit`).
         matched: words of the text that the SKU has.
         rule: pin or bury, if an operator moved it.
     """
@@ -149,6 +150,7 @@ class Hit(Product):
     similarity_percent: float
     confidence: float | None
     maxsim: float | None
+    parts: dict[str, float] = {}
     matched: list[str]
     rule: Literal["pin", "bury"] | None = None
 

@@ -17,6 +17,7 @@ from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.query.look_twice import LookTwice
 from skufp_pipeline.query.seen import SeenPhoto
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.patches import PatchIndex
@@ -60,6 +61,18 @@ def test_without_rules_that_count_the_engine_is_the_very_same(engine: QueryEngin
     applied = apply_rules(engine, {"gone": PIN, "also gone": HIDE})
     assert applied.engine is engine
     assert applied.unused == ("also gone", "gone")
+
+
+def test_in_an_index_of_pictures_a_hidden_product_is_gone_and_a_pin_does_nothing(encoder: Encoder) -> None:
+    plain = shop_index(encoder)
+    pictured = ImageIndex.of_pictures(plain, plain.skus, np.arange(len(plain)))
+    ruled = apply_rules(QueryEngine(pictured, encoder), {"s0": HIDE, "s9": PIN, "gone": BURY})
+    assert ruled.unused == ("gone", "s9")
+    assert not ruled.moved
+    found = ids(ruled.engine.search_text("something soft", 14))
+    assert found == [
+        sku for sku in ids(QueryEngine(plain, encoder).search_text("something soft", 14)) if sku != "s0"
+    ]
 
 
 def test_a_pinned_sku_is_first_in_every_way_to_ask(engine: QueryEngine, photo: Path) -> None:
