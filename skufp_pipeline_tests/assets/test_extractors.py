@@ -87,7 +87,11 @@ def test_an_autoencoder_is_shown_by_what_it_redraws_and_compared_with_the_mean_p
     assert told["samples"].startswith("![sheet](data:image/jpeg;base64,")
     assert told["quality"] == "development_score"
     assert told["reconstruction_error"] < told["mean_picture_error"]
-    assert checks(result) == {"loss_falls": True, "beats_mean_picture": True}
+    assert checks(result) == {
+        "loss_falls": True,
+        "beats_mean_picture": True,
+        "no_evaluation_query_used": True,
+    }
 
 
 def test_an_extractor_is_exported_where_its_settings_say_so(small_graph: Graph) -> None:

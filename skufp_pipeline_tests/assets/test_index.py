@@ -164,7 +164,7 @@ def test_a_candidate_that_fails_a_check_is_kept_and_not_put_in_use(
     spoilt: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = spoilt.store.read_pointer("index/fingerprints/CURRENT")
-    monkeypatch.setattr("skufp_pipeline.assets.index._development_recall", lambda *_: -1.0)
+    monkeypatch.setattr("skufp_pipeline.assets.index.development_recall", lambda *_: -1.0)
     with_other_teachers(spoilt, "1" * 16)
     result = run_asset(spoilt.preset, "search_index")
     assert not result.success

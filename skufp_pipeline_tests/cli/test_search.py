@@ -329,7 +329,10 @@ def test_a_picture_that_can_not_be_written_is_named(preset: tuple[str, Path], tm
     [
         (["--box", "1,2,3"], "--box '1,2,3': expected four whole numbers x1,y1,x2,y2 in pixels"),
         (["--box", "1,2,3,x"], "--box '1,2,3,x': expected four whole numbers"),
-        (["--box", "1,2,3,4", "--whole"], "--box and --whole: give one of --item, --box and --whole"),
+        (
+            ["--box", "1,2,3,4", "--whole"],
+            "--box and --whole: give one of --item, --box, --whole and --merge",
+        ),
         (["--item", "1", "--box", "1,2,3,4"], "--item and --box: give one of"),
     ],
 )

@@ -48,7 +48,7 @@ TOLERANCE = {
     "policy": 1e-5,
     "detector": 0.05,
     "look_twice": 1e-5,
-    "xception_extractor": 0.05,
+    "xception_extractor": 0.1,
     "clip_vit_extractor": 0.05,
     "resnet50_extractor": 0.1,
     "clip_extractor": 0.05,
@@ -111,7 +111,8 @@ def test_training_in_bfloat16_learns_what_the_cpu_learns_in_float32(
     for loss, values in expected.items():
         # The first round starts from the same weights; later ones from weights that have parted a little.
         assert found[loss][0] == pytest.approx(values[0], rel=TOLERANCE[name], abs=1e-3), loss
-        assert found[loss][-1] == pytest.approx(values[-1], rel=5 * TOLERANCE[name], abs=5e-3), loss
+        least = max(5e-3, TOLERANCE[name] / 5)  # of a hinge that ends near 0
+        assert found[loss][-1] == pytest.approx(values[-1], rel=5 * TOLERANCE[name], abs=least), loss
 
 
 def test_a_gpu_trains_in_bfloat16(cuda: torch.device) -> None:
