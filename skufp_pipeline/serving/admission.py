@@ -61,8 +61,8 @@ class Admission:
 
     async def _admitted(self, request: Request) -> None:
         """Takes a slot; raises as `run` does."""
-        if self._slots.locked() and self.in_queue >= self.waiting:
-            raise self._busy()
+        if self.is_full:
+            raise self.busy()
         if not self._slots.locked():
             await self._slots.acquire()
             return
@@ -71,7 +71,7 @@ class Admission:
         try:
             await asyncio.wait({slot, gone}, timeout=self.seconds, return_when=asyncio.FIRST_COMPLETED)
             if gone.done() or not slot.done():
-                raise Refusal(CLIENT_GONE, "The client went away.") if gone.done() else self._busy()
+                raise Refusal(CLIENT_GONE, "The client went away.") if gone.done() else self.busy()
         except BaseException:
             if not slot.cancel() and not slot.cancelled():
                 self._slots.release()
@@ -80,7 +80,13 @@ class Admission:
             self.in_queue -= 1
             gone.cancel()
 
-    def _busy(self) -> Refusal:
+    @property
+    def is_full(self) -> bool:
+        """Whether one more would be refused."""
+        return self._slots.locked() and self.in_queue >= self.waiting
+
+    def busy(self) -> Refusal:
+        """What one more is told."""
         seconds = ceil(self.seconds)
         return Refusal(429, BUSY.format(seconds), {"Retry-After": str(seconds)})
 

@@ -15,6 +15,7 @@ from skufp_pipeline.serving.record import record_of
 from skufp_pipeline.serving.settings import ServingSettings
 
 API, METRICS = "/v1/", "/metrics"
+SEARCHES = {f"{API}{name}" for name in ("photos", "search", "explain")}  # what waits for `admission`
 UPLOADS = {("POST", "/v1/photos"), ("PUT", "/v1/products")}
 PICTURES = 20  # times the rate: a page of hits asks for as many pictures at once
 TOO_MANY = "Too many requests; ask again in {} s."
@@ -28,6 +29,9 @@ BEARER = {"WWW-Authenticate": "Bearer"}
 class Gate:
     """ASGI middleware that counts requests to the API and finds whose key they have.
 
+    A search for which there is no place is refused here (429), before its body is read: under load most
+    requests are, and what they cost is taken from the others.
+
     A caller is a key, or without a valid one an address. Pictures of products have a rate of their own,
     uploads have one besides. Health, metrics and the page are not counted. Where there are keys, one that is
     unknown or has expired is refused (401), even if none is needed.
@@ -36,6 +40,7 @@ class Gate:
     def __init__(self, app: ASGIApp, keys: Keys, settings: ServingSettings) -> None:
         self.app = app
         self._keys = keys
+        self._is_open = settings.open
         self._requests = MovingWindow(settings.rate)
         self._pictures = MovingWindow(settings.rate, PICTURES)
         self._uploads = MovingWindow(settings.upload_rate)
@@ -67,6 +72,11 @@ class Gate:
         are_known = self._keys.path is not None and self._keys.problem is None
         if presented is not None and key is None and are_known:
             return problem(request, 401, UNKNOWN, BEARER)
+        if method == "POST" and path in SEARCHES and (self._is_open or key is not None):
+            admission = request.app.state.service.admission
+            if admission.is_full:
+                record.route, busy = path, admission.busy()
+                return problem(request, busy.status_code, busy.detail, busy.headers)
         return None
 
 

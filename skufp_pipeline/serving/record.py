@@ -110,11 +110,11 @@ class Recorder:
             record.refused = record.refused or REFUSED.get(record.status)
             record.milliseconds = (time.perf_counter() - began) * 1000
             record.request_id = scope["state"].get("request_id")
-            record.route = _route(scope)
+            record.route = _route(scope, record.route)
             for observer in self._observers:
                 observer(record)
 
 
-def _route(scope: Scope) -> str:
+def _route(scope: Scope, known: str) -> str:
     route: Any = scope.get("route")
-    return getattr(route, "path", UNMATCHED)
+    return getattr(route, "path", known)

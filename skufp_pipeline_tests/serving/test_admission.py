@@ -60,6 +60,9 @@ def test_one_more_than_may_wait_is_refused_at_once_and_other_requests_pass(
         assert time.monotonic() - started < 5  # not the 30 s of the queue; benchmarks/serve.py measures it
         assert refused(answer, 429) == "The service is busy; ask again in 30 s."
         assert answer.headers["retry-after"] == "30"
+        unread = client.post("/v1/search", content=b"{not json", headers={"Content-Type": "application/json"})
+        assert refused(unread, 429) == refused(answer, 429)
+        assert 'skufp_refused_total{reason="busy"} 2.0' in client.get("/metrics").text
         assert client.get("/v1/service").status_code == 200
         held.let_go.set()
         assert waiting.result().json()["ms"]["queue"] > 0
