@@ -106,18 +106,26 @@ def read_item(source: PhotoSource, bbox: Sequence[int], settings: CropSettings) 
 
 
 def read_items(
-    source: PhotoSource, boxes: Sequence[Sequence[int]], settings: CropSettings, drafted: bool = False
+    source: PhotoSource,
+    boxes: Sequence[Sequence[int]],
+    settings: CropSettings,
+    drafted: bool = False,
+    decoded: Image.Image | None = None,
 ) -> list[Image.Image]:
     """Returns several items of one image, decoded once for whole and once for other boxes.
 
     With `drafted`, a JPEG is decoded at the smallest scale at which every item still has `max_side` pixels
-    or all of its own: much faster for phones' photos, but not to the pixel what `write_crops` cuts. Raises as
-    `read_item`.
+    or all of its own: much faster for phones' photos, but not to the pixel what `write_crops` cuts. Items are
+    cut out of `decoded`, the image as it was decoded before, if it has as many. Raises as `read_item`.
     """
     size = size_of(source, settings.max_pixels)
     are_whole = [tuple(bbox) == (0, 0, *size) for bbox in boxes]
     enough = _enough(boxes, size, settings.max_side) if drafted else None
-    images = {is_whole: _read(source, is_whole, settings, enough) for is_whole in set(are_whole)}
+    again = {False: decoded} if decoded is not None and enough and min(decoded.size) >= enough else {}
+    images = {
+        is_whole: again.get(is_whole) or _read(source, is_whole, settings, enough)
+        for is_whole in set(are_whole)
+    }
     return [
         images[True] if is_whole else _cut(images[False], bbox, size, settings.max_side)
         for bbox, is_whole in zip(boxes, are_whole, strict=True)

@@ -31,7 +31,15 @@ from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.measures.maxsim import Patches
-from skufp_pipeline.photos import PhotoError, PhotoSource, what_is_wrong, whole_photo
+from skufp_pipeline.photos import (
+    SIDE,
+    PhotoError,
+    PhotoSource,
+    open_photo,
+    reduced,
+    what_is_wrong,
+    whole_photo,
+)
 from skufp_pipeline.policy.actions import ACTIONS, IDENTITY
 from skufp_pipeline.policy.enhance import fuse, processed, working_copy
 from skufp_pipeline.policy.network import Policy, load_policy
@@ -704,9 +712,10 @@ def read_views(
 ) -> list[View]:
     """Reads what of a photo is searched for; raises as `read_photo` and `views_of` do."""
     with _told_of(source):
-        photo = whole_photo(source)
+        decoded = open_photo(source, enough=SIDE)
+        photo = reduced(decoded, SIDE)
         clock.lap("decode")
-        return views_of(source, photo, region, detector, clock)
+        return views_of(source, photo, region, detector, clock, decoded)
 
 
 @contextmanager

@@ -39,12 +39,18 @@ class View:
 
 
 def views_of(
-    source: PhotoSource, photo: Image.Image, choice: RegionChoice, detector: Detector | None, clock: Clock
+    source: PhotoSource,
+    photo: Image.Image,
+    choice: RegionChoice,
+    detector: Detector | None,
+    clock: Clock,
+    decoded: Image.Image | None = None,
 ) -> list[View]:
     """Returns the views to search for: every item for `auto` and `merge`, else one.
 
     Args:
         photo: `source` as `whole_photo` reads it.
+        decoded: the same before it was reduced, if it is there: boxes are cut out of it where it is enough.
 
     Raises:
         UserError: the box is no box of this photo, there is no detector, or it finds no such item.
@@ -70,7 +76,7 @@ def views_of(
         boxes = [found[place].box for place in chosen]
         assert detector is not None
         searched = [trimmed(box, detector.trim) for box in boxes]
-    images = read_items(source, searched, _CROPS, drafted=True)
+    images = read_items(source, searched, _CROPS, drafted=True, decoded=decoded)
     clock.lap("cut")
     return [View(*view) for view in zip(images, boxes, items, numbers, strict=True)]
 

@@ -196,6 +196,24 @@ def test_another_failure_of_the_disk_is_not_hidden(tmp_path: Path, monkeypatch: 
         cut(tmp_path, table({}))
 
 
+def test_items_are_cut_out_of_what_is_decoded_already_if_it_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = Image.effect_noise((800, 600), 80).convert("RGB")
+    buffer = io.BytesIO()
+    whole.save(buffer, "PNG")
+    boxes, settings = [[10, 20, 410, 320], [400, 0, 800, 600]], CropSettings(max_side=100)
+    again = read_items(buffer.getvalue(), boxes, settings, drafted=True)
+    decodings: list[int] = []
+    read = crops_module.open_photo
+    monkeypatch.setattr(crops_module, "open_photo", lambda *given: decodings.append(1) or read(*given))
+    cut = read_items(buffer.getvalue(), boxes, settings, drafted=True, decoded=whole)
+    assert [one.tobytes() for one in cut] == [one.tobytes() for one in again]
+    assert decodings == []
+    read_items(buffer.getvalue(), boxes, settings, drafted=True, decoded=whole.resize((80, 60)))
+    assert decodings == [1]
+
+
 def test_a_large_drafted_item_has_nearly_its_pixels_and_a_small_one_exactly() -> None:
     waves = np.add.outer(np.sin(np.arange(1800) / 60), np.cos(np.arange(2400) / 90)) * 60 + 128
     buffer = io.BytesIO()
