@@ -139,7 +139,7 @@ class QueryEngine:
         self.image_encoder: ImageEncoder = image_encoder or self.encoder
         self.policy = policy
         self.look_twice = look_twice
-        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: self.encoder.embed_texts([text]))
+        self._text_row = lru_cache(CACHED_TEXTS)(lambda text: _reading(encoder).embed_texts([text]))
 
     @classmethod
     def open(
@@ -251,12 +251,7 @@ class QueryEngine:
     @property
     def encoder(self) -> Encoder:
         """The encoder that embeds texts; raises UserError if the index was made without one."""
-        if self._encoder is None:
-            raise UserError(
-                "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
-                "SKU; texts and explanations need another index, such as --index fingerprints"
-            )
-        return self._encoder
+        return _reading(self._encoder)
 
     @property
     def lexical(self) -> LexicalIndex | None:
@@ -690,6 +685,16 @@ def _item(view: EmbeddedView, answer: Answer) -> Item:
     assert view.number is not None
     sku_id, score = (answer.hits[0].sku_id, answer.hits[0].score) if answer.hits else (None, None)
     return Item(view.number, view.item.box, view.item.label, view.item.score, sku_id, score)
+
+
+def _reading(encoder: Encoder | None) -> Encoder:
+    """The encoder, if it reads texts; holds no engine, so that an engine is freed with its last user."""
+    if encoder is None:
+        raise UserError(
+            "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
+            "SKU; texts and explanations need another index, such as --index fingerprints"
+        )
+    return encoder
 
 
 def _require_top(top: int) -> None:
