@@ -42,10 +42,9 @@ def group(preset: Preset) -> Group:
 
 def image_level(preset: Preset) -> dict[str, Stored[Embeddings]]:
     """The embeddings of the towers whose every catalogue photo is searched, by the name in the report."""
-    frozen = {"frozen_clip": FROZEN_CLIP_EMBEDDINGS} if preset.encoder.is_pretrained else {}
-    embeddings = {name: extractor_embeddings(name) for name in preset.extractors.wanted()}
-    own = {"clip_extractor" if name == "clip" else name: stored for name, stored in embeddings.items()}
-    return {"clip": CLIP_EMBEDDINGS, **frozen, **own}
+    frozen = [FROZEN_CLIP_EMBEDDINGS] if preset.encoder.is_pretrained else []
+    own = [extractor_embeddings(name) for name in preset.extractors.wanted()]
+    return {stored.name.removesuffix("_embeddings"): stored for stored in [CLIP_EMBEDDINGS, *frozen, *own]}
 
 
 def street2shop_report(run: Run) -> dg.MaterializeResult:
