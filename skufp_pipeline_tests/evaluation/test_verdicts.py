@@ -11,23 +11,19 @@ from skufp_pipeline.evaluation.report import Report
 from skufp_pipeline.evaluation.tables import VERDICTS_TITLE, text_tables
 from skufp_pipeline.evaluation.verdicts import JudgedPhotos, ask_photos, judge_verdicts, roc
 from skufp_pipeline.measures.metrics import area_under_roc, reliability
-from skufp_pipeline.query.confidence import Confidence, Logistic
+from skufp_pipeline.query.confidence import Logistic
 from skufp_pipeline.search.index import FingerprintIndex
+from skufp_pipeline_tests.query.examples import calibrated
 
 from .examples import report_of
 
 # Half a score more is ten times the odds: 0.5 at a score of 0.5.
-CONFIDENCE = Confidence(
-    logistic=Logistic(features=("top",), means=(0.5,), scales=(0.5,), weights=(np.log(10.0),), intercept=0),
+CONFIDENCE = calibrated(
+    Logistic(features=("top",), means=(0.5,), scales=(0.5,), weights=(np.log(10.0),), intercept=0),
     match=0.8,
     reject_below=0.5,
-    alpha=0.05,
-    absent=0.5,
     photos=100,
     skus=50,
-    synthetic=False,
-    curve=(),
-    calibration_error=0.0,
 )
 PHOTOS = JudgedPhotos(
     np.array(["a", "a", "b", "c"]),

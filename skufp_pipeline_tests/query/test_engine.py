@@ -15,7 +15,7 @@ from skufp_pipeline.policy.enhance import fuse, processed
 from skufp_pipeline.policy.network import Calibration, Constant, Policy, PolicyNetwork
 from skufp_pipeline.policy.settings import ActionSettings
 from skufp_pipeline.query.answers import Answer
-from skufp_pipeline.query.confidence import Confidence, Logistic, NoVerdicts
+from skufp_pipeline.query.confidence import Logistic, NoVerdicts
 from skufp_pipeline.query.engine import CACHED_TEXTS, QueryEngine, read_photo
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
@@ -24,6 +24,7 @@ from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.datasets.trees import write_png_bomb
 from skufp_pipeline_tests.encoders.examples import noise, picture
+from skufp_pipeline_tests.query.examples import calibrated
 from skufp_pipeline_tests.search.conftest import SKUS, publish_encoder, publish_image_encoder, publish_index
 
 CPU = torch.device("cpu")
@@ -456,17 +457,10 @@ def test_a_policy_that_has_changed_since_is_refused_with_both_digests(
     assert QueryEngine.open(store, CPU, use_policy="off").policy is None
 
 
-SURE = Confidence(
-    logistic=Logistic(features=("top",), means=(0.5,), scales=(1,), weights=(20,), intercept=0),
+SURE = calibrated(
+    Logistic(features=("top",), means=(0.5,), scales=(1,), weights=(20,), intercept=0),
     match=0.9,
     reject_below=0.4,
-    alpha=0.05,
-    absent=0.5,
-    photos=1,
-    skus=1,
-    synthetic=False,
-    curve=(),
-    calibration_error=0.0,
 )
 
 

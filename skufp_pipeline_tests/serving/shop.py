@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
 from skufp_pipeline.presets import Preset, load_preset
-from skufp_pipeline.query.confidence import Confidence, Logistic, write_confidence
+from skufp_pipeline.query.confidence import Logistic, write_confidence
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.pictures import write_pictures
@@ -27,6 +27,7 @@ from skufp_pipeline.serving.keys import hash_of
 from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline_tests.encoders.examples import picture
+from skufp_pipeline_tests.query.examples import calibrated
 from skufp_pipeline_tests.search.conftest import publish_encoder
 
 SKUS = [f"s{number}" for number in range(14)]
@@ -34,19 +35,10 @@ ADMIN, SHOPPER, EXPIRED = "admin-key", "shopper-key", "expired-key"
 # No test waits for a rate or is refused because the machine is busy.
 PATIENT = {"rate": "10000/second", "upload_rate": "10000/second", "watch_seconds": 0.05, "queue_seconds": 60}
 ELSEWHERE = ("192.0.2.7", 50_000)
-SURE = Confidence(
-    logistic=Logistic(
-        features=("top", "margin"), means=(0.5, 0.0), scales=(1, 1), weights=(3, 5), intercept=0
-    ),
+SURE = calibrated(
+    Logistic(features=("top", "margin"), means=(0.5, 0.0), scales=(1, 1), weights=(3, 5), intercept=0),
     match=0.8,
     reject_below=0.4,
-    alpha=0.05,
-    absent=0.5,
-    photos=1,
-    skus=1,
-    synthetic=False,
-    curve=(),
-    calibration_error=0.0,
 )
 
 
