@@ -225,6 +225,21 @@ function failed(error, columns) {
   );
   for (const column of columns.slice(1)) column.fail(null);
   document.body.dataset.failed = kind;
+  if (kind === "offline") whenBack(running.signal);
+}
+
+/** Asks again by itself once the service answers, less and less often. */
+async function whenBack(signal) {
+  for (let seconds = 1; ; seconds = Math.min(2 * seconds, 30)) {
+    await new Promise((resolve) => {
+      setTimeout(resolve, seconds * 1000);
+      addEventListener("online", resolve, { once: true, signal });
+    });
+    if (signal.aborted) return;
+    const isBack = navigator.onLine && (await greets());
+    if (signal.aborted) return;
+    if (isBack) return run();
+  }
 }
 
 // ---- The start ----------------------------------------------------------------------------------------------
@@ -764,7 +779,6 @@ function listen() {
     state = parse(location.search);
     run();
   });
-  addEventListener("online", () => document.body.dataset.failed === "offline" && run());
   addEventListener("keydown", (event) => {
     const writes = event.target.closest?.("input, textarea, select, dialog[open]");
     if (event.key === "/" && !writes && !event.ctrlKey && !event.metaKey && !event.altKey) {
@@ -815,5 +829,11 @@ async function greet() {
   const key = service.feedback ? "about.feedback" : "about";
   $("about").textContent = t(key, { n: skus, count: skus, minutes: service.photo_minutes });
 }
+
+const greets = () =>
+  greet().then(
+    () => true,
+    () => false,
+  );
 
 begin();

@@ -396,6 +396,19 @@ def test_offline_is_told_and_ends_by_itself(open_page: OpenPage) -> None:
     assert answers(page)
 
 
+def test_a_service_that_can_not_be_reached_is_asked_again_until_it_answers(open_page: OpenPage) -> None:
+    page = open_page("?q=skirt", tolerated="ERR_CONNECTION_REFUSED")
+    answers(page)
+    page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
+    page.get_by_role("searchbox").fill("shorts")
+    page.keyboard.press("Enter")
+    expect(page.locator(".blank")).to_contain_text("can't be reached")
+    with page.expect_event("requestfailed", lambda asked: asked.url.endswith("/v1/service")):
+        pass
+    page.unroute("**/v1/**")
+    assert answers(page)
+
+
 def test_no_result_offers_to_clear_the_filters(open_page: OpenPage, running: Running) -> None:
     page = open_page("?q=red&index=few&r.price=5.6..6.4")
     expect(page.locator(".blank")).to_contain_text("Nothing found")
