@@ -415,8 +415,8 @@ class QueryEngine:
 
         Args:
             facets_over: number of best answers whose values are counted (`query.facets`); None counts none.
-            region: what of the photo is searched for; of several photos, or with likes and words to avoid,
-                each is taken whole.
+            region: what of the photo is searched for; of several photos `auto`, each by the item that
+                answers best alone, or `whole`.
 
         Raises UserError as those do, if a SKU is not in the index, or if the parts cancel out.
         """
@@ -430,32 +430,54 @@ class QueryEngine:
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.is_plain:
             return self._search_plain(wish, top, within, region)
-        if region not in (AUTO, WHOLE, MERGE):
-            raise UserError(
-                "item and box are for one photo, alone or with a text; with several photos, likes or "
-                "words to avoid photos are taken whole"
-            )
         clock = Clock()
-        embedded = [self.embedded_views(photo, WHOLE, clock)[0].photo for photo in wish.photos]
-        query: NDArray[np.floating] | None = None
-        if embedded:
-            query = mean_query([photo.query for photo in embedded], wish.photo_weights)
-        words, text_weight = wish.text, wish.text_weight if embedded else 1.0
-        if words is not None:
-            row = self._embed_text(words)
-            query = row if query is None else mix(query, row, text_weight)
         if wish.liked or wish.disliked:
             rated = self.index.of_skus([*wish.liked, *wish.disliked])
             within = ~rated & (self.index.present if within is None else within)
-            rows = [self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked)]
-            query = rocchio(query, *rows)
+
+        def answer(engine: QueryEngine, *photos: EmbeddedPhoto) -> Answer:
+            query = engine._combined(wish, photos)
+            clock.lap("combine")
+            action = photos[0].action if len(photos) == 1 else None
+            told = ("", 0.0) if wish.text is None else (wish.text, wish.text_weight if photos else 1.0)
+            return engine._answer(query, top, within, clock, action, told)
+
+        if len(wish.photos) == 1:
+            return self._best_of(wish.photos[0], region, clock, answer)
+        if region not in (AUTO, WHOLE, MERGE):
+            raise UserError(
+                "an item or a box is a part of one photo; of several, each item that answers best is taken"
+            )
+        return answer(self, *(self._best_view(photo, region, clock) for photo in wish.photos))
+
+    def _combined(self, wish: Wish, photos: Sequence[EmbeddedPhoto]) -> NDArray[np.floating]:
+        """Returns the query (1, D) of a wish."""
+        query: NDArray[np.floating] | None = None
+        if photos:
+            query = mean_query([photo.query for photo in photos], wish.photo_weights)
+        if wish.text is not None:
+            row = self._embed_text(wish.text)
+            query = row if query is None else mix(query, row, wish.text_weight)
+        if wish.liked or wish.disliked:
+            query = rocchio(
+                query, *(self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked))
+            )
         assert query is not None
-        avoided = [self._embed_text(text) for text in wish.avoided]
-        query = pushed_away(query, avoided, wish.avoided_weight)
-        clock.lap("combine")
-        action = embedded[0].action if len(embedded) == 1 else None
-        told = ("", 0.0) if words is None else (words, text_weight)
-        return self._answer(query, top, within, clock, action, told)
+        return pushed_away(query, [self._embed_text(text) for text in wish.avoided], wish.avoided_weight)
+
+    def _best_view(
+        self, source: PhotoSource | SeenPhoto, region: RegionChoice, clock: Clock
+    ) -> EmbeddedPhoto:
+        """Returns what a search for this photo alone would answer."""
+        views = self.embedded_views(source, WHOLE if region == WHOLE else AUTO, clock)
+        if len(views) == 1:
+            return views[0].photo
+        engine = self.unmoved
+        answers = [
+            engine._judged(engine._answer_photo(view.photo, 1, None, clock), view.photo, clock)
+            for view in views
+        ]
+        return views[best_item(answers)].photo
 
     def _search_plain(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.liked:
