@@ -46,7 +46,14 @@ from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit, Item
 from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
-from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
+from skufp_pipeline.query.confidence import (
+    LISTED,
+    REGION_SCORE,
+    Confidence,
+    NoVerdicts,
+    features_of,
+    read_confidence,
+)
 from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.image_encoders import load_image_encoder_of
@@ -81,7 +88,8 @@ UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 class EmbeddedPhoto(NamedTuple):
     """A photo's embedding (1, D) without the policy and as the query, the policy's action, if any, and the
-    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow.
+    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow,
+    `region_score` the detector's, if this is a region that it found.
     """
 
     plain: NDArray[np.float32]
@@ -89,6 +97,7 @@ class EmbeddedPhoto(NamedTuple):
     action: str | None
     patches: Patches | None = None
     further: Further | None = None
+    region_score: float | None = None
 
 
 class EmbeddedView(NamedTuple):
@@ -497,16 +506,19 @@ class QueryEngine:
         """
         if not isinstance(source, SeenPhoto):
             views = read_views(source, region, self.detector, clock)
-            return [
-                EmbeddedView(self.embed_image(view.image, clock), view.box, view.item, view.number)
-                for view in views
-            ]
+            return [self._embedded_view(view, clock) for view in views]
         embeds = self._made_of or self  # engines over other indexes embed alike
         items = source.kept(embeds, AUTO) if isinstance(region, int) else None
         chosen = [view for view in items or () if view.number == region]
         return chosen or source.seen(
             embeds, region, lambda: self.embedded_views(source.content, region, clock)
         )
+
+    def _embedded_view(self, view: View, clock: Clock) -> EmbeddedView:
+        photo = self.embed_image(view.image, clock)
+        if view.item is not None:
+            photo = photo._replace(region_score=view.item.score)
+        return EmbeddedView(photo, view.box, view.item, view.number)
 
     def _best_of(
         self,
@@ -575,11 +587,12 @@ class QueryEngine:
             return answer
         if isinstance(self.confidence, NoVerdicts):
             return replace(answer, no_verdict=self.confidence.off)
-        sure = float(self.confidence.judge(self._evidence(photo))[0])
+        confidence = self.confidence.of(photo.region_score)
+        sure = float(confidence.judge(self._evidence(photo))[0])
         clock.lap("confidence")
         unmoved = self.unmoved
         first = answer if unmoved is self else unmoved._answer_photo(photo, 1, None, clock)
-        verdict = self.confidence.verdict(sure)
+        verdict = confidence.verdict(sure)
         return replace(answer, confidence=sure, verdict=verdict, judged=first.hits[0].sku_id)
 
     def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
@@ -587,9 +600,11 @@ class QueryEngine:
         look = self.look_twice
         count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
         (first,) = self.unmoved.index.search(photo.plain, count)
-        if look is None or photo.patches is None:
-            return features_of(first.scores[None])
-        return features_of(first.scores[None], look.ranked(first, photo.patches)[None])
+        second = None if look is None or photo.patches is None else look.ranked(first, photo.patches)[None]
+        found = features_of(first.scores[None], second)
+        if photo.region_score is not None:
+            found[REGION_SCORE] = np.array([photo.region_score])
+        return found
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():
