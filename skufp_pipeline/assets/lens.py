@@ -16,6 +16,7 @@ from skufp_pipeline.artifacts.places import (
     extractor_folds,
     image_index,
 )
+from skufp_pipeline.artifacts.stored import Stored
 from skufp_pipeline.assets.extractors import EXTRACTORS, KINDS
 from skufp_pipeline.assets.image_index import query_encoders_of
 from skufp_pipeline.checks.lens import (
@@ -52,15 +53,15 @@ def group(preset: Preset) -> Group:
         code=(EVALUATED + "lens_report",),
         config={"lens": preset.lens.model_dump(), "seed": preset.seed},
         needs=Needs(preset.compute.cores, preset.compute.memory_gib, threads=preset.compute.threads),
-        deps=(
-            SYNTHETIC_PHOTOS,
-            *(stored for name in compared(preset) for stored in (
-                extractor_folds(name), image_index(name), *query_encoders_of(preset, name),
-            )),
-        ),
+        deps=(SYNTHETIC_PHOTOS, *(stored for name in compared(preset) for stored in _of(preset, name))),
         check_specs=(beats_chance_spec(LENS_REPORT.name),),
-    )  # fmt: skip
+    )
     return Group.of("lens", preset, [*(_folds_step(preset, name) for name in compared(preset)), report])
+
+
+def _of(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
+    """What is compared of an extractor."""
+    return (extractor_folds(name), image_index(name), *query_encoders_of(preset, name))
 
 
 def compared(preset: Preset) -> list[str]:

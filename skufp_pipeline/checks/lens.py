@@ -18,8 +18,7 @@ def folds_specs(asset: str) -> tuple[dg.AssetCheckSpec, ...]:
         FOLDS_DISJOINT,
         asset=asset,
         blocking=True,
-        description="Every product is tested in at most one fold, and asked there as one that the training did "
-        "not have.",
+        description="Every product is tested in one fold at most, and asked for as new there alone.",
     )
     falls = dg.AssetCheckSpec(
         TEST_LOSS_FALLS,
@@ -34,8 +33,7 @@ def beats_chance_spec(asset: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         BEATS_CHANCE,
         asset=asset,
-        description=f"Each extractor finds held-out products among the first {_TOP} more often than chance, by "
-        "an interval.",
+        description=f"Each extractor finds held-out products among the first {_TOP} more often than by chance.",
     )
 
 
@@ -87,7 +85,5 @@ def beats_chance(asset: str, rows: Sequence[Mapping[str, Any]]) -> dg.AssetCheck
         passed=bool(lows) and all(low > chance for low, chance in lows.values()),
         check_name=BEATS_CHANCE,
         asset_key=asset,
-        metadata={
-            name: f"at least {low:.3f}, by chance {chance:.3f}" for name, (low, chance) in lows.items()
-        },
+        metadata={name: f"from {low:.3f}, by chance {chance:.3f}" for name, (low, chance) in lows.items()},
     )

@@ -25,7 +25,11 @@ MANIFESTS = (".csv", ".parquet")
 COPY = "duplicate_picture"
 # A file of another name that no decoder reads is no broken picture but another file.
 PICTURE_NAMES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .avif .jp2 .heic .heif .jxl .svg".split()
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2"),
+        *("heic", "heif", "jxl", "svg"),
+    )
 )
 _SHOWN = 5
 
@@ -100,7 +104,7 @@ def without_copies(found: Catalogue, folder: Path) -> Catalogue:
     ).filter(is_copy)
     kept = found.items.filter(~is_copy)
     skus = found.skus.filter(pl.col("sku_id").is_in(kept["sku_id"].implode()))
-    skipped = pl.concat([found.skipped, listed.select(*SKIPPED_SCHEMA).cast(dict(SKIPPED_SCHEMA))])
+    skipped = pl.concat([found.skipped, listed.select(*SKIPPED_SCHEMA).cast(pl.Schema(SKIPPED_SCHEMA))])
     return replace(found, items=kept, skipped=skipped, skus=skus)
 
 

@@ -339,8 +339,9 @@ class PicturesDataset(Source):
 
     def config(self) -> dict[str, Any]:
         """Leaves out what is not used, and the number of processes, which does not affect the files."""
-        unused = {"render": True} if self.path else {"path": True, "render": {"workers"}}
-        return self.model_dump(mode="json", exclude={"read": True, **unused})
+        if self.path:
+            return self.model_dump(mode="json", exclude={"read", "render"})
+        return self.model_dump(mode="json", exclude={"read": True, "path": True, "render": {"workers"}})
 
     def write_raw(
         self,

@@ -344,9 +344,8 @@ def lens_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
             f"  {row['p95_ms']:.0f} ms", (row["bytes"] / 2**20, row["recall@1"]), fontsize=7, va="center"
         )
     curves.plot(ks, [k * rows[0]["chance"] for k in ks], color=WRONG, linewidth=0.8)
-    curves.set(
-        xlabel="K", ylabel="Recall@K", title="held out (line), seen (dots), chance (grey)", ylim=(0, None)
-    )
+    curves.set(xlabel="K", ylabel="Recall@K", ylim=(0, None))
+    curves.set_title("held out (line), seen (dots), chance (grey)")
     losses.axhline(1, color=WRONG, linewidth=0.8)
     losses.set(ylabel="loss / test loss before training", title="train (pale), test (full)")
     losses.set_xticks(range(len(names)), names, fontsize=7)

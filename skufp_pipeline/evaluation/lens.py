@@ -165,16 +165,13 @@ def _judge_fold(
     told = ", ".join(f"{name.replace('_', ' ')} {losses[1][name]:.4g}" for name in judged)
     log(f"{settings.name}: fold {fold + 1} of {lens.folds}: {told}")
     listed = [{"fold": fold, "sku_id": sku_id, "part": part} for sku_id, part in parts.items()]
-    every = pl.concat(queries).with_columns(
-        pl.col("sku_id")
-        .replace_strict({**parts})
-        .replace({TRAIN: SEEN, DEVELOPMENT: SEEN, TEST: ZERO})
-        .alias("setting")
-    )
+    settings_of = {sku_id: ZERO if part == TEST else SEEN for sku_id, part in parts.items()}
+    setting = pl.col("sku_id").replace_strict(settings_of).alias("setting")
+    every = pl.concat(queries).with_columns(setting)
     return FoldTables(
         pl.DataFrame(listed, schema=PRODUCT_SCHEMA),
         pl.DataFrame(losses, schema=LOSS_SCHEMA),
-        every.select(*QUERY_SCHEMA).cast(dict(QUERY_SCHEMA)),
+        every.select(*QUERY_SCHEMA).cast(pl.Schema(QUERY_SCHEMA)),
     )
 
 

@@ -40,7 +40,7 @@ class LensSettings(Settings):
     """The comparison of extractors by cross-validation (docs/lens.md)."""
 
     folds: int = Field(5, ge=2)  # parts of the products; a fold's own are left out of its training
-    # With more products than this one fold is judged alone: each extractor is trained once more, not `folds` times
+    # With more products than this, one fold alone is judged, so that a training is repeated once
     cross_validated: int = Field(2000, ge=0)
     most_asked: int = Field(2000, ge=1)  # products of a fold that are asked for, and of the others, as many
     resamples: int = Field(2000, ge=100)  # of the bootstrap over products

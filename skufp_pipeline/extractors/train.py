@@ -73,12 +73,12 @@ def train_extractor(
 
 
 def loss_of(extractor: Extractor, data: ExtractorData, settings: ExtractorSettings) -> float:
-    """Returns the mean loss of the development images, with the same random numbers for every extractor state.
+    """Returns the mean loss of the development images, with the same random numbers in every call.
 
     It is nan without them, or where they are too few for the loss.
 
     Raises:
-        ValueError: the extractor is trained with a part that is not kept with it (`reid`), or by another score.
+        ValueError: the extractor is trained with a part that is not kept with it, or judged otherwise.
     """
     try:
         objective = family_of(extractor.name).objective(extractor, data, settings)

@@ -180,17 +180,13 @@ class Preset(Settings):
         indexed, fields = self.image_index.of if self.image_index else [], type(self).model_fields
         if self.graph == "fingerprints":
             if not self.encoder.model:
-                raise ValueError(
-                    "encoder is missing; expected its model, such as `encoder: {model: ViT-B-32}`"
-                )
+                raise ValueError("encoder is missing; expected its model, such as `model: ViT-B-32`")
             return self
         idle = [name for name in _OF_FINGERPRINTS if getattr(self, name) != fields[name].default]
         if idle:
             raise ValueError(f"graph: pictures has no {', '.join(idle)}; leave it out, or the line `graph`")
         if not indexed or ENCODER in indexed:
-            raise ValueError(
-                "graph: pictures needs image_index.of, the extractors whose pictures are searched"
-            )
+            raise ValueError("graph: pictures needs image_index.of, extractors to search with")
         if unknown := sorted(set(self.serving.indexes) - set(indexed)):
             raise ValueError(f"serving.indexes names {unknown[0]!r}; expected some of {', '.join(indexed)}")
         return self
@@ -199,9 +195,7 @@ class Preset(Settings):
     def _lens_has_photos(self) -> Self:
         photos = self.synthetic.photos
         if self.lens is not None and (photos is None or photos.evaluation < 1):
-            raise ValueError(
-                "lens asks synthetic photos; set synthetic.photos, such as `photos: {evaluation: 2}`"
-            )
+            raise ValueError("lens asks synthetic photos; set synthetic.photos.evaluation")
         return self
 
     @model_validator(mode="after")
