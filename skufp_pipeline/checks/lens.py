@@ -33,7 +33,7 @@ def beats_chance_spec(asset: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(
         BEATS_CHANCE,
         asset=asset,
-        description=f"Each extractor finds held-out products among the first {_TOP} more often than by chance.",
+        description=f"Each extractor finds held-out products among the first {_TOP} more than by chance.",
     )
 
 

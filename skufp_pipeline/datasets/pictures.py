@@ -138,7 +138,6 @@ def _read(folder: Path, name: str, settings: PicturesSettings) -> Row | None:
         "category_name": _category(name) if settings.categories else UNNAMED_CATEGORY,
         "orig_image_path": name,
         "bbox": [0, 0, width, height],
-        "title": _words(Path(name).stem) or None,
     }
 
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN, item_id
-from skufp_pipeline.encoders.dataset import TextShard, training_rows
+from skufp_pipeline.encoders.dataset import TextShard
 from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation.settings import LensSettings
@@ -142,7 +142,8 @@ def _judge_fold(
     shards = _without(data.shards, tested)
     scratch.mkdir(parents=True, exist_ok=True)
     training, _ = gather_extractor_data(shards, settings, _folder(scratch, "training"))
-    fitted = training_rows(shards)[0]["sku_id"].unique().to_list()
+    # As many as are tested: a loss within a batch depends on the batch's size.
+    fitted = [sku_id for sku_id in _in_order(parts) if parts[sku_id] == TRAIN][: len(tested)]
     judged = {
         "train_loss": pictures_to_judge(data.shards, fitted, settings, _folder(scratch, "train")),
         "test_loss": pictures_to_judge(data.shards, tested, settings, _folder(scratch, "test")),
@@ -291,9 +292,14 @@ def _listed(relevance: str, asked: pl.DataFrame, found: dict[str, NDArray[np.flo
 
 def _asked(parts: dict[str, str], most: int) -> list[str]:
     """Returns the products to ask for: those of the test, and of the others, `most` of each by a hash."""
-    order = sorted(parts, key=lambda sku_id: stable_fraction(sku_id, "lens query"))
+    order = _in_order(parts)
     seen, zero = ([sku for sku in order if (parts[sku] == TEST) == is_test] for is_test in (False, True))
     return [*seen[:most], *zero[:most]]
+
+
+def _in_order(products: Collection[str]) -> list[str]:
+    """Returns the products in an order that no other property of theirs decides."""
+    return sorted(products, key=lambda sku_id: stable_fraction(sku_id, "lens query"))
 
 
 def _without(shards: Sequence[TextShard], sku_ids: Collection[str]) -> list[TextShard]:
