@@ -136,6 +136,7 @@ def test_its_metadata_shows_a_table_a_plot_and_answers(lens: Graph) -> None:
     for name in ("comparison", "answers"):
         assert told[name].startswith("![figure](data:image/png;base64,")
     assert set(checks(result)) == {"beats_chance"}
+    assert told["tables"] in ask("report", "--preset", lens.preset_file).stdout
     again = run_asset(lens.preset, extractor_folds("resnet50").name)
     assert metadata(again)["computed"] == 0
     assert checks(again)["folds_disjoint"]
