@@ -23,7 +23,7 @@ LISTED = 5  # photos that are named on stderr
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @user_errors
 def report(name: str | None, as_json: bool) -> None:
-    """Print the tables of the last retrieval report; of a graph of pictures, of its extractors' comparison."""
+    """Print the tables of the last retrieval report, or of the comparison of a graph of pictures."""
     preset = load_preset(name)
     store = ArtifactStore(preset.data_root)
     if preset.graph == "pictures":

@@ -55,8 +55,8 @@ def init(
 
     if catalogue.is_dir():
         raise UserError(
-            f"{catalogue} is a folder; expected a CSV or Parquet file. Pictures without SKUs need no preset of their "
-            f"own: SKUFP_PICTURES={catalogue} skufp materialize --preset lens"
+            f"{catalogue} is a folder; expected a CSV or Parquet file. Pictures without SKUs need no init: "
+            f"SKUFP_PICTURES={catalogue} skufp materialize --preset lens"
         )
     target = out or YOURS / f"{name}.yaml"
     if clip and tower not in (None, "clip"):
