@@ -117,12 +117,17 @@ def judge_folds(
 
     `scratch` keeps what a killed run goes on from: each fold's training.
 
+    Folds without a product are left out.
+
     Raises:
-        TooLittleError: a fold has no product, or leaves too few to train on.
+        TooLittleError: a fold leaves too few products to train on, or all are in one.
     """
+    there = sorted({fold_of(sku_id, lens.folds) for sku_id in data.products})
+    if len(there) < 2:
+        raise TooLittleError(f"{len(data.products)} products are too few for {lens.folds} folds")
     tables = [
         _judge_fold(fold, data, settings, lens, seed, scratch / f"fold_{fold}", device, log)
-        for fold in range(lens.judged_folds(len(data.products)))
+        for fold in there[: lens.judged_folds(len(data.products))]
     ]
     return FoldTables(*(pl.concat(parts) for parts in zip(*tables, strict=True)))
 
@@ -133,8 +138,6 @@ def _judge_fold(
 ) -> FoldTables:  # fmt: skip
     parts = parts_of_fold(data.products, fold, lens.folds, settings)
     tested = [sku_id for sku_id, part in parts.items() if part == TEST]
-    if not tested:
-        raise TooLittleError(f"fold {fold} of {lens.folds} has none of {len(data.products)} products")
     shards = _without(data.shards, tested)
     scratch.mkdir(parents=True, exist_ok=True)
     training, _ = gather_extractor_data(shards, settings, _folder(scratch, "training"))

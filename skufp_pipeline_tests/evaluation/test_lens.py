@@ -1,6 +1,7 @@
 """Cross-validation of extractors: measures by hand, and no product on both sides of a fold."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
 from skufp_pipeline.datasets.sources import PicturesDataset
 from skufp_pipeline.encoders.dataset import TextShard
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation import lens
 from skufp_pipeline.evaluation.lens_report import Costs, lens_report, lens_rows, lens_tables
 from skufp_pipeline.evaluation.settings import LensSettings
@@ -182,3 +184,21 @@ def test_a_catalogue_of_one_category_has_no_figures_of_categories(
     rows = lens_rows("autoencoder", found.losses, found.queries, COSTS, 100, 0)
     assert rows[1]["category_precision@10"] is None
     assert "same category" not in lens_tables(lens_report(rows, 2, 2, 40, {}))
+
+
+def test_few_pictures_are_judged_by_the_folds_that_have_some_and_too_few_by_none(
+    pictures: lens.LensData, tmp_path: Path
+) -> None:
+    settings, cpu = small("autoencoder", tmp_path, epochs=1), torch.device("cpu")
+
+    def judged_folds(count: int) -> set[int]:
+        few = pictures.products[:count]
+        is_one = pl.col("sku_id").is_in(few)
+        shards = [replace(shard, image_text=shard.image_text.filter(is_one)) for shard in pictures.shards]
+        data = lens.LensData(shards, pictures.pictures.filter(is_one), pictures.photos.filter(is_one))
+        given = settings, LensSettings(folds=9), 3, tmp_path / f"scratch_{count}", cpu, lambda line: None
+        return set(lens.judge_folds(data, *given).products["fold"])
+
+    assert judged_folds(5) == {lens.fold_of(sku_id, 9) for sku_id in pictures.products[:5]}
+    with pytest.raises(TooLittleError, match="1 products are too few for 9 folds"):
+        judged_folds(1)
