@@ -115,8 +115,7 @@ def judge_folds(
 ) -> FoldTables:  # fmt: skip
     """Trains the extractor once for each fold that is judged, without its products, and asks for them.
 
-    `scratch` keeps what a killed run goes on from: the training of each fold. Folds without a product are left
-    out.
+    `scratch` keeps what a killed run goes on from, the training of each fold. Empty folds are left out.
 
     Raises:
         TooLittleError: a fold leaves too few products to train on, or all are in one.
