@@ -349,6 +349,7 @@ def lens_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
     losses.axhline(1, color=WRONG, linewidth=0.8)
     losses.set(ylabel="loss / test loss before training", title="train (pale), test (full)")
     losses.set_xticks(range(len(names)), names, fontsize=7)
+    sizes.locator_params(axis="x", nbins=4)
     sizes.set(xlabel="index, MiB", ylabel="Recall@1, held out", title="size, p95", ylim=(0, None))
     for axes in (curves, losses, sizes):
         axes.title.set_fontsize(9)

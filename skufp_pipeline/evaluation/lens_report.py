@@ -1,8 +1,7 @@
 """The comparison of extractors: retrieval and losses of held-out products, times and sizes, in one table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from skufp_pipeline.query.engine import QueryEngine
 
 SETTINGS = (SEEN, ZERO, BOTH)
 MEASURES = ("mrr", *(f"recall@{k}" for k in KS), *(f"precision@{k}" for k in KS))
-_SHOWN_PHOTOS, _SHOWN = 2, 5
+_SHOWN_PHOTOS, _SHOWN = 4, 5
 
 
 @dataclass(frozen=True)
@@ -183,23 +182,25 @@ def lens_tables(report: Mapping[str, Any]) -> str:
 def lens_pictures(
     report: Mapping[str, Any], engines: Mapping[str, QueryEngine], photos: Sequence[tuple[Path, str]]
 ) -> dict[str, bytes]:
-    """Returns PNG files by name: the figures, and what each index answers to the same photos.
+    """Returns PNG files by name: the figures, and by extractor what its index answers to the same photos.
 
     Args:
         photos: each with its product; the first of them are shown.
     """
+    shown = photos[:_SHOWN_PHOTOS]
     drawn = {"comparison": lens_figure(report["rows"])} if report["rows"] else {}
-    grid = list(_grid(engines, list(islice(photos, _SHOWN_PHOTOS))))
-    return {**drawn, **({"answers": results_grid(grid, shown=_SHOWN)} if grid else {})}
+    grids = {f"answers_{name}": _grid(engine, shown) for name, engine in engines.items()}
+    return {**drawn, **{name: results_grid(rows, shown=_SHOWN) for name, rows in grids.items()}}
 
 
-def _grid(engines: Mapping[str, QueryEngine], photos: Sequence[tuple[Path, str]]) -> Iterator[GridRow]:
+def _grid(engine: QueryEngine, photos: Sequence[tuple[Path, str]]) -> list[GridRow]:
+    rows = []
     for path, sku_id in photos:
-        for engine in engines.values():
-            hits = engine.search_image(path, _SHOWN).hits
-            found = [(engine.picture(hit.sku_id) or b"", hit.sku_id, hit.score) for hit in hits]
-            query: NDArray[np.uint8] = np.asarray(open_photo(path))
-            yield GridRow(query, sku_id, found)
+        hits = engine.search_image(path, _SHOWN).hits
+        found = [(engine.picture(hit.sku_id) or b"", hit.sku_id, hit.score) for hit in hits]
+        query: NDArray[np.uint8] = np.asarray(open_photo(path))
+        rows.append(GridRow(query, sku_id, found))
+    return rows
 
 
 def _share(row: Mapping[str, Any], name: str) -> str:

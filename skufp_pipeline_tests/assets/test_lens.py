@@ -147,7 +147,7 @@ def test_its_metadata_shows_a_table_a_plot_and_answers(lens: Graph) -> None:
     told = metadata(result)
     assert told["computed"] == 0
     assert "| autoencoder | zero | 24 |" in told["tables"]
-    for name in ("comparison", "answers"):
+    for name in ("comparison", "answers_resnet50", "answers_autoencoder"):
         assert told[name].startswith("![figure](data:image/png;base64,")
     assert set(checks(result)) == {"beats_chance"}
     assert told["tables"] in ask("report", "--preset", lens.preset_file).stdout
