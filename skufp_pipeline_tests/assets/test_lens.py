@@ -1,5 +1,6 @@
 """The graph of a folder of pictures: extractors, their indexes and their comparison, and nothing else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,13 @@ def test_over_http_the_answers_are_those_of_the_command_line(lens: Graph) -> Non
             answer = client.post("/v1/search", json={"photo_id": photo_id, "index": name, "top": 10})
             assert answer.status_code == 200, answer.text
             hits = answer.json()["hits"]
-            skus = found("--image", photo, "--index", name, "--preset", lens.preset_file)
-            assert [hit["sku_id"] for hit in hits] == skus
-            assert hits[0]["score"] == pytest.approx(1, abs=1e-4)
+            asked = ask("search", "--image", photo, "--index", name, "--preset", lens.preset_file, "--json")
+            told = json.loads(asked.stdout)["hits"]
+            assert [hit["sku_id"] for hit in hits] == [hit["sku_id"] for hit in told]
+            scores = [hit["score"] for hit in told]
+            assert [hit["score"] for hit in hits] == pytest.approx(scores, abs=1e-6)
+            percents = [100 * max(score, 0) for score in scores]
+            assert [hit["similarity_percent"] for hit in hits] == pytest.approx(percents, abs=0.1)
             picture = client.get(hits[0]["image_url"])
             assert picture.headers["content-type"] == "image/jpeg"
 
