@@ -86,7 +86,7 @@ def main(
             detector = ModelDetector(model, model.by_pytorch(device))
             draws = preset.evaluation.resamples, preset.seed
             models = detector, encoder, table, preset.crops
-            figures, regions, _, _ = report_detection(photos, find, has_boxes, *models, draws)
+            figures, regions, *_ = report_detection(photos, find, has_boxes, *models, draws)
             found = {"threshold": threshold, "trim": trim, **figures}
             click.echo(json.dumps(found))
             with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=120):

@@ -138,12 +138,24 @@ _QUERY_MODELS = {"detector_checkpoint", "detector_onnx"}
 DETECTOR_ASSETS = {
     "detector_checkpoint": ("query", None, {"raw_dataset", "annotations", "sku_crops"}),
     "detector_onnx": ("query", None, {"raw_dataset", "annotations", "detector_checkpoint"}),
+    "found_regions": (
+        "query",
+        None,
+        {"raw_dataset", "annotations", "clip_checkpoint", "look_twice_checkpoint", *_QUERY_MODELS},
+    ),
     "detection_report": (
         "query",
         None,
-        {"raw_dataset", "annotations", "clip_checkpoint", "fingerprints", *_QUERY_MODELS},
+        {
+            "raw_dataset",
+            "annotations",
+            "clip_checkpoint",
+            "fingerprints",
+            "look_twice_checkpoint",
+            *_QUERY_MODELS,
+        },
     ),
-    "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS}),
+    "search_index": ("index", None, {*ASSETS["search_index"][2], *_QUERY_MODELS, "found_regions"}),
     "retrieval_report": (
         "evaluation",
         None,

@@ -494,18 +494,42 @@ class DetectionReport(Reader):
         """Reads R@1 by setting and region, with the paired difference from the annotated box."""
         return self.frame("regions")
 
+    def found(self) -> pl.DataFrame:
+        """Reads the evaluation photos' regions nearest to the known boxes, as `FoundRegions.photos`."""
+        return self.frame("found")
+
     @property
     def sheet(self) -> Path:
         return self.path / SHEET
 
     @staticmethod
     def write(
-        directory: Path, figures: Mapping[str, Any], regions: pl.DataFrame, photos: pl.DataFrame, sheet: Any
+        directory: Path,
+        figures: Mapping[str, Any],
+        regions: pl.DataFrame,
+        photos: pl.DataFrame,
+        found: pl.DataFrame,
+        sheet: Any,
     ) -> None:
         """`photos` has a row per photo; `sheet` is a PIL image."""
         write_json(directory, "detection", figures)
-        write_frames(directory, regions=regions, photos=photos)
+        write_frames(directory, regions=regions, photos=photos, found=found)
         sheet.save(directory / SHEET, quality=85)
+
+
+class FoundRegions(Reader):
+    """Development photos cut to the regions that the detector finds nearest to the known boxes."""
+
+    def photos(self) -> pl.DataFrame:
+        """Reads `item_id`, `sku_id`, `split`, `role`, `region_score`, `embedding`, and `patches` if the index
+        looks twice."""
+        return self.frame("photos")
+
+    @staticmethod
+    def write(directory: Path, photos: pl.DataFrame, asked: int) -> dict[str, int]:
+        """`asked` counts the photos that were looked at."""
+        write_frames(directory, photos=photos)
+        return {"photos": photos.height, "found_nothing": asked - photos.height}
 
 
 class ImageEncoder(UsesQueries):

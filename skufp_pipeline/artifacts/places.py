@@ -62,6 +62,7 @@ DETECTOR_CHECKPOINT = Stored(
     "detector_checkpoint", "checkpoints/detector", kinds.DetectorCheckpoint, trained=True
 )
 DETECTOR_ONNX = Stored("detector_onnx", "checkpoints/detector_onnx", kinds.DetectorExport, trained=True)
+FOUND_REGIONS = Stored("found_regions", "tables/found_regions", kinds.FoundRegions)
 DETECTION_REPORT = Stored("detection_report", "reports/detection", kinds.DetectionReport)
 
 IMAGE_ENCODER_ONNX = Stored(

@@ -1,12 +1,13 @@
 """Group `query`: the detector that finds the items of a whole photo, its export, and what it is worth."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import polars as pl
 
-from skufp_pipeline.artifacts.kinds import DetectionReport, DetectorCheckpoint, write_unused
+from skufp_pipeline.artifacts.kinds import DetectionReport, DetectorCheckpoint, FoundRegions, write_unused
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     CLIP_CHECKPOINT,
@@ -14,6 +15,8 @@ from skufp_pipeline.artifacts.places import (
     DETECTOR_CHECKPOINT,
     DETECTOR_ONNX,
     FINGERPRINTS,
+    FOUND_REGIONS,
+    LOOK_TWICE_CHECKPOINT,
     RAW_DATASET,
     SKU_CROPS,
 )
@@ -67,6 +70,19 @@ def group(preset: Preset) -> Group:
         needs=Needs(compute.cores, compute.memory_gib),
         deps=(*data, DETECTOR_CHECKPOINT),
     )
+    head = (LOOK_TWICE_CHECKPOINT,) if preset.look_twice else ()
+    asked = (*data, CLIP_CHECKPOINT, DETECTOR_CHECKPOINT, *exported, *head)
+    crops = preset.crops.model_dump(mode="json")
+    regions = Step(
+        stored=FOUND_REGIONS,
+        make=found_regions,
+        stage="build_index",
+        kinds={"pytorch", "parquet"},
+        code=("skufp_pipeline.query.photo_regions", DETECTION + "files"),
+        config={"crops": crops},
+        needs=compute.network_needs,
+        deps=asked,
+    )
     report = Step(
         stored=DETECTION_REPORT,
         make=detection_report,
@@ -77,14 +93,16 @@ def group(preset: Preset) -> Group:
         config={
             "photos": detector.report_photos,
             "resamples": preset.evaluation.resamples,
-            "crops": preset.crops.model_dump(mode="json"),
+            "crops": crops,
             "seed": preset.seed,
         },
         needs=compute.network_needs,
-        deps=(*data, CLIP_CHECKPOINT, FINGERPRINTS, DETECTOR_CHECKPOINT, *exported),
+        deps=(*asked, FINGERPRINTS),
         check_specs=(FINDS_ITEMS,),
     )
-    return Group.of("query", preset, [checkpoint, *([onnx] if exported else []), report], no_leaks)
+    judging = [regions] if preset.confidence else []
+    steps = [checkpoint, *([onnx] if exported else []), *judging, report]
+    return Group.of("query", preset, steps, no_leaks)
 
 
 def detector_checkpoint(run: Run) -> dg.MaterializeResult:
@@ -171,28 +189,61 @@ def detector_onnx(run: Run) -> dg.MaterializeResult:
     return run.done(run.produce_or_off(DETECTOR_ONNX, build), {})
 
 
+def found_regions(run: Run) -> dg.MaterializeResult:
+    """Development photos as a search sees them, cut to what the detector finds: verdicts on found regions are
+    calibrated on these."""
+    items, opened = run.read(ANNOTATIONS), _opener(run)
+
+    def build(directory: Path) -> dict[str, Any]:
+        from skufp_pipeline.query.photo_regions import ask_photos, development_photos, found_table
+
+        photos = development_photos(items.items())
+        detector, encoder, head, find = opened()
+        say = run.progress("development photos")
+        asked = ask_photos(photos, find, detector, encoder, run.preset.crops, say, head)
+        counts = FoundRegions.write(directory, found_table(asked), len(asked))
+        return {**counts, "unreadable": photos.height - len(asked)}
+
+    return run.done(run.produce_or_off(FOUND_REGIONS, build), {})
+
+
+def _opener(run: Run) -> Callable[[], tuple[Any, Any, Any, Callable[[str], Path]]]:
+    """Reads what a whole photo goes through; returns a function that opens the detector, the encoder, its
+    patch head, if the index looks twice, and the finder of photos."""
+    preset, raw = run.preset, run.read(RAW_DATASET)
+    encoder, checkpoint = run.read(CLIP_CHECKPOINT), run.read(DETECTOR_CHECKPOINT)
+    exported = run.read(DETECTOR_ONNX) if preset.query_encoder.engine == "onnx" else None
+    files = run.read(LOOK_TWICE_CHECKPOINT) if preset.look_twice else None
+
+    def opened() -> tuple[Any, Any, Any, Callable[[str], Path]]:
+        from skufp_pipeline.detection.files import load_detector
+        from skufp_pipeline.encoders.patches import PatchEncoder, PatchHead
+
+        folder, threads = None if exported is None else exported.path, preset.query_encoder.threads or 1
+        detector = load_detector(checkpoint.needed().path, run.models.torch_device(), folder, threads)
+        tower = run.models.load_encoder(encoder.folder)
+        head = None if files is None or files.off else PatchEncoder(tower, PatchHead.load(files.path))
+        return detector, tower, head, preset.dataset.find(raw.path)
+
+    return opened
+
+
 def detection_report(run: Run) -> dg.MaterializeResult:
     """The detector on evaluation photos: recall, time, and R@1 of annotated, detected and whole regions."""
     preset, raw, items = run.preset, run.read(RAW_DATASET), run.read(ANNOTATIONS)
-    encoder, fingerprints = run.read(CLIP_CHECKPOINT), run.read(FINGERPRINTS)
-    checkpoint = run.read(DETECTOR_CHECKPOINT)
-    exported = run.read(DETECTOR_ONNX) if preset.query_encoder.engine == "onnx" else None
+    fingerprints, opened = run.read(FINGERPRINTS), _opener(run)
 
     def build(directory: Path) -> dict[str, Any]:
-        from skufp_pipeline.detection.files import load_detector
         from skufp_pipeline.evaluation.regions import report_detection, sampled_photos
 
         table, everything = fingerprints.table(), items.items()
-        folder, threads = None if exported is None else exported.path, preset.query_encoder.threads or 1
-        device = run.models.torch_device()
-        detector = load_detector(checkpoint.needed().path, device, folder, threads)
+        detector, encoder, head, find = opened()
         photos = sampled_photos(everything, table["sku_id"], _settings(run).report_photos)
         images = photos["orig_image_path"].unique().sort().to_list()
         has_boxes = bool(preset.dataset.boxes(raw.path, everything, images))
-        models = detector, run.models.load_encoder(encoder.folder), table
+        models = detector, encoder, table
         draws, say = (preset.evaluation.resamples, preset.seed), run.progress("evaluation photos")
-        find = preset.dataset.find(raw.path)
-        made = report_detection(photos, find, has_boxes, *models, preset.crops, draws, say)
+        made = report_detection(photos, find, has_boxes, *models, preset.crops, draws, say, head)
         DetectionReport.write(directory, *made)
         return {"photos": made[0]["photos"]}
 

@@ -25,6 +25,7 @@ from skufp_pipeline.artifacts.places import (
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FIRST_INDEX,
+    FOUND_REGIONS,
     FROZEN_CLIP_CHECKPOINT,
     FROZEN_CLIP_EMBEDDINGS,
     IMAGE_ENCODER_ONNX,
@@ -88,7 +89,7 @@ def group(preset: Preset) -> Group:
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, CLIP_EMBEDDINGS, BEST_SHOT_TEACHERS, FINGERPRINTS,
             FINGERPRINT_CHECKPOINT, *query_encoders(preset), *_patches(preset),
-            *((SYNTHETIC_EMBEDDINGS,) if preset.calibrates_on_synthetic else ()),
+            *((SYNTHETIC_EMBEDDINGS,) if preset.calibrates_on_synthetic else ()), *_regions(preset),
         ),
         check_specs=tuple(release_checks(SEARCH_INDEX.name)),
         fresh_hours=preset.automation.index_fresh_hours,
@@ -170,6 +171,7 @@ def search_index(run: Run) -> dg.MaterializeResult:
     texts, embeddings, items = run.read_all(IMAGE_TEXT), run.read_all(CLIP_EMBEDDINGS), run.read(ANNOTATIONS)
     patches = [shard for stored in _patches(preset) for shard in run.read_all(stored)]
     synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if preset.calibrates_on_synthetic else []
+    regions = [run.read(stored) for stored in _regions(preset)]
     run.inputs.crop_files()
     encoders = {stored.name: run.read(stored) for stored in query_encoders(preset)}
     model = {FINGERPRINT_CHECKPOINT.name: run.read(FINGERPRINT_CHECKPOINT)}
@@ -181,7 +183,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
         given = preset.index_segment_rows, preset.index_picture_side, run.store.local_path, items.skus()
         index = build_index(directory, *parts, *given, preset.search.lexical)
         look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
-        judged = _write_confidence(directory, index, embeddings, synthetic, preset.confidence, photos)
+        calibration = embeddings, synthetic, photos, [files.photos() for files in regions if not files.off]
+        judged = _write_confidence(directory, index, *calibration, preset.confidence)
         said = [judged, *(f"{name}: {reader.off}" for name, reader in encoders.items() if reader.off)]
         return {**_size(index), **look, RECALL: development_recall(index, embeddings), **left_out(*said)}
 
@@ -249,6 +252,10 @@ def _patches(preset: Preset) -> tuple[Stored[Any], ...]:
     return (SKU_PATCHES,) if preset.look_twice else ()
 
 
+def _regions(preset: Preset) -> tuple[Stored[Any], ...]:
+    return (FOUND_REGIONS,) if preset.detector and preset.confidence else ()
+
+
 def _look_twice_config(preset: Preset) -> dict[str, Any]:
     """What decides how the index looks twice; the training's settings are of `look_twice_checkpoint`."""
     if preset.look_twice is None:
@@ -291,17 +298,27 @@ def _write_confidence(
     index: FingerprintIndex,
     shards: Sequence[Embeddings],
     synthetic: Sequence[Embeddings],
-    settings: ConfidenceSettings | None,
     patches: pl.DataFrame | None,
+    regions: Sequence[pl.DataFrame],
+    settings: ConfidenceSettings | None,
 ) -> str | None:
     """Writes the calibration of the verdicts, if they are asked for; returns why there are none, if so."""
     if settings is None:
         return None
-    from skufp_pipeline.query.confidence import NoVerdicts, calibrated, second_looks, write_confidence
+    from skufp_pipeline.query.confidence import (
+        NoVerdicts,
+        calibrated,
+        calibrated_on_regions,
+        second_looks,
+        write_confidence,
+    )
+    from skufp_pipeline.query.look_twice import LookTwice
 
     tables = EmbeddingTables.images_of(shards), EmbeddingTables.images_of(synthetic) if synthetic else None
-    seen = second_looks(directory, index, patches)
-    confidence = calibrated(index, *tables, settings, seen)
+    look = None if patches is None else LookTwice.open(directory, index.row_count)
+    confidence = calibrated(index, *tables, settings, second_looks(look, patches))
+    for table in regions:
+        confidence = calibrated_on_regions(index, confidence, table, look, settings)
     write_confidence(directory, confidence)
     return confidence.off if isinstance(confidence, NoVerdicts) else None
 

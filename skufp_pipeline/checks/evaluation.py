@@ -104,7 +104,7 @@ def report_checks(preset: Preset) -> list[dg.AssetChecksDefinition]:
         if report.verdicts is None or report.judged_on == SYNTHETIC_PHOTOS:
             reason = report.not_measured.get("verdicts", "no verdict on a customer's photo was judged")
             return _unmeasured(reason)
-        judged = report.verdicts.settings
+        judged = (report.verdicts.detected or report.verdicts).settings
         found = judged.get("seen+zero") or next(iter(judged.values()))
         told, rejected = found.absent["none"].share, found.present["none"].share
         least, most = thresholds.absent_told, thresholds.present_rejected

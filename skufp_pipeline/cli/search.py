@@ -232,7 +232,7 @@ def _region(
     given = [name for name, is_set in options.items() if is_set]
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)}: give one of --item, --box, --whole and --merge")
-    if given and len(images) != 1:
+    if given and (not images or (len(images) > 1 and not whole)):
         raise UserError(f"{given[0]} needs one --image, the photo that it is a part of")
     if item is not None:
         return item

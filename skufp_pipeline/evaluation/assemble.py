@@ -74,7 +74,7 @@ from skufp_pipeline.fingerprint.gaussian import load_gaussian
 from skufp_pipeline.fingerprint.make import make_fingerprints
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.fingerprint.tables import EmbeddingTables
-from skufp_pipeline.query.confidence import NoVerdicts
+from skufp_pipeline.query.confidence import NoVerdicts, looks_at
 from skufp_pipeline.query.engine import QueryEngine
 from skufp_pipeline.search.bundle import seen_looks
 from skufp_pipeline.search.duplicates import find_duplicates
@@ -222,7 +222,7 @@ def make_report(
     if chain is not None:
         seen = embed_photos(chain.engine, asked.photos)
         stages += judge_chain(chain, seen, plan.seed, settings.resamples)
-    verdicts, curves, no_verdicts = _verdicts(whole, asked, *draws)
+    verdicts, curves, no_verdicts = _verdicts(whole, asked, parts.detection, *draws)
     report = Report(
         preset=plan.preset,
         judged_on=judged_on,
@@ -268,7 +268,11 @@ def _regions(report: DetectionReport | None) -> list[Stage]:
 
 
 def _verdicts(
-    engine: QueryEngine, asked: EmbeddedPhotos, resamples: int, seed: int
+    engine: QueryEngine,
+    asked: EmbeddedPhotos,
+    detection: DetectionReport | None,
+    resamples: int,
+    seed: int,
 ) -> tuple[Verdicts | None, bytes | None, dict[str, str]]:
     """The report's part on verdicts, its figure, and why there are none though they are asked for."""
     confidence = engine.confidence
@@ -284,7 +288,13 @@ def _verdicts(
     curves = {setting: photos.calibration(confidence.absent)[0] for setting, photos in judged.items()}
     rocs = {setting: roc(photos.present, photos.absent) for setting, photos in judged.items()}
     figure = verdict_curves(curves, rocs, confidence.alpha)
-    return judge_verdicts(confidence, judged, resamples, seed), figure, {}
+    verdicts = judge_verdicts(confidence, judged, resamples, seed)
+    if confidence.detected is not None and detection is not None and not detection.off:
+        photos = detection.found()
+        found = ask_photos(engine.index, confidence.detected, photos, looks_at(engine.look_twice, photos))
+        detected = judge_verdicts(confidence.detected, found, resamples, seed) if found else None
+        verdicts = verdicts.model_copy(update={"detected": detected})
+    return verdicts, figure, {}
 
 
 def unmeasured(settings: Results, latency: Latency, photos: int) -> dict[str, str]:

@@ -6,25 +6,24 @@ shopper points at; and `whole`. A photo in which nothing is found is searched as
 R@1 is paired, over SKUs.
 """
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
-from skufp_pipeline.datasets.crops import CropSettings, read_items
+from skufp_pipeline.datasets.crops import CropSettings
 from skufp_pipeline.datasets.table import EVALUATION, item_id
 from skufp_pipeline.detection.measure import agreement, best_overlaps
-from skufp_pipeline.detection.regions import Box, Detector, Region, trimmed
-from skufp_pipeline.encoders.embed import ImageEncoder, in_halves
-from skufp_pipeline.errors import ItemError, TooLittleError
+from skufp_pipeline.detection.regions import Box, Detector
+from skufp_pipeline.encoders.embed import ImageEncoder
+from skufp_pipeline.encoders.patches import PatchEncoder
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation.latency import statistics_ms
 from skufp_pipeline.evaluation.protocol import SETTING_SPLITS
 from skufp_pipeline.fingerprint.tables import biased_queries, biased_rows
@@ -33,36 +32,12 @@ from skufp_pipeline.measures.bootstrap import paired_bootstrap
 from skufp_pipeline.measures.ranks import ranks_of, right_items
 from skufp_pipeline.photos import size_of, whole_photo
 from skufp_pipeline.progress import Progress
-from skufp_pipeline.query.regions import found_in
+from skufp_pipeline.query.photo_regions import AskedPhoto, ask_photos, found_table
 
 ANNOTATED, DETECTED, TAPPED, WHOLE = "annotated", "detected", "tapped", "whole"
 SPLIT_NAMES = {"train": "SKUs trained on", "validation": "new SKUs"}
-_BATCH, _SHOWN, _TILE = 64, 24, 128
+_SHOWN, _TILE = 24, 128
 _TRUE, _FOUND = (0, 158, 115), (213, 94, 0)  # colour-blind safe
-
-
-@dataclass(frozen=True)
-class AskedPhoto:
-    """An evaluation photo in all its regions.
-
-    Attributes:
-        embeddings: (1 + 1 + R, D) unit rows: annotated, whole, and the regions that were found.
-        found: the regions, best first.
-        milliseconds: of the detection.
-    """
-
-    row: dict[str, Any]
-    embeddings: NDArray[np.float32]
-    found: list[Region]
-    milliseconds: float
-
-    @property
-    def tapped(self) -> int:
-        """The place among `embeddings` of the region nearest to the annotated box; the whole without any."""
-        if not self.found:
-            return 1
-        overlaps = [best_overlaps([region], np.array([self.row["bbox"]]))[0] for region in self.found]
-        return 2 + int(np.argmax(overlaps))
 
 
 def sampled_photos(
@@ -78,36 +53,6 @@ def sampled_photos(
         lambda name: stable_hash(name, "detection-report"), return_dtype=pl.UInt64
     )
     return held.sort(draw, "query_id").head(most).sort("query_id")
-
-
-def ask_photos(
-    photos: pl.DataFrame,
-    find: Callable[[str], Path],
-    detector: Detector,
-    encoder: ImageEncoder,
-    crops: CropSettings,
-    progress: Progress | None = None,
-) -> list[AskedPhoto]:
-    """Finds the items of every photo and embeds all regions; photos that can't be read are left out."""
-    asked = []
-    for number, row in enumerate(photos.iter_rows(named=True), start=1):
-        try:
-            path = find(row["orig_image_path"])
-            photo, size = whole_photo(path), size_of(path)
-            begin = time.perf_counter()
-            found = found_in(photo, size, detector)
-            milliseconds = (time.perf_counter() - begin) * 1000
-            views = read_items(
-                path, [row["bbox"], *(trimmed(region.box, detector.trim) for region in found)], crops
-            )
-        except ItemError:
-            continue
-        pixels = torch.stack([encoder.preprocess(view) for view in (views[0], photo, *views[1:])])
-        embeddings = np.concatenate(in_halves(encoder.embed_pixels, pixels))
-        asked.append(AskedPhoto(row, embeddings, found, milliseconds))
-        if progress is not None:
-            progress(number, photos.height)
-    return asked
 
 
 def judge_regions(
@@ -182,17 +127,20 @@ def report_detection(
     crops: CropSettings,
     draws: tuple[int, int],
     progress: Progress | None = None,
-) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame, Image.Image]:
-    """Returns the detector's figures, R@1 by region, a row per photo, and photos with their boxes.
+    head: PatchEncoder | None = None,
+) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame, pl.DataFrame, Image.Image]:
+    """Returns the detector's figures, R@1 by region, a row per photo, the regions as `found_table` has them,
+    and photos with their boxes.
 
     Args:
         photos: of `sampled_photos`.
         draws: resamples of the bootstrap, and its seed.
+        head: makes patches, where an index looks twice.
 
     Raises:
         TooLittleError: there are no photos.
     """
-    asked = ask_photos(photos, find, detector, encoder, crops, progress)
+    asked = ask_photos(photos, find, detector, encoder, crops, progress, head)
     if not asked:
         raise TooLittleError("there are no evaluation photos to judge the detector on")
     table, per_photo = judge_regions(asked, fingerprints, has_boxes, *draws)
@@ -208,7 +156,7 @@ def report_detection(
         for split in SPLIT_NAMES
         if has_boxes and any(photo.row["split"] == split for photo in asked)
     }
-    return figures, table, per_photo, sheet_of_regions(asked, find, has_boxes)
+    return figures, table, per_photo, found_table(asked), sheet_of_regions(asked, find, has_boxes)
 
 
 def sheet_of_regions(

@@ -135,7 +135,10 @@ class VerdictsOf(Settings):
 
 
 class Verdicts(Settings):
-    """The verdicts of the index, by setting; `alpha` is the share that `none` promised not to exceed."""
+    """The verdicts of the index, by setting; `alpha` is the share that `none` promised not to exceed.
+
+    `detected` are those on photos cut to what the detector finds, by their own calibration, if there is one.
+    """
 
     alpha: float
     match: float
@@ -144,6 +147,7 @@ class Verdicts(Settings):
     calibration_skus: int
     synthetic: bool  # whether the calibration's photos were
     settings: dict[str, VerdictsOf]
+    detected: "Verdicts | None" = None
 
 
 class Missing(Settings):

@@ -348,6 +348,7 @@ def verdict_sections(report: Report) -> list[Section]:
         return []
     header = [
         "Setting",
+        "Region",
         "Product",
         "Photos",
         "SKUs",
@@ -357,17 +358,31 @@ def verdict_sections(report: Report) -> list[Section]:
         "Calibration error",
     ]
     rows = []
-    for setting, of in found.settings.items():
+    parts = [("detected", found.detected)] if found.detected else []
+    judged = [
+        (setting, region, of)
+        for region, part in [("as annotated", found), *parts]
+        for setting, of in part.settings.items()
+    ]
+    for setting, region, of in judged:
         for product, shares in (("in the index", of.present), ("masked", of.absent)):
             given = [_share(shares[verdict]) for verdict in VERDICTS]
             whole = [f"{of.area_under_roc:.3f}", _share(of.right_matches), f"{of.calibration_error:.3f}"]
             more = whole if shares is of.present else [""] * len(whole)
-            rows.append([SETTING_LABELS[setting], product, str(of.photos), str(of.skus), *given, *more])
+            rows.append(
+                [SETTING_LABELS[setting], region, product, str(of.photos), str(of.skus), *given, *more]
+            )
     photos = "synthetic photos" if found.synthetic else "development photos"
+    own = (
+        " Regions that the detector found have a calibration of their own, on "
+        f"{found.detected.calibration_photos} photos of {found.detected.calibration_skus} SKUs."
+        if found.detected
+        else ""
+    )
     note = (
         f"The verdict none may reject {found.alpha:.0%} of photos whose product is there. It was calibrated "
-        f"on {found.calibration_photos} {photos} of {found.calibration_skus} SKUs. Every photo is asked of "
-        f"the whole index, and again with its SKU masked. A match has a confidence of at least "
+        f"on {found.calibration_photos} {photos} of {found.calibration_skus} SKUs.{own} Every photo is "
+        f"asked of the whole index, and again with its SKU masked. A match has a confidence of at least "
         f"{found.match:.0%}; confidence assumes that {found.absent_share:.0%} of photos show an absent "
         "product, and so does its calibration error. Intervals are of 95%, over SKUs."
     )

@@ -33,6 +33,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.settings import Settings
 
 FILE = "confidence.json"
+REGION_SCORE = "region_score"  # the detector's, of the region that was searched for
 LISTED = 11  # answers that are looked at: ten are left where the right SKU is masked
 Floats = NDArray[np.float64]
 
@@ -93,6 +94,7 @@ class Confidence(Settings):
         reject_below: the confidence below which the verdict is `none`.
         photos, skus, synthetic: of the calibration, and whether the photos were synthetic.
         curve, calibration_error: of the confidence on SKUs that it was not fitted on.
+        detected: the calibration for regions that a detector found; None where they are judged as the others.
     """
 
     logistic: Logistic
@@ -105,6 +107,11 @@ class Confidence(Settings):
     synthetic: bool
     curve: tuple[Bin, ...]
     calibration_error: float
+    detected: "Confidence | None" = None
+
+    def of(self, region_score: float | None) -> "Confidence":
+        """The calibration for a region that the detector gave this score; None for any other part."""
+        return self if region_score is None or self.detected is None else self.detected
 
     def judge(self, features: Mapping[str, Floats]) -> Floats:
         """(Q,) confidences by named (Q,) features. Raises as `Logistic.probability`."""
@@ -169,14 +176,20 @@ class SecondLooks(NamedTuple):
         return SecondLooks(self.look, self.patches[rows])
 
 
+def looks_at(look: LookTwice | None, photos: pl.DataFrame) -> SecondLooks | None:
+    """The second look at photos by their column `patches`; None without a look or the column."""
+    if look is None or "patches" not in photos.columns:
+        return None
+    return SecondLooks(look, patches_of(photos, *look.patches.patches.shape[2:]))
+
+
 def second_looks(
-    directory: Path, index: FingerprintIndex, patches: pl.DataFrame | None
+    look: LookTwice | None, patches: pl.DataFrame | None
 ) -> Callable[[pl.DataFrame], SecondLooks | None]:
     """Returns what finds the second look at photos (`item_id`) by the patches that are known of them.
 
-    It finds None where the index at `directory` has no second look, or one of the photos no patches.
+    It finds None without a second look, or where one of the photos has no patches.
     """
-    look = None if patches is None else LookTwice.open(directory, index.row_count)
 
     def seen(photos: pl.DataFrame) -> SecondLooks | None:
         if look is None or patches is None:
@@ -184,7 +197,7 @@ def second_looks(
         known = photos.select("item_id").join(patches, on="item_id", how="left", maintain_order="left")
         if known["patches"].null_count():
             return None
-        return SecondLooks(look, patches_of(known, *look.patches.patches.shape[2:]))
+        return looks_at(look, known)
 
     return seen
 
@@ -218,9 +231,12 @@ def asked_twice(
 
 
 def pairs_of(index: FingerprintIndex, photos: pl.DataFrame, seen: SecondLooks | None = None) -> Pairs:
-    """Asks each photo (`sku_id`, `embedding`) with and without its SKU."""
-    found = asked_twice(index, embedding_rows(photos), photos["sku_id"].to_list(), seen)
-    return Pairs(photos["sku_id"].to_numpy(), *found)
+    """Asks each photo (`sku_id`, `embedding`) with and without its SKU; `region_score` is a feature too."""
+    present, absent, right = asked_twice(index, embedding_rows(photos), photos["sku_id"].to_list(), seen)
+    if REGION_SCORE in photos.columns:
+        score = {REGION_SCORE: photos[REGION_SCORE].to_numpy().astype(np.float64)}
+        present, absent = present | score, absent | score
+    return Pairs(photos["sku_id"].to_numpy(), present, absent, right)
 
 
 def fit_logistic(
@@ -297,6 +313,30 @@ def calibrated(
         return found
     photos = synthetic.filter(chosen)
     return calibrate(pairs_of(index, photos, seen(photos)), settings, synthetic=True)
+
+
+def calibrated_on_regions(
+    index: FingerprintIndex,
+    found: Confidence | NoVerdicts,
+    regions: pl.DataFrame,
+    look: LookTwice | None,
+    settings: ConfidenceSettings,
+) -> Confidence | NoVerdicts:
+    """Adds the calibration for regions that a detector found in development photos of training SKUs.
+
+    Where they are of too few SKUs, such regions are judged as the others.
+
+    Args:
+        found: of `calibrated`.
+        regions: of `query.photo_regions.found_table`.
+        look: the second look of the index, if it has one.
+    """
+    chosen = (pl.col("role") == DEVELOPMENT) & (pl.col("split") == "train")
+    photos = regions.filter(chosen & pl.col("sku_id").is_in(index.sku_ids.implode()))
+    if isinstance(found, NoVerdicts) or photos.is_empty():
+        return found
+    detected = calibrate(pairs_of(index, photos, looks_at(look, photos)), settings)
+    return found if isinstance(detected, NoVerdicts) else found.model_copy(update={"detected": detected})
 
 
 def calibrate(pairs: Pairs, settings: ConfidenceSettings, synthetic: bool = False) -> Confidence | NoVerdicts:

@@ -46,7 +46,14 @@ from skufp_pipeline.policy.network import Policy, load_policy
 from skufp_pipeline.policy.quality import quality_features
 from skufp_pipeline.query.answers import Answer, Clock, Hit, Item
 from skufp_pipeline.query.combine import Wish, mean_query, pushed_away, rocchio
-from skufp_pipeline.query.confidence import LISTED, Confidence, NoVerdicts, features_of, read_confidence
+from skufp_pipeline.query.confidence import (
+    LISTED,
+    REGION_SCORE,
+    Confidence,
+    NoVerdicts,
+    features_of,
+    read_confidence,
+)
 from skufp_pipeline.query.explain import Explanation, ExplanationSettings, Matched, explain
 from skufp_pipeline.query.facets import count_facets
 from skufp_pipeline.query.image_encoders import load_image_encoder_of
@@ -81,7 +88,8 @@ UsePolicy = Literal["on", "off", "auto"]  # auto: on if the index has a policy
 
 class EmbeddedPhoto(NamedTuple):
     """A photo's embedding (1, D) without the policy and as the query, the policy's action, if any, and the
-    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow.
+    (P, d) patches of the photo as it is, if the encoder makes them; `further` is for the stages that follow,
+    `region_score` the detector's, if this is a region that it found.
     """
 
     plain: NDArray[np.float32]
@@ -89,6 +97,7 @@ class EmbeddedPhoto(NamedTuple):
     action: str | None
     patches: Patches | None = None
     further: Further | None = None
+    region_score: float | None = None
 
 
 class EmbeddedView(NamedTuple):
@@ -420,8 +429,8 @@ class QueryEngine:
 
         Args:
             facets_over: number of best answers whose values are counted (`query.facets`); None counts none.
-            region: what of the photo is searched for; of several photos, or with likes and words to avoid,
-                each is taken whole.
+            region: what of the photo is searched for; of several photos `auto`, each by the item that
+                answers best alone, or `whole`.
 
         Raises UserError as those do, if a SKU is not in the index, or if the parts cancel out.
         """
@@ -435,32 +444,54 @@ class QueryEngine:
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.is_plain:
             return self._search_plain(wish, top, within, region)
-        if region not in (AUTO, WHOLE, MERGE):
-            raise UserError(
-                "item and box are for one photo, alone or with a text; with several photos, likes or "
-                "words to avoid photos are taken whole"
-            )
         clock = Clock()
-        embedded = [self.embedded_views(photo, WHOLE, clock)[0].photo for photo in wish.photos]
-        query: NDArray[np.floating] | None = None
-        if embedded:
-            query = mean_query([photo.query for photo in embedded], wish.photo_weights)
-        words, text_weight = wish.text, wish.text_weight if embedded else 1.0
-        if words is not None:
-            row = self._embed_text(words)
-            query = row if query is None else mix(query, row, text_weight)
         if wish.liked or wish.disliked:
             rated = self.index.of_skus([*wish.liked, *wish.disliked])
             within = ~rated & (self.index.present if within is None else within)
-            rows = [self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked)]
-            query = rocchio(query, *rows)
+
+        def answer(engine: QueryEngine, *photos: EmbeddedPhoto) -> Answer:
+            query = engine._combined(wish, photos)
+            clock.lap("combine")
+            action = photos[0].action if len(photos) == 1 else None
+            told = ("", 0.0) if wish.text is None else (wish.text, wish.text_weight if photos else 1.0)
+            return engine._answer(query, top, within, clock, action, told)
+
+        if len(wish.photos) == 1:
+            return self._best_of(wish.photos[0], region, clock, answer)
+        if region not in (AUTO, WHOLE, MERGE):
+            raise UserError(
+                "an item or a box is a part of one photo; of several, each item that answers best is taken"
+            )
+        return answer(self, *(self._best_view(photo, region, clock) for photo in wish.photos))
+
+    def _combined(self, wish: Wish, photos: Sequence[EmbeddedPhoto]) -> NDArray[np.floating]:
+        """Returns the query (1, D) of a wish."""
+        query: NDArray[np.floating] | None = None
+        if photos:
+            query = mean_query([photo.query for photo in photos], wish.photo_weights)
+        if wish.text is not None:
+            row = self._embed_text(wish.text)
+            query = row if query is None else mix(query, row, wish.text_weight)
+        if wish.liked or wish.disliked:
+            query = rocchio(
+                query, *(self.index.fingerprints_of(skus) for skus in (wish.liked, wish.disliked))
+            )
         assert query is not None
-        avoided = [self._embed_text(text) for text in wish.avoided]
-        query = pushed_away(query, avoided, wish.avoided_weight)
-        clock.lap("combine")
-        action = embedded[0].action if len(embedded) == 1 else None
-        told = ("", 0.0) if words is None else (words, text_weight)
-        return self._answer(query, top, within, clock, action, told)
+        return pushed_away(query, [self._embed_text(text) for text in wish.avoided], wish.avoided_weight)
+
+    def _best_view(
+        self, source: PhotoSource | SeenPhoto, region: RegionChoice, clock: Clock
+    ) -> EmbeddedPhoto:
+        """Returns what a search for this photo alone would answer."""
+        views = self.embedded_views(source, WHOLE if region == WHOLE else AUTO, clock)
+        if len(views) == 1:
+            return views[0].photo
+        engine = self.unmoved
+        answers = [
+            engine._judged(engine._answer_photo(view.photo, 1, None, clock), view.photo, clock)
+            for view in views
+        ]
+        return views[best_item(answers)].photo
 
     def _search_plain(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:
         if wish.liked:
@@ -480,16 +511,19 @@ class QueryEngine:
         """
         if not isinstance(source, SeenPhoto):
             views = read_views(source, region, self.detector, clock)
-            return [
-                EmbeddedView(self.embed_image(view.image, clock), view.box, view.item, view.number)
-                for view in views
-            ]
+            return [self._embedded_view(view, clock) for view in views]
         embeds = self._made_of or self  # engines over other indexes embed alike
         items = source.kept(embeds, AUTO) if isinstance(region, int) else None
         chosen = [view for view in items or () if view.number == region]
         return chosen or source.seen(
             embeds, region, lambda: self.embedded_views(source.content, region, clock)
         )
+
+    def _embedded_view(self, view: View, clock: Clock) -> EmbeddedView:
+        photo = self.embed_image(view.image, clock)
+        if view.item is not None:
+            photo = photo._replace(region_score=view.item.score)
+        return EmbeddedView(photo, view.box, view.item, view.number)
 
     def _best_of(
         self,
@@ -558,11 +592,12 @@ class QueryEngine:
             return answer
         if isinstance(self.confidence, NoVerdicts):
             return replace(answer, no_verdict=self.confidence.off)
-        sure = float(self.confidence.judge(self._evidence(photo))[0])
+        confidence = self.confidence.of(photo.region_score)
+        sure = float(confidence.judge(self._evidence(photo))[0])
         clock.lap("confidence")
         unmoved = self.unmoved
         first = answer if unmoved is self else unmoved._answer_photo(photo, 1, None, clock)
-        verdict = self.confidence.verdict(sure)
+        verdict = confidence.verdict(sure)
         return replace(answer, confidence=sure, verdict=verdict, judged=first.hits[0].sku_id)
 
     def _evidence(self, photo: EmbeddedPhoto) -> dict[str, NDArray[np.float64]]:
@@ -570,9 +605,11 @@ class QueryEngine:
         look = self.look_twice
         count = LISTED - 1 if look is None else max(LISTED - 1, look.top)
         (first,) = self.unmoved.index.search(photo.plain, count)
-        if look is None or photo.patches is None:
-            return features_of(first.scores[None])
-        return features_of(first.scores[None], look.ranked(first, photo.patches)[None])
+        second = None if look is None or photo.patches is None else look.ranked(first, photo.patches)[None]
+        found = features_of(first.scores[None], second)
+        if photo.region_score is not None:
+            found[REGION_SCORE] = np.array([photo.region_score])
+        return found
 
     def _embed_text(self, text: str) -> NDArray[np.float32]:
         if not text.strip():

@@ -65,8 +65,10 @@ def searched(
         disliked=[_composed(sku_id) for sku_id in asked.unlike],
     )
     region = region_of(asked)
-    if region != AUTO and len(photos) != 1:
-        raise UserError("box, item and whole are parts of one photo; give one photo with them")
+    if not photos and region != AUTO:
+        raise UserError("box, item and whole say which part of a photo is meant; give a photo with them")
+    if len(photos) > 1 and region not in (AUTO, WHOLE):
+        raise UserError("box and item are parts of one photo; give one photo with them, or leave them out")
     index = served.engine.index
     chosen = [*selected(index, asked.where), *([] if within is None else [within])]
     rows = reduce(and_, chosen) if chosen else None

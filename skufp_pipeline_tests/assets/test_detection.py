@@ -10,9 +10,12 @@ from skufp_pipeline.artifacts.places import (
     DETECTION_REPORT,
     DETECTOR_CHECKPOINT,
     DETECTOR_ONNX,
+    FOUND_REGIONS,
     RETRIEVAL_REPORT,
     SEARCH_INDEX,
 )
+from skufp_pipeline.evaluation.report import Report
+from skufp_pipeline.query.confidence import Confidence, read_confidence
 from skufp_pipeline.query.engine import QueryEngine
 
 from ..graphs import Graph, checks, metadata, run_asset
@@ -42,6 +45,27 @@ def test_the_index_keeps_its_detector(graph: Graph) -> None:
     for settings in (None, graph.preset.query_encoder):
         engine = QueryEngine.open(graph.store, torch.device("cpu"), settings)
         assert engine.detector is not None
+
+
+def test_verdicts_on_found_regions_are_calibrated_on_development_photos_of_training_skus(
+    graph: Graph,
+) -> None:
+    files, index = FOUND_REGIONS.read(graph.store), SEARCH_INDEX.read(graph.store).artifact
+    photos = files.photos()
+    assert set(photos["role"]) == {"development"}
+    assert set(photos["split"]) == {"train"}
+    assert photos.height == files.summary["photos"] > 0
+    confidence = read_confidence(index.path)
+    assert isinstance(confidence, Confidence)
+    assert confidence.detected is not None
+    assert confidence.detected.photos == photos.height
+    assert confidence.detected.logistic.features[-3:] == ("second_top", "second_margin", "region_score")
+    judged = Report.read(RETRIEVAL_REPORT.read(graph.store).report).verdicts
+    assert judged is not None
+    assert judged.detected is not None
+    found = DETECTION_REPORT.read(graph.store).found()
+    assert judged.detected.settings["seen+zero"].photos == found.height
+    assert set(found["item_id"]).isdisjoint(photos["item_id"])
 
 
 def test_the_report_judges_every_region_of_the_same_evaluation_photos(graph: Graph) -> None:

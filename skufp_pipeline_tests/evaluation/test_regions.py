@@ -112,13 +112,13 @@ def test_the_report_counts_what_could_not_be_read_and_knows_the_detector_s_recal
     photos = pl.DataFrame(
         {
             "query_id": ["1", "2"], "sku_id": ["a", "c"], "split": ["train", "validation"],
-            "orig_image_path": ["good.png", "broken.png"], "bbox": [[0, 0, 20, 20]] * 2,
+            "orig_image_path": ["good.png", "broken.png"], "role": "evaluation", "bbox": [[0, 0, 20, 20]] * 2,
         }
     )  # fmt: skip
     dimension = encoder.embed_images([Image.new("RGB", (9, 9))]).shape[1]
     table = gallery(np.eye(4, dimension, dtype=np.float32))
     parts = tmp_path.joinpath, True, Half(), encoder, table, CropSettings(), (100, 0)
-    figures, regions, per_photo, sheet = report_detection(photos, *parts)
+    figures, regions, per_photo, found, sheet = report_detection(photos, *parts)
     assert (figures["photos"], figures["unreadable"], figures["found_nothing"]) == (1, 1, 0)
     assert figures["by_split"]["train"]["recall"] == figures["by_split"]["train"]["mean_iou"] == 1
     assert figures["detect"]["p50_ms"] > 0
@@ -126,5 +126,6 @@ def test_the_report_counts_what_could_not_be_read_and_knows_the_detector_s_recal
     assert ranks["rank_annotated"] == ranks["rank_detected"] == ranks["rank_tapped"], "the very same box"
     assert set(regions["region"]) == {"annotated", "detected", "tapped", "whole"}
     assert sheet.width > 100
+    assert found.select("item_id", "sku_id", "region_score").rows() == [("1", "a", 0.8)]
     with pytest.raises(TooLittleError, match="there are no evaluation photos to judge the detector on"):
         report_detection(photos.tail(1), *parts)

@@ -18,6 +18,7 @@ from skufp_pipeline.query.confidence import (
     asked_twice,
     calibrate,
     calibrated,
+    calibrated_on_regions,
     conformal_threshold,
     features_of,
     fit_logistic,
@@ -214,6 +215,48 @@ def test_no_evaluation_or_training_photo_and_no_photo_of_a_validation_sku_calibr
     ]
     more = pl.concat([real, *others, photos_near(rows, 0.5, 1, 1, split="validation")])
     assert calibrated(index, more, None, settings) == calibrated(index, real, None, settings)
+
+
+def test_regions_that_a_detector_found_have_a_promise_of_their_own() -> None:
+    rows, settings = unit_rows(200, 2), ConfidenceSettings()
+    index = index_of(rows)
+    cut = lambda each, seed: photos_near(rows, 0.3, each, seed).with_columns(region_score=pl.lit(0.5))  # noqa: E731
+    exact = calibrated(index, photos_near(rows, 0.1, 2, 3), None, settings)
+    found = calibrated_on_regions(index, exact, cut(2, 5), None, settings)
+    assert isinstance(found, Confidence)
+    assert found.model_copy(update={"detected": None}) == exact
+    assert found.of(None) == found
+    own = found.of(0.5)
+    assert own == found.detected
+    assert "region_score" in own.logistic.features
+    fresh = pairs_of(index, cut(2, 6)).present
+    assert fresh["region_score"].tolist() == [0.5] * 400
+    rejected = {
+        name: np.mean(judge.judge(fresh) < judge.reject_below)
+        for name, judge in (("own", own), ("exact", exact))
+    }
+    assert rejected["own"] <= 0.08 < 0.2 < rejected["exact"]
+
+
+def test_regions_of_other_roles_and_splits_calibrate_nothing_and_too_few_are_judged_as_the_others() -> None:
+    rows, settings = unit_rows(120, 7), ConfidenceSettings()
+    index = index_of(rows)
+    exact = calibrated(index, photos_near(rows, 0.1, 2, 8), None, settings)
+    regions = photos_near(rows, 0.2, 1, 4).with_columns(region_score=pl.lit(0.5))
+    found = calibrated_on_regions(index, exact, regions, None, settings)
+    others = [
+        regions.with_columns(role=pl.lit("evaluation")),
+        regions.with_columns(split=pl.lit("validation")),
+    ]
+    assert (
+        calibrated_on_regions(index, exact, pl.concat([regions, *others]), None, settings) == found != exact
+    )
+    for few in (regions[:20], regions[:0]):
+        assert calibrated_on_regions(index, exact, few, None, settings) == exact
+    assert isinstance(exact, Confidence)
+    assert exact.of(0.5) == exact
+    off = NoVerdicts(off="too few")
+    assert calibrated_on_regions(index, off, regions, None, settings) == off
 
 
 def test_a_threshold_above_that_of_a_match_is_lowered_to_it() -> None:

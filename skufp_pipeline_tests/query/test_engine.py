@@ -4,8 +4,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 
 from skufp_pipeline.artifacts.places import VLA_CHECKPOINT
+from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.encoders.onnx import OnnxImageEncoder
 from skufp_pipeline.encoders.settings import QueryEncoderSettings
@@ -464,6 +466,15 @@ SURE = calibrated(
 )
 
 
+class Everything:
+    """A detector that takes the whole photo for an item."""
+
+    trim = 0.0
+
+    def find(self, image: Image.Image) -> list[Region]:
+        return [Region((0, 0, *image.size), "item", 0.5)]
+
+
 @pytest.fixture
 def large(encoder: Encoder) -> FingerprintIndex:
     """Twelve SKUs: the red one, and others at right angles to it."""
@@ -502,6 +513,21 @@ def test_a_photo_of_the_whole_index_gets_confidence_and_verdict(
         ),
     )
     assert {(other.confidence, other.verdict, other.no_verdict) for other in others} == {(None, None, None)}
+
+
+def test_a_found_region_has_the_verdict_of_its_own_calibration(
+    large: FingerprintIndex, encoder: Encoder, tmp_path: Path
+) -> None:
+    picture("red").save(tmp_path / "red.png")
+    sure = Logistic(features=("region_score",), means=(0,), scales=(1,), weights=(2,), intercept=0)
+    both = SURE.model_copy(update={"detected": calibrated(sure, 0.9, 0.8)})
+    engine = QueryEngine(large, encoder, confidence=both, detector=Everything())
+    found = engine.search_image(tmp_path / "red.png", 1)
+    assert (found.item, found.verdict) == (1, "none")
+    assert found.confidence == pytest.approx(1 / (1 + np.exp(-2 * 0.5)))
+    for region in ("whole", (0, 0, *picture("red").size)):
+        part = engine.search_image(tmp_path / "red.png", 1, region=region)
+        assert part.verdict == "match"
 
 
 def test_the_policy_changes_the_answer_and_no_verdict(

@@ -11,6 +11,7 @@ from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.query.answers import Answer, Clock, Hit
+from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine, read_photo
 from skufp_pipeline.query.regions import RegionChoice, best_item, found_in, views_of
 from skufp_pipeline.search.index import FingerprintIndex
@@ -89,6 +90,36 @@ def test_the_item_that_answers_best_is_taken_and_the_others_are_listed(
     assert answer.items[1].sku_id == "lime"
     mixed = engine(index, encoder, Finder(noise, LIME)).search_mixed(photo, "lime", 0, 3)
     assert (mixed.item, mixed.hits) == (2, answer.hits)
+
+
+def test_with_likes_and_words_to_avoid_the_item_that_answers_best_is_taken_too(
+    index: FingerprintIndex, encoder: Encoder, photo: Path
+) -> None:
+    asked = engine(index, encoder, Finder((0, 0, 90, 90), LIME))
+    box = asked.search_image(photo, 1).box
+    assert box is not None
+    for wish in (Wish(photos=[photo], liked=["apple"]), Wish(photos=[photo], avoided=["red"])):
+        answer = asked.search(wish, 3)
+        assert (answer.item, answer.box, answer.items[1].box) == (2, box, box)
+        assert answer.hits == asked.search(wish, 3, region=2).hits
+        assert answer.hits == asked.search(wish, 3, region=box).hits
+        assert answer.hits != asked.search(wish, 3, region="whole").hits
+
+
+def test_of_several_photos_each_gives_the_item_that_answers_best(
+    index: FingerprintIndex, encoder: Encoder, photo: Path, tmp_path: Path
+) -> None:
+    asked = engine(index, encoder, Finder((0, 0, 90, 90), LIME))
+    box = asked.search_image(photo, 1).box
+    assert box is not None
+    crop = tmp_path / "crop.png"
+    read_item(photo, box, CropSettings()).save(crop)
+    part = engine(index, encoder).search(Wish(photos=[crop, crop]), 3)
+    assert asked.search(Wish(photos=[photo, photo]), 3).hits == part.hits
+    whole = engine(index, encoder).search(Wish(photos=[photo, photo]), 3)
+    assert asked.search(Wish(photos=[photo, photo]), 3, region="whole").hits == whole.hits != part.hits
+    with pytest.raises(UserError, match="an item or a box is a part of one photo"):
+        asked.search(Wish(photos=[photo, photo]), 3, region=1)
 
 
 def test_without_a_detector_or_items_the_whole_photo_is_searched_for(

@@ -11,7 +11,7 @@ import { button, debounced, h, icon } from "./dom.js";
 import { forgetPhotos, kept, sendAgain, sendPhoto } from "./photos.js";
 import { forgetSearches, recent, remember } from "./recent.js";
 import { columnName, nameOf, picture } from "./results.js";
-import { MOST, TOP, asks, format, nothing, parse, regionOf, searchBody, takesWhole } from "./state.js";
+import { MOST, PHOTOS, TOP, asks, format, nothing, parse, regionOf, searchBody } from "./state.js";
 import { ago, milliseconds, number, percent, t } from "./words.js";
 
 const IDEAS = 8; // values of a column that the start offers
@@ -23,6 +23,8 @@ const one = (selector) => document.querySelector(selector);
 let service = { title: t("start.title"), indexes: [], feedback: false, photo_megabytes: 10, photo_minutes: 15 };
 let state = nothing();
 let photo = null; // of photos.js
+let further = []; // more photos of the item
+let adds = false; // the photo to come is one of these
 let running = null; // AbortController of what is being asked
 let columnsOf = null; // name of the index whose columns the filters show
 let again = null; // the photo that is being sent again
@@ -63,10 +65,9 @@ async function run() {
   const columns = shownColumns(indexNames());
   for (const column of columns) column.wait();
   try {
-    photo = state.photo ? await kept(state.photo) : null;
+    const [first, ...others] = await Promise.all([state.photo, ...state.also].map((id) => id && kept(id)));
     if (signal.aborted) return;
-    if (photo && photo.photo_id !== state.photo) rename();
-    one("photo-stage").photo(photo);
+    usesPhotos(first, others);
     mark(null);
     const answers = await Promise.all(columns.map((column) => search(column.name, signal)));
     if (signal.aborted) return;
@@ -78,11 +79,18 @@ async function run() {
   }
 }
 
-/** Puts the photo's newest id into the address. */
-function rename() {
-  state.photo = photo.photo_id;
+/** Shows the photos, and puts their newest ids into the address. */
+function usesPhotos(first, others) {
+  [photo, further] = [first, others];
+  one("photo-stage").photo(photo);
+  state.photo = photo?.photo_id ?? state.photo;
+  state.also = state.also.map((id, place) => further[place]?.photo_id ?? id);
   history.replaceState(null, "", format(state));
+  showFurther();
 }
+
+/** Whether a photo is not on this device. */
+const isLost = () => !photo || further.includes(null);
 
 /** Returns the answer of an index, and the milliseconds that it took from here. */
 async function search(index, signal) {
@@ -92,13 +100,13 @@ async function search(index, signal) {
   try {
     return timed(await asked());
   } catch (error) {
-    if (error.status !== 404 || !state.photo || state.near.length || !photo) throw error;
+    if (error.status !== 404 || !state.photo || state.near.length || isLost()) throw error;
   }
   tell({ kind: "busy", text: t("photo.again") });
-  again ??= sendAgain(photo, { signal, onBusy: busy }).finally(() => (again = null));
-  photo = await again;
-  rename();
-  one("photo-stage").photo(photo);
+  const sent = () => [photo, ...further].map((each) => sendAgain(each, { signal, onBusy: busy }));
+  again ??= Promise.all(sent()).finally(() => (again = null));
+  const [first, ...others] = await again;
+  usesPhotos(first, others);
   return timed(await asked());
 }
 
@@ -106,13 +114,19 @@ async function search(index, signal) {
 
 async function usePhoto(file) {
   if (!file) return;
+  const isFurther = adds && state.photo;
+  adds = false;
   const signal = restart();
   tell({ kind: "busy", text: t("photo.sending") });
   document.body.toggleAttribute("sending", true);
   try {
-    photo = await sendPhoto(file, service.photo_megabytes * 1e6, { signal, onBusy: busy });
+    const { photo_id } = await sendPhoto(file, service.photo_megabytes * 1e6, { signal, onBusy: busy });
     const { text, weight, not, where, index, beside } = state;
-    await go({ ...nothing(), text, weight, not, where, index, beside, photo: photo.photo_id });
+    await go(
+      isFurther
+        ? { also: [...state.also, photo_id], item: null, box: null, whole: false }
+        : { ...nothing(), text, weight, not, where, index, beside, photo: photo_id },
+    );
   } catch (error) {
     if (!isAborted(error)) tell({ kind: "error", error, action: [t("photo.other"), choose] });
   } finally {
@@ -120,9 +134,40 @@ async function usePhoto(file) {
   }
 }
 
-const choose = () => $("file").click();
+function choose() {
+  adds = false;
+  $("file").click();
+}
+
+/** Shows the further photos, each with a way to remove it, and the way to add one. */
+function showFurther() {
+  const shown = further.map((each, place) => {
+    const url = each && URL.createObjectURL(each.blob);
+    const drop = () => URL.revokeObjectURL(url);
+    const alt = t("photo.number", { n: place + 2 });
+    const left = () => state.also.filter((_, other) => other !== place);
+    return h(
+      "li",
+      {},
+      url ? h("img", { src: url, alt, onload: drop, onerror: drop }) : h("span", {}, alt),
+      button(
+        { label: t("photo.remove_number", { n: place + 2 }), symbol: "x", only: true, class: "round small" },
+        () => go({ also: left() }),
+      ),
+    );
+  });
+  const add = button({ label: t("photo.add"), symbol: "plus", class: "link" }, () => {
+    adds = true;
+    $("file").click();
+  });
+  $("also").replaceChildren(
+    ...(shown.length ? [h("ul", { role: "list", "aria-label": t("photo.further") }, ...shown)] : []),
+    ...(shown.length < PHOTOS - 1 && !state.near.length ? [add] : []),
+  );
+}
 
 function takePhoto() {
+  adds = false;
   const phone = matchMedia("(pointer: coarse)").matches;
   if (phone || !hasCamera()) $("capture").click();
   else one("camera-dialog").show();
@@ -134,6 +179,7 @@ function listenForPhotos() {
       usePhoto(event.target.files[0]);
       event.target.value = "";
     });
+  $("file").addEventListener("cancel", () => (adds = false));
   for (const id of ["choose", "start-choose"]) $(id).addEventListener("click", choose);
   for (const id of ["camera", "start-camera"]) $(id).addEventListener("click", takePhoto);
   one("camera-dialog").addEventListener("photo", (event) => usePhoto(event.detail));
@@ -198,7 +244,7 @@ function panel({ symbol, title, text, small, actions = [], role }) {
 
 function failed(error, columns) {
   quiet();
-  const gone = error.status === 404 && state.photo && !photo && !state.like.length && !state.near.length;
+  const gone = error.status === 404 && state.photo && isLost() && !state.like.length && !state.near.length;
   const kind = gone
     ? "gone"
     : error.status === 0
@@ -225,6 +271,21 @@ function failed(error, columns) {
   );
   for (const column of columns.slice(1)) column.fail(null);
   document.body.dataset.failed = kind;
+  if (kind === "offline") whenBack(running.signal);
+}
+
+/** Asks again by itself once the service answers, less and less often. */
+async function whenBack(signal) {
+  for (let seconds = 1; ; seconds = Math.min(2 * seconds, 30)) {
+    await new Promise((resolve) => {
+      setTimeout(resolve, seconds * 1000);
+      addEventListener("online", resolve, { once: true, signal });
+    });
+    if (signal.aborted) return;
+    const isBack = navigator.onLine && (await greets());
+    if (signal.aborted) return;
+    if (isBack) return run();
+  }
 }
 
 // ---- The start ----------------------------------------------------------------------------------------------
@@ -233,7 +294,7 @@ function showStart() {
   document.body.dataset.view = "start";
   $("start").hidden = false;
   $("search").hidden = true;
-  photo = null;
+  [photo, further] = [null, []];
   document.title = t("title.start", { title: service.title });
   showRecent();
 }
@@ -486,7 +547,7 @@ function showIndexes() {
 
 /** Marks on the photo what was searched for. */
 function mark(answer) {
-  const fixed = state.near.length ? "near" : takesWhole(state) ? "whole" : null;
+  const fixed = state.near.length ? "near" : state.also.length ? "several" : null;
   const chosen = { item: state.item, box: state.box, whole: state.whole };
   if (answer && !state.box && !state.item && !state.whole)
     Object.assign(chosen, { item: answer.item, box: answer.box });
@@ -671,7 +732,7 @@ function listenForAnswers() {
     const list = state[name].filter((each) => each !== sku);
     say(t(`judged.${name}.${chosen ? "off" : "on"}`, { name: nameOf(event.detail.hit) }));
     const base = state.near.length
-      ? { near: [], photo: null, text: "", item: null, box: null, whole: false, like: [state.near.at(-1)] }
+      ? { near: [], photo: null, also: [], text: "", item: null, box: null, whole: false, like: [state.near.at(-1)] }
       : {};
     const liked = { ...state, ...base };
     go({
@@ -692,8 +753,8 @@ function listenForAnswers() {
     one("product-dialog").show(event.detail.hit, event.detail.answer, state, abilities()),
   );
   addEventListener("why", ({ detail: { hit, answer } }) => {
-    const region = takesWhole(state)
-      ? { whole: true }
+    const region = state.also.length
+      ? {} // its first item
       : state.box || state.item || state.whole
         ? regionOf(state)
         : answer.item
@@ -750,7 +811,7 @@ function listen() {
     go({ item: null, box: null, whole: false, near: [], ...event.detail }),
   );
   $("photo-remove").addEventListener("click", () => {
-    go({ photo: null, item: null, box: null, whole: false, weight: 0.5, near: [] });
+    go({ photo: null, also: [], item: null, box: null, whole: false, weight: 0.5, near: [] });
     $("text").focus();
   });
   $("home").addEventListener("click", (event) => {
@@ -764,7 +825,6 @@ function listen() {
     state = parse(location.search);
     run();
   });
-  addEventListener("online", () => document.body.dataset.failed === "offline" && run());
   addEventListener("keydown", (event) => {
     const writes = event.target.closest?.("input, textarea, select, dialog[open]");
     if (event.key === "/" && !writes && !event.ctrlKey && !event.metaKey && !event.altKey) {
@@ -815,5 +875,11 @@ async function greet() {
   const key = service.feedback ? "about.feedback" : "about";
   $("about").textContent = t(key, { n: skus, count: skus, minutes: service.photo_minutes });
 }
+
+const greets = () =>
+  greet().then(
+    () => true,
+    () => false,
+  );
 
 begin();

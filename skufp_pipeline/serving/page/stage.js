@@ -69,7 +69,7 @@ export class PhotoStage extends HTMLElement {
   }
 
   /** Marks what was searched for: `item` by its number, a box, or the whole; `fixed`
-   * says why no part can be chosen: "whole" if several things are combined, "near" for what is like a product. */
+   * says why no part can be chosen: "several" with several photos, "near" for what is like a product. */
   mark({ item, box, whole, fixed }) {
     if (!this.#photo) return;
     const found = this.#photo.items.find((each) => each.number === item);
@@ -77,7 +77,7 @@ export class PhotoStage extends HTMLElement {
       node.setAttribute("aria-pressed", String(Number(node.dataset.item) === item && !fixed));
     this.wholeChip.setAttribute(
       "aria-pressed",
-      String(fixed === "whole" || (!fixed && (whole || (!item && !box)))),
+      String(!fixed && (whole || (!item && !box))),
     );
     this.hint.textContent = t(`box.hint.${fixed ?? "free"}`);
     this.toggleAttribute("fixed", Boolean(fixed));

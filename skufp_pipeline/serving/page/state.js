@@ -2,10 +2,12 @@
 
 export const TOP = 24; // answers at first
 export const MOST = 100; // answers that the service gives
+export const PHOTOS = 8; // of one item, that it takes
 
-/** Nothing is looked for. `near` are the products that "More like this" went through, the last one in use. */
+/** Nothing is looked for. `also` are further photos of the item; `near` are the products that "More like this" went through, the last one in use. */
 export const nothing = () => ({
   photo: null,
+  also: [],
   item: null,
   box: null,
   whole: false,
@@ -26,6 +28,7 @@ export function parse(query) {
   const given = new URLSearchParams(query);
   const state = nothing();
   state.photo = given.get("photo");
+  if (state.photo) state.also = given.getAll("also").filter(Boolean).slice(0, PHOTOS - 1);
   const item = Number(given.get("item"));
   if (Number.isInteger(item) && item > 0) state.item = item;
   const box = (given.get("box") ?? "").split(",").map(Number);
@@ -59,6 +62,7 @@ export function format(state) {
   const lang = new URLSearchParams(location.search).get("lang");
   if (lang) query.set("lang", lang);
   if (state.photo) query.set("photo", state.photo);
+  for (const id of state.also) query.append("also", id);
   if (state.item) query.set("item", state.item);
   if (state.box) query.set("box", state.box.join(","));
   if (state.whole) query.set("whole", "1");
@@ -81,9 +85,6 @@ export function format(state) {
 export const asks = (state) =>
   Boolean(state.photo || state.text.trim() || state.like.length || state.near.length);
 
-/** Whether the photo is taken whole, because several things are combined. */
-export const takesWhole = (state) => Boolean(state.not.length || state.like.length || state.unlike.length);
-
 /** Returns the region of a state as the service takes it. */
 export function regionOf(state) {
   if (state.box) return { box: state.box };
@@ -96,7 +97,8 @@ export function searchBody(state, index) {
   const body = { top: state.top, facets: MOST, index };
   if (Object.keys(state.where).length) body.where = state.where;
   if (state.near.length) return { ...body, like: [state.near.at(-1)] };
-  if (state.photo) Object.assign(body, { photo_id: state.photo }, takesWhole(state) ? {} : regionOf(state));
+  if (state.also.length) body.photo_ids = [state.photo, ...state.also];
+  else if (state.photo) Object.assign(body, { photo_id: state.photo }, regionOf(state));
   if (state.text.trim()) body.text = state.text.trim();
   if (state.photo && body.text) body.text_weight = state.weight;
   if (state.not.length) body.not_text = state.not;

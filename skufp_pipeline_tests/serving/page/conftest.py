@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 import yaml
 from PIL import Image
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.presets import load_preset
@@ -38,6 +38,7 @@ FLAGS = [
 ]
 PATIENCE = 60_000  # milliseconds; the machine may be busy
 MEGABYTES = 0.3  # of a photo, at most
+expect.set_options(timeout=PATIENCE)
 OpenPage = Callable[..., Page]
 
 

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from .conftest import OpenPage, answers, asked, upload
+from .conftest import OpenPage, Running, answers, asked, upload
 from .test_files import PAGE
 
 LOOKS: dict[str, dict[str, Any]] = {
@@ -26,12 +26,15 @@ def complaints(page: Page) -> list[str]:
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_everyone_can_use_the_start_the_answers_and_the_dialogs(
-    open_page: OpenPage, photo: Path, look: str
+    open_page: OpenPage, running: Running, photo: Path, look: str
 ) -> None:
     page = open_page(reduced_motion="reduce", **LOOKS[look])
     page.wait_for_selector("#ideas button")
     assert complaints(page) == []
     upload(page, photo)
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add a photo of it").click()
+    asked(page, lambda: chooser.value.set_files(running.photos[1]))
     if look == "phone":
         page.locator("#more-panel summary").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -260,10 +260,33 @@ def test_likes_and_dislikes_change_the_answers(open_page: OpenPage, running: Run
     card(page, 0).hover()
     asked(page, card(page, 0).get_by_role("button", name="Less of this").click)
     assert answers(page) == running.skus(photo_id=photo_id, like=[first[1]], unlike=[liked[0]])
-    expect(page.locator("#box-hint")).to_contain_text("the whole photo counts")
+    expect(page.locator("#box-hint")).to_contain_text("Drag the box")
     asked(page, page.get_by_role("button", name=f"Remove {first[1]}").click)
     asked(page, page.get_by_role("button", name=f"Remove {liked[0]}").click)
     assert answers(page) == first
+
+
+def test_more_photos_of_an_item_are_added_asked_together_and_removed(
+    open_page: OpenPage, running: Running
+) -> None:
+    page = open_page()
+    first, second = running.photos[:2]
+    upload(page, first)
+    alone, photo_id = answers(page), address(page)["photo"][0]
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Add a photo of it").click()
+    body = asked(page, lambda: chooser.value.set_files(second))
+    assert body["photo_ids"] == [photo_id, *address(page)["also"]]
+    assert len(body["photo_ids"]) == 2
+    together = answers(page)
+    assert together == running.skus(photo_ids=body["photo_ids"]) != alone
+    expect(page.locator("#box-hint")).to_contain_text("Of several photos")
+    page.reload()
+    assert answers(page) == together
+    assert page.get_by_role("img", name="Photo 2").evaluate("image => image.naturalWidth") > 0
+    asked(page, page.get_by_role("button", name="Remove photo 2").click)
+    assert answers(page) == alone
+    assert "also" not in address(page)
 
 
 def test_why_draws_both_pictures_and_their_pairs(open_page: OpenPage, running: Running, photo: Path) -> None:
@@ -393,6 +416,19 @@ def test_offline_is_told_and_ends_by_itself(open_page: OpenPage) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".blank")).to_contain_text("You are offline")
     page.context.set_offline(False)
+    assert answers(page)
+
+
+def test_a_service_that_can_not_be_reached_is_asked_again_until_it_answers(open_page: OpenPage) -> None:
+    page = open_page("?q=skirt", tolerated="ERR_CONNECTION_REFUSED")
+    answers(page)
+    page.route("**/v1/**", lambda route: route.abort("connectionrefused"))
+    page.get_by_role("searchbox").fill("shorts")
+    page.keyboard.press("Enter")
+    expect(page.locator(".blank")).to_contain_text("can't be reached")
+    with page.expect_event("requestfailed", lambda asked: asked.url.endswith("/v1/service")):
+        pass
+    page.unroute("**/v1/**")
     assert answers(page)
 
 
