@@ -263,6 +263,11 @@ class QueryEngine:
         return _reading(self._encoder)
 
     @property
+    def reads_words(self) -> bool:
+        """Whether a text can be asked."""
+        return self._encoder is not None
+
+    @property
     def lexical(self) -> LexicalIndex | None:
         """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
         return self._lexical.index if isinstance(self._lexical, LexicalFolder) else self._lexical
@@ -729,7 +734,7 @@ def _reading(encoder: Encoder | None) -> Encoder:
     if encoder is None:
         raise UserError(
             "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
-            "SKU; texts and explanations need another index, such as --index fingerprints"
+            "SKU; texts and explanations need an index of fingerprints, or of the encoder"
         )
     return encoder
 
