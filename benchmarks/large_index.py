@@ -3,10 +3,10 @@
     python benchmarks/large_index.py --skus 10000000 --json large.json
 
 Rows are drawn about random centres, fifty to a centre (cosine 0.9), and queries farther off (0.8), a segment
-at a time. Each phase is a process of its own, so that its peak memory is its own. The answers are held against
-float64 brute force over all rows, before and after a day's changes: a quarter of the changed SKUs is removed, half
-gets another fingerprint, a quarter is new. Last, `--qdrant` SKUs are exported to a local Qdrant, whose top ten
-are compared. An index that `--folder` already holds is searched again, not built.
+at a time. Each phase is a process of its own, so that its peak memory is its own. Answers are held against
+float64 brute force over all rows, before and after a day's changes: of the changed SKUs a quarter is removed,
+half gets another fingerprint, a quarter is new. Last, `--qdrant` SKUs are exported to a local Qdrant, whose
+top ten are compared. An index that `--folder` already holds is searched again, not built.
 """
 
 import json
@@ -157,12 +157,15 @@ def is_exact(index: FingerprintIndex, queries: Floats) -> bool:
     rows, scores = brute_force(index, queries[:CHECKED], K)
     batched = index.best(queries, K)
     alone = [index.best(query, K) for query in queries[:CHECKED]]
-    found = [[part[:CHECKED] for part in batched], [np.concatenate(parts) for parts in zip(*alone, strict=True)]]
+    found = [
+        [part[:CHECKED] for part in batched],
+        [np.concatenate(parts) for parts in zip(*alone, strict=True)],
+    ]
     return all(np.array_equal(a, rows) and np.array_equal(b, scores) for a, b in found)
 
 
 def brute_force(index: FingerprintIndex, queries: Floats, k: int) -> Best:
-    """The K best present rows by float64 score, ties by row: a float32 product finds who comes into question."""
+    """The K best present rows by float64 score, ties by row: float32 finds who comes into question."""
     wide = unit_queries(queries)
     slack = 2 * (wide.shape[1] + 2) * 2.0**-24 * 1.01
     rows = [np.empty(0, np.int64)] * len(wide)
@@ -177,7 +180,10 @@ def brute_force(index: FingerprintIndex, queries: Floats, k: int) -> Best:
                 floor = np.partition(near[number], -min(k, len(part)))[-min(k, len(part))] - slack
                 chosen = np.flatnonzero(near[number] >= floor)
                 exact = (part[chosen].astype(np.float64) * query).sum(axis=1)
-                joined = np.append(rows[number], start + present[low + chosen]), np.append(scores[number], exact)
+                joined = (
+                    np.append(rows[number], start + present[low + chosen]),
+                    np.append(scores[number], exact),
+                )
                 order = np.lexsort((joined[0], -joined[1]))[:k]
                 rows[number], scores[number] = joined[0][order], joined[1][order]
         start += len(segment)
@@ -241,9 +247,18 @@ def main(
     found: dict[str, Any] = {"skus": skus, "dimension": dimension, "load_average": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory(dir=".") as made:
         place = folder or Path(made, "index")
-        names = [*([] if place.exists() else ["build"]), "search", "change", *(["qdrant"] if exported else [])]
+        names = [
+            *([] if place.exists() else ["build"]),
+            "search",
+            "change",
+            *(["qdrant"] if exported else []),
+        ]
         for name in names:
-            options = ["--phase", name, *given(skus, dimension, segment_rows, changed, exported, seconds, place)]
+            options = [
+                "--phase",
+                name,
+                *given(skus, dimension, segment_rows, changed, exported, seconds, place),
+            ]
             done = subprocess.run([sys.executable, __file__, *options], stdout=subprocess.PIPE, check=True)
             part = json.loads(done.stdout.splitlines()[-1])
             click.echo(f"{name}: {json.dumps(part)}")
