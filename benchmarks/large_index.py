@@ -222,7 +222,7 @@ def gigabytes(folder: Path, own: bool = False) -> float:
 @click.option("--dimension", default=128, show_default=True)
 @click.option("--segment-rows", default=2_500_000, show_default=True)
 @click.option("--changed", default=10_000, show_default=True, help="SKUs of a day's changes")
-@click.option("--qdrant", "exported", default=20_000, show_default=True, help="SKUs; 0: none")
+@click.option("--qdrant", "exported", default=5_000, show_default=True, help="SKUs; 0: none")
 @click.option("--seconds", default=10.0, show_default=True, help="of single queries, and of batches")
 @click.option("--folder", type=click.Path(path_type=Path), help="keeps the index here; else it is deleted")
 @click.option("--json", "json_path", type=click.Path(path_type=Path))

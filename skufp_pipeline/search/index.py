@@ -226,19 +226,19 @@ class FingerprintIndex:
         """Rows and scores, (Q, min(k, sum of counts)) each."""
         if len(self.segments) == 1:
             return self.segments[0].scanner.best(queries, min(k, counts[0]), allowed[0])
-        found = [
-            (start, *segment.scanner.best(queries, min(k, count), words))
-            for start, segment, words, count in zip(
-                self._starts, self.segments, allowed, counts, strict=False
-            )
-            if count
-        ]
-        rows = np.concatenate(
-            [np.empty((len(queries), 0), np.int64), *(r + start for start, r, _ in found)], 1
-        )
-        scores = np.concatenate([np.empty((len(queries), 0)), *(scores for _, _, scores in found)], 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: on ties the lower row comes first
-        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
+        for start, segment, words, count in zip(self._starts, self.segments, allowed, counts, strict=False):
+            if not count:
+                continue
+            floors = scores[:, -1] if scores.shape[1] == k else None  # k rows of earlier segments reach it
+            more, of_more = segment.scanner.best(queries, min(k, count), words, floors)
+            rows = np.concatenate([rows, more + start], 1)
+            scores = np.concatenate([scores, of_more], 1)
+            order = np.argsort(-scores, axis=1, kind="stable")[
+                :, :k
+            ]  # stable: on ties the lower row is first
+            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        return rows, scores
 
     def _fingerprint(self, row: int) -> NDArray[np.float32]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
