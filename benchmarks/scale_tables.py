@@ -5,8 +5,9 @@
 A SKU has three images and three texts, a shard a thousand SKUs; photos and sentences of 150 choose teachers.
 Embeddings are random unit rows of 128 dimensions. Each step runs in a process of its own: `compare` counts
 the changes of a catalogue read again (`annotations`), `teachers` chooses the best shots
-(`best_shot_teachers`), `index` builds the index and `update` makes the next version of it, with a hundredth of
-the SKUs changed (`search_index`). `idle_mib` is the peak before a step, `peak_of_data` that of making its input.
+(`best_shot_teachers`), `index` builds the index and `update` makes the next version of it, with a hundredth
+of the SKUs changed (`search_index`). `idle_mib` is the peak before a step, `peak_of_data` that of making its
+input.
 """
 
 import argparse
