@@ -131,9 +131,11 @@ class FingerprintIndex:
         """(len,) ids of the present rows."""
         return self.skus["sku_id"].gather(self.present.numbers())
 
-    @property
+    @cached_property
     def row_ids(self) -> pl.Series:
         """(row_count,) SKU ids by row; null where the SKU was removed."""
+        if len(self) == self.row_count:
+            return self.skus["sku_id"]
         return self.skus.select(pl.when(pl.lit(pl.Series(self.present.mask()))).then("sku_id"))["sku_id"]
 
     @property
