@@ -425,7 +425,7 @@ class QueryEngine:
             return self._search_wish(wish, top, within, region)
         answer = self._search_wish(wish, max(top, facets_over), within, region)
         sku_ids = [hit.sku_id for hit in answer.hits[:facets_over]]
-        counted = count_facets(self.index.skus.with_columns(self.index.row_ids), sku_ids)
+        counted = count_facets(self.index.present_skus, sku_ids)
         return replace(answer, hits=answer.hits[:top], facets=counted)
 
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:

@@ -132,6 +132,13 @@ class FingerprintIndex:
         return self.skus["sku_id"].gather(self.present.numbers())
 
     @cached_property
+    def present_skus(self) -> pl.DataFrame:
+        """The SKU table of the present rows, in one piece: polars fails on some lists in several."""
+        if len(self) == self.row_count and len(self.segments) == 1:
+            return self.skus
+        return self.skus[self.present.numbers()].rechunk()
+
+    @cached_property
     def row_ids(self) -> pl.Series:
         """(row_count,) SKU ids by row; null where the SKU was removed."""
         if len(self) == self.row_count:
