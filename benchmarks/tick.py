@@ -3,7 +3,7 @@
     python benchmarks/tick.py --skus 100000 --shards 100
 
 The store is made up, at its real size: a manifest for every result of the demo's graph, and beside it the
-list of its files, of ten photos a SKU. Everything is up to date, so that every manifest is read.
+list of its files, of ten photos a SKU (`--photos`). Everything is up to date, so that every manifest is read.
 """
 
 import argparse
@@ -22,11 +22,10 @@ from skufp_pipeline.presets import load_preset
 from skufp_pipeline.steps import Step
 from skufp_pipeline.store import FILES, MANIFEST, ArtifactStore, Manifest, shard_key
 
-PHOTOS_OF_A_SKU = 10
 WITH_A_FILE_A_PHOTO = ("raw_dataset", "sku_crops", "generated_views")
 
 
-def make_store(root: Path, steps: dict[str, Step], skus: int, shards: int) -> tuple[int, int]:
+def make_store(root: Path, steps: dict[str, Step], photos: int, shards: int) -> tuple[int, int]:
     """Writes every manifest and list of files; returns the bytes of either."""
     made: dict[tuple[str, int | None], Manifest] = {}
     sizes = [0, 0]
@@ -42,7 +41,7 @@ def make_store(root: Path, steps: dict[str, Step], skus: int, shards: int) -> tu
                 else:
                     source = made[dep.name, place.shard if dep.sharded else None]
                     inputs[dep.name] = dep.reader.digest_in(source, place.shard)
-            files = 1 + (skus * PHOTOS_OF_A_SKU if name in WITH_A_FILE_A_PHOTO else 1) // (
+            files = 1 + (photos if name in WITH_A_FILE_A_PHOTO else 1) // (
                 shards if step.stored.sharded else 1
             )
             entries = {f"photos/{n:07d}.jpg": {"bytes": 1, "sha256": digest} for n in range(files)}
@@ -76,12 +75,13 @@ def main() -> None:
     )
     parser.add_argument("--skus", type=int, default=100_000)
     parser.add_argument("--shards", type=int, default=100)
+    parser.add_argument("--photos", type=int, default=10, help="of a SKU")
     parser.add_argument("--ticks", type=int, default=5)
     arguments = parser.parse_args()
     preset = load_preset("demo").model_copy(update={"shards": arguments.shards})
-    steps = graph_steps(preset)
+    steps, photos = graph_steps(preset), arguments.skus * arguments.photos
     with tempfile.TemporaryDirectory() as root:
-        manifests, lists = make_store(Path(root), steps, arguments.skus, arguments.shards)
+        manifests, lists = make_store(Path(root), steps, photos, arguments.shards)
         seconds = []
         for _ in range(arguments.ticks):
             begin = time.perf_counter()

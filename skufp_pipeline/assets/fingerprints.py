@@ -24,6 +24,7 @@ from skufp_pipeline.evaluation.figures import training_curves
 from skufp_pipeline.fingerprint.tables import (
     EmbeddingTables,
     teacher_table,
+    teacher_table_by_shard,
 )
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.show import counts_table, frame_metadata, markdown_table, picture
@@ -89,11 +90,14 @@ def best_shot_teachers(run: Run) -> dg.MaterializeResult:
     run.read(CLIP_CHECKPOINT)
     use, max_views = run.preset.fingerprint.synthetic, run.preset.fingerprint.max_views
     synthetic = run.read_all(SYNTHETIC_EMBEDDINGS) if use.teachers else None
-    tables = EmbeddingTables.of(run.read_all(CLIP_EMBEDDINGS), synthetic=synthetic)
-    tables = tables.with_stand_ins(use.teachers)
+    shards = run.read_all(CLIP_EMBEDDINGS)
 
     def build(directory: Path) -> dict[str, Any]:
-        teachers, used = teacher_table(tables, max_views)
+        if synthetic is None:
+            teachers, used = teacher_table_by_shard(shards, max_views)
+        else:  # they stand in only where no shard has a customer's photo
+            tables = EmbeddingTables.of(shards, synthetic=synthetic).with_stand_ins(wanted=True)
+            teachers, used = teacher_table(tables, max_views)
         note = "no training queries: every teacher is its SKU's medoid" if used.is_empty() else stood_in(used)
         return {**Teachers.write(directory, teachers, used), **left_out(note)}
 

@@ -81,6 +81,7 @@ def group(preset: Preset) -> Group:
         config={
             "segment_rows": preset.index_segment_rows,
             "picture_side": preset.index_picture_side,
+            "update_rows": None if preset.look_twice else preset.index_update_rows,  # patches are by row
             "lexical": lexical.model_dump() if (lexical := preset.search.lexical) else None,
             **_look_twice_config(preset),
             **({"confidence": preset.confidence.model_dump()} if preset.confidence else {}),
@@ -181,7 +182,8 @@ def search_index(run: Run) -> dg.MaterializeResult:
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         parts = (fingerprints.scan(), teachers.table(), tables, references)
         given = preset.index_segment_rows, preset.index_picture_side, run.store.local_path, items.skus()
-        index = build_index(directory, *parts, *given, preset.search.lexical)
+        before = _unchanged_from(run, versions, fingerprints.summary["skus"])
+        index = build_index(directory, *parts, *given, preset.search.lexical, before)
         look, photos = _write_look_twice(run, directory, index, embeddings, patches, teachers)
         calibration = embeddings, synthetic, photos, [files.photos() for files in regions if not files.off]
         judged = _write_confidence(directory, index, *calibration, preset.confidence)
@@ -285,6 +287,13 @@ def _write_look_twice(
     shown = None if side is None else ShownPictures(listed, side, run.store.local_path)
     parts = directory, index, views, photos, images, patches[0].shape, settings, shown
     return write_look_twice(*parts), photos
+
+
+def _unchanged_from(run: Run, versions: Versions, skus: int) -> Path | None:
+    """The version in use if its unchanged files are to be linked: an index of so many SKUs is large."""
+    least = run.step.config["update_rows"]
+    current = None if least is None or skus < least else versions.find()
+    return None if current is None or current.damaged_files() else current.path
 
 
 def _catalogue(items: Annotations) -> set[str]:

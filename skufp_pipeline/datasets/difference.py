@@ -8,30 +8,52 @@ from skufp_pipeline.datasets.table import ITEM_ORDER
 
 NEW, CHANGED, REMOVED = "new", "changed", "removed"
 CHANGES_SCHEMA = {"sku_id": pl.String(), "shard": pl.Int32(), "change": pl.String(), "detail": pl.String()}
+COMPARED_ROWS = 20_000  # of a catalogue, compared as Python objects at a time
 _KEY = ITEM_ORDER[1:]  # identifies an item within its SKU
 
 
 def catalogue_changes(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
     """Returns a row (`CHANGES_SCHEMA`) per SKU that differs; items have `shard` and `image_digest`."""
-    old, new = _by_sku(before), _by_sku(after)
-    rows = []
-    for sku_id in sorted({*old, *new}):
-        if old.get(sku_id) == new.get(sku_id):
-            continue
-        items = new.get(sku_id) or old[sku_id]
-        change = CHANGED if sku_id in old and sku_id in new else NEW if sku_id in new else REMOVED
-        detail = _count(len(items), "item")
-        if change == CHANGED:
-            detail = _detail(old[sku_id], new[sku_id])
-        shard = next(iter(items.values()))["shard"]
-        rows.append({"sku_id": sku_id, "shard": shard, "change": change, "detail": detail})
-    return pl.DataFrame(rows, schema=CHANGES_SCHEMA)
+    parts = max(before.height, after.height) // COMPARED_ROWS + 1
+    old, new = _parts(before.join(after, on="sku_id", how="semi"), parts), _parts(after, parts)
+    changed = (_changed(items, new[part]) for part, items in old.items())
+    only_old, only_new = (
+        before.join(after, on="sku_id", how="anti"),
+        after.join(before, on="sku_id", how="anti"),
+    )
+    return pl.concat([_counted(only_old, REMOVED), _counted(only_new, NEW), *changed]).sort("sku_id")
 
 
 def described_items(items: pl.DataFrame, skus: pl.DataFrame) -> pl.DataFrame:
     """Returns the items with the catalogue's further columns of their SKUs, as `catalogue NAME`."""
     further = skus.select("sku_id", pl.exclude("sku_id").name.prefix("catalogue "))
     return items.join(further, on="sku_id", how="left", maintain_order="left")
+
+
+def _parts(items: pl.DataFrame, count: int) -> dict[tuple[Any, ...], pl.DataFrame]:
+    """Splits rows by SKU: rows as Python objects take ten times the memory, so not all are at once."""
+    part = (pl.col("sku_id").hash() % count).alias("part")
+    return items.with_columns(part).partition_by("part", include_key=False, as_dict=True)
+
+
+def _counted(items: pl.DataFrame, change: str) -> pl.DataFrame:
+    """Returns the changes of SKUs that are only in one catalogue, with the number of their items."""
+    skus = items.group_by("sku_id").agg(pl.col("shard").first(), count=pl.struct(_KEY).n_unique())
+    plural = pl.when(pl.col("count") == 1).then(pl.lit("")).otherwise(pl.lit("s"))
+    detail = pl.format("{} item{}", "count", plural)
+    return skus.select("sku_id", "shard", change=pl.lit(change), detail=detail).cast(CHANGES_SCHEMA)  # type: ignore[arg-type]
+
+
+def _changed(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
+    """Returns the changes of SKUs that are in both catalogues."""
+    old, new = _by_sku(before), _by_sku(after)
+    rows = [
+        {"sku_id": sku_id, "shard": next(iter(new[sku_id].values()))["shard"], "change": CHANGED,
+         "detail": _detail(items, new[sku_id])}
+        for sku_id, items in old.items()
+        if items != new[sku_id]
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=CHANGES_SCHEMA)
 
 
 def _by_sku(items: pl.DataFrame) -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:

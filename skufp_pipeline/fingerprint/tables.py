@@ -20,7 +20,7 @@ from skufp_pipeline.encoders.tables import (
     used_queries,
 )
 from skufp_pipeline.fingerprint.settings import SyntheticUse
-from skufp_pipeline.fingerprint.teachers import best_shot
+from skufp_pipeline.fingerprint.teachers import Rivals, best_shot
 from skufp_pipeline.fingerprint.views import ViewSet, gather_views, mean_sku
 from skufp_pipeline.measures.ranks import right_items
 
@@ -69,10 +69,12 @@ class EmbeddingTables:
         """The tables of so many SKUs at a time, by `sku_id`."""
         names = self.images.filter(pl.col("role") == GALLERY)["sku_id"].unique().sort()
         for start in range(0, len(names), skus):
-            mine = pl.col("sku_id").is_in(names[start : start + skus].implode())
-            generated = None if self.generated is None else self.generated.filter(mine)
-            synthetic = None if self.synthetic is None else self.synthetic.filter(mine)
-            yield EmbeddingTables(self.images.filter(mine), self.texts.filter(mine), generated, synthetic)
+            mine = names[start : start + skus]
+            known = pl.col("sku_id").is_in(mine.implode())
+            images, texts = (_between(table, mine).filter(known) for table in (self.images, self.texts))
+            generated = None if self.generated is None else self.generated.filter(known)
+            synthetic = None if self.synthetic is None else _between(self.synthetic, mine).filter(known)
+            yield EmbeddingTables(images, texts, generated, synthetic)
 
     def with_stand_ins(self, wanted: bool) -> "EmbeddingTables":
         """The tables with synthetic photos as queries to train and to choose with, where customers' lack.
@@ -149,14 +151,40 @@ def teacher_table(tables: EmbeddingTables, max_views: int) -> tuple[pl.DataFrame
     return table, pl.concat([used_queries(image_queries, TRAIN), used_queries(text_queries, TRAIN)])
 
 
+def teacher_table_by_shard(shards: Sequence[Embeddings], max_views: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """`teacher_table` of all shards together, with the embeddings of one shard in memory at a time.
+
+    A SKU's rows are all in one shard. Each is read three times: to average views, then texts, and to choose.
+    """
+    rivals: tuple[Rivals | None, Rivals | None] = (
+        Rivals.of(gather_views(shard.images(), max_views) for shard in shards),
+        Rivals.of(gather_views(shard.texts(), max_views) for shard in shards),
+    )
+    teachers: list[pl.DataFrame] = []
+    used: tuple[list[pl.DataFrame], list[pl.DataFrame]] = [], []
+    for shard in shards:
+        tables = EmbeddingTables.of([shard])
+        queries = tables.queries(TRAIN)
+        teachers.append(choose_teachers(tables, *queries, max_views, rivals))
+        for kept, frame in zip(used, queries, strict=True):
+            kept.append(used_queries(frame, TRAIN))
+    del rivals, tables, queries
+    by_sku = [pl.concat(kept).sort("sku_id", maintain_order=True) for kept in used]
+    return pl.concat(teachers).sort("sku_id"), pl.concat(by_sku)
+
+
 def choose_teachers(
-    tables: EmbeddingTables, image_queries: pl.DataFrame, text_queries: pl.DataFrame, max_views: int
+    tables: EmbeddingTables,
+    image_queries: pl.DataFrame,
+    text_queries: pl.DataFrame,
+    max_views: int,
+    rivals: tuple[Rivals | None, Rivals | None] = (None, None),
 ) -> pl.DataFrame:
-    """`teacher_table`'s rows, chosen by these queries."""
+    """`teacher_table`'s rows, chosen by these queries; `rivals` are by image and by text, of all shards."""
     views = gather_views(tables.images, max_views)
-    image = best_shot(views, *_rows(image_queries, views))
+    image = best_shot(views, *_rows(image_queries, views), rivals[0])
     text_views = gather_views(tables.texts, max_views)
-    text = best_shot(text_views, *_rows(text_queries, text_views))
+    text = best_shot(text_views, *_rows(text_queries, text_views), rivals[1])
     table = pl.DataFrame(
         {
             "sku_id": views.sku_ids,
@@ -247,6 +275,13 @@ def _synthetic_views(tables: EmbeddingTables, viewed: str) -> pl.DataFrame | Non
     has_photos = pl.col("sku_id").is_in(photos["sku_id"].implode())
     left = pl.lit(True) if viewed == "all" else ~has_photos
     return tables.synthetic.filter((pl.col("role") == TRAIN) & left)
+
+
+def _between(table: pl.DataFrame, sku_ids: pl.Series) -> pl.DataFrame:
+    """The rows from the first to the last of some sorted SKUs, of a table that is sorted by `sku_id`."""
+    column = table["sku_id"]
+    begin, end = column.search_sorted(sku_ids[0], "left"), column.search_sorted(sku_ids[-1], "right")
+    return table.slice(begin, end - begin)
 
 
 def _weighted(photos: pl.DataFrame, views: ViewSet, synthetic_weight: float) -> Queries:

@@ -62,10 +62,10 @@ def stale(
         if name not in among:
             continue
         for place in places(steps[name]):
-            upstream = next((up for up in _upstream(steps, place) if up in reasons), None)
             reason = manifests.why_stale(place)
-            if reason is None and upstream is not None:
-                reason = f"{upstream.asset} will be made again"
+            if reason is None and reasons:
+                upstream = next((up for up in _upstream(steps, place) if up in reasons), None)
+                reason = f"{upstream.asset} will be made again" if upstream else None
             if reason is not None:
                 reasons[place] = reason
     return reasons
@@ -158,6 +158,7 @@ class _Manifests:
             for step in steps.values()
             for place in places(step)
         }
+        self.folders = tuple(f"{step.stored.key}/" for step in steps.values())
         self.by_key = store.manifests([key for key in keys.values() if key is not None])
         self.manifests = {place: self.by_key.get(key or "") for place, key in keys.items()}
 
@@ -178,7 +179,7 @@ class _Manifests:
 
     def _has_changed(self, name: str, digest: str, place: Place) -> bool:
         """Whether an input has another digest now than in the recipe."""
-        if name in self.by_key or any(name.startswith(f"{step.stored.key}/") for step in self.steps.values()):
+        if name in self.by_key or name.startswith(self.folders):
             found = self.by_key.get(name)
             return found is None or found.digest != digest
         if name not in self.steps:

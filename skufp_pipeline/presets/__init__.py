@@ -160,6 +160,7 @@ class Preset(Settings):
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build
+    index_update_rows: int | None = Field(1_000_000, ge=1)  # SKUs from which versions share files
     compute: ComputeSettings = ComputeSettings()
     automation: AutomationSettings = AutomationSettings()
     serving: ServingSettings = ServingSettings()

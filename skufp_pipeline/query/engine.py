@@ -438,7 +438,8 @@ class QueryEngine:
         if facets_over is None:
             return self._search_wish(wish, top, within, region)
         answer = self._search_wish(wish, max(top, facets_over), within, region)
-        counted = count_facets(self.index.skus, [hit.sku_id for hit in answer.hits[:facets_over]])
+        sku_ids = [hit.sku_id for hit in answer.hits[:facets_over]]
+        counted = count_facets(self.index.present_skus, sku_ids)
         return replace(answer, hits=answer.hits[:top], facets=counted)
 
     def _search_wish(self, wish: Wish, top: int, within: Rows | None, region: RegionChoice) -> Answer:

@@ -14,6 +14,7 @@ from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.lexical import LexicalIndex
 from skufp_pipeline.search.pictures import write_pictures
 from skufp_pipeline.search.settings import LexicalSettings
+from skufp_pipeline.search.update import COMPARED_ROWS, write_updated
 from skufp_pipeline.search.versions import FINGERPRINTS, Versions
 from skufp_pipeline.store import Artifact, ArtifactStore
 
@@ -33,6 +34,7 @@ def build_index(
     find: Callable[[str], Path] = Path,
     columns: pl.DataFrame | None = None,
     lexical: LexicalSettings | None = None,
+    before: Path | None = None,
 ) -> FingerprintIndex:
     """Writes the index of all fingerprints to `directory` and loads it from there.
 
@@ -48,6 +50,7 @@ def build_index(
             takes the place of the one seen in the pictures, which is kept as `photo_colour` and so on; any
             other name that the index needs for itself gets `catalogue_` before it.
         lexical: how words count; None stores no words.
+        before: folder of the version whose files are linked where nothing has changed; None: all are written.
 
     Raises:
         UserError: a fingerprint is not finite or not of norm 1, a bias is not finite, or a SKU occurs twice.
@@ -56,16 +59,20 @@ def build_index(
     shown = known.join(teachers.select("sku_id", "image_path"), on="sku_id", how="left")
     image = pl.format("{}/{}", "crops", "image_path").alias("image")
     shown = _with_columns(shown.with_columns(image).drop("crops", "image_path"), columns)
-    biases = fingerprints.select("bias").collect()["bias"].to_numpy().astype(np.float32)
-    chunks = _chunks(fingerprints, shown, segment_rows)
-    write_index(directory, chunks, references, biases if biases.any() else None)
+    listed = fingerprints.select("sku_id", "bias").collect()
+    biases = listed["bias"].to_numpy().astype(np.float32)
+    models = references, biases if biases.any() else None
+    compared = listed["sku_id"], _chunks(fingerprints, shown, COMPARED_ROWS)
+    if before is None or not write_updated(directory, before, *compared, *models, segment_rows):
+        write_index(directory, _chunks(fingerprints, shown, segment_rows), *models)
     index = FingerprintIndex.load(directory)
     if picture_side is not None:
-        seen = index.skus.select("sku_id", "image").drop_nulls()
+        seen = index.skus.select(index.row_ids, "image").drop_nulls()
         write_pictures(directory, seen["sku_id"].to_list(), seen["image"].to_list(), picture_side, find)
     if lexical is not None and len(index):
         described = _described(image_text.values())
-        LexicalIndex.build(index.skus, lexical, catalogue_columns(index.skus), described).save(directory)
+        skus = index.skus.with_columns(index.row_ids)
+        LexicalIndex.build(skus, lexical, catalogue_columns(skus), described).save(directory)
     return index
 
 

@@ -131,6 +131,20 @@ class FingerprintIndex:
         """(len,) ids of the present rows."""
         return self.skus["sku_id"].gather(self.present.numbers())
 
+    @cached_property
+    def present_skus(self) -> pl.DataFrame:
+        """The SKU table of the present rows, in one piece: polars fails on some lists in several."""
+        if len(self) == self.row_count and len(self.segments) == 1:
+            return self.skus
+        return self.skus[self.present.numbers()].rechunk()
+
+    @cached_property
+    def row_ids(self) -> pl.Series:
+        """(row_count,) SKU ids by row; null where the SKU was removed."""
+        if len(self) == self.row_count:
+            return self.skus["sku_id"]
+        return self.skus.select(pl.when(pl.lit(pl.Series(self.present.mask()))).then("sku_id"))["sku_id"]
+
     @property
     def biases(self) -> NDArray[np.float32]:
         """(row_count,) values added to the cosines."""
@@ -200,14 +214,20 @@ class FingerprintIndex:
     def fingerprints_of(self, sku_ids: Sequence[Any]) -> NDArray[np.float32]:
         """(N, D) fingerprints of these SKUs in their order; raises UserError if one is not in the index."""
         rows = [self.of_skus([sku_id]).numbers()[0] for sku_id in sku_ids]
-        return np.stack([self._fingerprint(row) for row in rows]) if rows else self.fingerprints[:0]
+        return self.fingerprints_at(np.array(rows, np.int64))
+
+    def fingerprints_at(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(N, D) copy of the fingerprints of (N,) rows."""
+        found = np.empty((len(rows), self.dimension), np.float32)
+        for start, segment in zip(self._starts, self.segments, strict=False):
+            here = (start <= rows) & (rows < start + len(segment))
+            found[here] = segment.fingerprints[rows[here] - start]
+        return found
 
     def cosines(self, query: ArrayLike, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(N,) cosines of a (D,) or (1, D) query with these rows, in float64 and without biases."""
         (unit,) = unit_queries(query_rows(query, self.dimension))
-        if not len(rows):
-            return np.empty(0)
-        return np.stack([self._fingerprint(row) for row in rows.tolist()]).astype(np.float64) @ unit
+        return self.fingerprints_at(rows).astype(np.float64) @ unit
 
     def _best(
         self, queries: NDArray[np.floating], k: int, allowed: Sequence[Words | None], counts: Sequence[int]
@@ -215,19 +235,19 @@ class FingerprintIndex:
         """Rows and scores, (Q, min(k, sum of counts)) each."""
         if len(self.segments) == 1:
             return self.segments[0].scanner.best(queries, min(k, counts[0]), allowed[0])
-        found = [
-            (start, *segment.scanner.best(queries, min(k, count), words))
-            for start, segment, words, count in zip(
-                self._starts, self.segments, allowed, counts, strict=False
-            )
-            if count
-        ]
-        rows = np.concatenate(
-            [np.empty((len(queries), 0), np.int64), *(r + start for start, r, _ in found)], 1
-        )
-        scores = np.concatenate([np.empty((len(queries), 0)), *(scores for _, _, scores in found)], 1)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: on ties the lower row comes first
-        return np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        rows, scores = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0))
+        for start, segment, words, count in zip(self._starts, self.segments, allowed, counts, strict=False):
+            if not count:
+                continue
+            floors = scores[:, -1] if scores.shape[1] == k else None  # k rows of earlier segments reach it
+            more, of_more = segment.scanner.best(queries, min(k, count), words, floors)
+            rows = np.concatenate([rows, more + start], 1)
+            scores = np.concatenate([scores, of_more], 1)
+            order = np.argsort(-scores, axis=1, kind="stable")[
+                :, :k
+            ]  # stable: on ties the lower row is first
+            rows, scores = np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        return rows, scores
 
     def _fingerprint(self, row: int) -> NDArray[np.float32]:
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -374,6 +394,24 @@ class FingerprintIndex:
         if all(segment.biases is None for segment in self.segments):
             return index
         return index.with_biases(self.biases[self.present.numbers()])
+
+    def merged(self, rows: int) -> "FingerprintIndex":
+        """The present SKUs in the same order, with the last segments joined into one of at most `rows`.
+
+        A segment joins those behind it if it is at most twice as large as they are together, so that many
+        small additions leave few segments.
+        """
+        counts, first = self.present.counts, len(self.segments) - 1
+        size = counts[first]
+        while first and counts[first - 1] <= 2 * size and counts[first - 1] + size <= rows:
+            first -= 1
+            size += counts[first]
+        if first == len(self.segments) - 1:
+            return self
+        sizes, words = self.present.sizes, self.present.words
+        last = self._of(self.segments[first:], Rows(sizes[first:], words[first:]), {}).compacted()
+        present = Rows(sizes[:first] + last.present.sizes, words[:first] + last.present.words)
+        return self._of((*self.segments[:first], *last.segments), present, self.references)
 
     def with_biases(self, values: ArrayLike) -> "FingerprintIndex":
         """The index with scores cosine + bias, for example a hubness correction.

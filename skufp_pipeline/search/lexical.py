@@ -171,7 +171,7 @@ class LexicalIndex:
         """Reads the SKU table of an index: `sku_id` and, where it has them, title, category_name and text.
 
         Args:
-            skus: one row per row of the index.
+            skus: one row per row of the index; without a `sku_id` where a SKU was removed.
             columns: further columns; those of words, and those of whole numbers that are codes, are read.
             described: SKUs whose `text` is the catalogue's own; by default all.
         """
@@ -338,7 +338,9 @@ def _bm25s() -> Any:
 def _document(
     sku_id: Any, names: Iterable[Any], numbers: Iterable[Any], text: str | None, spellings: dict[str, None]
 ) -> list[str]:
-    """The terms of one SKU; adds its words of letters to `spellings`."""
+    """The terms of one SKU, none without an id; adds its words of letters to `spellings`."""
+    if sku_id is None:
+        return []
     cells = [str(cell) for value in names for cell in _cells(value)]
     cells += [str(number) for number in numbers if number is not None]
     found = list(dict.fromkeys(token for cell in cells for token in _tokens(cell))) * NAMED

@@ -45,6 +45,14 @@ class Rows:
     def count(self) -> int:
         return sum(self.counts)
 
+    def mask(self) -> NDArray[np.bool_]:
+        """(rows of the index,) whether each row is in the set."""
+        bits = (
+            np.unpackbits(words.view(np.uint8), count=size, bitorder="little")
+            for words, size in zip(self.words, self.sizes, strict=True)
+        )
+        return np.concatenate([np.empty(0, np.uint8), *bits]).view(np.bool_)
+
     def of_segments(self) -> list[NDArray[np.int64]]:
         """Row numbers within each segment."""
         return [

@@ -62,14 +62,20 @@ class Scanner:
         self._many: list[_BatchBuffers] = []
 
     def best(
-        self, queries: NDArray[np.floating], k: int, allowed: NDArray[np.uint64] | None = None
+        self,
+        queries: NDArray[np.floating],
+        k: int,
+        allowed: NDArray[np.uint64] | None = None,
+        floors: NDArray[np.float64] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Rows and scores, (Q, K) each, best first; padded with row -1, score -inf if fewer are allowed.
+        """Rows and scores, (Q, K) each, best first; padded with row -1, score -inf if fewer are allowed
+        or reach the floor.
 
         Args:
             queries: (Q, D) float32 or float64, contiguous, of any norm.
             k: at most N.
             allowed: (ceil(N / 64),) uint64; bit i of word b allows row 64 b + i. By default all rows.
+            floors: (Q,) rows that score less may be left out; by default none.
 
         Raises:
             ValueError: a query is not finite.
@@ -78,10 +84,16 @@ class Scanner:
         if k == 0:
             return rows, scores
         bits = self._all if allowed is None else allowed.view(np.uint8)
-        search, part = (self._search_one, 1) if len(queries) <= ALONE else (self._search_many, BATCH)
-        for begin in range(0, len(queries), part):
-            here = slice(begin, begin + part)
-            search(queries[here], bits, scores[here], rows[here])
+        if len(queries) <= ALONE:
+            for here in range(len(queries)):
+                floor = -np.inf if floors is None else float(floors[here])
+                self._search_one(
+                    queries[here : here + 1], bits, scores[here : here + 1], rows[here : here + 1], floor
+                )
+            return rows, scores
+        for begin in range(0, len(queries), BATCH):
+            part = slice(begin, begin + BATCH)
+            self._search_many(queries[part], bits, scores[part], rows[part])
         return rows, scores
 
     def warm_up(self) -> None:
@@ -96,13 +108,14 @@ class Scanner:
         allowed: NDArray[np.uint8],
         scores: NDArray[np.float64],
         rows: NDArray[np.int64],
+        floor: float,
     ) -> None:
         buffers = _take_buffers(self._one, scores.shape) or _SingleBuffers(
             self._fixed, self._threads, scores.shape
         )
         buffers.prepare(given, allowed)
         self._call_help(buffers, self._threads - 1)
-        single.search_one(buffers.words, scores[0], rows[0])
+        single.search_one(buffers.words, scores[0], rows[0], floor)
         buffers.assert_finite()
         self._one.append(buffers)  # from here on another search may use them
 

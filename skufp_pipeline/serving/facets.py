@@ -8,7 +8,7 @@ from skufp_pipeline.serving.schemas import ColumnFacet
 
 def column_facets(index: FingerprintIndex) -> list[ColumnFacet]:
     """The columns of few values with their counts, and those of many numbers or dates with their ends."""
-    skus = index.skus[index.present.numbers()]
+    skus = index.present_skus
     counted = count_facets(skus, index.sku_ids.to_list())
     found = [ColumnFacet(column=column, counts=counts, ends=None) for column, counts in counted.items()]
     for column in catalogue_columns(skus):

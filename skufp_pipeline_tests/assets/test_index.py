@@ -72,6 +72,26 @@ def test_segments_of_few_rows_are_another_version_that_answers_the_same(spoilt: 
     assert [found.rows.tolist() for found in index.search(queries, 10)] == expected
 
 
+@pytest.mark.parametrize(
+    ("rows", "damaged", "shared"), [(1, False, True), (1, True, False), (10**6, False, False)]
+)
+def test_a_large_index_shares_the_files_of_the_sound_version_in_use(
+    spoilt: Graph, rows: int, damaged: bool, shared: bool
+) -> None:
+    before, whole = current_index(spoilt.store)
+    if damaged:
+        codes = before.path / "segment_0000" / "codes_bounds.npy"
+        codes.write_bytes(codes.read_bytes()[:-1] + b"?")
+    with_other_teachers(spoilt, "3" * 16)
+    preset = spoilt.preset.model_copy(update={"index_update_rows": rows, "look_twice": None})
+    assert checks(run_asset(preset, "search_index"))["index_is_exact"]
+    artifact, index = current_index(spoilt.store)
+    assert index.skus.equals(whole.skus)
+    files = [Path("segment_0000") / name for name in ("fingerprints.npy", "codes_bounds.npy", "skus.arrow")]
+    assert artifact.path != before.path
+    assert all((artifact.path / f).samefile(before.path / f) == shared for f in files)
+
+
 def test_an_unchanged_index_is_the_same_version(spoilt: Graph) -> None:
     before = versions(spoilt.preset)
     assert metadata(run_asset(spoilt.preset, "search_index"))["computed"] == 0

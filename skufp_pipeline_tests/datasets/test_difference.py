@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 
+from skufp_pipeline.datasets import difference
 from skufp_pipeline.datasets.difference import catalogue_changes, described_items
 
 from .trees import table
@@ -51,6 +52,20 @@ def test_a_changed_sku_says_what_is_other(after: list[dict], detail: str) -> Non
 
 def test_of_an_empty_catalogue_everything_is_new() -> None:
     assert [row[2] for row in changes(items(), items(*ROWS))] == ["new", "new"]
+
+
+def test_changes_are_the_same_however_many_rows_are_compared_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{**ROWS[0], "sku_id": f"é{number}", "shard": number} for number in range(50)]
+    before = items(*rows[:40], {**rows[3], "image_id": "9"})
+    after = items(*rows[10:20], *({**row, "title": "u"} for row in rows[20:45]), *rows[:5])
+    whole = changes(before, after)
+    kinds = dict.fromkeys([3, *range(20, 40)], "changed") | dict.fromkeys(range(40, 45), "new")
+    kinds |= dict.fromkeys(range(5, 10), "removed")
+    assert {(row[0], row[2]) for row in whole} == {(f"é{number}", kind) for number, kind in kinds.items()}
+    monkeypatch.setattr(difference, "COMPARED_ROWS", 3)
+    assert changes(before, after) == whole
 
 
 def test_a_further_column_changes_its_sku() -> None:

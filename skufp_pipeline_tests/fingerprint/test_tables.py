@@ -1,6 +1,8 @@
 """Who may teach: over tables in which every SKU has rows of every role, in every split."""
 
+import io
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from skufp_pipeline.artifacts.kinds import Embeddings
 from skufp_pipeline.encoders.tables import USED_SCHEMA, embedding_rows
 from skufp_pipeline.fingerprint.settings import SyntheticUse
 from skufp_pipeline.fingerprint.tables import (
@@ -17,10 +20,12 @@ from skufp_pipeline.fingerprint.tables import (
     fingerprint_data,
     fingerprint_table,
     teacher_table,
+    teacher_table_by_shard,
     training_photos,
     used_by_fingerprints,
 )
 from skufp_pipeline.fingerprint.views import gather_views, medoid
+from skufp_pipeline.store import Artifact, Manifest, Recipe
 
 from .examples import image_table, text_table, unit_rows, view_set
 
@@ -221,3 +226,30 @@ def test_fingerprints_are_one_row_a_sku() -> None:
     table = fingerprint_table(views, made, np.array([0.0, 0.5], dtype=np.float32))
     assert table.drop("fingerprint").rows() == [("a", "train", 1, 0, 0.0), ("b", "validation", 2, 0, 0.5)]
     np.testing.assert_array_equal(embedding_rows(table, "fingerprint"), made)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_teachers_chosen_shard_by_shard_are_the_same_to_the_last_byte(tmp_path: Path, shards: int) -> None:
+    """SKUs are spread over shards out of order; text rows lack where a SKU has none."""
+    tables = make_tables(texts=[key for key in EVERYTHING if key[0] != "t2"])
+    stored = []
+    for number in range(shards):
+        mine = pl.col("sku_id").is_in([sku for place, sku in enumerate(SPLIT_OF) if place % shards == number])
+        (folder := tmp_path / str(number)).mkdir()
+        Embeddings.write(folder, tables.images.filter(mine), tables.texts.filter(mine))
+        manifest = Manifest(
+            artifact="",
+            digest="",
+            recipe=Recipe(code_version=""),
+            summary={},
+            num_files=0,
+            num_bytes=0,
+            parts={},
+        )
+        stored.append(Embeddings(Artifact(folder, manifest)))
+    whole = EmbeddingTables.of(stored)
+    for mine, of_all in zip(teacher_table_by_shard(stored, 8), teacher_table(whole, 8), strict=True):
+        written = [io.BytesIO(), io.BytesIO()]
+        for table, file in zip((mine, of_all), written, strict=True):
+            table.write_parquet(file, compression="zstd")
+        assert written[0].getvalue() == written[1].getvalue()

@@ -68,3 +68,12 @@ def test_facets_are_over_the_best_of_what_the_filters_select(encoder: Encoder) -
     assert vests.facets is not None
     assert vests.facets["category_name"] == {"vest": 1}
     assert engine.search(wish, 1).facets is None
+
+
+def test_a_sku_that_was_replaced_counts_once_with_its_new_value(encoder: Encoder) -> None:
+    rows = np.eye(len(SKUS), len(encoder.embed_texts(["a"])[0]), dtype=np.float32)
+    replaced = SKUS[:1].with_columns(category_name=pl.lit("cape"))
+    index = FingerprintIndex(rows, SKUS).update(rows[:1], replaced)
+    found = QueryEngine(index, encoder).search(Wish(text="a skirt"), 9, facets_over=9).facets
+    expected = SKUS.with_columns(category_name=pl.Series(["cape", *SKUS["category_name"][1:]]))
+    assert found == count_facets(expected, SKUS["sku_id"].to_list())

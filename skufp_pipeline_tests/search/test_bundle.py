@@ -91,6 +91,25 @@ def test_what_is_shown_comes_from_the_first_catalog_row(build: Build) -> None:
     assert skus["text"].to_list() == ["a skirt"]
 
 
+def test_a_version_made_from_another_has_the_words_of_its_own_skus_alone(tmp_path: Path) -> None:
+    names = ["belt", "hat", "shirt", "skirt", "sock", "scarf", "glove", "coat"]
+    fingerprints, teachers, text = tables(np.eye(8).tolist())
+    text = text.with_columns(title=pl.Series(names), sentences=pl.lit([], pl.List(pl.String)))
+    versions = {name: tmp_path / name for name in ("old", "new")}
+    for folder in versions.values():
+        folder.mkdir()
+    words, made = LexicalSettings(), (teachers, {"crops/0": text}, {}, 100)
+    build_index(versions["old"], fingerprints.lazy(), *made, lexical=words)
+    text = text.with_columns(title=pl.Series(["cape", *names[1:]]))
+    made = (teachers, {"crops/0": text}, {}, 100)
+    left = fingerprints.filter(pl.col("sku_id") != "1")
+    index = build_index(versions["new"], left.lazy(), *made, lexical=words, before=versions["old"])
+    assert index.skus["title"].to_list() == [*names, "cape"]
+    found = LexicalIndex.load(versions["new"])
+    rows = {word: found.match(word).rows.tolist() for word in ("belt", "hat", "1", "cape", "0", "coat")}
+    assert rows == {"belt": [], "hat": [], "1": [], "cape": [8], "0": [8], "coat": [7]}
+
+
 def test_what_is_filtered_by_is_what_most_catalog_views_show(build: Build) -> None:
     fingerprints, teachers, text = tables([[1, 0], [0, 1]])
     views = pl.DataFrame(

@@ -273,3 +273,21 @@ def test_a_loaded_index_answers_as_the_one_that_was_saved(tmp_path: Path) -> Non
     loaded = FingerprintIndex.load(tmp_path)
     assert not loaded.segments[0].coded.codes.high.flags.owndata
     assert_exact(loaded, rng.standard_normal((33, 100)), 12)
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_row_that_reaches_a_floor_is_found(threads: int) -> None:
+    """A floor that equals a score keeps its rows; above all scores there is nothing to find."""
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((700, 16)))
+    rows[500:540] = rows[3]  # ties
+    scanner = scan.Scanner(rows, encode(rows, 1), threads)
+    for query in (rows[3].astype(np.float64), *rng.standard_normal((5, 16))):
+        (best,), (scores,) = scanner.best(query[None], 60)
+        above = np.nextafter(scores[[0, 20]], np.inf)
+        for floor in (scores[0], scores[20], *above, -np.inf):
+            (found,), (of_found,) = scanner.best(query[None], 60, floors=np.array([floor]))
+            reached = int((scores >= floor).sum())
+            assert found[:reached].tolist() == best[:reached].tolist()
+            assert of_found[:reached].tolist() == scores[:reached].tolist()

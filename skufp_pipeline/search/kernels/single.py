@@ -373,10 +373,13 @@ def sweep_parts(
 
 
 @bare
-def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDArray[np.int64]) -> None:
+def search_one(
+    words: NDArray[np.int64], scores: NDArray[np.float64], best: NDArray[np.int64], floor: float
+) -> None:
     """Writes the K best scores and rows, best first, to `scores` and `best`, (K,) each.
 
-    `words` are addresses of a `OneSearch`. Helper threads take part if they are free.
+    Rows that score less than `floor` may be left out. `words` are addresses of a `OneSearch`. Helper threads
+    take part if they are free.
     """
     (codes, queries, rotation, rows, allowed, counts), scan = one_search(words)
     blocks = len(scan.ceilings)
@@ -392,6 +395,7 @@ def search_one(words: NDArray[np.int64], scores: NDArray[np.float64], best: NDAr
                 scan_blocks(codes, queries, scan, allowed, 0, part * CHUNK, min((part + 1) * CHUNK, blocks))
                 mark_scanned(counts, part)
     seed_one(codes, queries, rows, scan, allowed)
+    scan.reached[0] = max(scan.reached[0], floor)
     scan.sizes[:] = 0
     fetch_add(counts, READY, 1)
     sweep_parts(codes, queries, rows, scan, allowed, counts, 0)
