@@ -18,7 +18,7 @@ import dagster as dg
 
 from skufp_pipeline.artifacts.inputs import Inputs
 from skufp_pipeline.artifacts.stored import OFF, R, Stored, StoredVersions
-from skufp_pipeline.compute import Needs, declare, freed_memory_kept, peak_memory_mib
+from skufp_pipeline.compute import Needs, declare, freed_memory_kept, peak_memory_mib, processor_seconds
 from skufp_pipeline.errors import TooLittleError, UserError
 from skufp_pipeline.orchestration.interruption import interruptible_step
 from skufp_pipeline.orchestration.ownership import claim_instance
@@ -240,15 +240,18 @@ def asset(step: Step, preset: Preset) -> dg.AssetsDefinition:
     def execute(
         context: dg.AssetExecutionContext, artifacts: ArtifactStoreResource, models: ModelProvider
     ) -> dg.MaterializeResult:
-        started = time.perf_counter()
+        started, worked = time.perf_counter(), processor_seconds()
         try:
             claim_instance(context.instance, preset)
             with interruptible_step(context.run, context.instance), _threads_of(step), freed_memory_kept():
                 made = step.make(Run(step, preset, context, artifacts.get(), models))
         except UserError as error:
             raise dg.Failure(str(error), allow_retries=False) from error
-        seconds = round(time.perf_counter() - started, 2)
-        cost = {"step_seconds": seconds, "process_peak_mib": peak_memory_mib()}
+        cost = {
+            "step_seconds": round(time.perf_counter() - started, 2),
+            "processor_seconds": round(processor_seconds() - worked, 2),
+            "process_peak_mib": peak_memory_mib(),
+        }
         return made._replace(metadata={**(made.metadata or {}), **cost})
 
     return dg.asset(**asset_arguments(step))(execute)

@@ -70,6 +70,7 @@ def group(preset: Preset) -> Group:
         stored=SEARCH_INDEX,
         make=search_index,
         stage=STAGE,
+        apart=True,
         kinds={"numpy", "parquet"},
         code=(
             "skufp_pipeline.search.bundle",
@@ -97,6 +98,7 @@ def group(preset: Preset) -> Group:
         stored=IMAGE_ENCODER_ONNX,
         make=image_encoder_onnx,
         stage=STAGE,
+        apart=True,
         kinds={"onnx"},
         code=("skufp_pipeline.encoders.export", "skufp_pipeline.search.parity"),
         config={
