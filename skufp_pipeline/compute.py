@@ -55,12 +55,6 @@ def cores_available() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def processor_seconds() -> float:
-    """Processor time of this process so far, and of its children that have ended, in seconds."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
 def peak_memory_mib() -> int:
     """Peak memory of this process so far, in MiB."""
     import resource  # imported lazily: the definitions must load on Windows, which has no such module

@@ -93,13 +93,14 @@ class Estimates:
         Returns:
             None where the seconds of runs are not known, or nothing has been computed yet.
         """
-        tasks = list(unfinished)
+        tasks = list(unfinished)  # in the order of the plan
         if not self.known or not self.computed:
             return None
         slowness = self._measured / self._expected if self._expected >= _LEAST_KNOWN else 1.0
         gone = {task: min(elapsed.get(task, 0.0) / slowness, self._seconds[task]) for task in tasks}
         work = sum(self._seconds[task] - gone[task] for task in tasks) / self.width
-        longest = max((self._until_end[task] - gone[task] for task in tasks), default=0.0)
+        paths = self._paths_of(tasks)
+        longest = max((paths[task] - gone[task] for task in tasks), default=0.0)
         return slowness * max(work, longest)
 
     def _paths_of(self, tasks: Sequence[Task]) -> dict[Task, float]:
@@ -118,7 +119,17 @@ class Estimates:
         return paths
 
 
+def leading_to(asset: str, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that make an asset and what it needs; none if no task makes it."""
+    wanted, found = {asset}, []
+    for task in reversed(tasks):
+        if not wanted.isdisjoint(task.assets):
+            wanted |= task.needs
+            found.append(task)
+    return found[::-1]
+
+
 def in_words(seconds: float) -> str:
-    """A duration as it is told, such as `about 3 min left`."""
+    """A duration as it is told, such as `about 3 min`."""
     rounded = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{10 * round(seconds / 10)} s"
-    return f"about {rounded} left"
+    return f"about {rounded}"

@@ -20,11 +20,12 @@ from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.artifacts.places import FIRST_INDEX
 from skufp_pipeline.compute import exit_with_parent
 from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.orchestration.estimates import Estimates, Task, in_words, run_seconds
+from skufp_pipeline.orchestration.estimates import Estimates, Task, in_words, leading_to, run_seconds
 from skufp_pipeline.orchestration.interruption import COMMAND_TAG, command_id, end_process, watched
 from skufp_pipeline.orchestration.schedules import (
     DAILY,
@@ -154,11 +155,17 @@ class _Progress:
             self.say(f"{self._name(task.stage)} took {seconds:.1f} s{skipped}{self.left()}")
 
     def left(self) -> str:
-        """Text with the time until the end; empty if nothing is known of it, or nothing is left."""
+        """Text with the time until the end, and until a first index answers; empty if nothing is known of it,
+        or nothing is left."""
         now = time.perf_counter()
         elapsed = {task: now - began for task, began in self._running.items()}
         seconds = self.estimates.seconds_left(self._unfinished, elapsed)
-        return f"; {in_words(seconds)}" if self._unfinished and seconds is not None else ""
+        if not self._unfinished or seconds is None:
+            return ""
+        first = leading_to(FIRST_INDEX.name, self._unfinished)
+        until = self.estimates.seconds_left(first, elapsed) if first else None
+        answers = "" if until is None else f", a first index answers in {in_words(until)}"
+        return f"; {in_words(seconds)} left{answers}"
 
     def outcome(self) -> Outcome:
         failed = [name for stage in self._summaries for run in stage for name in run.failed_checks]

@@ -26,7 +26,7 @@ class Counted:
     """A pipeline that notes the size of each batch, and has memory for so many only."""
 
     def __init__(self, pipeline: Pipeline, memory: int = 100) -> None:
-        self.pipeline, self.memory, self.sizes = pipeline, memory, []
+        self.pipeline, self.memory, self.sizes, self.device = pipeline, memory, [], pipeline.device
 
     def __call__(self, **arguments: Any) -> Any:
         self.sizes.append(len(arguments["prompt"]))
