@@ -133,6 +133,7 @@ def test_the_safety_checkers_flags_are_kept_for_a_later_run(
         output.nsfw_content_detected = [True] + [False] * (len(arguments["prompt"]) - 1)
         return output
 
+    flagged.device = pipeline.device  # type: ignore[attr-defined]
     settings = GENERATION.model_copy(update={"strengths": (0.5,)})
     planned = plan_candidates(views, settings)
     for run in (flagged, None):  # the second finds all batches whole
