@@ -8,6 +8,7 @@ and the instance is not ephemeral; otherwise all runs execute one after the othe
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -186,24 +187,21 @@ def _run_side_by_side(
     running: dict[Future[_RunSummary], Task] = {}
     context = multiprocessing.get_context("spawn")
     worker_arguments = (preset.model_dump_json(), instance.get_ref())
-    kernels: Future[None] | None = None
+    compiler = context.Process(target=_compile_kernels, daemon=True)
     with ProcessPoolExecutor(width, context, _start_worker, worker_arguments) as workers:
         while waiting or running:
-            free = width - len(running) - (kernels is not None and not kernels.done())
-            ready = progress.ready(waiting)[: max(free, 0)]
-            for task in ready:
+            for task in progress.ready(waiting)[: width - len(running)]:
                 waiting.remove(task)
                 progress.begin(task)
                 running[workers.submit(_run_in_worker, task)] = task
-            if kernels is None and len(ready) < free and progress.estimates.computed:
-                kernels = workers.submit(_compile_kernels)
-            under_way = [*running, *([kernels] if kernels is not None and not kernels.done() else [])]
-            done = wait(under_way, _SAY_EVERY, return_when=FIRST_COMPLETED).done
+            done = wait(running, _SAY_EVERY, return_when=FIRST_COMPLETED).done
             if not done and (left := progress.left()):
                 progress.say(left.removeprefix("; "))
-            for future in done & set(running):
+            for future in done:
                 try:
                     progress.end(running.pop(future), future.result())
+                    if progress.estimates.computed and compiler.pid is None:
+                        compiler.start()
                 except BrokenProcessPool as error:
                     raise UserError(
                         "a worker was killed (is there enough memory?); run it again: it goes on from here"
@@ -232,9 +230,13 @@ def _run_in_worker(task: Task) -> _RunSummary:
 
 
 def _compile_kernels() -> None:
-    """Compiles the search's kernels, or finds them compiled, before a step needs them."""
+    """Compiles the search's kernels, or finds them compiled, before a step needs them, beside the workers."""
     from skufp_pipeline.search.warm import compile_kernels
 
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command that it belongs to tells of an interrupt
+    if hasattr(os, "nice"):
+        os.nice(10)
     compile_kernels()
 
 

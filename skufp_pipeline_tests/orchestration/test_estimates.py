@@ -1,4 +1,4 @@
-"""Runs start by the length of their way to the end of the graph, and the time left is told from what they take."""
+"""Runs start by their way to the end of the graph; the time left is told from what they took."""
 
 import json
 from pathlib import Path
