@@ -21,7 +21,6 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.hashing import stable_hash
 from skufp_pipeline.photos import size_of
 from skufp_pipeline.progress import Progress
-from skufp_pipeline.training.device import mixed_precision
 from skufp_pipeline.training.pixels import read_square
 from skufp_pipeline.views.pipeline import Pipeline
 from skufp_pipeline.views.settings import GenerationSettings
@@ -130,10 +129,7 @@ def _run_batch(
 ) -> tuple[list[NDArray[np.uint8]], list[bool | None]]:
     """Returns (S, S, 3) uint8 images and safety flags; splits the batch if GPU memory is insufficient."""
 
-    reduced = None if pipeline.device.type == "cuda" else torch.bfloat16  # there the weights are
-
     @torch.inference_mode()
-    @mixed_precision(pipeline.device, reduced)
     def run(part: Sequence[tuple[Candidate, Path]]) -> list[tuple[NDArray[np.uint8], bool | None]]:
         squares = [read_square(crop, image_size) for _, crop in part]
         guided = settings.guidance_scale > 1

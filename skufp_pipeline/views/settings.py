@@ -71,7 +71,7 @@ class GenerationSettings(Settings):
     steps: int = Field(30, ge=1)  # scheduler steps at strength 1
     guidance_scale: float = Field(5.0, ge=1)  # 1 disables classifier-free guidance
     batch_size: int = Field(8, ge=1)  # halved when a GPU runs out of memory
-    precision: Literal["fp32", "fp16", "bf16"] = "fp16"  # on CUDA; a CPU as in training
+    precision: Literal["fp32", "fp16", "bf16"] = "fp16"  # on CUDA; a CPU computes in float32
     quality: int = Field(95, ge=1, le=100)  # of the JPEGs
 
     @model_validator(mode="after")

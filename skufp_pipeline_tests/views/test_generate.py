@@ -26,7 +26,7 @@ class Counted:
     """A pipeline that notes the size of each batch, and has memory for so many only."""
 
     def __init__(self, pipeline: Pipeline, memory: int = 100) -> None:
-        self.pipeline, self.memory, self.sizes, self.device = pipeline, memory, [], pipeline.device
+        self.pipeline, self.memory, self.sizes = pipeline, memory, []
 
     def __call__(self, **arguments: Any) -> Any:
         self.sizes.append(len(arguments["prompt"]))
@@ -133,7 +133,6 @@ def test_the_safety_checkers_flags_are_kept_for_a_later_run(
         output.nsfw_content_detected = [True] + [False] * (len(arguments["prompt"]) - 1)
         return output
 
-    flagged.device = pipeline.device  # type: ignore[attr-defined]
     settings = GENERATION.model_copy(update={"strengths": (0.5,)})
     planned = plan_candidates(views, settings)
     for run in (flagged, None):  # the second finds all batches whole
