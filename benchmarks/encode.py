@@ -44,7 +44,7 @@ def main() -> None:
     print(
         f"{processor_name()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}; {arguments.repeats} times {arguments.batch} at once, in turns"
+        f"onnxruntime {onnxruntime.__version__}; {arguments.repeats} x {arguments.batch} photos, in turns"
     )
     titles = ("p50 ms", "p95 ms", "least ms", "speed-up", "by least", "a s and core", "least cosine")
     print(f"{'model':<18} {'engine':<8}" + "".join(f"{title:>13}" for title in titles))
