@@ -7,7 +7,9 @@ import dagster as dg
 import pytest
 
 from skufp_pipeline.definitions import graph_steps
+from skufp_pipeline.orchestration import materialize
 from skufp_pipeline.orchestration.estimates import SHIPPED, Estimates, Task, in_words, leading_to, run_seconds
+from skufp_pipeline.orchestration.schedules import stages
 from skufp_pipeline.presets import load_preset
 
 
@@ -93,3 +95,23 @@ def test_recorded_seconds_come_first_and_unchanged_results_tell_none(tmp_path: P
         for shard, seconds in (("shard_0000", 4.0), ("shard_0001", 6.0)):
             record("clip_embeddings", seconds, 0, shard)
         assert run_seconds(preset, instance, steps) == {"annotations": 8.0, "clip_embeddings": 5.0}
+
+
+@pytest.mark.parametrize("name", ["ci", "demo", "df2"])
+def test_every_run_becomes_ready_and_the_last_shard_of_a_group_comes_last(name: str) -> None:
+    steps = graph_steps(load_preset(name))
+    plan = stages(steps)
+    tasks = materialize._tasks(plan, steps, load_preset(name))
+    lines: list[str] = []
+    progress = materialize._Progress(plan, tasks, Estimates(tasks, None, 2), lines.append)
+    waiting, made = list(tasks), []
+    while waiting:
+        first = progress.ready(waiting)[0]
+        waiting.remove(first)
+        progress.begin(first)
+        progress.end(first, materialize._RunSummary([], 1, 0))
+        made.append(first)
+    assert sum(" took " in line for line in lines) == len(plan)
+    for last in (task for task in made if task.last_shard):
+        siblings = [task for task in made if (task.stage, task.assets) == (last.stage, last.assets)]
+        assert siblings[-1] is last
