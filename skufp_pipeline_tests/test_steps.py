@@ -88,6 +88,7 @@ def test_a_step_computes_with_its_threads_and_tells_what_it_took(tmp_path: Path)
     told = {name: entry.value for name, entry in event.materialization.metadata.items()}
     assert told["rows"] == 1
     assert 0 <= told["step_seconds"] < 60
+    assert 0 <= told["processor_seconds"] <= 60
     assert 50 < told["process_peak_mib"] < 30_000
     assert (during, torch.get_num_threads()) == ([3], before)
 

@@ -66,6 +66,7 @@ def group(preset: Preset) -> Group:
             needs=needs,
             deps=(SKU_CROPS, IMAGE_TEXT, CLIP_CHECKPOINT, *_anchors_of(preset)),
             check_specs=(embeddings_sound_spec(CLIP_EMBEDDINGS.name),),
+            priority=1 if preset.first_index else 0,
         ),
     ]
     if preset.encoder.is_pretrained:

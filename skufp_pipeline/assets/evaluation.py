@@ -55,6 +55,7 @@ def group(preset: Preset) -> Group:
         stored=RETRIEVAL_REPORT,
         make=retrieval_report,
         stage="build_index",
+        apart=True,
         weekly=True,
         kinds={"numpy", "html"},
         code=("skufp_pipeline.evaluation.assemble",),

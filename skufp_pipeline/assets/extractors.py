@@ -80,6 +80,7 @@ def _embeddings_step(preset: Preset, name: str) -> Step:
         stored=stored,
         make=_made(embed, name, f"Unit embeddings of the shard's crops by `{name}`, an image-level gallery."),
         stage=EMBED,
+        apart=True,
         weekly=True,
         kinds={"pytorch", "parquet"},
         code=(EXTRACTORS + "extractor", EXTRACTORS + name, "skufp_pipeline.encoders.embed"),

@@ -10,6 +10,7 @@ import polars as pl
 from skufp_pipeline.artifacts.kinds import (
     Annotations,
     Embeddings,
+    Encoder,
     ImageEncoder,
     Patches,
     SearchIndex,
@@ -71,6 +72,7 @@ def group(preset: Preset) -> Group:
         stored=SEARCH_INDEX,
         make=search_index,
         stage=STAGE,
+        apart=True,
         kinds={"numpy", "parquet"},
         code=(
             "skufp_pipeline.search.bundle",
@@ -99,6 +101,7 @@ def group(preset: Preset) -> Group:
         stored=IMAGE_ENCODER_ONNX,
         make=image_encoder_onnx,
         stage=STAGE,
+        apart=True,
         kinds={"onnx"},
         code=("skufp_pipeline.encoders.export", "skufp_pipeline.search.parity"),
         config={
@@ -122,11 +125,11 @@ def group(preset: Preset) -> Group:
             "catalog_text_weight": preset.fingerprint.catalog_text_weight,
         },
         needs=needs,
-        deps=(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, FROZEN_CLIP_CHECKPOINT, FROZEN_CLIP_EMBEDDINGS),
+        deps=(ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, *_first_tower(preset)),
         priority=2,
     )
     steps = [
-        *([first] if preset.encoder.is_pretrained else []),
+        *([first] if preset.encoder.is_pretrained or preset.first_index else []),
         index,
         *([encoder] if exported else []),
     ]
@@ -138,11 +141,19 @@ def group(preset: Preset) -> Group:
     )
 
 
+def _first_tower(preset: Preset) -> tuple[Stored[Encoder], Stored[Embeddings]]:
+    """The encoder of the first index, and its embeddings."""
+    if preset.encoder.is_pretrained:
+        return FROZEN_CLIP_CHECKPOINT, FROZEN_CLIP_EMBEDDINGS
+    return CLIP_CHECKPOINT, CLIP_EMBEDDINGS
+
+
 def first_index(run: Run) -> dg.MaterializeResult:
-    """An index by the encoder before any training: the mean of each SKU's views, with its texts. It is put in
-    use if none is, so that a search answers while the rest is trained."""
-    preset, checkpoint, items = run.preset, run.read(FROZEN_CLIP_CHECKPOINT), run.read(ANNOTATIONS)
-    texts, embeddings = run.read_all(IMAGE_TEXT), run.read_all(FROZEN_CLIP_EMBEDDINGS)
+    """An index by the encoder before any training, or after its own if it is not pretrained: the mean of each
+    SKU's views, with its texts. It is put in use if none is: a search answers while the rest is trained."""
+    tower, vectors = _first_tower(run.preset)
+    preset, checkpoint, items = run.preset, run.read(tower), run.read(ANNOTATIONS)
+    texts, embeddings = run.read_all(IMAGE_TEXT), run.read_all(vectors)
     run.inputs.crop_files()
 
     def build(directory: Path) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def group(preset: Preset) -> Group:
             stored=POLICY_REPORT,
             make=policy_report,
             stage=LEARN,
+            apart=True,
             weekly=True,
             kinds={"pytorch", "parquet"},
             code=("skufp_pipeline.evaluation.policy_sheet",),

@@ -15,7 +15,7 @@ from skufp_pipeline.detection.small import SmallModel
 from skufp_pipeline.detection.windows import around, mirrored, seen_in, view
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.randomness import chance, generator
-from skufp_pipeline.training.device import multiplies_bfloat16
+from skufp_pipeline.training.device import mixed_precision
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.images import moving_average
 from skufp_pipeline.training.loop import Log, Part, Training, set_learning_rate
@@ -61,7 +61,7 @@ def train_detector(
         pixels, *drawn = drawn_batch(train, own, generator(seed, "detector", step))
         truth = Truth(*(torch.from_numpy(boxes).to(device) for boxes in drawn))
         set_learning_rate(optimizer, own.learning_rate * warm_cosine(step, own.steps, own.warmup_fraction))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=multiplies_bfloat16(device)):
+        with mixed_precision(device):
             found = network.predictions(torch.from_numpy(pixels).to(device))
         loss = detection_loss(network, found, truth)
         optimizer.zero_grad(set_to_none=True)

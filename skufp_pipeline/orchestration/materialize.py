@@ -8,6 +8,7 @@ and the instance is not ephemeral; otherwise all runs execute one after the othe
 import multiprocessing
 import os
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ from typing import Any
 
 import dagster as dg
 
+from skufp_pipeline.artifacts.places import FIRST_INDEX
 from skufp_pipeline.compute import exit_with_parent
 from skufp_pipeline.datasets.difference import CHANGED, NEW, REMOVED
 from skufp_pipeline.definitions import build_defs, graph_steps
 from skufp_pipeline.errors import UserError
+from skufp_pipeline.orchestration.estimates import Estimates, Task, in_words, leading_to, run_seconds
 from skufp_pipeline.orchestration.interruption import COMMAND_TAG, command_id, end_process, watched
 from skufp_pipeline.orchestration.schedules import (
     DAILY,
@@ -39,6 +42,7 @@ from skufp_pipeline.steps import READ_CATALOG, Step
 from skufp_pipeline.store import ArtifactStore, shard_name
 
 INSTANCE_SETTINGS = Path(__file__).parent.parent / "resources" / "dagster.yaml"
+_SAY_EVERY = 60.0  # seconds between two lines on the time left, while nothing begins or ends
 _USER_ERROR = f"{UserError.__module__}.{UserError.__name__}: "  # Dagster's prefix of the message
 
 
@@ -58,19 +62,6 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Task:
-    """A run of some assets of a job, for one shard or none; all shards of `needs` must be complete first."""
-
-    stage: int
-    job: str
-    partition_key: str | None
-    assets: tuple[str, ...]
-    needs: frozenset[str]
-    priority: int
-    last_shard: bool
-
-
-@dataclass(frozen=True)
 class _RunSummary:
     """Summary of a run: its failed checks, its number of results, and how many of them were unchanged."""
 
@@ -87,8 +78,10 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     steps = graph_steps(preset)
     plan = stages(steps)
     tasks = _tasks(plan, steps, preset)
-    progress = _Progress(plan, tasks, say)
-    if preset.compute.side_by_side and not instance.is_ephemeral:
+    side_by_side = preset.compute.side_by_side and not instance.is_ephemeral
+    width = preset.compute.max_concurrent if side_by_side else 1
+    progress = _Progress(plan, tasks, Estimates(tasks, run_seconds(preset, instance, steps), width), say)
+    if side_by_side:
         _run_side_by_side(preset, instance, tasks, progress)
     else:
         definitions = build_defs(preset)
@@ -98,7 +91,7 @@ def materialize_graph(preset: Preset, instance: dg.DagsterInstance, say: Callabl
     return progress.outcome()
 
 
-def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> list[_Task]:
+def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> list[Task]:
     """The runs of all stages, each after those it depends on."""
     tasks = []
     for number, stage in enumerate(plan):
@@ -108,49 +101,72 @@ def _tasks(plan: Sequence[Stage], steps: dict[str, Step], preset: Preset) -> lis
                 needs = frozenset(dep for asset in assets for dep in steps[asset].upstream) - {*assets}
                 priority = max(steps[asset].priority for asset in assets)
                 last = stage.sharded and key == keys[-1]
-                tasks.append(_Task(number, stage.name, key, assets, needs, priority, last))
+                tasks.append(Task(number, stage.name, key, assets, needs, priority, last))
     return tasks
 
 
 class _Progress:
     """Tracks finished and unfinished runs and prints progress by stage."""
 
-    def __init__(self, plan: Sequence[Stage], tasks: Sequence[_Task], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, plan: Sequence[Stage], tasks: Sequence[Task], estimates: Estimates, say: Callable[[str], None]
+    ) -> None:
         self.say = say
         self.plan = plan
+        self.estimates = estimates
         self.began = time.perf_counter()
         self._unfinished = list(tasks)
         self._starts: dict[int, float] = {}
+        self._running: dict[Task, float] = {}
         self._seconds: dict[int, float] = {}
         self._summaries: list[list[_RunSummary]] = [[] for _ in plan]
 
-    def ready(self, waiting: Sequence[_Task]) -> list[_Task]:
-        """The waiting tasks whose needs are complete.
+    def ready(self, waiting: Sequence[Task]) -> list[Task]:
+        """The waiting tasks whose needs are complete, the most urgent first.
 
         A stage's last shard also waits for all its other shards, so that the last check evaluation belongs to
         the last materialization and the UI shows it.
         """
         missing = {asset for task in self._unfinished for asset in task.assets}
-        left = Counter(task.stage for task in self._unfinished)
-        return [
+        left = Counter((task.stage, task.assets) for task in self._unfinished)
+        ready = [
             task
             for task in waiting
-            if task.needs.isdisjoint(missing) and not (task.last_shard and left[task.stage] > 1)
+            if task.needs.isdisjoint(missing) and not (task.last_shard and left[task.stage, task.assets] > 1)
         ]
+        return sorted(ready, key=self.estimates.urgency, reverse=True)
 
-    def begin(self, task: _Task) -> None:
+    def begin(self, task: Task) -> None:
+        self._running[task] = time.perf_counter()
         if task.stage not in self._starts:
             self._starts[task.stage] = time.perf_counter()
             stage, runs = self.plan[task.stage], self._left(task.stage)
             shards = f" ({runs} shards)" if stage.sharded and runs > 1 else ""
-            self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}")
+            self.say(f"{self._name(task.stage)}: {', '.join(stage.assets)}{shards}{self.left()}")
 
-    def end(self, task: _Task, summary: _RunSummary) -> None:
+    def end(self, task: Task, summary: _RunSummary) -> None:
         self._summaries[task.stage].append(summary)
         self._unfinished.remove(task)
+        took = time.perf_counter() - self._running.pop(task)
+        if summary.unchanged < summary.results:
+            self.estimates.finished(task, took)
         if self._left(task.stage) == 0:
             seconds = self._seconds[task.stage] = time.perf_counter() - self._starts[task.stage]
-            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{_skipped(self._summaries[task.stage])}")
+            skipped = _skipped(self._summaries[task.stage])
+            self.say(f"{self._name(task.stage)} took {seconds:.1f} s{skipped}{self.left()}")
+
+    def left(self) -> str:
+        """Text with the time until the end, and until a first index answers; empty if nothing is known of it,
+        or nothing is left."""
+        now = time.perf_counter()
+        elapsed = {task: now - began for task, began in self._running.items()}
+        seconds = self.estimates.seconds_left(self._unfinished, elapsed)
+        if not self._unfinished or seconds is None:
+            return ""
+        first = leading_to(FIRST_INDEX.name, self._unfinished)
+        until = self.estimates.seconds_left(first, elapsed) if first else None
+        answers = "" if until is None else f", a first index answers in {in_words(until)}"
+        return f"; {in_words(seconds)} left{answers}"
 
     def outcome(self) -> Outcome:
         failed = [name for stage in self._summaries for run in stage for name in run.failed_checks]
@@ -165,22 +181,27 @@ class _Progress:
 
 
 def _run_side_by_side(
-    preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[_Task], progress: _Progress
+    preset: Preset, instance: dg.DagsterInstance, tasks: Sequence[Task], progress: _Progress
 ) -> None:
     width, waiting = preset.compute.max_concurrent, list(tasks)
-    running: dict[Future[_RunSummary], _Task] = {}
+    running: dict[Future[_RunSummary], Task] = {}
     context = multiprocessing.get_context("spawn")
     worker_arguments = (preset.model_dump_json(), instance.get_ref())
+    compiler = context.Process(target=_compile_kernels, daemon=True)
     with ProcessPoolExecutor(width, context, _start_worker, worker_arguments) as workers:
         while waiting or running:
-            ready = sorted(progress.ready(waiting), key=lambda task: -task.priority)
-            for task in ready[: width - len(running)]:
+            for task in progress.ready(waiting)[: width - len(running)]:
                 waiting.remove(task)
                 progress.begin(task)
                 running[workers.submit(_run_in_worker, task)] = task
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
+            done = wait(running, _SAY_EVERY, return_when=FIRST_COMPLETED).done
+            if not done and (left := progress.left()):
+                progress.say(left.removeprefix("; "))
+            for future in done:
                 try:
                     progress.end(running.pop(future), future.result())
+                    if progress.estimates.computed and compiler.pid is None:
+                        compiler.start()
                 except BrokenProcessPool as error:
                     raise UserError(
                         "a worker was killed (is there enough memory?); run it again: it goes on from here"
@@ -203,12 +224,23 @@ def _start_worker(preset: str, instance: Any) -> None:
     _worker = definitions, dg.DagsterInstance.from_ref(instance)
 
 
-def _run_in_worker(task: _Task) -> _RunSummary:
+def _run_in_worker(task: Task) -> _RunSummary:
     assert _worker is not None
     return _run_task(*_worker, task)
 
 
-def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: _Task) -> _RunSummary:
+def _compile_kernels() -> None:
+    """Compiles the search's kernels, or finds them compiled, before a step needs them, beside the workers."""
+    from skufp_pipeline.search.warm import compile_kernels
+
+    exit_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command that it belongs to tells of an interrupt
+    if hasattr(os, "nice"):
+        os.nice(10)
+    compile_kernels()
+
+
+def _run_task(definitions: dg.Definitions, instance: dg.DagsterInstance, task: Task) -> _RunSummary:
     return _summarize(_run_job(definitions, task.job, task.partition_key, instance, task.assets))
 
 

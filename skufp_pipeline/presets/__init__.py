@@ -157,6 +157,8 @@ class Preset(Settings):
     search: SearchSettings = SearchSettings()
     image_index: ImageIndexSettings | None = None  # indexes of one row per picture; null: none
     multi_stage: MultiStageSettings | None = None  # what follows the search in one of them; null: nothing
+    # an index of the encoder's own vectors, before fingerprints are trained, also where it is not pretrained
+    first_index: bool = False
     kept_index_versions: int = Field(3, ge=1)
     index_picture_side: int | None = Field(256, ge=16)  # thumbnail size, pixels; null: no thumbnails
     index_segment_rows: int = Field(10_000_000, ge=1)  # rows in memory at once during the build

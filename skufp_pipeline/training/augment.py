@@ -40,7 +40,7 @@ def augment(
         images = _blur(images, settings.blur, generator)
     if settings.erasing:
         images = _erase(images, settings.erasing, generator)
-    return images.clamp(0, 1)
+    return images.clamp_(0, 1)
 
 
 def _uniform(low: float, high: float, count: int, generator: Generator) -> Tensor:
@@ -77,12 +77,13 @@ def _factors(strength: float, images: Tensor, generator: Generator) -> Tensor:
 
 
 def _jitter(images: Tensor, settings: AugmentationSettings, generator: Generator) -> Tensor:
-    images = images * _factors(settings.brightness, images, generator)
+    """Changes brightness, contrast and saturation of (B, 3, H, W) in place."""
+    images.mul_(_factors(settings.brightness, images, generator))
     mean = images.mean(dim=(1, 2, 3), keepdim=True)
-    images = mean + (images - mean) * _factors(settings.contrast, images, generator)
+    images.sub_(mean).mul_(_factors(settings.contrast, images, generator)).add_(mean)
     luma = images.new_tensor(_LUMA).view(1, 3, 1, 1)
     grey = (images * luma).sum(dim=1, keepdim=True)
-    return grey + (images - grey) * _factors(settings.saturation, images, generator)
+    return images.sub_(grey).mul_(_factors(settings.saturation, images, generator)).add_(grey)
 
 
 def _blur(images: Tensor, probability: float, generator: Generator) -> Tensor:

@@ -1,9 +1,10 @@
 """Selects the device that a model runs on and measures its peak memory."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from skufp_pipeline.compute import peak_memory_mib
 from skufp_pipeline.errors import UserError
@@ -38,6 +39,21 @@ def multiplies_bfloat16(device: torch.device) -> bool:
         return True
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+
+
+@contextmanager
+def mixed_precision(device: torch.device, dtype: torch.dtype | None = torch.bfloat16) -> Iterator[None]:
+    """Computes what is safe in `dtype`, on a CPU in bfloat16 if it multiplies that; None: all in float32.
+
+    On a CPU attention is computed in its parts: the fused one takes many times as long backwards in bfloat16.
+    """
+    on_cpu = device.type == "cpu"
+    with ExitStack() as stack:
+        if dtype is not None and multiplies_bfloat16(device):
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16 if on_cpu else dtype))
+            if on_cpu:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        yield
 
 
 def peak_memory_gib(device: torch.device) -> float:

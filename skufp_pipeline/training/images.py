@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.training.augment import augment
-from skufp_pipeline.training.device import multiplies_bfloat16, peak_memory_gib
+from skufp_pipeline.training.device import mixed_precision, peak_memory_gib
 from skufp_pipeline.training.history import History
 from skufp_pipeline.training.loop import Log, Part, Training, set_learning_rate
 from skufp_pipeline.training.prefetch import Prefetcher
@@ -129,7 +129,6 @@ def train_images(
     kept = learner if average is None else average.module
     state: dict[str, Part] = {"learner": learner, "optimizer": optimizer}
     training = Training(name, scratch, state | ({"average": average} if average else {}), log)
-    mixed_precision = multiplies_bfloat16(encoder.device)
     steps = len(loader.batches(Generator()))
     with loader.prefetcher as prefetcher:
         extras = prefetcher.each(of_epoch, range(training.done, settings.epochs), ahead=1)
@@ -144,7 +143,7 @@ def train_images(
             for rows, pixels in prefetcher.each(loader.load, batches):
                 set_learning_rate(optimizer, *_learning_rates(epoch * steps + len(results), steps, settings))
                 # bfloat16 has float32's range: no gradient scaling is needed.
-                with torch.autocast(encoder.device.type, dtype=torch.bfloat16, enabled=mixed_precision):
+                with mixed_precision(encoder.device):
                     total, parts = loss(loader.batch(rows, pixels, generator, extra))
                 optimizer.zero_grad(set_to_none=True)
                 total.backward()
@@ -296,11 +295,11 @@ class _BatchLoader:
 
     def _unit(self, pixels: Tensor) -> Tensor:
         """Converts (B, S, S, 3) uint8 to (B, 3, S, S) in [0, 1] on the device."""
-        return pixels.to(self.encoder.device, non_blocking=True).permute(0, 3, 1, 2).float() / 255
+        return pixels.to(self.encoder.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in self.encoder.mean_and_std)
-        return ((pixels - mean) / std).contiguous(memory_format=torch.channels_last)
+        return pixels.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
 
 def _set_train_mode(learner: nn.Module, trunk: nn.Module, freeze_batch_norm: bool) -> None:

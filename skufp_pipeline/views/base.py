@@ -52,7 +52,7 @@ def _train_vae(
         images = unit_range(crops.pixels[chosen.sort().values.numpy()], pipeline.device)
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(pipeline.device)
-        decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        decoded = vae.decode(posterior.mean + posterior.std * noise).sample.float()
         loss = colour_loss(decoded, images) + settings.edge_weight * edge_loss(decoded, images)
         return loss + settings.kl_weight * posterior.kl().mean() / posterior.mean[0].numel()
 

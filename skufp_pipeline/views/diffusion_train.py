@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from skufp_pipeline.training.device import mixed_precision
 from skufp_pipeline.training.history import History, mean_losses
 from skufp_pipeline.training.loop import Log, Part, Trainable, Training, set_learning_rate
 from skufp_pipeline.training.schedule import warm_cosine
@@ -33,7 +34,7 @@ class Schedule:
     accumulation: int = 1  # batches per optimizer step
     clip_gradient: float = 1.0
     checkpoint_every: int = 200  # steps between two checkpoints
-    precision: Precision = "none"  # on CUDA; a CPU computes in float32
+    precision: Precision = "none"  # on CUDA; a CPU computes in bfloat16 if it multiplies that
 
 
 def train(
@@ -59,7 +60,7 @@ def train(
     parameters = list(trainable.parameters.values())
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, weight_decay=schedule.weight_decay, fused=True)
-    dtype = _DTYPES[schedule.precision] if device.type == "cuda" else None
+    dtype = _DTYPES[schedule.precision] if device.type == "cuda" else torch.bfloat16
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     parts: dict[str, Part] = {"parameters": trainable, "optimizer": optimizer, "scaler": scaler}
     training = Training(name, scratch, parts, log)
@@ -70,7 +71,7 @@ def train(
         for draw in range(schedule.accumulation):
             number = step * schedule.accumulation + draw
             generator = Generator().manual_seed(seed * 1_000_003 + number)
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            with mixed_precision(device, dtype):
                 loss = loss_of(generator) / schedule.accumulation
             scaler.scale(loss).backward()
             total += loss.item()

@@ -48,7 +48,9 @@ class LoraSettings(Settings):
     snr_gamma: float = Field(5.0, gt=0)  # min-SNR weighting (Hang et al., 2023)
     largest_timestep: float = Field(1.0, gt=0, le=1)  # fraction of the noise schedule that is trained
     gradient_checkpointing: bool = False  # less memory, more time
-    mixed_precision: Literal["none", "fp16", "bf16"] = "bf16"  # on CUDA; a CPU computes in float32
+    mixed_precision: Literal["none", "fp16", "bf16"] = (
+        "bf16"  # on CUDA; a CPU computes in bfloat16 if it multiplies that
+    )
     checkpoint_every: int = Field(200, ge=1)
     drift_views: int = Field(64, ge=2)  # views of held-out SKUs for measuring drift
 

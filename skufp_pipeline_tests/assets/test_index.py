@@ -289,3 +289,16 @@ def test_too_few_photos_give_no_verdict_and_the_summary_says_so(spoilt: Graph) -
 def test_an_index_without_verdicts_has_no_calibration(small_graph: Graph) -> None:
     assert small_graph.preset.confidence is None
     assert read_confidence(current_index(small_graph.store)[0].path) is None
+
+
+def test_a_first_index_of_an_encoder_trained_from_nothing_is_of_its_own_vectors(spoilt: Graph) -> None:
+    assert "first_index" not in spoilt.steps
+    preset = spoilt.preset.model_copy(update={"first_index": True})
+    (Path(preset.data_root) / "index/fingerprints/CURRENT").unlink()
+    made = run_asset(preset, "first_index")
+    assert metadata(made)["published"] == 1
+    artifact, index = current_index(spoilt.store)
+    assert artifact.manifest.recipe.inputs["clip_checkpoint"] == spoilt.store.read("checkpoints/clip").digest
+    assert len(index) == spoilt.store.read("tables/fingerprints").summary["skus"]
+    engine = QueryEngine.open(spoilt.store, torch.device("cpu"), preset.query_encoder)
+    assert len(engine.search_text("a red skirt", 3).hits) == 3

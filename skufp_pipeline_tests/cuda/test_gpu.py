@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from skufp_pipeline.encoders.clip import Encoder, create_encoder
 from skufp_pipeline.encoders.embed import embed_crops, embed_texts
 from skufp_pipeline.encoders.settings import EncoderSettings
-from skufp_pipeline.training import images
+from skufp_pipeline.training import device as training_device
 from skufp_pipeline.training.device import multiplies_bfloat16
 from skufp_pipeline.training.loop import RandomNumbers
 from skufp_pipeline.views.filters import Thresholds, verdicts
@@ -103,9 +103,9 @@ def test_training_in_bfloat16_learns_what_the_cpu_learns_in_float32(
     name: str, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The random numbers of a training come from the CPU, so that both see the same batches."""
-    monkeypatch.setattr(images, "multiplies_bfloat16", lambda where: False)
+    monkeypatch.setattr(training_device, "multiplies_bfloat16", lambda where: False)
     expected = losses(run(name, tmp_path / "cpu", dropout=0))
-    monkeypatch.setattr(images, "multiplies_bfloat16", lambda where: True)
+    monkeypatch.setattr(training_device, "multiplies_bfloat16", lambda where: True)
     found = losses(run(name, tmp_path / "device", device=device, dropout=0))
     assert found.keys() == expected.keys()
     for loss, values in expected.items():

@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.training.device import limited_threads, multiplies_bfloat16, peak_memory_gib, pick_device
+from skufp_pipeline.training.device import (
+    limited_threads,
+    mixed_precision,
+    multiplies_bfloat16,
+    peak_memory_gib,
+    pick_device,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +57,22 @@ def test_peak_memory_grows_with_what_is_held() -> None:
     held = torch.ones(int((beside + 0.5) * 2**28))  # half a GiB more than ever
     assert 0.01 < before < peak_memory_gib(torch.device("cpu")) <= before + 1
     assert held.sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("able", "dtype", "computed"),
+    [
+        (True, torch.bfloat16, torch.bfloat16),
+        (True, torch.float16, torch.bfloat16),  # a CPU has no fast float16
+        (True, None, torch.float32),
+        (False, torch.bfloat16, torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_multiplies_it_and_may(
+    monkeypatch: pytest.MonkeyPatch, able: bool, dtype: torch.dtype | None, computed: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": able})
+    ones = torch.ones(2, 2)
+    with mixed_precision(torch.device("cpu"), dtype):
+        assert (ones @ ones).dtype is computed
+    assert (ones @ ones).dtype is torch.float32
