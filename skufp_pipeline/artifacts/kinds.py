@@ -563,6 +563,19 @@ class Street2ShopReport(Reader):
         write_json(directory, "accuracy", accuracy.to_dicts())
 
 
+class ImageSearchReport(Reader):
+    """Indexes of pictures and the stages after their search, beside the fingerprints."""
+
+    def figures(self) -> pl.DataFrame:
+        """Reads one row per system, setting, and what of the photos was asked."""
+        return self.frame("figures")
+
+    @staticmethod
+    def write(directory: Path, figures: pl.DataFrame) -> None:
+        write_frames(directory, figures=figures)
+        write_json(directory, "figures", figures.to_dicts())
+
+
 def items_file(shard: int) -> str:
     """The path of one shard's annotations, relative to their folder."""
     return f"items/{shard_name(shard)}.parquet"

@@ -254,6 +254,11 @@ class QueryEngine:
         return _reading(self._encoder)
 
     @property
+    def reads_words(self) -> bool:
+        """Whether a text can be asked."""
+        return self._encoder is not None
+
+    @property
     def lexical(self) -> LexicalIndex | None:
         """The words of the SKUs, if the index has them; raises UserError if they can't be read."""
         return self._lexical.index if isinstance(self._lexical, LexicalFolder) else self._lexical

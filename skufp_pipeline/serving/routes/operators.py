@@ -8,11 +8,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT
+from skufp_pipeline.artifacts.places import CLIP_CHECKPOINT, image_encoder
 from skufp_pipeline.errors import UserError
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.serving.bodies import read_all_parts
+from skufp_pipeline.serving.engines import Served
 from skufp_pipeline.serving.gate import for_role
 from skufp_pipeline.serving.problems import Refusal, problems
 from skufp_pipeline.serving.products import PICTURES, put_product
@@ -195,7 +197,7 @@ def _state(service: Service, name: str) -> IndexState:
         encoder=None if engine is None else _tower(engine),
         encoder_digest=None
         if served is None
-        else served.artifact.manifest.recipe.inputs.get(CLIP_CHECKPOINT.name),
+        else served.artifact.manifest.recipe.inputs.get(_checkpoint_of(served)),
         versions=_versions(service, name),
         failed=None
         if failed is None
@@ -203,8 +205,16 @@ def _state(service: Service, name: str) -> IndexState:
     )
 
 
+def _checkpoint_of(served: Served) -> str:
+    """The name of the checkpoint that embedded the pictures."""
+    index = served.engine.index
+    return image_encoder(index.of)[0].name if isinstance(index, ImageIndex) else CLIP_CHECKPOINT.name
+
+
 def _tower(engine: QueryEngine) -> str:
     """What kind of network embeds pictures."""
+    if isinstance(engine.index, ImageIndex) and not engine.reads_words:
+        return engine.index.of
     vision = engine.encoder.model_config["vision_cfg"]
     return vision.get("timm_model_name") or f"ViT of patches of {vision['patch_size']} pixels"
 
