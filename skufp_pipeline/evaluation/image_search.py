@@ -76,17 +76,18 @@ def judge_systems(
     for name, (engine, folder) in {FINGERPRINT: fingerprints, **indexes}.items():
         over = None if name == FINGERPRINT else FINGERPRINT
         judged = judge_embedded(engine, embed_photos(engine, photos), [Variant(name, over=over)])
-        rows += [(found, _bytes(folder)) for found in judged]
-    table = _figures(rows, resamples, seed)
+        rows += [(found, index_bytes(folder)) for found in judged]
+    table = figures_of(rows, resamples, seed)
     if chain is None:
         return table
     asked, folder = chain
     stages = judge_chain(asked, embed_photos(asked.engine, photos))
-    sized = [(found, _bytes(folder, found.folders)) for found in stages]
-    return pl.concat([table, _figures(sized, resamples, seed)])
+    sized = [(found, index_bytes(folder, found.folders)) for found in stages]
+    return pl.concat([table, figures_of(sized, resamples, seed)])
 
 
-def _figures(judged: Sequence[tuple[Judged, int]], resamples: int, seed: int) -> pl.DataFrame:
+def figures_of(judged: Sequence[tuple[Judged, int]], resamples: int, seed: int) -> pl.DataFrame:
+    """Returns rows of `FIGURES_SCHEMA` of systems and the bytes that each searches."""
     known = {(found.system, found.asked, found.setting): found for found, _ in judged}
     rows = []
     for found, size in judged:
@@ -112,7 +113,7 @@ def _row(found: Judged, other: Judged | None, size: int, resamples: int, seed: i
     return {**row, **gains, "over": other.system, "added_ms": added}
 
 
-def _bytes(folder: Path, stages: Sequence[str] = ()) -> int:
+def index_bytes(folder: Path, stages: Sequence[str] = ()) -> int:
     """Bytes of what a search of this version compares: vectors, their codes and ids, and those of its stages.
 
     Words, thumbnails and models are left out.
@@ -120,7 +121,7 @@ def _bytes(folder: Path, stages: Sequence[str] = ()) -> int:
     part = folder / IMAGES_FOLDER if (folder / IMAGES_FOLDER).is_dir() else folder
     files = [*part.glob("segment_*/*"), *part.glob("biases_*.npy"), *part.glob(OWNERS_FILE)]
     files += folder.glob(HNSW_FILE)
-    return sum(file.stat().st_size for file in files) + sum(_bytes(folder / stage) for stage in stages)
+    return sum(file.stat().st_size for file in files) + sum(index_bytes(folder / stage) for stage in stages)
 
 
 def figure_sections(figures: pl.DataFrame) -> list[tuple[str, Table]]:

@@ -13,8 +13,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from skufp_pipeline.artifacts.places import IMAGE_SEARCH_REPORT, STAGE_EMBEDDINGS
-from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.detection.regions import Region
+from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.chain import BOX, PHOTO, Chain, judge_chain
 from skufp_pipeline.evaluation.stages import AskedPhoto, embed_photos
 from skufp_pipeline.extractors.extractor import load_extractor
@@ -152,18 +152,18 @@ def test_every_stage_is_judged_on_the_same_photos(pictured: Graph) -> None:
     files = sorted(Path(pictured.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))[:6]
     photos = [AskedPhoto(path, path.parent.name, "validation") for path in files]
     judged = judge_chain(Chain(engine, photos), embed_photos(engine, photos))
-    boxes = [found for found in judged if found.asked == BOX]
-    assert [(found.system, found.setting, len(found.ranks)) for found in boxes] == [
+    boxes = [each for each in judged if each.asked == BOX]
+    assert [(each.system, each.setting, len(each.ranks)) for each in boxes] == [
         (stage, setting, 6) for setting in ("zero", "seen+zero") for stage in ("pictures", "rerank")
     ]
-    assert [found.over for found in boxes] == [None, "pictures"] * 2
+    assert [each.over for each in boxes] == [None, "pictures"] * 2
     weight = read_multi_stage(current_index(pictured.store, "reid")[0].path).rerank.weight  # type: ignore[union-attr]
-    assert [found.off for found in boxes] == [False, not weight] * 2
+    assert [each.off for each in boxes] == [False, not weight] * 2
     for number, photo in enumerate(photos):
         hits = [hit.sku_id for hit in engine.search_image(photo.path, 10, region="whole").hits]
         expected = hits.index(photo.sku_id) + 1 if photo.sku_id in hits else UNRANKED
         assert boxes[3].ranks[number] == expected
-    assert all((found.milliseconds > 0).all() for found in judged)
+    assert all((each.milliseconds > 0).all() for each in judged)
 
 
 def test_photos_as_they_are_are_asked_whole_by_item_and_by_all_items(pictured: Graph) -> None:
@@ -174,17 +174,17 @@ def test_photos_as_they_are_are_asked_whole_by_item_and_by_all_items(pictured: G
     photos = [AskedPhoto(path, sku_ids[number], "validation") for number, path in enumerate(files)]
     asked = embed_photos(engine, photos[:1])
     judged = {
-        found.system: found
-        for found in judge_chain(Chain(engine, [*photos, AskedPhoto(Path("gone"), "x", "validation")]), asked)
-        if (found.asked, found.setting) == (PHOTO, "seen+zero")
+        each.system: each
+        for each in judge_chain(Chain(engine, [*photos, AskedPhoto(Path("gone"), "x", "validation")]), asked)
+        if (each.asked, each.setting) == (PHOTO, "seen+zero")
     }
     assert list(judged) == ["pictures", "best item", "all items", "rerank"]
     regions = ("whole", "auto", "merge", "auto")
     assert engine.multi_stage is not None
-    for region, found in zip(regions, judged.values(), strict=True):
+    for region, each in zip(regions, judged.values(), strict=True):
         plain = engine.over(engine.index)
-        plain.multi_stage = None if found.system != "rerank" else engine.multi_stage
-        for photo, rank in zip(photos, found.ranks, strict=True):
+        plain.multi_stage = None if each.system != "rerank" else engine.multi_stage
+        for photo, rank in zip(photos, each.ranks, strict=True):
             hits = [hit.sku_id for hit in plain.search_image(photo.path, 10, region=region).hits]
             assert rank == (hits.index(photo.sku_id) + 1 if photo.sku_id in hits else UNRANKED)
     assert [judged[name].over for name in judged] == [None, "pictures", "best item", "best item"]
