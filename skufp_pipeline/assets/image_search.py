@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from skufp_pipeline.artifacts.kinds import ImageSearchReport
+from skufp_pipeline.artifacts.kinds import ImageSearchReport, SearchIndex
 from skufp_pipeline.artifacts.places import (
     ANNOTATIONS,
     CLIP_EMBEDDINGS,
@@ -51,47 +51,30 @@ def image_search_report(run: Run) -> dg.MaterializeResult:
     search, with paired intervals, milliseconds and bytes."""
     from skufp_pipeline.evaluation import image_search
 
-    preset, settings = run.preset, run.preset.evaluation
-    crop_of, items, raw = run.inputs.crop_files(), run.read(ANNOTATIONS), run.read(RAW_DATASET)
-    embeddings = run.read_all(CLIP_EMBEDDINGS)
-    off = {stored.name for stored in _asked(preset) if run.read(stored).off}
-    names = [name for name in _names(preset) if image_index(name).name not in off]
+    preset, crop_of = run.preset, run.inputs.crop_files()
+    items, raw, embeddings = run.read(ANNOTATIONS), run.read(RAW_DATASET), run.read_all(CLIP_EMBEDDINGS)
+    found = {stored.name: run.read(stored) for stored in _asked(preset)}
+    names = [name for name in _names(preset) if not found[image_index(name).name].off]
 
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.evaluation.assemble import asked_photos
-        from skufp_pipeline.evaluation.chain import Chain
-        from skufp_pipeline.evaluation.regions import sampled_photos
-        from skufp_pipeline.evaluation.stages import AskedPhoto
         from skufp_pipeline.fingerprint.tables import EmbeddingTables
-        from skufp_pipeline.query.engine import QueryEngine
-        from skufp_pipeline.training.device import pick_device
 
-        device = pick_device("cpu")
-
-        def opened(stored: Stored[Any], **options: Any) -> tuple[QueryEngine, Path]:
-            """The version that was read, whether it is in use or not."""
-            artifact = run.read(stored).artifact
-            version = artifact.manifest.recipe.digest
-            return QueryEngine.open(run.store, device, version=version, **options), artifact.path
-
+        settings = preset.evaluation
         photos = asked_photos(EmbeddingTables.images_of(embeddings), crop_of, settings.stage_queries)
         if not photos:
             raise TooLittleError("no customer's photo is held out for evaluation")
         plain = {"use_policy": "off", "use_look_twice": False}
-        fingerprints = opened(SEARCH_INDEX, settings=preset.query_encoder, **plain)
-        indexes = {name: opened(image_index(name), name=name, **plain) for name in names}
+        fingerprints = _opened(run, found[SEARCH_INDEX.name], settings=preset.query_encoder, **plain)
+        indexes = {name: _opened(run, found[image_index(name).name], name=name, **plain) for name in names}
         chain, stages = None, preset.multi_stage
         if stages is not None and stages.index in names:
-            engine, folder = opened(image_index(stages.index), name=stages.index, all_stages=True)
-            whole: list[AskedPhoto] = []
-            if engine.detector is not None:
-                find = preset.dataset.find(raw.path)
-                rows = sampled_photos(items.items(), engine.index.skus["sku_id"], settings.stage_queries)
-                whole = [
-                    AskedPhoto(find(row["orig_image_path"]), row["sku_id"], row["split"])
-                    for row in rows.iter_rows(named=True)
-                ]
-            chain = Chain(engine, whole), folder
+            reader = found[image_index(stages.index).name]
+            engine, folder = _opened(run, reader, name=stages.index, all_stages=True)
+            chain = (
+                image_search.chain_of(engine, items.items(), preset.dataset.find(raw.path), settings),
+                folder,
+            )
         draws = settings.resamples, preset.seed
         figures = image_search.judge_systems(fingerprints, indexes, photos, chain, *draws)
         ImageSearchReport.write(directory, figures)
@@ -101,6 +84,15 @@ def image_search_report(run: Run) -> dg.MaterializeResult:
     if result.off:
         return run.done(result, {})
     return run.done(result, {"tables": dg.MetadataValue.md(image_search.markdown_tables(result.figures()))})
+
+
+def _opened(run: Run, reader: SearchIndex, **options: Any) -> tuple[Any, Path]:
+    """The engine of the version that was read, whether it is in use or not, and its folder."""
+    from skufp_pipeline.query.engine import QueryEngine
+    from skufp_pipeline.training.device import pick_device
+
+    version = reader.artifact.manifest.recipe.digest
+    return QueryEngine.open(run.store, pick_device("cpu"), version=version, **options), reader.path
 
 
 def _names(preset: Preset) -> list[str]:

@@ -1,8 +1,9 @@
 """What each stage after the search in an index of pictures adds and takes, photo by photo.
 
-Asked are the annotated parts of photos, stage after stage: the pictures alone, the texts at .5 and .5 beside
-what was chosen, the re-ranker; and photos as they are: whole, the item that answers best, all items together,
-then the stages again on what the preset searches for. A stage of weight 0 is off, and changes nothing.
+Asked are the annotated parts of photos, stage after stage: the pictures alone, the texts, the re-ranker; and
+photos as they are: whole, the item that answers best, all items together, then the stages again on what the
+preset searches for. Texts at .5 and .5 and the re-ranker at 1 stand beside what was chosen. A stage of weight 0
+is off, and changes nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.rows import Rows
 
 BOX, PHOTO = "annotated part", "photo"
-PICTURES, HALVES, CAPTIONS, RERANK = "pictures", "captions at .5", "captions", "rerank"
+PICTURES, HALVES, CAPTIONS = "pictures", "captions at .5", "captions"
+EVENLY, RERANK = "rerank at 1", "rerank"
 BEST_ITEM, ALL_ITEMS = "best item", "all items"
 LISTED = 10  # answers that are looked at
 HALF = 0.5
@@ -140,6 +142,8 @@ def _after_search(stages: MultiStage, before: str, region: RegionChoice) -> Iter
         yield Variant(CAPTIONS, on, spent, before, not fusion.weight, region)
         before = CAPTIONS
     if (reranker := stages.reranker) is not None:
+        evenly = replace(on, reranker=replace(reranker, weight=1.0))
+        yield Variant(EVENLY, evenly, spent + _AGAIN, before, region=region)
         if reranker.weight:
             on, spent = replace(on, reranker=reranker), spent + _AGAIN
         yield Variant(RERANK, on, spent, before, not reranker.weight, region)

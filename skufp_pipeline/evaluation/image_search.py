@@ -5,7 +5,7 @@ are those of the thing itself. A system is compared with another one on the same
 over SKUs: an index of pictures with the fingerprints, a stage with what is before it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from skufp_pipeline.evaluation.chain import (
     judge_embedded,
 )
 from skufp_pipeline.evaluation.protocol import SETTINGS
+from skufp_pipeline.evaluation.regions import sampled_photos
+from skufp_pipeline.evaluation.settings import EvaluationSettings
 from skufp_pipeline.evaluation.stages import AskedPhoto, embed_photos
 from skufp_pipeline.evaluation.tables import ABSENT, SETTING_LABELS, Table, interval_text
 from skufp_pipeline.measures.bootstrap import paired_bootstrap, percentile_interval, resampled_means
@@ -56,6 +58,22 @@ FIGURES_SCHEMA: dict[str, pl.DataType] = {
     "bytes": pl.Int64(),  # of the files that it searches
     "off": pl.Boolean(),  # a stage of weight 0
 }
+
+
+def chain_of(
+    engine: QueryEngine, items: pl.DataFrame, find: Callable[[str], Path], settings: EvaluationSettings
+) -> Chain:
+    """Returns the chain of an index with the photos that it is asked as they are: none without a detector.
+
+    Args:
+        items: the annotations.
+        find: the file of a photo (`orig_image_path`).
+    """
+    if engine.detector is None:
+        return Chain(engine)
+    rows = sampled_photos(items, engine.index.skus["sku_id"], settings.stage_queries).iter_rows(named=True)
+    photos = [AskedPhoto(find(row["orig_image_path"]), row["sku_id"], row["split"]) for row in rows]
+    return Chain(engine, photos)
 
 
 def judge_systems(

@@ -154,15 +154,17 @@ def test_every_stage_is_judged_on_the_same_photos(pictured: Graph) -> None:
     judged = judge_chain(Chain(engine, photos), embed_photos(engine, photos))
     boxes = [each for each in judged if each.asked == BOX]
     assert [(each.system, each.setting, len(each.ranks)) for each in boxes] == [
-        (stage, setting, 6) for setting in ("zero", "seen+zero") for stage in ("pictures", "rerank")
+        (stage, setting, 6)
+        for setting in ("zero", "seen+zero")
+        for stage in ("pictures", "rerank at 1", "rerank")
     ]
-    assert [each.over for each in boxes] == [None, "pictures"] * 2
+    assert [each.over for each in boxes] == [None, "pictures", "pictures"] * 2
     weight = read_multi_stage(current_index(pictured.store, "reid")[0].path).rerank.weight  # type: ignore[union-attr]
-    assert [each.off for each in boxes] == [False, not weight] * 2
+    assert [each.off for each in boxes] == [False, False, not weight] * 2
     for number, photo in enumerate(photos):
         hits = [hit.sku_id for hit in engine.search_image(photo.path, 10, region="whole").hits]
         expected = hits.index(photo.sku_id) + 1 if photo.sku_id in hits else UNRANKED
-        assert boxes[3].ranks[number] == expected
+        assert boxes[5].ranks[number] == expected
     assert all((each.milliseconds > 0).all() for each in judged)
 
 
@@ -178,7 +180,8 @@ def test_photos_as_they_are_are_asked_whole_by_item_and_by_all_items(pictured: G
         for each in judge_chain(Chain(engine, [*photos, AskedPhoto(Path("gone"), "x", "validation")]), asked)
         if (each.asked, each.setting) == (PHOTO, "seen+zero")
     }
-    assert list(judged) == ["pictures", "best item", "all items", "rerank"]
+    assert list(judged) == ["pictures", "best item", "all items", "rerank at 1", "rerank"]
+    del judged["rerank at 1"]
     regions = ("whole", "auto", "merge", "auto")
     assert engine.multi_stage is not None
     for region, each in zip(regions, judged.values(), strict=True):
@@ -196,7 +199,9 @@ def test_the_report_has_every_index_and_stage_beside_the_fingerprints(pictured: 
     assert "fingerprint" in told["tables"]
     figures = IMAGE_SEARCH_REPORT.read(pictured.store).figures()
     widest = figures.filter(setting="seen+zero")
-    assert widest["system"].to_list() == ["fingerprint", "reid", "encoder", "pictures", "rerank"]
+    assert widest["system"].to_list() == [
+        *("fingerprint", "reid", "encoder", "pictures", "rerank at 1", "rerank")
+    ]
     assert widest["queries"].n_unique() == 1
     pictures, reid = (widest.filter(system=name).row(0, named=True) for name in ("pictures", "reid"))
     assert pictures["recall@1"] == reid["recall@1"]
