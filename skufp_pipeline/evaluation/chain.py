@@ -2,8 +2,8 @@
 
 Asked are the annotated parts of photos, stage after stage: the pictures alone, the texts, the re-ranker; and
 photos as they are: whole, the item that answers best, all items together, then the stages again on what the
-preset searches for. Texts at .5 and .5 and the re-ranker at 1 stand beside what was chosen. A stage of weight 0
-is off, and changes nothing.
+preset searches for. Texts at .5 and .5 and the re-ranker at 1 stand beside what was chosen. A stage of
+weight 0 is off, and changes nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ EVENLY, RERANK = "rerank at 1", "rerank"
 BEST_ITEM, ALL_ITEMS = "best item", "all items"
 LISTED = 10  # answers that are looked at
 HALF = 0.5
-_SEEING = ("decode", "preprocess", "encode", "detect", "cut")
+_SEEING: tuple[str, ...] = ("decode", "preprocess", "encode", "detect", "cut")
 _WORDS, _AGAIN = ("caption", "encode_caption"), ("encode_rerank",)
 
 
@@ -226,8 +226,8 @@ def _judged(
 ) -> Judged:
     skus = np.array([photo.sku_id for photo in photos])
     figures = np.array(ranks, np.int64), np.array(times)
-    told = variant.over, variant.off, variant.folders
-    return Judged(variant.system, asked, setting, skus, *figures, *told)
+    about = {name: getattr(variant, name) for name in ("over", "off", "folders")}
+    return Judged(variant.system, asked, setting, skus, *figures, **about)
 
 
 def _rank(sku_id: str, found: Sequence[str]) -> int:

@@ -10,7 +10,7 @@ from skufp_pipeline.extractors.settings import NAMES
 
 from ..cli.asking import ask
 from ..graphs import Graph
-from .running import process, refused, serving, uploaded
+from .running import process, refused, serving, until, uploaded
 from .seven import seven_indexes
 from .test_answers import assert_same, of_command_line
 
@@ -87,7 +87,8 @@ def test_a_user_serves_indexes_of_pictures(
         process(graph.preset_file, tmp_path / "log") as (_, port),
         httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client,
     ):
+        until(lambda: client.get("/readyz").status_code == 200, "all seven are open")
         photo_id = uploaded(client, photo.read_bytes())["photo_id"]
-        for name in ("reid", "clip"):
+        for name in NAMES:
             found = client.post("/v1/search", json={"photo_id": photo_id, "index": name, "top": 7})
             assert_same(found, of_command_line(graph, "--image", photo, "--index", name))
