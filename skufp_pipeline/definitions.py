@@ -15,6 +15,7 @@ from skufp_pipeline.assets import (
     image_index,
     image_search,
     index,
+    lens,
     look_twice,
     multi_stage,
     policy,
@@ -46,12 +47,21 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     evaluation.group,
     image_search.group,
     street2shop.group,
+    lens.group,
 )
+# All there is in a graph without fingerprints.
+OF_PICTURES = (catalog.group, extractors.group, synthetic.group, image_index.group, lens.group)
 
 
 def graph_steps(preset: Preset) -> dict[str, Step]:
     """Every step of the graph by asset name."""
-    return {step.name: step for group in GROUPS for step in group(preset).steps}
+    return {step.name: step for group in groups_of(preset) for step in group.steps}
+
+
+def groups_of(preset: Preset) -> list[Group]:
+    """The groups that the preset's graph is made of."""
+    made = GROUPS if preset.graph == "fingerprints" else OF_PICTURES
+    return [group(preset) for group in made]
 
 
 def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None = None) -> dg.Definitions:
@@ -61,7 +71,7 @@ def build_defs(preset: Preset | None = None, replace: Mapping[str, Any] | None =
     (`artifacts`, `models`) to replacements. Raises ValueError if one of the names does not exist.
     """
     preset, others = preset or load_preset(), dict(replace or {})
-    groups = [group(preset) for group in GROUPS]
+    groups = groups_of(preset)
     steps = {step.name: step for group in groups for step in group.steps}
     assets = [asset for group in groups for asset in group.assets]
     checks = [check for group in groups for check in group.checks]

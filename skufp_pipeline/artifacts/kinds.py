@@ -576,6 +576,42 @@ class ImageSearchReport(Reader):
         write_json(directory, "figures", figures.to_dicts())
 
 
+class ExtractorFolds(Reader):
+    """An extractor trained once a fold: what each training was made of, its losses, and every query asked."""
+
+    def products(self) -> pl.DataFrame:
+        """Reads `fold`, `sku_id` and `part`: train, development or test."""
+        return self.frame("products")
+
+    def losses(self) -> pl.DataFrame:
+        return self.frame("losses")
+
+    def queries(self) -> pl.DataFrame:
+        return self.frame("queries")
+
+    @staticmethod
+    def write(directory: Path, products: pl.DataFrame, losses: pl.DataFrame, queries: pl.DataFrame) -> None:
+        write_frames(directory, products=products, losses=losses, queries=queries)
+
+
+class LensReport(Reader):
+    """The comparison of the extractors: a row per extractor and setting, and its pictures."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.json("lens_report")["rows"]
+        return found
+
+    def pictures(self) -> dict[str, bytes]:
+        """Returns PNG bytes by name."""
+        return {path.stem: path.read_bytes() for path in sorted(self.path.glob("*.png"))}
+
+    @staticmethod
+    def write(directory: Path, report: Mapping[str, Any], pictures: Mapping[str, bytes]) -> None:
+        write_json(directory, "lens_report", report)
+        for name, png in pictures.items():
+            (directory / f"{name}.png").write_bytes(png)
+
+
 def items_file(shard: int) -> str:
     """The path of one shard's annotations, relative to their folder."""
     return f"items/{shard_name(shard)}.parquet"

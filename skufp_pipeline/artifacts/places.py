@@ -72,6 +72,7 @@ SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.Search
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
 IMAGE_SEARCH_REPORT = Stored("image_search_report", "reports/image_search", kinds.ImageSearchReport)
 STREET2SHOP_REPORT = Stored("street2shop_report", "reports/street2shop", kinds.Street2ShopReport)
+LENS_REPORT = Stored("lens_report", "reports/lens", kinds.LensReport)
 
 
 _RENAMED = {"clip": "clip_extractor"}  # `clip_checkpoint` is that of the encoder
@@ -96,6 +97,13 @@ def extractor_onnx(name: str) -> Stored[kinds.ExtractorExport]:
     """The exported tower of the extractor of this name."""
     stem = f"{_RENAMED.get(name, name)}_onnx"
     return Stored(stem, f"checkpoints/{stem}", kinds.ExtractorExport, trained=True)
+
+
+@cache
+def extractor_folds(name: str) -> Stored[kinds.ExtractorFolds]:
+    """How the extractor of this name finds products that a training has not seen, fold by fold."""
+    stem = f"{_RENAMED.get(name, name)}_folds"
+    return Stored(stem, f"tables/{stem}", kinds.ExtractorFolds)
 
 
 ENCODER = "encoder"  # the graph's own, among those whose pictures are indexed

@@ -28,7 +28,8 @@ EMBED = "embed_synthetic"
 
 
 def group(preset: Preset) -> Group:
-    """The steps of this group; none if the preset stores no synthetic photos."""
+    """The steps of this group; none if the preset stores no synthetic photos, and the photos alone in a graph
+    without an encoder."""
     if preset.synthetic.photos is None:
         return Group.of("synthetic", preset, [])
     embed: dict[str, Any] = {
@@ -58,6 +59,8 @@ def group(preset: Preset) -> Group:
             **embed,
         ),
     ]
+    if preset.graph == "pictures":
+        return Group.of("synthetic", preset, steps[:1])
     if preset.encoder.is_pretrained:
         frozen = Step(
             stored=FROZEN_SYNTHETIC_EMBEDDINGS,

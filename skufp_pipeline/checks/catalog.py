@@ -56,7 +56,7 @@ def few_skus_removed(preset: Preset) -> dg.AssetChecksDefinition:
     )
     def check(artifacts: ArtifactStoreResource) -> dg.AssetCheckResult:
         store = artifacts.get()
-        current = Versions(store).find()
+        current = Versions(store, preset.usual_index).find()
         in_use = set() if current is None else {*FingerprintIndex.load(current.path).sku_ids}
         gone = sorted(in_use - {*ANNOTATIONS.read(store).items()["sku_id"]})
         share = len(gone) / len(in_use) if in_use else 0.0

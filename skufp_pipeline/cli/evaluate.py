@@ -41,7 +41,7 @@ def report(name: str | None, as_json: bool) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Judge this many of the photos; all by default.")
 @user_errors
 def evaluate(
-    photos: Path, name: str | None, index: str, as_json: bool, csv_file: Path | None, limit: int | None
+    photos: Path, name: str | None, index: str | None, as_json: bool, csv_file: Path | None, limit: int | None
 ) -> None:
     """Judge the index in use with labelled photos that no training has seen.
 

@@ -46,12 +46,13 @@ def export_df2(name: str | None, out: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The new folder to write.")
 @index_option
 @user_errors
-def export_index(name: str | None, file_format: str, out: Path, index: str) -> None:
+def export_index(name: str | None, file_format: str, out: Path, index: str | None) -> None:
     """Write all fingerprints with their SKU ids; faiss and qdrant need the extra `export`."""
     from skufp_pipeline.search.bundle import current_index
     from skufp_pipeline.search.export import export_fingerprints
 
-    _, found = current_index(ArtifactStore(load_preset(name).data_root), index)
+    preset = load_preset(name)
+    _, found = current_index(ArtifactStore(preset.data_root), index or preset.usual_index)
     written = export_fingerprints(found, file_format, out)
     click.echo(f"{out}: {len(found)} fingerprints of {found.dimension} dimensions in {', '.join(written)}")
 
@@ -74,7 +75,7 @@ def export_qdrant(
     alias: str | None,
     shards: int,
     replicas: int,
-    index: str,
+    index: str | None,
 ) -> None:
     """Put the index in use into Qdrant: a collection of its own, then the alias switched to it."""
     place = path if url is None else url
@@ -84,8 +85,10 @@ def export_qdrant(
     from skufp_pipeline.search.qdrant import connect, publish
     from skufp_pipeline.show import progress
 
-    artifact, found = current_index(ArtifactStore(load_preset(name).data_root), index)
-    version, alias = artifact.manifest.recipe.digest, alias or index
+    preset = load_preset(name)
+    asked = index or preset.usual_index
+    artifact, found = current_index(ArtifactStore(preset.data_root), asked)
+    version, alias = artifact.manifest.recipe.digest, alias or asked
     with connect(place, os.environ.get("QDRANT_API_KEY")) as client:
         deleted = publish(
             client, found, alias, version, shards=shards, replicas=replicas, progress=progress(say, "points")

@@ -17,10 +17,11 @@ def index_group() -> None:
 @preset_option
 @index_option
 @user_errors
-def index_list(name: str | None, index: str) -> None:
+def index_list(name: str | None, index: str | None) -> None:
     """List the kept versions, the last published first."""
-    store = ArtifactStore(load_preset(name).data_root)
-    versions = Versions(store, index)
+    preset = load_preset(name)
+    store = ArtifactStore(preset.data_root)
+    versions = Versions(store, index or preset.usual_index)
     if not versions.listed():
         versions.read()  # raises UserError with the reason
     for version in versions.by_publication():
@@ -35,9 +36,10 @@ def index_list(name: str | None, index: str) -> None:
 @index_option
 @click.argument("version", required=False)
 @user_errors
-def index_rollback(name: str | None, index: str, version: str | None) -> None:
+def index_rollback(name: str | None, index: str | None, version: str | None) -> None:
     """Put the previous version (or VERSION) back in use; runs do not publish the present one again."""
-    versions = Versions(ArtifactStore(load_preset(name).data_root), index)
+    preset = load_preset(name)
+    versions = Versions(ArtifactStore(preset.data_root), index or preset.usual_index)
     click.echo(f"in use: {versions.roll_back(version)}")
 
 
@@ -46,8 +48,9 @@ def index_rollback(name: str | None, index: str, version: str | None) -> None:
 @index_option
 @click.argument("version")
 @user_errors
-def index_publish(name: str | None, index: str, version: str) -> None:
+def index_publish(name: str | None, index: str | None, version: str) -> None:
     """Put VERSION in use even if a check failed or it was rolled back."""
     preset = load_preset(name)
-    Versions(ArtifactStore(preset.data_root), index).publish(version, preset.kept_index_versions)
+    versions = Versions(ArtifactStore(preset.data_root), index or preset.usual_index)
+    versions.publish(version, preset.kept_index_versions)
     click.echo(f"in use: {version}")

@@ -23,7 +23,9 @@ preset_option = click.option(
 )
 
 index_option = click.option(
-    "--index", "index", default=FINGERPRINTS, show_default=True, help="Which index of the data root."
+    "--index",
+    "index",
+    help=f"Which index of the data root; by default {FINGERPRINTS}, or the first that the preset serves.",
 )
 
 removals_option = click.option(
@@ -65,12 +67,12 @@ def open_engine(
     preset: Preset,
     store: ArtifactStore,
     policy: "UsePolicy" = "auto",
-    index: str = FINGERPRINTS,
+    index: str | None = None,
     words: bool = True,
     look_twice: bool = True,
 ) -> "QueryEngine":
     from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
 
-    device = pick_device(preset.compute.device)
-    return QueryEngine.open(store, device, preset.query_encoder, policy, index, words, look_twice)
+    device, asked = pick_device(preset.compute.device), index or preset.usual_index
+    return QueryEngine.open(store, device, preset.query_encoder, policy, asked, words, look_twice)

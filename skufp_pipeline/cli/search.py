@@ -134,7 +134,7 @@ def search(
     as_json: bool,
     save: Path | None,
     explain: Path | None,
-    index: str,
+    index: str | None,
 ) -> None:
     """Find the SKUs that match photos, a sentence, other SKUs or all together, best first.
 

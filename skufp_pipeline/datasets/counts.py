@@ -8,6 +8,7 @@ import polars as pl
 # These rows are left out by choice: nothing that a search should find is lost by them.
 BY_CHOICE = (
     *("style_zero", "sku_without_query", "sku_without_catalog", "missing_split", "duplicate_row"),
+    "duplicate_picture",  # of pictures without SKUs
     *("photo_in_two_splits", "photo_in_both_domains"),  # of street photos
 )
 

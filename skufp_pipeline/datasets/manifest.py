@@ -137,6 +137,7 @@ def read_manifest(
     splits: SplitSettings,
     progress: Progress | None = None,
     find: Callable[[str], Path] | None = None,
+    name_picture: Callable[[str], str] | None = None,
 ) -> Catalogue:
     """Returns the items of a manifest and the further columns of its SKUs, in the same order on every run.
 
@@ -154,11 +155,15 @@ def read_manifest(
             are known.
         find: returns the local file of an image path or (`shown`) address, or raises an `ItemError`; by
             default the file is in the manifest's folder.
+        name_picture: returns the SKU id of an image path, or raises an `ItemError`, for a manifest without a
+            column sku_id; without it such a manifest is refused.
 
     Raises:
         UserError: the file is missing, unreadable or empty, its columns are wrong, or no row is usable.
     """
     file = _read_file(path, settings)
+    if name_picture is not None and "sku_id" not in file.kinds and "image_path" in file.kinds:
+        file = _named_by_picture(file, name_picture)
     warnings = _check_columns(path, file)
     file = _with_added(path, file, warnings)
     if "domain" not in file.kinds:
@@ -332,6 +337,28 @@ def _with_added(path: Path, file: _File, warnings: list[str]) -> _File:
             number = len(file.records) + len(records) + 1
             records.append(_Record(number, [cells.get(name) for name in named], named))
     return replace(file, kinds=kinds, records=[*records, *file.records])
+
+
+def _named_by_picture(file: _File, name_picture: Callable[[str], str]) -> _File:
+    """Adds the column sku_id; a row whose path can't be an id has none, and is left out as such."""
+
+    def named_of(record: _Record) -> str | None:
+        path = _path(record)
+        try:
+            return None if path is None else name_picture(posixpath.normpath(path))
+        except ItemError:
+            return None
+
+    named = {name: place for place, name in enumerate(["sku_id", *file.kinds])}
+    records = [
+        replace(
+            record,
+            cells=None if record.cells is None else [named_of(record), *map(record.get, file.kinds)],
+            named=named,
+        )
+        for record in file.records
+    ]
+    return replace(file, kinds={"sku_id": pl.String(), **file.kinds}, records=records)
 
 
 def _splits_of(sku_ids: Collection[str | None], file: _File) -> dict[str | None, str]:

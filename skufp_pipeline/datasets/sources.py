@@ -17,8 +17,10 @@ from skufp_pipeline.datasets.boxes import Boxes, annotated_boxes, listed_boxes
 from skufp_pipeline.datasets.catalogue import folder_listing, with_image_digests, with_shards
 from skufp_pipeline.datasets.deepfashion2 import DeepFashion2Settings, inventory, read_deepfashion2
 from skufp_pipeline.datasets.manifest import ManifestSettings, image_urls, read_manifest
+from skufp_pipeline.datasets.pictures import MANIFESTS, PicturesSettings, read_pictures
 from skufp_pipeline.datasets.remote import Fetcher, RemoteImages, RemoteSettings, table_digest
 from skufp_pipeline.datasets.sample import SampleSettings, render_sample
+from skufp_pipeline.datasets.sample.pictures import render_pictures
 from skufp_pipeline.datasets.sample.street2shop import render_street2shop
 from skufp_pipeline.datasets.sample.writer import DEGRADATIONS
 from skufp_pipeline.datasets.splits import SplitSettings
@@ -311,6 +313,56 @@ class ManifestDataset(Source):
         return read_manifest(Path(self.read.path), self.read, splits, progress, self.find(raw))
 
 
+class PicturesDataset(Source):
+    """Pictures without SKUs, each a product: a folder, a manifest of image paths, or rendered ones."""
+
+    source: Literal["pictures"]
+    path: str | None = None  # a folder, or a .csv or .parquet manifest; empty: the pictures of `render`
+    render: SampleSettings | None = None
+    read: PicturesSettings = PicturesSettings()
+
+    writer_code = (DATASETS + "sample.pictures",)
+    reader_code = (DATASETS + "pictures",)
+
+    @model_validator(mode="after")
+    def _has_an_origin(self) -> Self:
+        if not self.path and self.render is None:
+            raise ValueError("give the path of a folder or a manifest of pictures, or `render: {}`")
+        return self
+
+    @property
+    def folder(self) -> Path | None:
+        if not self.path:
+            return None
+        path = Path(self.path)
+        return path.parent if path.suffix.lower() in MANIFESTS else path
+
+    def config(self) -> dict[str, Any]:
+        """Leaves out what is not used, and the number of processes, which does not affect the files."""
+        if self.path:
+            return self.model_dump(mode="json", exclude={"read", "render"})
+        return self.model_dump(mode="json", exclude={"read": True, "path": True, "render": {"workers"}})
+
+    def write_raw(
+        self,
+        directory: Path,
+        progress: Progress | None = None,
+        listing: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any]:
+        if not self.path and self.render is not None:
+            return asdict(render_pictures(self.render, directory, progress))
+        return super().write_raw(directory, progress, listing)
+
+    def items(self, raw: Path, splits: SplitSettings, progress: Progress | None = None) -> Catalogue:
+        return read_pictures(Path(self.path) if self.path else raw, self.read, splits, progress)
+
+    def another_rendering(self, seed: int, num_skus: int | None = None) -> Self | None:
+        if self.path or self.render is None:
+            return None
+        return self.model_copy(update={"render": rendered_again(self.render, seed, num_skus)})
+
+
 Dataset = Annotated[
-    SampleDataset | DeepFashion2Dataset | Street2ShopDataset | ManifestDataset, Field(discriminator="source")
+    SampleDataset | DeepFashion2Dataset | Street2ShopDataset | ManifestDataset | PicturesDataset,
+    Field(discriminator="source"),
 ]

@@ -5,6 +5,7 @@ The same input gives the same bytes: no dates, no system fonts, no global plotti
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -307,3 +308,52 @@ def _wrap(text: str, width: int) -> list[str]:
         else:
             lines[-1] = longer
     return lines
+
+
+def lens_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The comparison of extractors, `lens_report.lens_rows`: Recall@K of held-out products, the losses of
+    training and test beside that before training, and Recall@1 against the size of the index.
+    """
+    names = list(dict.fromkeys(row["extractor"] for row in rows))
+    colours = dict(zip(names, (COLOURS * len(names))[: len(names)], strict=True))
+    figure = _figure(10.5, 3.6)
+    curves, losses, sizes = figure.subplots(1, 3)
+    ks = [int(name.split("@")[1]) for name in rows[0] if re.fullmatch(r"recall@\d+", name)]
+    for row in rows:
+        colour = colours[row["extractor"]]
+        if row["setting"] == "seen+zero":
+            continue
+        held_out = row["setting"] == "zero"
+        values = [row[f"recall@{k}"] for k in ks]
+        curves.plot(ks, values, color=colour, linestyle="-" if held_out else ":", linewidth=1.6)
+        if not held_out:
+            continue
+        curves.fill_between(
+            ks, [row[f"recall@{k}_low"] for k in ks], [row[f"recall@{k}_high"] for k in ks],
+            color=colour, alpha=0.12, linewidth=0,
+        )  # fmt: skip
+        place, before = names.index(row["extractor"]), row["test_loss_before"]
+        for shift, name, strength in ((-0.2, "train_loss", 0.45), (0.2, "test_loss", 1.0)):
+            share = row[name] / before if before else math.nan
+            losses.bar(place + shift, share, width=0.36, color=colour, alpha=strength)
+        sizes.errorbar(
+            row["bytes"] / 2**20, row["recall@1"], fmt="o", color=colour, label=row["extractor"],
+            yerr=[[row["recall@1"] - row["recall@1_low"]], [row["recall@1_high"] - row["recall@1"]]],
+        )  # fmt: skip
+        sizes.annotate(
+            f"  {row['p95_ms']:.0f} ms", (row["bytes"] / 2**20, row["recall@1"]), fontsize=7, va="center"
+        )
+    curves.plot(ks, [k * rows[0]["chance"] for k in ks], color=WRONG, linewidth=0.8)
+    curves.set(xlabel="K", ylabel="Recall@K", ylim=(0, None))
+    curves.set_title("held out (line), seen (dots), chance (grey)")
+    losses.axhline(1, color=WRONG, linewidth=0.8)
+    losses.set(ylabel="loss / test loss before training", title="train (pale), test (full)")
+    losses.set_xticks(range(len(names)), names, fontsize=7)
+    sizes.set(xlabel="index, MiB", ylabel="Recall@1, held out", title="size, p95", ylim=(0, None))
+    for axes in (curves, losses, sizes):
+        axes.title.set_fontsize(9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = sizes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
+    return _png(figure)

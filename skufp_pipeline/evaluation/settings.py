@@ -34,3 +34,18 @@ class EvaluationSettings(Settings):
     grid_queries: int = Field(8, ge=1)  # rows of the results grid
     duplicate_threshold: float | None = Field(0.98, gt=0, le=1)  # a cosine; null: not counted
     thresholds: Thresholds = Thresholds()
+
+
+class LensSettings(Settings):
+    """The comparison of extractors by cross-validation (docs/lens.md)."""
+
+    folds: int = Field(5, ge=2)  # parts of the products; a fold's own are left out of its training
+    # With more products than this, one fold alone is judged, so that a training is repeated once
+    cross_validated: int = Field(2000, ge=0)
+    most_asked: int = Field(2000, ge=1)  # products of a fold that are asked for, and of the others, as many
+    resamples: int = Field(2000, ge=100)  # of the bootstrap over products
+    latency_queries: int = Field(100, ge=1)
+
+    def judged_folds(self, products: int) -> int:
+        """Returns how many of the folds are trained and judged."""
+        return self.folds if products <= self.cross_validated else 1

@@ -60,6 +60,24 @@ def gather_extractor_data(
     return data, pl.concat([used_queries(fit, TRAIN), used_queries(development, DEVELOPMENT)])
 
 
+def pictures_to_judge(
+    shards: Sequence[TextShard], sku_ids: Sequence[str], settings: ExtractorSettings, scratch: Path
+) -> ExtractorData:
+    """Returns the catalogue pictures of some training SKUs as development images, and nothing to train on."""
+    rows, _ = training_rows(shards)
+    rows = rows.filter((pl.col("role") == GALLERY) & pl.col("sku_id").is_in(sku_ids))
+    images = training_images(rows.head(0), rows, settings.training.cache_side, scratch, None)
+    source = settings.sentences if isinstance(settings, ClipSettings) else None
+    said = None if source is None else _sentences(shards, source)
+    of_rows = [] if said is None else [said[row] for row in rows["query_id"]]
+    return ExtractorData(images.images, images.development, images.categories, (), of_rows)
+
+
+def is_held_out(sku_id: str, share: float) -> bool:
+    """Whether a SKU is among those that stand in for development photos."""
+    return stable_fraction(sku_id, "extractor development") < share
+
+
 def _judged_on(
     fit: pl.DataFrame, development: pl.DataFrame, share: float, with_pictures: bool
 ) -> tuple[pl.DataFrame, pl.DataFrame, int]:
@@ -72,7 +90,7 @@ def _judged_on(
         its = pl.col("sku_id").is_in(development["sku_id"].implode()) & (pl.col("role") == GALLERY)
         return fit, pl.concat([development, *([fit.filter(its)] if with_pictures else [])]), 0
     skus = fit["sku_id"].unique().sort()
-    held = [sku for sku in skus if stable_fraction(sku, "extractor development") < share]
+    held = [sku for sku in skus if is_held_out(sku, share)]
     if len(held) < 2 or len(skus) - len(held) < 2:
         return fit, development, 0
     is_held = pl.col("sku_id").is_in(held)

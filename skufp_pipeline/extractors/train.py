@@ -10,11 +10,18 @@ from PIL import Image
 from torch import Tensor, nn
 
 from skufp_pipeline.datasets.contact_sheet import contact_sheet
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.extractors.extractor import Extractor, family_of
 from skufp_pipeline.extractors.objective import ExtractorData, Objective
 from skufp_pipeline.extractors.settings import ExtractorSettings
 from skufp_pipeline.training.history import History
-from skufp_pipeline.training.images import Batch, Score, sample_batch, train_images
+from skufp_pipeline.training.images import (
+    Batch,
+    Score,
+    development_batches,
+    sample_batch,
+    train_images,
+)
 from skufp_pipeline.training.loop import Log
 
 _SHOWN = 8  # rows of a sheet
@@ -63,6 +70,25 @@ def train_extractor(
         batch = sample_batch(extractor, extractor.image_size, data, training, objective.sampler)
         columns = objective.samples(learner, batch)
     return Trained(history, objective.quality, figures, sheet_of(extractor, columns))
+
+
+def loss_of(extractor: Extractor, data: ExtractorData, settings: ExtractorSettings) -> float:
+    """Returns the mean loss of the development images, with the same random numbers in every call.
+
+    It is nan without them, or where they are too few for the loss.
+
+    Raises:
+        ValueError: the extractor is trained with a part that is not kept with it, or judged otherwise.
+    """
+    try:
+        objective = family_of(extractor.name).objective(extractor, data, settings)
+    except TooLittleError:
+        return math.nan
+    if objective.learner is not extractor.tower or objective.score is not None:
+        raise ValueError(f"the loss of {extractor.name} can't be measured after its training")
+    given = extractor, extractor.image_size, data, settings.training, objective.sampler
+    with torch.inference_mode():
+        return -minus_loss(objective, data)(objective.learner.eval(), development_batches(*given))
 
 
 def minus_loss(objective: Objective, data: ExtractorData) -> Score:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from skufp_pipeline.artifacts.places import SEARCH_INDEX
+from skufp_pipeline.artifacts.stored import StoredVersions
 from skufp_pipeline.orchestration.staleness import in_order, places
 from skufp_pipeline.search.versions import KEPT_ENCODERS
 from skufp_pipeline.steps import Step
@@ -32,7 +32,8 @@ def examine(steps: Mapping[str, Step], store: ArtifactStore, every_shard: bool) 
     Shards are only counted unless `every_shard` is set. Raises UserError if there is no search index, because
     then the graph was never materialized.
     """
-    SEARCH_INDEX.read(store)
+    indexes = [step.stored for step in steps.values() if isinstance(step.stored, StoredVersions)]
+    indexes[0].read(store)
     for name in in_order(steps):
         stored, found = steps[name].stored, places(steps[name])
         keys = [stored.find_key(store, place.shard) for place in found]

@@ -1,7 +1,7 @@
 """Presets: the configuration of a graph, loaded from a YAML file into typed classes.
 
-Packaged presets are `demo`, `ci`, `shop`, `photos`, `df2`, `street2shop` and `street2shop-mini`. Values may
-refer to environment variables as `${NAME}` or `${NAME:-default}`.
+Packaged presets are `demo`, `ci`, `shop`, `photos`, `df2`, `street2shop`, `street2shop-mini`, `lens` and
+`lens-full`. Values may refer to environment variables as `${NAME}` or `${NAME:-default}`.
 """
 
 import os
@@ -30,12 +30,13 @@ from skufp_pipeline.encoders.settings import (
 )
 from skufp_pipeline.encoders.stage_settings import MultiStageSettings
 from skufp_pipeline.errors import UserError
-from skufp_pipeline.evaluation.settings import EvaluationSettings
+from skufp_pipeline.evaluation.settings import EvaluationSettings, LensSettings
 from skufp_pipeline.extractors.settings import ExtractorsSettings
 from skufp_pipeline.fingerprint.settings import FingerprintSettings
 from skufp_pipeline.policy.settings import PolicySettings
 from skufp_pipeline.query.settings import ConfidenceSettings
 from skufp_pipeline.search.settings import ImageIndexSettings, SearchSettings
+from skufp_pipeline.search.versions import FINGERPRINTS
 from skufp_pipeline.serving.settings import ServingSettings
 from skufp_pipeline.settings import Settings
 from skufp_pipeline.views.settings import ViewsSettings
@@ -52,6 +53,11 @@ _CRON_FIELDS = (  # numbers and names of minute, hour, day, month and weekday
 )
 _CRON_PARTS = [rf"(?:\*|(?:{value})(?:-(?:{value}))?)(?:/[1-9]\d?)?" for value in _CRON_FIELDS]
 _CRON = re.compile(r"\s+".join(f"{part}(?:,{part})*" for part in _CRON_PARTS), re.IGNORECASE)
+# What only a graph of fingerprints is made of.
+_OF_FINGERPRINTS = (
+    *("encoder", "look_twice", "views", "fingerprint", "policy", "detector", "confidence", "multi_stage"),
+    "query_encoder",
+)
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 
 
@@ -129,12 +135,14 @@ class Preset(Settings):
     seed: int = Field(17, ge=0)
     data_root: str  # a local path or an fsspec URL
     shards: int = Field(8, ge=1, le=1000)
+    # pictures: no encoder of texts and no fingerprints, only extractors and their indexes
+    graph: Literal["fingerprints", "pictures"] = "fingerprints"
     dataset: Dataset
     splits: SplitSettings = SplitSettings()
     crops: CropSettings = CropSettings()
     prompts: PromptSettings = PromptSettings()
     synthetic: SyntheticSettings = SyntheticSettings()
-    encoder: EncoderSettings
+    encoder: EncoderSettings = EncoderSettings(model="")  # of a graph of fingerprints, which needs one
     look_twice: LookTwiceSettings | None = None  # re-ranking of the best SKUs by patches; null: none
     extractors: ExtractorsSettings = ExtractorsSettings()  # image towers with losses of their own
     views: ViewsSettings | None = None  # generated views; null omits the stage
@@ -144,6 +152,7 @@ class Preset(Settings):
     detector: DetectorSettings | None = None
     confidence: ConfidenceSettings | None = None  # verdicts on answers to photos; null: none are given
     evaluation: EvaluationSettings = EvaluationSettings()
+    lens: LensSettings | None = None  # cross-validated comparison of the extractors; null: none
     query_encoder: QueryEncoderSettings = QueryEncoderSettings()
     search: SearchSettings = SearchSettings()
     image_index: ImageIndexSettings | None = None  # indexes of one row per picture; null: none
@@ -160,6 +169,34 @@ class Preset(Settings):
         """Whether synthetic photos calibrate the verdicts where customers' are too few."""
         photos = self.synthetic.photos
         return self.confidence is not None and photos is not None and photos.development > 0
+
+    @property
+    def usual_index(self) -> str:
+        """The index that is asked where none is named."""
+        return FINGERPRINTS if self.graph == "fingerprints" else self.serving.indexes[0]
+
+    @model_validator(mode="after")
+    def _graph_has_what_it_is_made_of(self) -> Self:
+        indexed, fields = self.image_index.of if self.image_index else [], type(self).model_fields
+        if self.graph == "fingerprints":
+            if not self.encoder.model:
+                raise ValueError("encoder is missing; expected its model, such as `model: ViT-B-32`")
+            return self
+        idle = [name for name in _OF_FINGERPRINTS if getattr(self, name) != fields[name].default]
+        if idle:
+            raise ValueError(f"graph: pictures has no {', '.join(idle)}; leave it out, or the line `graph`")
+        if not indexed or ENCODER in indexed:
+            raise ValueError("graph: pictures needs image_index.of, extractors to search with")
+        if unknown := sorted(set(self.serving.indexes) - set(indexed)):
+            raise ValueError(f"serving.indexes names {unknown[0]!r}; expected some of {', '.join(indexed)}")
+        return self
+
+    @model_validator(mode="after")
+    def _lens_has_photos(self) -> Self:
+        photos = self.synthetic.photos
+        if self.lens is not None and (photos is None or photos.evaluation < 1):
+            raise ValueError("lens asks synthetic photos; set synthetic.photos.evaluation")
+        return self
 
     @model_validator(mode="after")
     def _indexed_pictures_are_embedded(self) -> Self:

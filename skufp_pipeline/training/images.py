@@ -184,6 +184,17 @@ def plain_batches(
     return loader.plain(images, Generator().manual_seed(0))
 
 
+def development_batches(
+    encoder: ImageTower,
+    image_size: tuple[int, int],
+    data: TrainingImages,
+    settings: TrainingSettings,
+    sampler: Sampler | None = None,
+) -> Iterator[Batch]:
+    """Yields the development images as a score gets them."""
+    return _BatchLoader(encoder, image_size, data, settings, sampler).development()
+
+
 def sample_batch(
     encoder: ImageTower,
     image_size: tuple[int, int],
@@ -192,11 +203,11 @@ def sample_batch(
     sampler: Sampler | None = None,
 ) -> Batch:
     """Returns the first batch that a score gets; of the training images where there are none to judge on."""
-    loaders = (
-        _BatchLoader(encoder, image_size, replace(data, development=images), settings, sampler)
+    every = (
+        development_batches(encoder, image_size, replace(data, development=images), settings, sampler)
         for images in (data.development, data.images)
     )
-    return next(batch for loader in loaders for batch in loader.development())
+    return next(batch for batches in every for batch in batches)
 
 
 def accuracy(logits: Callable[[nn.Module, Tensor], Tensor]) -> Score:
