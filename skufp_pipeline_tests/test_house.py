@@ -170,7 +170,7 @@ def test_workspace_and_dg_load_the_same_location() -> None:
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_preset_loads_under_its_file_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SKUFP_MANIFEST", "SKUFP_TOWER"):
+    for name in ("SKUFP_MANIFEST", "SKUFP_PICTURES", "SKUFP_TOWER"):
         monkeypatch.setenv(name, "somewhere")
     assert load_preset(str(path)).name == path.stem
     assert load_preset(path.stem) == load_preset(str(path))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import polars as pl
 
-from skufp_pipeline.artifacts.places import ANNOTATIONS, RETRIEVAL_REPORT
+from skufp_pipeline.artifacts.places import ANNOTATIONS, LENS_REPORT, RETRIEVAL_REPORT
 from skufp_pipeline.cli.options import index_option, open_engine, preset_option, say, user_errors, write_csv
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.store import ArtifactStore
@@ -23,8 +23,13 @@ LISTED = 5  # photos that are named on stderr
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @user_errors
 def report(name: str | None, as_json: bool) -> None:
-    """Print the tables of the last retrieval report."""
-    print_report(ArtifactStore(load_preset(name).data_root), as_json)
+    """Print the tables of the last retrieval report, or of the comparison of a graph of pictures."""
+    preset = load_preset(name)
+    store = ArtifactStore(preset.data_root)
+    if preset.graph == "pictures":
+        print_comparison(store, as_json)
+    else:
+        print_report(store, as_json)
 
 
 @click.command()
@@ -73,6 +78,13 @@ def print_report(store: ArtifactStore, as_json: bool) -> None:
 
     found = Report.read(RETRIEVAL_REPORT.read(store).report)
     click.echo(found.to_json() if as_json else text_tables(found))
+
+
+def print_comparison(store: ArtifactStore, as_json: bool) -> None:
+    from skufp_pipeline.evaluation.lens_report import lens_tables
+
+    found = LENS_REPORT.read(store).json("lens_report")
+    click.echo(json.dumps(found, indent=1) if as_json else lens_tables(found))
 
 
 def _say_what_is_special(result: "PhotoReport") -> None:

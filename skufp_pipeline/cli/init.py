@@ -53,6 +53,11 @@ def init(
     """
     from skufp_pipeline.datasets.overview import Overview
 
+    if catalogue.is_dir():
+        raise UserError(
+            f"{catalogue} is a folder; expected a CSV or Parquet file. Pictures without SKUs need no init: "
+            f"SKUFP_PICTURES={catalogue} skufp materialize --preset lens"
+        )
     target = out or YOURS / f"{name}.yaml"
     if clip and tower not in (None, "clip"):
         raise UserError(f"--clip and --tower {tower} name two towers; give one")

@@ -72,10 +72,8 @@ def read_pictures(
 
 
 def sku_id_of_path(path: str) -> str:
-    """Returns the SKU id of a picture: its relative path, its folders parted by colons.
-
-    >>> sku_id_of_path("sneakers/red 1.jpg")
-    'sneakers:red 1.jpg'
+    """Returns the SKU id of a picture: its relative path with colons for slashes (`boots:red 1.jpg`), the end
+    of a long one replaced by a hash.
 
     Raises:
         ItemError: bad_sku_id, as `cells.sku_id_of`.

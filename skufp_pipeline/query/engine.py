@@ -697,7 +697,7 @@ def _reading(encoder: Encoder | None) -> Encoder:
     if encoder is None:
         raise UserError(
             "the index in use is by an encoder of pictures that reads no words: ask it with a photo or a "
-            "SKU; texts and explanations need another index, such as --index fingerprints"
+            "SKU; texts and explanations need an index of fingerprints, or of the encoder"
         )
     return encoder
 
