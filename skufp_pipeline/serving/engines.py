@@ -127,12 +127,12 @@ class EngineRoom:
             raise Refusal(404, f"there is no index {name!r} here; there is {', '.join(self.names)}")
         found = self._served.get(name)
         if found is None:
-            raise Refusal(503, self.why_not_ready() or "", {"Retry-After": "5"})
+            raise Refusal(503, self.why_not_ready(name) or "", {"Retry-After": "5"})
         return found
 
-    def why_not_ready(self) -> str | None:
-        """What the first index that is not open waits for; None if all are."""
-        for name in self.names:
+    def why_not_ready(self, *names: str) -> str | None:
+        """What the first index that is not open waits for, of these or of all; None if all are."""
+        for name in names or self.names:
             if name not in self._served:
                 failed = self.failed.get(name)
                 if failed is not None:
