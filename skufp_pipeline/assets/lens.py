@@ -1,6 +1,6 @@
 """Group `lens`: extractors cross-validated on products that their training has not seen, and compared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +119,7 @@ def folds(run: Run, name: str) -> dg.MaterializeResult:
         device = run.models.torch_device()
         found = judge_folds(data, settings, lens, run.preset.seed, run.scratch, device, run.log)
         ExtractorFolds.write(directory, *found)
-        return {"products": len(data.products), "folds": lens.judged_folds(len(data.products))}
+        return {"products": len(data.products), "folds": found.products["fold"].n_unique()}
 
     result = run.produce_or_off(stored, build)
     if result.off is not None:
@@ -134,11 +134,11 @@ def lens_report(run: Run) -> dg.MaterializeResult:
     from skufp_pipeline.evaluation.lens_report import lens_tables
 
     every = {name: run.read(extractor_folds(name)) for name in compared(run.preset)}
-    photos, engines = run.read_all(SYNTHETIC_PHOTOS), _engines(run)
+    judged = {name: found for name, found in every.items() if found.off is None}
+    photos, engines = run.read_all(SYNTHETIC_PHOTOS), _engines(run, list(judged))
 
     def build(directory: Path) -> dict[str, Any]:
-        judged = {name: found for name, found in every.items() if found.off is None}
-        report, pictures = _compared(run, judged, every, photos, engines(judged))
+        report, pictures = _compared(run, judged, every, photos, engines())
         LensReport.write(directory, report, pictures)
         return {"extractors": len(judged)}
 
@@ -148,13 +148,13 @@ def lens_report(run: Run) -> dg.MaterializeResult:
     return run.done(result, {"tables": tables, **shown}, beats_chance(LENS_REPORT.name, result.rows()))
 
 
-def _engines(run: Run) -> Callable[..., dict[str, "QueryEngine"]]:
-    """Reads the indexes; returns a function that opens those of some extractors, on the CPU."""
-    for name in compared(run.preset):
+def _engines(run: Run, names: Sequence[str]) -> Callable[[], dict[str, "QueryEngine"]]:
+    """Reads the indexes of some extractors; returns a function that opens them, on the CPU."""
+    for name in names:
         for stored in (image_index(name), *query_encoders_of(run.preset, name)):
             run.read(stored)
 
-    def opened(names: Any) -> dict[str, "QueryEngine"]:
+    def opened() -> dict[str, "QueryEngine"]:
         import torch
 
         from skufp_pipeline.query.engine import QueryEngine

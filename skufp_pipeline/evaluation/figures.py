@@ -334,7 +334,7 @@ def lens_figure(rows: Sequence[Mapping[str, Any]]) -> bytes:
         )  # fmt: skip
         place, before = names.index(row["extractor"]), row["test_loss_before"]
         for shift, name, strength in ((-0.2, "train_loss", 0.45), (0.2, "test_loss", 1.0)):
-            share = row[name] / before if before else math.nan
+            share = row[name] / before if before and row[name] is not None else math.nan
             losses.bar(place + shift, share, width=0.36, color=colour, alpha=strength)
         sizes.errorbar(
             row["bytes"] / 2**20, row["recall@1"], fmt="o", color=colour, label=row["extractor"],

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from skufp_pipeline.datasets.table import DEVELOPMENT, EVALUATION, GALLERY, TRAIN, item_id
-from skufp_pipeline.encoders.dataset import TextShard
+from skufp_pipeline.encoders.dataset import TextShard, training_rows
 from skufp_pipeline.encoders.embed import embed_crops
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation.settings import LensSettings
@@ -115,14 +115,17 @@ def judge_folds(
 ) -> FoldTables:  # fmt: skip
     """Trains the extractor once for each fold that is judged, without its products, and asks for them.
 
-    `scratch` keeps what a killed run goes on from: each fold's training.
+    `scratch` keeps what a killed run goes on from, the training of each fold. Empty folds are left out.
 
     Raises:
-        TooLittleError: a fold has no product, or leaves too few to train on.
+        TooLittleError: a fold leaves too few products to train on, or all are in one.
     """
+    there = sorted({fold_of(sku_id, lens.folds) for sku_id in data.products})
+    if len(there) < 2:
+        raise TooLittleError(f"{len(data.products)} products are too few for {lens.folds} folds")
     tables = [
         _judge_fold(fold, data, settings, lens, seed, scratch / f"fold_{fold}", device, log)
-        for fold in range(lens.judged_folds(len(data.products)))
+        for fold in there[: lens.judged_folds(len(data.products))]
     ]
     return FoldTables(*(pl.concat(parts) for parts in zip(*tables, strict=True)))
 
@@ -133,8 +136,6 @@ def _judge_fold(
 ) -> FoldTables:  # fmt: skip
     parts = parts_of_fold(data.products, fold, lens.folds, settings)
     tested = [sku_id for sku_id, part in parts.items() if part == TEST]
-    if not tested:
-        raise TooLittleError(f"fold {fold} of {lens.folds} has none of {len(data.products)} products")
     shards = _without(data.shards, tested)
     scratch.mkdir(parents=True, exist_ok=True)
     training, _ = gather_extractor_data(shards, settings, _folder(scratch, "training"))
@@ -161,12 +162,14 @@ def _judge_fold(
     measure(AFTER, len(scores) if np.isnan(scores).any() else int(np.argmax(scores)) + 1)
     told = ", ".join(f"{name.replace('_', ' ')} {losses[1][name]:.4g}" for name in judged)
     log(f"{settings.name}: fold {fold + 1} of {lens.folds}: {told}")
-    listed = [{"fold": fold, "sku_id": sku_id, "part": part} for sku_id, part in parts.items()]
+    # What the training was given, and not what it should have been: the check compares both.
+    given = training_rows(shards)[0]["sku_id"].unique().sort()
+    used = [(fold, sku_id, DEVELOPMENT if parts[sku_id] == DEVELOPMENT else TRAIN) for sku_id in given]
     settings_of = {sku_id: ZERO if part == TEST else SEEN for sku_id, part in parts.items()}
     setting = pl.col("sku_id").replace_strict(settings_of).alias("setting")
     every = pl.concat(queries).with_columns(setting)
     return FoldTables(
-        pl.DataFrame(listed, schema=PRODUCT_SCHEMA),
+        pl.DataFrame([*used, *((fold, sku_id, TEST) for sku_id in tested)], PRODUCT_SCHEMA, orient="row"),
         pl.DataFrame(losses, schema=LOSS_SCHEMA),
         every.select(*QUERY_SCHEMA).cast(pl.Schema(QUERY_SCHEMA)),
     )
@@ -198,15 +201,11 @@ def ask(extractor: Extractor, data: LensData, products: Collection[str], batch_s
         embed_crops(extractor, [Path(path) for path in table["path"]], batch_size)
         for table in (pictures, photos)
     )
-    is_asked = pictures["sku_id"].is_in(list(products))
-    return pl.concat(
-        [
-            _listed(PRODUCT, photos, found_products(asked, photos["sku_id"], rows, pictures["sku_id"])),
-            _listed(
-                CATEGORY, pictures, found_categories(rows, pictures["sku_id"], pictures["category_name"])
-            ).filter(is_asked & pl.Series(_can_be_missed(pictures))),
-        ]
-    )
+    is_asked = pictures["sku_id"].is_in(list(products)).to_numpy() & _can_be_missed(pictures)
+    chosen, owners = np.flatnonzero(is_asked), pictures["sku_id"]
+    by_photo = found_products(asked, photos["sku_id"], rows, owners)
+    by_picture = found_categories(rows, owners, pictures["category_name"], chosen)
+    return pl.concat([_listed(PRODUCT, photos, by_photo), _listed(CATEGORY, pictures[chosen], by_picture)])
 
 
 def found_products(
@@ -231,29 +230,29 @@ def found_products(
 
 
 def found_categories(
-    pictures: NDArray[np.float32], of_pictures: pl.Series, categories: pl.Series
+    pictures: NDArray[np.float32], of_pictures: pl.Series, categories: pl.Series, asked: NDArray[np.int64]
 ) -> dict[str, NDArray[np.float64]]:
-    """Returns the measures of each picture as a query: pictures of its category but of other products are
+    """Returns the measures of some pictures as queries: pictures of its category but of other products are
     relevant, and its own product is not searched. Ties count against the query.
 
     Args:
         pictures: (S, D) unit rows.
         of_pictures, categories: the product and the category of each.
+        asked: rows of those that ask; each has a relevant one.
     """
     product, category = (column.rank("dense").to_numpy() for column in (of_pictures, categories))
-    parts = [
-        _graded(pictures, block, product, category)
-        for block in np.array_split(np.arange(len(pictures)), -(-len(pictures) // _BLOCK))
-    ]
+    exact = pictures.astype(np.float64)
+    blocks = np.array_split(asked, max(-(-len(asked) // _BLOCK), 1))
+    parts = [_graded(exact, block, product, category) for block in blocks]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _graded(
-    pictures: NDArray[np.float32], block: NDArray[np.int64], product: NDArray, category: NDArray
+    pictures: NDArray[np.float64], block: NDArray[np.int64], product: NDArray, category: NDArray
 ) -> dict[str, NDArray[np.float64]]:
     others = product[block, None] != product[None, :]
     alike = (category[block, None] == category[None, :]) & others
-    scores = pictures[block].astype(np.float64) @ pictures.T.astype(np.float64) - _TIES * alike
+    scores = pictures[block] @ pictures.T - _TIES * alike
     scores[~others] = -np.inf
     most = min(max(KS), scores.shape[1])
     best = np.argpartition(-scores, most - 1, axis=1)[:, :most]
@@ -263,13 +262,12 @@ def _graded(
     nearest = np.where(alike, scores, -np.inf).max(axis=1)
     first = (scores > nearest[:, None]).sum(axis=1) + 1.0
     found = {k: hits[:, min(k, most) - 1] for k in KS}
-    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing is relevant, no query is listed
-        return {
-            "chance": relevant / others.sum(axis=1),
-            "reciprocal_rank": np.where(relevant > 0, 1 / first, 0.0),
-            **{f"precision@{k}": found[k] / k for k in KS},
-            **{f"recall@{k}": found[k] / relevant for k in KS},
-        }
+    return {
+        "chance": relevant / others.sum(axis=1),
+        "reciprocal_rank": 1 / first,
+        **{f"precision@{k}": found[k] / k for k in KS},
+        **{f"recall@{k}": found[k] / relevant for k in KS},
+    }
 
 
 def _can_be_missed(pictures: pl.DataFrame) -> NDArray[np.bool_]:

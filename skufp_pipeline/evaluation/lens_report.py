@@ -67,9 +67,10 @@ def lens_rows(
     """
     after = losses.filter(state=AFTER)
     shared = {
-        "train_loss": after["train_loss"].mean(),
-        "test_loss": after["test_loss"].mean(),
-        "test_loss_before": losses.filter(state=BEFORE)["test_loss"].mean(),
+        # nan, where a loss can't be measured, becomes null
+        "train_loss": after["train_loss"].drop_nans().mean(),
+        "test_loss": after["test_loss"].drop_nans().mean(),
+        "test_loss_before": losses.filter(state=BEFORE)["test_loss"].drop_nans().mean(),
         "epochs": after["epochs"].mean(),
         "p50_ms": costs.p50_ms,
         "p95_ms": costs.p95_ms,

@@ -75,17 +75,15 @@ def train_extractor(
 def loss_of(extractor: Extractor, data: ExtractorData, settings: ExtractorSettings) -> float:
     """Returns the mean loss of the development images, with the same random numbers in every call.
 
-    It is nan without them, or where they are too few for the loss.
-
-    Raises:
-        ValueError: the extractor is trained with a part that is not kept with it, or judged otherwise.
+    It is nan without them, where they are too few for the loss, and where a part of what is trained is not
+    kept with the extractor (`reid`).
     """
     try:
         objective = family_of(extractor.name).objective(extractor, data, settings)
     except TooLittleError:
         return math.nan
     if objective.learner is not extractor.tower or objective.score is not None:
-        raise ValueError(f"the loss of {extractor.name} can't be measured after its training")
+        return math.nan
     given = extractor, extractor.image_size, data, settings.training, objective.sampler
     with torch.inference_mode():
         return -minus_loss(objective, data)(objective.learner.eval(), development_batches(*given))

@@ -18,6 +18,7 @@ from skufp_pipeline.extractors.extractor import create_extractor, load_extractor
 from skufp_pipeline.extractors.settings import ExtractorsSettings
 from skufp_pipeline.presets import PACKAGED, Preset, load_preset
 from skufp_pipeline.search.versions import Versions
+from skufp_pipeline.serving.keys import hash_of
 from skufp_pipeline.store import ArtifactStore
 
 from ..cli.asking import ask, found
@@ -105,6 +106,19 @@ def test_over_http_the_answers_are_those_of_the_command_line(lens: Graph) -> Non
             assert hits[0]["score"] == pytest.approx(1, abs=1e-4)
             picture = client.get(hits[0]["image_url"])
             assert picture.headers["content-type"] == "image/jpeg"
+
+
+def test_an_operator_sees_which_extractor_an_index_is_of(lens: Graph, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(yaml.safe_dump([{"name": "ann", "role": "admin", "sha256": hash_of("key")}]))
+    settings = lens.preset.serving.model_copy(update={"keys": str(keys)})
+    with serving(lens.preset.model_copy(update={"serving": settings})) as (client, _):
+        states = client.get("/v1/index", headers={"Authorization": "Bearer key"}).json()["indexes"]
+    made = [extractor_checkpoint(name).read(lens.store).digest for name in ("resnet50", "autoencoder")]
+    assert [(state["encoder"], state["encoder_digest"]) for state in states] == [
+        ("resnet50", made[0]),
+        ("autoencoder", made[1]),
+    ]
 
 
 def test_the_report_has_a_row_for_each_extractor_and_setting(lens: Graph) -> None:

@@ -1,6 +1,7 @@
 """Cross-validation of extractors: measures by hand, and no product on both sides of a fold."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from skufp_pipeline.datasets.prompts import build_catalog_texts, build_image_text, build_text_queries
 from skufp_pipeline.datasets.sources import PicturesDataset
 from skufp_pipeline.encoders.dataset import TextShard
+from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.evaluation import lens
 from skufp_pipeline.evaluation.lens_report import Costs, lens_report, lens_rows, lens_tables
 from skufp_pipeline.evaluation.settings import LensSettings
@@ -43,21 +45,21 @@ def test_a_product_scores_its_best_picture_and_is_one_of_the_products() -> None:
 def test_a_category_is_found_by_pictures_of_its_other_products() -> None:
     owners = pl.Series(["a", "a", "b", "c", "d", "e"])
     categories = pl.Series(["boot", "boot", "boot", "boot", "shoe", "shoe"])
-    found = lens.found_categories(rows_of(0, 1, 30, 50, 20, 180), owners, categories)
+    found = lens.found_categories(rows_of(0, 1, 30, 50, 20, 180), owners, categories, np.array([0, 4]))
     # a's other picture is not searched; d is nearest, then b and c, of two that are alike.
     assert found["precision@1"][0] == 0
     assert found["precision@3"][0] == pytest.approx(2 / 3)
     assert found["recall@3"][0] == 1
     assert found["reciprocal_rank"][0] == pytest.approx(1 / 2)
     assert found["chance"][0] == pytest.approx(2 / 4)
-    assert found["recall@10"][4] == 1
-    assert found["reciprocal_rank"][4] == pytest.approx(1 / 5)
+    assert found["recall@10"][1] == 1
+    assert found["reciprocal_rank"][1] == pytest.approx(1 / 5)
 
 
 def test_equal_vectors_find_nothing_by_chance() -> None:
     same, owners = np.ones((6, 1), np.float32), pl.Series(list("abcdef"))
     by_photo = lens.found_products(same, owners, same, owners)
-    by_picture = lens.found_categories(same, owners, pl.Series(list("xxxyyy")))
+    by_picture = lens.found_categories(same, owners, pl.Series(list("xxxyyy")), np.arange(6))
     assert by_photo["recall@5"].sum() == by_photo["recall@1"].sum() == 0
     assert by_picture["precision@3"].sum() == 0
 
@@ -182,3 +184,21 @@ def test_a_catalogue_of_one_category_has_no_figures_of_categories(
     rows = lens_rows("autoencoder", found.losses, found.queries, COSTS, 100, 0)
     assert rows[1]["category_precision@10"] is None
     assert "same category" not in lens_tables(lens_report(rows, 2, 2, 40, {}))
+
+
+def test_few_pictures_are_judged_by_the_folds_that_have_some_and_too_few_by_none(
+    pictures: lens.LensData, tmp_path: Path
+) -> None:
+    settings, cpu = small("autoencoder", tmp_path, epochs=1), torch.device("cpu")
+
+    def judged_folds(count: int) -> set[int]:
+        few = pictures.products[:count]
+        is_one = pl.col("sku_id").is_in(few)
+        shards = [replace(shard, image_text=shard.image_text.filter(is_one)) for shard in pictures.shards]
+        data = lens.LensData(shards, pictures.pictures.filter(is_one), pictures.photos.filter(is_one))
+        given = settings, LensSettings(folds=9), 3, tmp_path / f"scratch_{count}", cpu, lambda line: None
+        return set(lens.judge_folds(data, *given).products["fold"])
+
+    assert judged_folds(5) == {lens.fold_of(sku_id, 9) for sku_id in pictures.products[:5]}
+    with pytest.raises(TooLittleError, match="1 products are too few for 9 folds"):
+        judged_folds(1)
