@@ -78,19 +78,14 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
     preset, settings, name = run.preset, run.preset.image_index, run.step.stored.name.removesuffix("_index")
     assert settings is not None
     encoders = [run.read(stored) for stored in query_encoders_of(preset, name)]
-    embeddings, texts, items = (
-        run.read_all(image_encoder(name)[1]),
-        run.read_all(IMAGE_TEXT),
-        run.read(ANNOTATIONS),
-    )
-    stages = [shard for stored in _embedded(preset, name) for shard in run.read_all(stored)]
-    reranked = [shard for stored in _reranker(preset, name)[1:] for shard in run.read_all(stored)]
+    embeddings, texts = (run.read_all(stored) for stored in (image_encoder(name)[1], IMAGE_TEXT))
+    items = run.read(ANNOTATIONS)
+    of_stages = _embedded(preset, name), _reranker(preset, name)[1:]
+    stages = [[shard for stored in part for shard in run.read_all(stored)] for part in of_stages]
     run.inputs.crop_files()
 
     def build(directory: Path) -> dict[str, Any]:
         encoders[0].needed()
-        for shard in reranked:
-            shard.needed()
         gallery = EmbeddingTables.images_of(embeddings).filter(pl.col("role") == GALLERY)
         tables = {SKU_CROPS.key_in(run.store, text.shard): text.images() for text in texts}
         references = {encoders[0].artifact.manifest.artifact: encoders[0].digest}
@@ -98,8 +93,8 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
         lexical = preset.search.lexical if name == ENCODER else None
         index = build_image_index(directory, gallery, tables, references, name, settings, *sizes, lexical)
         counts = {"skus": len(index), "pictures": len(index.pictures), "dimension": index.dimension}
-        chosen = _write_stages(directory, index, embeddings, stages, reranked, preset)
-        return {**counts, **chosen, RECALL: development_recall(index, embeddings)}
+        counts |= _write_stages(directory, index, embeddings, *stages, preset)
+        return {**counts, RECALL: development_recall(index, embeddings)}
 
     candidate = run.produce_or_off(image_index(name), build)
     if candidate.off:
@@ -163,7 +158,7 @@ def _write_stages(
         )
     )
     if reranked:
-        pictures = EmbeddingTables.images_of(reranked)
+        pictures = EmbeddingTables.images_of([shard.needed() for shard in reranked])
     images = EmbeddingTables.images_of(embeddings)
     return write_multi_stage(directory, index, images, texts, pictures, settings, preset.prompts.captions)
 

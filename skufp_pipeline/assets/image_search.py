@@ -1,9 +1,11 @@
 """The report on indexes of pictures; in the graph only where the preset has any."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 from skufp_pipeline.artifacts.kinds import ImageSearchReport, SearchIndex
 from skufp_pipeline.artifacts.places import (
@@ -22,6 +24,8 @@ from skufp_pipeline.compute import Needs
 from skufp_pipeline.errors import TooLittleError
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.steps import Group, Run, Step
+
+Opened = tuple[Any, Path]  # a query engine and the folder of its index
 
 
 def group(preset: Preset) -> Group:
@@ -54,29 +58,19 @@ def image_search_report(run: Run) -> dg.MaterializeResult:
     preset, crop_of = run.preset, run.inputs.crop_files()
     items, raw, embeddings = run.read(ANNOTATIONS), run.read(RAW_DATASET), run.read_all(CLIP_EMBEDDINGS)
     found = {stored.name: run.read(stored) for stored in _asked(preset)}
-    names = [name for name in _names(preset) if not found[image_index(name).name].off]
 
     def build(directory: Path) -> dict[str, Any]:
         from skufp_pipeline.evaluation.assemble import asked_photos
         from skufp_pipeline.fingerprint.tables import EmbeddingTables
 
-        settings = preset.evaluation
-        photos = asked_photos(EmbeddingTables.images_of(embeddings), crop_of, settings.stage_queries)
+        images, settings = EmbeddingTables.images_of(embeddings), preset.evaluation
+        photos = asked_photos(images, crop_of, settings.stage_queries)
         if not photos:
             raise TooLittleError("no customer's photo is held out for evaluation")
-        plain = {"use_policy": "off", "use_look_twice": False}
-        fingerprints = _opened(run, found[SEARCH_INDEX.name], settings=preset.query_encoder, **plain)
-        indexes = {name: _opened(run, found[image_index(name).name], name=name, **plain) for name in names}
-        chain, stages = None, preset.multi_stage
-        if stages is not None and stages.index in names:
-            reader = found[image_index(stages.index).name]
-            engine, folder = _opened(run, reader, name=stages.index, all_stages=True)
-            chain = (
-                image_search.chain_of(engine, items.items(), preset.dataset.find(raw.path), settings),
-                folder,
-            )
+        engines = _engines(run, found)
+        chain = _chain(run, found, items.items(), preset.dataset.find(raw.path))
         draws = settings.resamples, preset.seed
-        figures = image_search.judge_systems(fingerprints, indexes, photos, chain, *draws)
+        figures = image_search.judge_systems(*engines, photos, chain, *draws)
         ImageSearchReport.write(directory, figures)
         return {"recall@1": image_search.headline(figures)}
 
@@ -86,7 +80,30 @@ def image_search_report(run: Run) -> dg.MaterializeResult:
     return run.done(result, {"tables": dg.MetadataValue.md(image_search.markdown_tables(result.figures()))})
 
 
-def _opened(run: Run, reader: SearchIndex, **options: Any) -> tuple[Any, Path]:
+def _engines(run: Run, found: Mapping[str, Any]) -> tuple[Opened, dict[str, Opened]]:
+    """The engine of the fingerprints and those of the indexes that are not off."""
+    plain = {"use_policy": "off", "use_look_twice": False}
+    fingerprints = _opened(run, found[SEARCH_INDEX.name], settings=run.preset.query_encoder, **plain)
+    readers = {name: found[image_index(name).name] for name in _names(run.preset)}
+    return fingerprints, {
+        name: _opened(run, reader, name=name, **plain) for name, reader in readers.items() if not reader.off
+    }
+
+
+def _chain(
+    run: Run, found: Mapping[str, Any], items: pl.DataFrame, find: Callable[[str], Path]
+) -> tuple[Any, Path] | None:
+    """The index with stages after its search, and its folder; None without one."""
+    from skufp_pipeline.evaluation.image_search import chain_of
+
+    stages = run.preset.multi_stage
+    if stages is None or found[image_index(stages.index).name].off:
+        return None
+    engine, folder = _opened(run, found[image_index(stages.index).name], name=stages.index, all_stages=True)
+    return chain_of(engine, items, find, run.preset.evaluation), folder
+
+
+def _opened(run: Run, reader: SearchIndex, **options: Any) -> Opened:
     """The engine of the version that was read, whether it is in use or not, and its folder."""
     from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.training.device import pick_device
