@@ -78,7 +78,7 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
     preset, settings, name = run.preset, run.preset.image_index, run.step.stored.name.removesuffix("_index")
     assert settings is not None
     encoders = [run.read(stored) for stored in query_encoders_of(preset, name)]
-    embeddings, texts = (run.read_all(stored) for stored in (image_encoder(name)[1], IMAGE_TEXT))
+    embeddings, texts = run.read_all(image_encoder(name)[1]), run.read_all(IMAGE_TEXT)
     items = run.read(ANNOTATIONS)
     of_stages = _embedded(preset, name), _reranker(preset, name)[1:]
     stages = [[shard for stored in part for shard in run.read_all(stored)] for part in of_stages]
