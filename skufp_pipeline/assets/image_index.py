@@ -93,7 +93,7 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
         lexical = preset.search.lexical if name == ENCODER else None
         index = build_image_index(directory, gallery, tables, references, name, settings, *sizes, lexical)
         counts = {"skus": len(index), "pictures": len(index.pictures), "dimension": index.dimension}
-        counts |= _write_stages(directory, index, embeddings, *stages, preset)
+        counts |= _write_stages(directory, index, embeddings, stages[0], stages[1], preset)
         return {**counts, RECALL: development_recall(index, embeddings)}
 
     candidate = run.produce_or_off(image_index(name), build)
