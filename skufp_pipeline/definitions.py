@@ -13,6 +13,7 @@ from skufp_pipeline.assets import (
     extractors,
     fingerprints,
     image_index,
+    image_search,
     index,
     lens,
     look_twice,
@@ -44,6 +45,7 @@ GROUPS: Sequence[Callable[[Preset], Group]] = (
     multi_stage.group,
     image_index.group,
     evaluation.group,
+    image_search.group,
     street2shop.group,
     lens.group,
 )

@@ -587,6 +587,19 @@ class Street2ShopReport(Reader):
         write_json(directory, "accuracy", accuracy.to_dicts())
 
 
+class ImageSearchReport(Reader):
+    """Indexes of pictures and the stages after their search, beside the fingerprints."""
+
+    def figures(self) -> pl.DataFrame:
+        """Reads one row per system, setting, and what of the photos was asked."""
+        return self.frame("figures")
+
+    @staticmethod
+    def write(directory: Path, figures: pl.DataFrame) -> None:
+        write_frames(directory, figures=figures)
+        write_json(directory, "figures", figures.to_dicts())
+
+
 class ExtractorFolds(Reader):
     """An extractor trained once a fold: what each training was made of, its losses, and every query asked."""
 

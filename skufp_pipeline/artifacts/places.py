@@ -71,6 +71,7 @@ IMAGE_ENCODER_ONNX = Stored(
 FIRST_INDEX = Stored("first_index", "tables/first_index", kinds.SearchIndex)
 SEARCH_INDEX = StoredVersions("search_index", "index/fingerprints", kinds.SearchIndex)
 RETRIEVAL_REPORT = Stored("retrieval_report", "reports/retrieval", kinds.ReportFiles)
+IMAGE_SEARCH_REPORT = Stored("image_search_report", "reports/image_search", kinds.ImageSearchReport)
 STREET2SHOP_REPORT = Stored("street2shop_report", "reports/street2shop", kinds.Street2ShopReport)
 LENS_REPORT = Stored("lens_report", "reports/lens", kinds.LensReport)
 

@@ -1,6 +1,5 @@
 """Group `evaluation`: the report on retrieval quality and on the effect of each part."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,20 @@ from skufp_pipeline.artifacts.places import (
     CLIP_CHECKPOINT,
     CLIP_EMBEDDINGS,
     DETECTION_REPORT,
-    DETECTOR_CHECKPOINT,
     FINGERPRINT_CHECKPOINT,
     FINGERPRINTS,
     FROZEN_CLIP_EMBEDDINGS,
     FROZEN_SYNTHETIC_EMBEDDINGS,
     GENERATED_VIEW_EMBEDDINGS,
     IMAGE_TEXT,
-    RAW_DATASET,
     RETRIEVAL_REPORT,
     SEARCH_INDEX,
     SKU_CROPS,
     SYNTHETIC_EMBEDDINGS,
     extractor_checkpoint,
     extractor_embeddings,
-    image_index,
 )
 from skufp_pipeline.artifacts.stored import Stored
-from skufp_pipeline.assets.image_index import query_encoders_of
 from skufp_pipeline.assets.index import query_encoders
 from skufp_pipeline.checks.evaluation import report_checks
 from skufp_pipeline.compute import Needs
@@ -46,8 +41,6 @@ def group(preset: Preset) -> Group:
         (DETECTION_REPORT,): preset.detector is not None,
         (extractor_checkpoint("reid"), extractor_embeddings("reid")): preset.extractors.reid is not None,
         (SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None,
-        _of_chain(preset): preset.multi_stage is not None,
-        (RAW_DATASET,): preset.multi_stage is not None and preset.detector is not None,
         (FROZEN_SYNTHETIC_EMBEDDINGS,): preset.synthetic.photos is not None and preset.encoder.is_pretrained,
     }
     asked = [stored for stored in query_encoders(preset) if stored is not CLIP_CHECKPOINT]
@@ -89,7 +82,6 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
     parts, crop_of = ReportParts.read(run.inputs, run.step.upstream), run.inputs.crop_files()
     for stored in query_encoders(preset):  # what the query engine opens
         run.read(stored)
-    chain = _chain(run)
 
     def build(directory: Path) -> dict[str, Any]:
         given = run.store, pick_device("cpu"), preset.query_encoder
@@ -98,47 +90,10 @@ def retrieval_report(run: Run) -> dg.MaterializeResult:
         provenance = {"inputs": run.recipe.inputs, "preset": preset.model_dump(mode="json")}
         settings = preset.evaluation, preset.fingerprint, preset.encoder.batch_size, preset.seed
         plan = ReportPlan(preset.name, *settings, provenance)
-        report = make_report(parts, plan, engine, whole, crop_of, device, directory, run.log, chain())
+        report = make_report(parts, plan, engine, whole, crop_of, device, directory, run.log)
         return {"headline": headline(report)}
 
     result = run.produce(RETRIEVAL_REPORT, build)
     tables = dg.MetadataValue.md(markdown_tables(Report.read(result.report)))
     figures = {name: picture(png) for name, png in result.figures().items()}
     return run.done(result, {"tables": tables, "page": dg.MetadataValue.path(str(result.page)), **figures})
-
-
-def _of_chain(preset: Preset) -> tuple[Stored[Any], ...]:
-    """The index of pictures that has stages after its search, and what turns photos into its vectors."""
-    stages = preset.multi_stage
-    if stages is None:
-        return ()
-    asked = [
-        stored for stored in query_encoders_of(preset, stages.index) if stored is not DETECTOR_CHECKPOINT
-    ]
-    return (image_index(stages.index), *asked)
-
-
-def _chain(run: Run) -> Callable[[], Any]:
-    """Reads what the chain is made of; returns a function that opens it, or gives None without one."""
-    preset, stages = run.preset, run.preset.multi_stage
-    if stages is None:
-        return lambda: None
-    for stored in _of_chain(preset):
-        run.read(stored)
-    raw, items = (run.read(RAW_DATASET), run.read(ANNOTATIONS)) if preset.detector else (None, None)
-
-    def opened() -> Any:
-        from skufp_pipeline.evaluation.chain import Chain
-        from skufp_pipeline.evaluation.regions import sampled_photos
-        from skufp_pipeline.evaluation.stages import AskedPhoto
-        from skufp_pipeline.query.engine import QueryEngine
-
-        engine = QueryEngine.open(run.store, run.models.torch_device(), name=stages.index, all_stages=True)
-        if engine.detector is None or raw is None or items is None:
-            return Chain(engine)
-        find, most = preset.dataset.find(raw.path), preset.evaluation.stage_queries
-        rows = sampled_photos(items.items(), engine.index.skus["sku_id"], most).iter_rows(named=True)
-        photos = [AskedPhoto(find(row["orig_image_path"]), row["sku_id"], row["split"]) for row in rows]
-        return Chain(engine, photos)
-
-    return opened

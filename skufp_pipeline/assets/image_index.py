@@ -65,7 +65,7 @@ def _step(preset: Preset, name: str) -> Step:
         needs=Needs(preset.compute.cores, preset.compute.memory_gib),
         deps=(
             ANNOTATIONS, SKU_CROPS, IMAGE_TEXT, image_encoder(name)[1],
-            *query_encoders_of(preset, name), *_embedded(preset, name),
+            *query_encoders_of(preset, name), *_embedded(preset, name), *_reranker(preset, name)[1:],
         ),
         check_specs=tuple(release_checks(stored.name)),
         fresh_hours=preset.automation.index_fresh_hours if name == ENCODER else None,
@@ -78,12 +78,10 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
     preset, settings, name = run.preset, run.preset.image_index, run.step.stored.name.removesuffix("_index")
     assert settings is not None
     encoders = [run.read(stored) for stored in query_encoders_of(preset, name)]
-    embeddings, texts, items = (
-        run.read_all(image_encoder(name)[1]),
-        run.read_all(IMAGE_TEXT),
-        run.read(ANNOTATIONS),
-    )
-    stages = [shard for stored in _embedded(preset, name) for shard in run.read_all(stored)]
+    embeddings, texts = run.read_all(image_encoder(name)[1]), run.read_all(IMAGE_TEXT)
+    items = run.read(ANNOTATIONS)
+    of_stages = _embedded(preset, name), _reranker(preset, name)[1:]
+    stages = [[shard for stored in part for shard in run.read_all(stored)] for part in of_stages]
     run.inputs.crop_files()
 
     def build(directory: Path) -> dict[str, Any]:
@@ -95,8 +93,8 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
         lexical = preset.search.lexical if name == ENCODER else None
         index = build_image_index(directory, gallery, tables, references, name, settings, *sizes, lexical)
         counts = {"skus": len(index), "pictures": len(index.pictures), "dimension": index.dimension}
-        chosen = _write_stages(directory, index, embeddings, stages, preset)
-        return {**counts, **chosen, RECALL: development_recall(index, embeddings)}
+        counts |= _write_stages(directory, index, embeddings, stages[0], stages[1], preset)
+        return {**counts, RECALL: development_recall(index, embeddings)}
 
     candidate = run.produce_or_off(image_index(name), build)
     if candidate.off:
@@ -107,7 +105,8 @@ def images_of_products(run: Run) -> dg.MaterializeResult:
 def query_encoders_of(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
     """The results that turn photos into vectors; they are kept with each version of the index."""
     detector = (DETECTOR_CHECKPOINT,) if preset.detector else ()
-    return (image_encoder(name)[0], *detector, *((STAGE_MODELS,) if _embedded(preset, name) else ()))
+    models = (STAGE_MODELS,) if _embedded(preset, name) else ()
+    return (image_encoder(name)[0], *detector, *models, *_reranker(preset, name)[:1])
 
 
 def _stages_of(preset: Preset, name: str) -> MultiStageSettings | None:
@@ -117,6 +116,13 @@ def _stages_of(preset: Preset, name: str) -> MultiStageSettings | None:
 
 def _embedded(preset: Preset, name: str) -> tuple[Stored[StageEmbeddings], ...]:
     return (STAGE_EMBEDDINGS,) if has_models(_stages_of(preset, name)) else ()
+
+
+def _reranker(preset: Preset, name: str) -> tuple[Stored[Any], ...]:
+    """Checkpoint and embeddings of the extractor that ranks the answers of this index anew, if any."""
+    stages = _stages_of(preset, name)
+    extractor = stages.rerank.extractor if stages and stages.rerank else None
+    return () if extractor is None else image_encoder(extractor)
 
 
 def _stages_config(preset: Preset, name: str) -> dict[str, Any]:
@@ -135,6 +141,7 @@ def _write_stages(
     index: ImageIndex,
     embeddings: Sequence[Embeddings],
     shards: Sequence[StageEmbeddings],
+    reranked: Sequence[Embeddings],
     preset: Preset,
 ) -> dict[str, Any]:
     """Adds the stages to a bundle, if this index has any; returns their part of its summary."""
@@ -147,9 +154,11 @@ def _write_stages(
         pl.concat([table for shard in shards if (table := read(shard)) is not None]) if wanted else None
         for read, wanted in (
             (StageEmbeddings.texts, settings.captions),
-            (StageEmbeddings.pictures, settings.rerank),
+            (StageEmbeddings.pictures, settings.plain_reranker),
         )
     )
+    if reranked:
+        pictures = EmbeddingTables.images_of([shard.needed() for shard in reranked])
     images = EmbeddingTables.images_of(embeddings)
     return write_multi_stage(directory, index, images, texts, pictures, settings, preset.prompts.captions)
 

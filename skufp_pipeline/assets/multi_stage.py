@@ -48,13 +48,17 @@ def group(preset: Preset) -> Group:
 
 def has_models(settings: MultiStageSettings | None) -> bool:
     """Whether a stage needs a model of its own."""
-    return settings is not None and bool(settings.captions or settings.rerank)
+    return settings is not None and bool(settings.captions or settings.plain_reranker)
 
 
 def models_of(settings: MultiStageSettings | None) -> dict[str, Any]:
     """What decides the models."""
-    kept = {"captions": {"text_model"}, "rerank": {"model", "pretrained", "image_size"}}
-    return {} if settings is None else settings.model_dump(mode="json", include=kept)
+    if settings is None:
+        return {}
+    kept: dict[str, Any] = {"captions": {"text_model"}}
+    if settings.plain_reranker is not None:
+        kept["rerank"] = {"model", "pretrained", "image_size"}
+    return settings.model_dump(mode="json", include=kept)
 
 
 def stage_models(run: Run) -> dg.MaterializeResult:
@@ -65,7 +69,7 @@ def stage_models(run: Run) -> dg.MaterializeResult:
     run.inputs.add(weight_inputs(settings.weight_files()))
 
     def build(directory: Path) -> dict[str, Any]:
-        captions, rerank = settings.captions, settings.rerank
+        captions, rerank = settings.captions, settings.plain_reranker
         sentences = run.models.sentences(captions.text_model) if captions else None
         tower = run.models.new_timm_tower(rerank, run.preset.seed) if rerank else None
         StageModels.write(directory, sentences, tower)
@@ -89,9 +93,9 @@ def stage_embeddings(run: Run) -> dg.MaterializeResult:
         device, progress = run.models.torch_device(), run.progress("pictures embedded")
         rows = texts.images().filter(pl.col("role").is_in([GALLERY, DEVELOPMENT]))
         said = pictures = None
-        if settings.rerank is not None:
+        if (rerank := settings.plain_reranker) is not None:
             tower = load_timm_tower(models.reranker, device)
-            pictures = embed_images(tower, rows, crops.path, settings.rerank.batch_size, progress)
+            pictures = embed_images(tower, rows, crops.path, rerank.batch_size, progress)
         if settings.captions is not None:
             said = spoken(rows, settings.captions.of)
             words = load_sentences(saved(models.sentences), device).embed(said["text"].to_list())
@@ -99,7 +103,7 @@ def stage_embeddings(run: Run) -> dg.MaterializeResult:
         return StageEmbeddings.write(directory, said, pictures)
 
     result = run.produce(STAGE_EMBEDDINGS, build)
-    shown = result.pictures() if settings.rerank else result.texts()
+    shown = result.pictures() if settings.plain_reranker else result.texts()
     return run.done(result, {} if shown is None else frame_metadata(shown))
 
 

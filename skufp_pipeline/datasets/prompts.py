@@ -97,17 +97,22 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?![a-z0-9])|[\r\n]+")
 ATTRIBUTE_SIDE = 96  # pixels: twice what describe() uses; JPEG decodes to it directly
 
 
+PIXELS = "pixels"
+
+
 class CaptionSettings(Settings):
     """An image-to-text model of transformers that captions every crop."""
 
-    model: str  # a hub id, or a folder that save_pretrained wrote, here or in a package
+    # A hub id, or a folder that save_pretrained wrote, here or in a package; `pixels`: no model, but colours,
+    # lightness and pattern as they are measured.
+    model: str
     prompt: str | None = None  # text input; Florence-2 needs "<CAPTION>", BLIP nothing
     batch_size: int = Field(16, ge=1)
     max_new_tokens: int = Field(30, ge=1)
 
     def weight_files(self) -> dict[str, str | None]:
         """Returns the weights by the setting that names them."""
-        return {"prompts.captions.model": self.model}
+        return {"prompts.captions.model": None if self.model == PIXELS else self.model}
 
 
 class PromptSettings(Settings):
@@ -142,10 +147,23 @@ def attribute_prompt(row: Mapping[str, Any], attributes: ItemAttributes) -> str:
 
     "A user photo of a person wearing a dark navy and white striped short sleeve top from the front."
     """
+    sleeve = ["sleeveless"] if cut_of(row["category_name"]).sleeve == "sleeveless" else []
+    return _prompt(row, [*_adjectives(attributes), *sleeve])
+
+
+def pixel_caption(image: np.ndarray) -> str:
+    """Says what (H, W, 3) uint8 RGB pixels show without any model; the category stays unknown.
+
+    >>> pixel_caption(np.full((8, 8, 3), (25, 35, 75), np.uint8))
+    'dark navy plain clothes'
+    """
+    return " ".join([*_adjectives(describe(image)), "clothes"])
+
+
+def _adjectives(attributes: ItemAttributes) -> list[str]:
     says_itself = attributes.colours[0] in ("black", "white")
     lightness = [] if says_itself or attributes.lightness == "medium" else [attributes.lightness]
-    sleeve = ["sleeveless"] if cut_of(row["category_name"]).sleeve == "sleeveless" else []
-    return _prompt(row, [*lightness, " and ".join(attributes.colours), attributes.pattern, *sleeve])
+    return [*lightness, " and ".join(attributes.colours), attributes.pattern]
 
 
 def _prompt(row: Mapping[str, Any], adjectives: list[str]) -> str:

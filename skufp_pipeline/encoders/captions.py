@@ -5,23 +5,48 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
-from skufp_pipeline.datasets.prompts import CaptionSettings
+from skufp_pipeline.datasets.prompts import ATTRIBUTE_SIDE, PIXELS, CaptionSettings, pixel_caption
+from skufp_pipeline.datasets.reading import map_in_threads
 from skufp_pipeline.encoders.embed import in_halves
 from skufp_pipeline.errors import UserError, in_a_line
-from skufp_pipeline.photos import read_crop
+from skufp_pipeline.photos import read_crop, reduced
 from skufp_pipeline.progress import Progress
 from skufp_pipeline.training.weights import resolve
 
 
+class Captioner(Protocol):
+    """What puts pictures into words."""
+
+    def caption(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+        """Returns one line of text per crop; it may be empty. Raises UserError if a crop can't be read."""
+
+    def caption_image(self, image: Image.Image) -> str:
+        """Returns one line of text, as `caption`."""
+
+
+class PixelCaptioner:
+    """Names colours, lightness and pattern as they are measured: no network, no weights."""
+
+    def caption(self, paths: Sequence[Path], progress: Progress | None = None) -> list[str]:
+        return map_in_threads(self._of_file, list(paths), progress)
+
+    def caption_image(self, image: Image.Image) -> str:
+        return pixel_caption(np.asarray(reduced(image, ATTRIBUTE_SIDE)))
+
+    def _of_file(self, path: Path) -> str:
+        return self.caption_image(read_crop(path))
+
+
 @dataclass(frozen=True)
-class Captioner:
+class ModelCaptioner:
     """An image-to-text model with its processor."""
 
     model: Any
@@ -60,12 +85,14 @@ class Captioner:
 
 
 def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner:
-    """Loads a model from a hub id, or from a folder that save_pretrained wrote.
+    """Loads a model from a hub id, or from a folder that save_pretrained wrote; `pixels` needs none.
 
     Raises:
         UserError: unknown model, no network for a hub id, or a model of another kind.
     """
     name = settings.model
+    if name == PIXELS:
+        return PixelCaptioner()
     weights = resolve(name, "prompts.captions.model")
     source, local = weights.source, weights.path is not None
     try:
@@ -78,7 +105,7 @@ def load_captioner(settings: CaptionSettings, device: torch.device) -> Captioner
             "expected the hub id of an image-to-text model such as Salesforce/blip-image-captioning-base, or "
             "a directory that save_pretrained wrote for model and processor"
         ) from error
-    return Captioner(model.eval().to(device), processor, device, settings)
+    return ModelCaptioner(model.eval().to(device), processor, device, settings)
 
 
 @contextmanager

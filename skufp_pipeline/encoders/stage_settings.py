@@ -23,6 +23,7 @@ class CaptionStageSettings(Settings):
 class RerankSettings(Settings):
     """The best products ranked anew by another network's embeddings of the photo and their pictures."""
 
+    extractor: str | None = None  # one of the preset's, as it was trained; null: `model`, as it is
     model: str = "mobilevit_s"  # a model of timm
     pretrained: str | None = None  # a tag of timm, a file, or a file in a package; null: random weights
     image_size: tuple[int, int] | None = None  # height and width, pixels; null: the model's own
@@ -48,9 +49,14 @@ class MultiStageSettings(Settings):
             raise ValueError("no stage is on; set boxes: merge, captions or rerank, or multi_stage to null")
         return self
 
+    @property
+    def plain_reranker(self) -> RerankSettings | None:
+        """The re-ranker that is a model as it is; None if there is none, or if it is an extractor."""
+        return self.rerank if self.rerank and self.rerank.extractor is None else None
+
     def weight_files(self) -> dict[str, str | None]:
         """Returns the weights by the setting that names them."""
         return {
             SENTENCES: self.captions.text_model if self.captions else None,
-            RERANKER: self.rerank.pretrained if self.rerank else None,
+            RERANKER: self.plain_reranker.pretrained if self.plain_reranker else None,
         }

@@ -42,7 +42,6 @@ from skufp_pipeline.artifacts.stored import R, Stored
 from skufp_pipeline.datasets.table import EVALUATION
 from skufp_pipeline.encoders.clip import Encoder
 from skufp_pipeline.evaluation import retrieval
-from skufp_pipeline.evaluation.chain import Chain, judge_chain
 from skufp_pipeline.evaluation.controls import control_tables, judge_controls
 from skufp_pipeline.evaluation.figures import verdict_curves
 from skufp_pipeline.evaluation.labels import make_labels
@@ -188,7 +187,6 @@ def make_report(
     device: torch.device,
     directory: Path,
     log: Callable[[str], None],
-    chain: Chain | None = None,
 ) -> Report:
     """Evaluates every model, measures the engine's latency, and writes the report into `directory`.
 
@@ -197,7 +195,6 @@ def make_report(
         whole: with every stage that the index has.
         crop_of: local path of the crop of an item (`sku_id`, `image_path`).
         device: where fingerprints of the controls are made.
-        chain: an index of pictures with stages after the search, if the graph has one.
     """
     settings, draws = plan.evaluation, (plan.evaluation.resamples, plan.seed)
     inputs = parts.tables(plan.fingerprint.max_views, engine.encoder, plan.batch_size)
@@ -217,11 +214,8 @@ def make_report(
     judged = results(evaluation)
     judged_on = retrieval.judged_on(inputs.tables.images)
     log("latency measured; judging the stages of a query")
-    asked = embed_photos(whole, _asked(inputs.tables.images, crop_of, settings.stage_queries))
+    asked = embed_photos(whole, asked_photos(inputs.tables.images, crop_of, settings.stage_queries))
     stages = _regions(parts.detection) + judge_stages(whole, asked, plan.seed, settings.resamples)
-    if chain is not None:
-        seen = embed_photos(chain.engine, asked.photos)
-        stages += judge_chain(chain, seen, plan.seed, settings.resamples)
     verdicts, curves, no_verdicts = _verdicts(whole, asked, parts.detection, *draws)
     report = Report(
         preset=plan.preset,
@@ -253,9 +247,10 @@ def make_report(
     return report
 
 
-def _asked(
+def asked_photos(
     images: pl.DataFrame, crop_of: Callable[[Mapping[str, Any]], Path], count: int
 ) -> list[AskedPhoto]:
+    """A stable sample of the evaluation photos, each by its crop."""
     sample = retrieval.sample_evaluation_queries(images, count)
     return [AskedPhoto(crop_of(row), row["sku_id"], row["split"]) for row in sample.iter_rows(named=True)]
 

@@ -236,8 +236,13 @@ def difference_table(results: Results, modality: str, metrics: Sequence[str] = D
 
 
 def _interval(gain: Gain) -> str:
-    mark = "*" if gain.low > 0 or gain.high < 0 else " "
-    return f"{gain.delta:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]{mark}"
+    return interval_text(gain.delta, gain.low, gain.high)
+
+
+def interval_text(delta: float, low: float, high: float) -> str:
+    """A difference with its interval, * where that leaves out 0."""
+    mark = "*" if low > 0 or high < 0 else " "
+    return f"{delta:+.3f} [{low:+.3f}, {high:+.3f}]{mark}"
 
 
 def missing_note(results: Results, modality: str) -> str:

@@ -224,6 +224,13 @@ class Preset(Settings):
             )
         if stages.captions is not None and self.prompts.captions is None:
             raise ValueError("multi_stage.captions needs prompts.captions, the model that captions photos")
+        reranker = stages.rerank.extractor if stages.rerank else None
+        others = [name for name in self.extractors.wanted() if name != stages.index]
+        if reranker is not None and reranker not in others:
+            raise ValueError(
+                f"multi_stage.rerank.extractor is {reranker!r}; expected another extractor than the index's: "
+                f"{', '.join(others) or 'there is none'}"
+            )
         if stages.boxes == "merge" and self.detector is None:
             raise ValueError("multi_stage.boxes: merge needs a detector, which finds the items of a photo")
         return self

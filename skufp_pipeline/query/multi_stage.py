@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
 
-from skufp_pipeline.artifacts.places import STAGE_MODELS
+from skufp_pipeline.artifacts.kinds import StageModels
+from skufp_pipeline.artifacts.places import STAGE_MODELS, extractor_checkpoint
 from skufp_pipeline.datasets.prompts import CaptionSettings
 from skufp_pipeline.encoders.captions import Captioner, load_captioner
 from skufp_pipeline.encoders.embed import ImageEncoder
@@ -35,6 +36,7 @@ from skufp_pipeline.encoders.sentences import SentenceEncoder, load_sentences, s
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.encoders.timm_tower import load_timm_tower
 from skufp_pipeline.errors import UserError, in_a_line
+from skufp_pipeline.extractors.extractor import load_extractor
 from skufp_pipeline.measures.ranks import right_items
 from skufp_pipeline.query.answers import Clock
 from skufp_pipeline.query.look_twice import Reranker
@@ -71,9 +73,10 @@ class TextsFile(Chosen):
 
 
 class RerankFile(Chosen):
-    """The re-ranker: how many products it ranks."""
+    """The re-ranker: how many products it ranks, and which extractor it is (None: one of `STAGE_MODELS`)."""
 
     top: int
+    extractor: str | None = None
 
 
 class MultiStageFile(Settings):
@@ -276,17 +279,16 @@ class MultiStage:
         stages = cls(file.boxes == "merge")
         if not any(part and (all_on or part.weight) for part in (file.texts, file.rerank)):
             return stages
-        models = STAGE_MODELS.open(encoder_of(store, artifact, STAGE_MODELS.name, STAGE_MODELS.key))
-        artifact.require_input(STAGE_MODELS.name, models.digest)
         if (texts := file.texts) and (all_on or texts.weight):
-            sentences = load_sentences(saved(models.sentences), device)
+            sentences = load_sentences(saved(_models(store, artifact).sentences), device)
             joined = OfProducts.load(artifact.path / TEXTS_FOLDER, index)
             words = Words(load_captioner(texts.captions, device), sentences)
             stages = replace(stages, words=words, fusion=Fusion(joined, texts.weight, texts.absent))
         if (rerank := file.rerank) and (all_on or rerank.weight):
             pictures = OfProducts.load(artifact.path / RERANK_FOLDER, index)
             reranker = PictureReranker(pictures, rerank.top, rerank.weight)
-            stages = replace(stages, encoder=load_timm_tower(models.reranker, device), reranker=reranker)
+            encoder = _reranking_encoder(store, artifact, rerank.extractor, device)
+            stages = replace(stages, encoder=encoder, reranker=reranker)
         return stages
 
     def see(self, image: Image.Image, clock: Clock) -> Further:
@@ -320,6 +322,25 @@ class MultiStage:
             found = reranked(self.reranker, found, photo.picture)
             clock.lap("rerank")
         return Ranked(found.rows[:top], found.scores[:top], found.parts[:top])
+
+
+def _models(store: ArtifactStore, artifact: Artifact) -> StageModels:
+    """The models that an index version was built with."""
+    models = STAGE_MODELS.open(encoder_of(store, artifact, STAGE_MODELS.name, STAGE_MODELS.key))
+    artifact.require_input(STAGE_MODELS.name, models.digest)
+    return models
+
+
+def _reranking_encoder(
+    store: ArtifactStore, artifact: Artifact, extractor: str | None, device: torch.device
+) -> ImageEncoder:
+    """The network that an index version's answers are ranked anew by."""
+    if extractor is None:
+        return load_timm_tower(_models(store, artifact).reranker, device)
+    stored = extractor_checkpoint(extractor)
+    checkpoint = encoder_of(store, artifact, stored.name, stored.key)
+    artifact.require_input(stored.name, checkpoint.digest)
+    return load_extractor(checkpoint.path / "encoder", device)
 
 
 def reranked(reranker: Reranker, first: Ranked, photo: NDArray[Any]) -> Ranked:

@@ -102,7 +102,10 @@ def write_multi_stage(
     if pictures is not None and settings.rerank is not None:
         shown = OfProducts.write(directory / RERANK_FOLDER, pictures.filter(role=GALLERY), index)
         top = settings.rerank.top
-        rerank = RerankFile(top=top, **_rerank_weight(index, fusion, shown, photos, settings))
+        extractor = settings.rerank.extractor
+        rerank = RerankFile(
+            top=top, extractor=extractor, **_rerank_weight(index, fusion, shown, photos, settings)
+        )
     file = MultiStageFile(boxes=settings.boxes, texts=said, rerank=rerank)
     (directory / CONFIG_FILE).write_text(json.dumps(file.model_dump(mode="json"), indent=1) + "\n")
     weights = {"text_weight": said, "rerank_weight": rerank}

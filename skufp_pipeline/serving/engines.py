@@ -18,6 +18,7 @@ from skufp_pipeline.photos import open_photo, reduced
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.versions import Versions
 from skufp_pipeline.serving.admission import threads_of_one
@@ -126,12 +127,12 @@ class EngineRoom:
             raise Refusal(404, f"there is no index {name!r} here; there is {', '.join(self.names)}")
         found = self._served.get(name)
         if found is None:
-            raise Refusal(503, self.why_not_ready() or "", {"Retry-After": "5"})
+            raise Refusal(503, self.why_not_ready(name) or "", {"Retry-After": "5"})
         return found
 
-    def why_not_ready(self) -> str | None:
-        """What the first index that is not open waits for; None if all are."""
-        for name in self.names:
+    def why_not_ready(self, *names: str) -> str | None:
+        """What the first index that is not open waits for, of these or of all; None if all are."""
+        for name in names or self.names:
             if name not in self._served:
                 failed = self.failed.get(name)
                 if failed is not None:
@@ -210,13 +211,15 @@ def picture_of(engine: QueryEngine, sku_id: str, size: int | None, explained: bo
 
 
 def probe(index: FingerprintIndex) -> None:
-    """Raises UserError unless SKUs of an index are found by their own fingerprints."""
+    """Raises UserError unless SKUs of an index are found by their own fingerprints, or by their pictures."""
     sku_ids = index.sku_ids
     for place in sorted({0, len(sku_ids) // 2, len(sku_ids) - 1} if len(sku_ids) else ()):
         sku_id = sku_ids[place]
         rows = index.of_skus([sku_id])
-        (fingerprint,) = index.fingerprints_of([sku_id])
         (row,) = rows.numbers().tolist()
+        (fingerprint,) = index.fingerprints_of([sku_id])
+        if isinstance(index, ImageIndex):  # the mean of pictures is none of them
+            fingerprint = index.vectors[index.starts[row]]
         own = 1 + float(index.biases[row])
         (alone,), (best,) = index.search(fingerprint, 1, rows), index.search(fingerprint, 1)
         # With biases, or of twins, another one may be above it.

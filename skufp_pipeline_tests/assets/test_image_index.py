@@ -9,14 +9,18 @@ import polars as pl
 import pytest
 import torch
 import yaml
+from PIL import Image
 from pydantic import ValidationError
 
-from skufp_pipeline.artifacts.places import STAGE_EMBEDDINGS
+from skufp_pipeline.artifacts.places import IMAGE_SEARCH_REPORT, STAGE_EMBEDDINGS
+from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.encoders.tables import embedding_rows
-from skufp_pipeline.evaluation.chain import Chain, judge_chain
+from skufp_pipeline.evaluation.chain import BOX, PHOTO, Chain, judge_chain
 from skufp_pipeline.evaluation.stages import AskedPhoto, embed_photos
+from skufp_pipeline.extractors.extractor import load_extractor
+from skufp_pipeline.measures.ranks import UNRANKED
 from skufp_pipeline.presets import Preset, load_preset
-from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.query.engine import QueryEngine, read_photo
 from skufp_pipeline.query.multi_stage import read_multi_stage
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.images import ImageIndex
@@ -34,6 +38,17 @@ PICTURES = {
     },
 }
 CPU = torch.device("cpu")
+
+
+class Halves:
+    """A detector that finds two items in any photo: its left half and its right half."""
+
+    trim = 0.0
+
+    def find(self, image: Image.Image) -> list[Region]:
+        width, height = image.size
+        left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+        return [Region(left, "item", 0.9), Region(right, "item", 0.8)]
 
 
 @pytest.fixture(scope="module")
@@ -132,16 +147,95 @@ def test_its_weight_is_chosen_on_development_photos(pictured: Graph) -> None:
     assert best == next(row["mrr"] for row in file.rerank.tried if row["weight"] == file.rerank.weight)
 
 
-def test_every_stage_is_judged_with_its_gain_and_its_time(pictured: Graph) -> None:
+def test_every_stage_is_judged_on_the_same_photos(pictured: Graph) -> None:
     engine = QueryEngine.open(pictured.store, CPU, name="reid", all_stages=True)
     files = sorted(Path(pictured.preset.data_root).glob("crops/shard_*/validation/query/*/*.jpg"))[:6]
     photos = [AskedPhoto(path, path.parent.name, "validation") for path in files]
-    rows = judge_chain(Chain(engine), embed_photos(engine, photos), seed=0, resamples=50)
-    assert [(row.stage, row.setting, row.queries) for row in rows] == [
-        (stage, setting, 6) for setting in ("zero", "seen+zero") for stage in ("pictures", "rerank")
+    judged = judge_chain(Chain(engine, photos), embed_photos(engine, photos))
+    boxes = [each for each in judged if each.asked == BOX]
+    assert [(each.system, each.setting, len(each.ranks)) for each in boxes] == [
+        (stage, setting, 6)
+        for setting in ("zero", "seen+zero")
+        for stage in ("pictures", "rerank at 1", "rerank")
     ]
-    assert [row.delta is None for row in rows] == [True, False] * 2
-    assert all(row.p50_ms > 0 for row in rows)
+    assert [each.over for each in boxes] == [None, "pictures", "pictures"] * 2
+    weight = read_multi_stage(current_index(pictured.store, "reid")[0].path).rerank.weight  # type: ignore[union-attr]
+    assert [each.off for each in boxes] == [False, False, not weight] * 2
+    for number, photo in enumerate(photos):
+        hits = [hit.sku_id for hit in engine.search_image(photo.path, 10, region="whole").hits]
+        expected = hits.index(photo.sku_id) + 1 if photo.sku_id in hits else UNRANKED
+        assert boxes[5].ranks[number] == expected
+    assert all((each.milliseconds > 0).all() for each in judged)
+
+
+def test_photos_as_they_are_are_asked_whole_by_item_and_by_all_items(pictured: Graph) -> None:
+    engine = QueryEngine.open(pictured.store, CPU, name="reid", all_stages=True)
+    engine.detector = Halves()
+    files = sorted(Path(pictured.preset.data_root).glob("raw/dataset/validation/image/*.jpg"))[:4]
+    sku_ids = engine.index.skus.filter(split="validation")["sku_id"]
+    photos = [AskedPhoto(path, sku_ids[number], "validation") for number, path in enumerate(files)]
+    asked = embed_photos(engine, photos[:1])
+    judged = {
+        each.system: each
+        for each in judge_chain(Chain(engine, [*photos, AskedPhoto(Path("gone"), "x", "validation")]), asked)
+        if (each.asked, each.setting) == (PHOTO, "seen+zero")
+    }
+    assert list(judged) == ["pictures", "best item", "all items", "rerank at 1", "rerank"]
+    del judged["rerank at 1"]
+    regions = ("whole", "auto", "merge", "auto")
+    assert engine.multi_stage is not None
+    for region, each in zip(regions, judged.values(), strict=True):
+        plain = engine.over(engine.index)
+        plain.multi_stage = None if each.system != "rerank" else engine.multi_stage
+        for photo, rank in zip(photos, each.ranks, strict=True):
+            hits = [hit.sku_id for hit in plain.search_image(photo.path, 10, region=region).hits]
+            assert rank == (hits.index(photo.sku_id) + 1 if photo.sku_id in hits else UNRANKED)
+    assert [judged[name].over for name in judged] == [None, "pictures", "best item", "best item"]
+    assert judged["all items"].off  # the preset searches for the best one
+
+
+def test_the_report_has_every_index_and_stage_beside_the_fingerprints(pictured: Graph) -> None:
+    told = metadata(run_asset(pictured.preset, "image_search_report"))
+    assert "fingerprint" in told["tables"]
+    figures = IMAGE_SEARCH_REPORT.read(pictured.store).figures()
+    widest = figures.filter(setting="seen+zero")
+    assert widest["system"].to_list() == [
+        *("fingerprint", "reid", "encoder", "pictures", "rerank at 1", "rerank")
+    ]
+    assert widest["queries"].n_unique() == 1
+    pictures, reid = (widest.filter(system=name).row(0, named=True) for name in ("pictures", "reid"))
+    assert pictures["recall@1"] == reid["recall@1"]
+    assert pictures["bytes"] == reid["bytes"]
+    # every picture's vector, at least
+    assert reid["bytes"] > gallery(pictured, "reid").height * 16 * 4
+    for row in figures.iter_rows(named=True):
+        recalls = [row[f"recall@{top}"] for top in (1, 3, 5, 10)]
+        assert recalls == sorted(recalls)
+        assert row["recall@1_low"] <= row["recall@1"] <= row["recall@1_high"]
+        assert row["p95_ms"] >= row["p50_ms"] > 0
+
+
+def test_an_extractor_of_the_preset_ranks_anew_by_its_own_embeddings(pictured: Graph, tmp_path: Path) -> None:
+    graph = copy_graph(pictured, tmp_path)
+    content = yaml.safe_load(graph.preset_file.read_text())
+    rerank = {"extractor": "autoencoder", "top": 5, "weight": 0.5}
+    content["multi_stage"] = {"index": "reid", "rerank": rerank}
+    graph = Graph(write_preset(tmp_path, content), None, "")
+    assert "stage_models" not in graph.steps
+    assert metadata(run_asset(graph.preset, "reid_index"))["published"] == 1
+    photo = a_photo(graph)
+    done = ask("search", "--image", photo, "--index", "reid", "--preset", graph.preset_file, "--json")
+    seen = load_extractor(graph.store.read("checkpoints/autoencoder").path / "encoder", CPU)
+    query = seen.embed_pixels(seen.preprocess(read_photo(photo))[None])[0].astype(np.float64)
+    own = gallery(graph, "autoencoder")
+    cosines = own.with_columns(cosine=pl.Series(embedding_rows(own).astype(np.float64) @ query))
+    best = dict(cosines.group_by("sku_id").agg(pl.col("cosine").max()).iter_rows())
+    hits = json.loads(done.stdout)["hits"]
+    assert len(hits) == 10
+    for hit in hits[:5]:
+        assert hit["parts"]["rerank"] == pytest.approx(best[hit["sku_id"]], abs=1e-5)
+        assert hit["score"] == pytest.approx(hit["parts"]["picture"] + 0.5 * hit["parts"]["rerank"])
+    assert all("rerank" not in hit["parts"] for hit in hits[5:])
 
 
 def test_an_index_without_stages_is_evaluated_by_its_pictures_and_one_with_them_by_the_report(
@@ -158,11 +252,11 @@ def test_an_index_without_stages_is_evaluated_by_its_pictures_and_one_with_them_
     assert "stages after the search" in refused(ask(*asked, "reid"))
 
 
-def test_the_report_reads_the_index_whose_stages_it_judges(pictured: Graph) -> None:
-    upstream = pictured.steps["retrieval_report"].upstream
-    assert {"reid_index", "reid_checkpoint", "stage_models"} <= set(upstream)
+def test_the_report_reads_every_index_with_what_it_was_made_with(pictured: Graph) -> None:
+    upstream = pictured.steps["image_search_report"].upstream
+    assert {"search_index", "reid_index", "reid_checkpoint", "stage_models", "encoder_index"} <= set(upstream)
     assert len(set(upstream)) == len(upstream)
-    assert "encoder_index" not in upstream
+    assert "reid_index" not in pictured.steps["retrieval_report"].upstream
 
 
 def test_a_rolled_back_version_is_not_published_again(pictured: Graph, tmp_path: Path) -> None:
@@ -188,6 +282,10 @@ def test_a_rolled_back_version_is_not_published_again(pictured: Graph, tmp_path:
             r"multi_stage\.captions needs prompts\.captions",
         ),
         ({**PICTURES, "multi_stage": {"index": "reid", "boxes": "merge"}}, "needs a detector"),
+        (
+            {**PICTURES, "multi_stage": {"index": "reid", "rerank": {"extractor": "reid"}}},
+            r"extractor is 'reid'; expected another extractor than the index's: autoencoder",
+        ),
     ],
 )
 def test_what_a_preset_asks_for_has_to_be_there(changes: dict, told: str) -> None:

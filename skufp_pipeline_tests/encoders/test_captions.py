@@ -82,3 +82,19 @@ def test_a_broken_crop_is_named(blip: Path, tmp_path: Path) -> None:
     broken.write_text("no picture")
     with pytest.raises(UserError, match=r"crop .*broken\.jpg can't be read"):
         load_captioner(CaptionSettings(model=str(blip)), CPU).caption([broken])
+
+
+def test_colours_and_pattern_are_said_of_the_pixels_without_a_model(tmp_path: Path) -> None:
+    stripes = np.zeros((60, 60, 3), np.uint8)
+    stripes[:, (np.arange(60) // 6) % 2 == 0] = (229, 20, 20)
+    for name, pixels in (("navy", np.full((30, 20, 3), (25, 35, 75), np.uint8)), ("stripes", stripes)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    captioner = load_captioner(CaptionSettings(model="pixels"), CPU)
+    told: list[tuple[int, int]] = []
+    files = [tmp_path / "navy.png", tmp_path / "stripes.png"]
+    found = captioner.caption(files, lambda done, of: told.append((done, of)))
+    assert found[0] == "dark navy plain clothes"
+    assert "red" in found[1]
+    assert found[1].endswith("striped clothes")
+    assert told[-1] == (2, 2)
+    assert [captioner.caption_image(Image.open(file)) for file in files] == found
