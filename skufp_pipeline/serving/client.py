@@ -152,7 +152,7 @@ class Client:
         box: Box | None = None,
         item: int | None = None,
         whole: bool = False,
-        index: IndexName = "fingerprints",
+        index: IndexName | None = None,
     ) -> ExplainAnswer:
         """Where a photo and a SKU are alike."""
         sent = photo if isinstance(photo, Photo) else self.upload(photo)
@@ -165,19 +165,18 @@ class Client:
 
         return self._with_photos([sent], ask)
 
-    def product(self, sku_id: str, index: IndexName = "fingerprints") -> ProductAnswer:
+    def product(self, sku_id: str, index: IndexName | None = None) -> ProductAnswer:
         return self._get(ProductAnswer, f"products/{_path(sku_id)}", index=index)
 
-    def picture(self, sku_id: str, size: int | None = None, index: IndexName = "fingerprints") -> bytes:
+    def picture(self, sku_id: str, size: int | None = None, index: IndexName | None = None) -> bytes:
         """A JPEG of the product, `size` pixels wide and high at most."""
-        sizes = {} if size is None else {"size": size}
         path = f"products/{_path(sku_id)}/image"
-        return self._send("GET", path, params={"index": index, **sizes}).content
+        return self._send("GET", path, params=_given({"index": index, "size": size})).content
 
-    def similar(self, sku_id: str, top: int = 20, index: IndexName = "fingerprints") -> SearchAnswer:
+    def similar(self, sku_id: str, top: int = 20, index: IndexName | None = None) -> SearchAnswer:
         return self._get(SearchAnswer, f"products/{_path(sku_id)}/similar", top=top, index=index)
 
-    def facets(self, index: IndexName = "fingerprints") -> FacetsAnswer:
+    def facets(self, index: IndexName | None = None) -> FacetsAnswer:
         """What a search can be narrowed by."""
         return self._get(FacetsAnswer, "facets", index=index)
 
@@ -196,7 +195,7 @@ class Client:
         """Looks at once whether another version is in use, of all indexes by default."""
         return self._post(IndexesAnswer, "index/reload", ReloadRequest(index=index))
 
-    def roll_back(self, version: str | None = None, index: IndexName = "fingerprints") -> IndexesAnswer:
+    def roll_back(self, version: str | None = None, index: IndexName | None = None) -> IndexesAnswer:
         """Uses an earlier version again, by default the one before."""
         return self._post(IndexesAnswer, "index/rollback", IndexRequest(index=index, version=version))
 
@@ -239,7 +238,7 @@ class Client:
         return ask()
 
     def _get(self, kind: type[Answer], path: str, **params: Any) -> Answer:
-        return kind.model_validate_json(self._send("GET", path, params=params).content)
+        return kind.model_validate_json(self._send("GET", path, params=_given(params)).content)
 
     def _post(self, kind: type[Answer], path: str, body: BaseModel) -> Answer:
         sent = self._send("POST", path, json=body.model_dump(mode="json", exclude_unset=True))
@@ -295,3 +294,7 @@ def _problem(answer: httpx.Response) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _given(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}

@@ -121,8 +121,10 @@ class EngineRoom:
         """Every index that is open."""
         return [self._served[name] for name in self.names if name in self._served]
 
-    def served(self, name: str) -> Served:
-        """What answers for an index now. Raises a Refusal: 404 for an unknown name, 503 before it is open."""
+    def served(self, name: str | None) -> Served:
+        """What answers for an index now, by default the first. Raises a Refusal: 404 for an unknown name, 503
+        before it is open."""
+        name = name or self.names[0]
         if name not in self.names:
             raise Refusal(404, f"there is no index {name!r} here; there is {', '.join(self.names)}")
         found = self._served.get(name)

@@ -63,7 +63,7 @@ class SearchRequest(Region):
         like, unlike: SKU ids; they are no answers.
         where: by column, alternatives or a range; each column narrows the search.
         facets: over how many best answers values are counted; 0 counts none.
-        index: which index is asked.
+        index: which index is asked; the first that is served by default.
     """
 
     photo_id: PhotoId | None = None
@@ -77,7 +77,7 @@ class SearchRequest(Region):
     where: dict[str, Annotated[list[Value], Field(min_length=1, max_length=1000)] | Range] = {}
     top: Annotated[int, Field(ge=1, le=MOST)] = 20
     facets: Annotated[int, Field(ge=0, le=1000)] = 0
-    index: IndexName = "fingerprints"
+    index: IndexName | None = None
 
 
 class ExplainRequest(Region):
@@ -85,7 +85,7 @@ class ExplainRequest(Region):
 
     photo_id: PhotoId
     sku_id: SkuId
-    index: IndexName = "fingerprints"
+    index: IndexName | None = None
 
 
 class FeedbackRequest(Body):
@@ -261,7 +261,7 @@ class ServiceAnswer(BaseModel):
 class IndexRequest(Body):
     """Names an index, and for a roll-back the version to use again: by default the one before."""
 
-    index: IndexName = "fingerprints"
+    index: IndexName | None = None
     version: Annotated[str, Field(min_length=1, max_length=128)] | None = None
 
 

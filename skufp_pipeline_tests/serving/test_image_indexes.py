@@ -71,6 +71,20 @@ def test_the_extractors_do_not_answer_alike(shop: tuple[httpx.Client, Graph], ph
     assert len({tuple(hit["score"] for hit in hits) for hits in answers}) == len(NAMES)
 
 
+def test_the_first_index_answers_where_none_is_named(shop: tuple[httpx.Client, Graph], photo: Path) -> None:
+    client, first = shop[0], NAMES[0]
+    photo_id = uploaded(client, photo.read_bytes())["photo_id"]
+    found = client.post("/v1/search", json={"photo_id": photo_id, "top": 7}).json()
+    named = client.post("/v1/search", json={"photo_id": photo_id, "top": 7, "index": first}).json()
+    assert found["index"] == first
+    assert found["hits"] == named["hits"]
+    sku_id = found["hits"][0]["sku_id"]
+    for path in (f"products/{sku_id}", f"products/{sku_id}/similar", "facets"):
+        unnamed, of_first = client.get(f"/v1/{path}"), client.get(f"/v1/{path}", params={"index": first})
+        assert unnamed.status_code == of_first.status_code == 200
+        assert unnamed.json()["index_version"] == of_first.json()["index_version"]
+
+
 def test_words_are_refused_as_on_the_command_line(shop: tuple[httpx.Client, Graph]) -> None:
     client, graph = shop
     told = ask("search", "--preset", graph.preset_file, "--text", "red", "--index", "vit").stderr

@@ -141,7 +141,8 @@ def _told() -> Iterator[None]:
         raise Refusal(409, str(error)) from error
 
 
-def _known(service: Service, name: str) -> str:
+def _known(service: Service, name: str | None) -> str:
+    name = name or service.rooms.names[0]
     if name not in service.rooms.names:
         raise Refusal(404, f"There is no index {name!r} here; there is {', '.join(service.rooms.names)}.")
     return name

@@ -12,7 +12,6 @@ from skufp_pipeline.errors import UserError
 from skufp_pipeline.query.answers import Clock
 from skufp_pipeline.query.confidence import Confidence
 from skufp_pipeline.query.regions import AUTO
-from skufp_pipeline.search.versions import FINGERPRINTS
 from skufp_pipeline.serving.answers import (
     explain_answer,
     explanation_of,
@@ -50,7 +49,9 @@ from skufp_pipeline.serving.service import Service, service_of
 INDEX_VERSION = "X-Index-Version"
 Asked = Annotated[Service, Depends(service_of)]
 Sku = Annotated[str, Depends(sku_of_path)]
-Index = Annotated[IndexName, Query(description="Which index is asked.")]
+Index = Annotated[
+    IndexName | None, Query(description="Which index is asked; the first that is served by default.")
+]
 router = APIRouter(prefix="/v1", route_class=for_role("shopper"), responses=problems(401, 422, 429, 503))
 PHOTO_BODY = {
     "requestBody": {
@@ -123,7 +124,7 @@ async def search(asked: SearchRequest, request: Request, service: Asked) -> Resp
 
 
 @router.get("/products/{sku}", response_model=ProductAnswer, responses=problems(404))
-async def product(sku: Sku, service: Asked, index: Index = FINGERPRINTS) -> Response:
+async def product(sku: Sku, service: Asked, index: Index = None) -> Response:
     """What the index knows of a SKU."""
     served = service.rooms.served(index)
     return answered(product_answer(served, sku, service.settings.fields), served)
@@ -141,7 +142,7 @@ async def image(
     size: Annotated[int | None, Query(ge=16, le=1024, description="Pixels a side, at most.")] = None,
     explained: Annotated[bool, Query(description="The picture that explanations are of.")] = False,
     v: Annotated[str | None, Query(max_length=64, description="Version that the address is of.")] = None,
-    index: Index = FINGERPRINTS,
+    index: Index = None,
 ) -> Response:
     """The picture of a SKU, a JPEG; never larger than the index holds it."""
     served = service.rooms.served(index)
@@ -165,7 +166,7 @@ async def similar(
     request: Request,
     service: Asked,
     top: Annotated[int, Query(ge=1, le=MOST)] = 20,
-    index: Index = FINGERPRINTS,
+    index: Index = None,
 ) -> Response:
     """The SKUs that are most like a SKU, itself left out."""
     served = service.rooms.served(index)
@@ -174,7 +175,7 @@ async def similar(
 
 
 @router.get("/facets", response_model=FacetsAnswer, responses=problems(404))
-async def facets(request: Request, service: Asked, index: Index = FINGERPRINTS) -> Response:
+async def facets(request: Request, service: Asked, index: Index = None) -> Response:
     """What searches can be narrowed by, over the whole index."""
     served = service.rooms.served(index)
     found = await service.pictures.run(request, lambda _: served.facets)
