@@ -9,11 +9,9 @@ import polars as pl
 import pytest
 import torch
 import yaml
-from PIL import Image
 from pydantic import ValidationError
 
 from skufp_pipeline.artifacts.places import IMAGE_SEARCH_REPORT, STAGE_EMBEDDINGS
-from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.encoders.tables import embedding_rows
 from skufp_pipeline.evaluation.chain import BOX, PHOTO, Chain, judge_chain
 from skufp_pipeline.evaluation.stages import AskedPhoto, embed_photos
@@ -27,6 +25,7 @@ from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.versions import Versions
 
 from ..cli.asking import a_photo, ask, found, refused
+from ..detection.examples import Halves
 from ..graphs import SMALL, Graph, checks, copy_graph, metadata, run_asset, write_preset
 
 PICTURES = {
@@ -38,17 +37,6 @@ PICTURES = {
     },
 }
 CPU = torch.device("cpu")
-
-
-class Halves:
-    """A detector that finds two items in any photo: its left half and its right half."""
-
-    trim = 0.0
-
-    def find(self, image: Image.Image) -> list[Region]:
-        width, height = image.size
-        left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
-        return [Region(left, "item", 0.9), Region(right, "item", 0.8)]
 
 
 @pytest.fixture(scope="module")

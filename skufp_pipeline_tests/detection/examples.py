@@ -5,6 +5,7 @@ import polars as pl
 from PIL import Image
 
 from skufp_pipeline.detection.data import BoxedPhotos
+from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.detection.settings import DetectorSettings, DetectorTrainingSettings
 from skufp_pipeline.encoders.tables import USED_SCHEMA
 
@@ -31,3 +32,14 @@ def rectangles(count: int, seed: int, side: int = SIDE) -> BoxedPhotos:
 def photo(seed: int = 0, size: tuple[int, int] = (60, 40)) -> Image.Image:
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3))
     return Image.fromarray(noise.astype(np.uint8))
+
+
+class Halves:
+    """A detector that finds two items in any photo: its left half and its right half."""
+
+    trim = 0.0
+
+    def find(self, image: Image.Image) -> list[Region]:
+        width, height = image.size
+        left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
+        return [Region(left, "item", 0.9), Region(right, "item", 0.8)]

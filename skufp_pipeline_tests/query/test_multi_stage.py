@@ -18,7 +18,6 @@ from PIL import Image
 from skufp_pipeline.artifacts.kinds import StageModels
 from skufp_pipeline.artifacts.places import STAGE_MODELS
 from skufp_pipeline.datasets.prompts import CaptionSettings
-from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.encoders.clip import create_encoder
 from skufp_pipeline.encoders.sentences import load_sentences
 from skufp_pipeline.encoders.stage_settings import CaptionStageSettings, MultiStageSettings, RerankSettings
@@ -47,6 +46,7 @@ from skufp_pipeline.search.images import ImageIndex, ImagesFile
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.store import ArtifactStore, Recipe
 from skufp_pipeline.training.weights import resolve
+from skufp_pipeline_tests.detection.examples import Halves
 from skufp_pipeline_tests.encoders.examples import picture, write_blip, write_model, write_text_model
 from skufp_pipeline_tests.graphs import pretend_made_with
 from skufp_pipeline_tests.search.conftest import publish_encoder
@@ -387,20 +387,9 @@ def test_without_a_second_look_no_stage_follows_and_no_model_is_loaded(
     }
 
 
-class TwoHalves:
-    """A detector that finds the left and the right half of every photo."""
-
-    trim = 0.0
-
-    def find(self, image: Image.Image) -> list[Region]:
-        width, height = image.size
-        half = width // 2
-        return [Region((0, 0, half, height), "item", 0.9), Region((half, 0, width, height), "item", 0.8)]
-
-
 def test_all_items_of_a_photo_answer_together(stored: ArtifactStore, tmp_path: Path) -> None:
     engine = QueryEngine.open(stored, CPU, name="encoder", use_look_twice=False)
-    engine.detector = TwoHalves()
+    engine.detector = Halves()
     both = Image.new("RGB", (60, 40), "red")
     both.paste("blue", (30, 0, 60, 40))
     both.save(tmp_path / "both.png")

@@ -15,10 +15,8 @@ import polars as pl
 import pytest
 import uvicorn
 import yaml
-from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from skufp_pipeline.detection.regions import Region
 from skufp_pipeline.presets import load_preset
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.index import FingerprintIndex
@@ -27,6 +25,7 @@ from skufp_pipeline.serving.keys import add_key
 from skufp_pipeline.store import ArtifactStore
 
 from ...cli.test_index import publish_as
+from ...detection.examples import Halves
 from ...graphs import Graph, write_preset
 from ...servers import wait_until
 
@@ -40,17 +39,6 @@ PATIENCE = 60_000  # milliseconds; the machine may be busy
 MEGABYTES = 0.3  # of a photo, at most
 expect.set_options(timeout=PATIENCE)
 OpenPage = Callable[..., Page]
-
-
-class Halves:
-    """A detector that finds two items in any photo: its left half and its right half."""
-
-    trim = 0.0
-
-    def find(self, image: Image.Image) -> list[Region]:
-        width, height = image.size
-        left, right = (0, 0, width // 2, height), (width // 2, 0, width, height)
-        return [Region(left, "item", 0.9), Region(right, "item", 0.8)]
 
 
 class Running(NamedTuple):
