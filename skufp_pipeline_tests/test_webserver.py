@@ -98,15 +98,15 @@ def test_the_ui_shows_the_runs_that_the_command_line_made(url: str, graph: Graph
         "read_catalog": 1,
         "build_catalog_shards": graph.preset.shards,
         "train_models": 5,
-        "embed_shards": graph.preset.shards,
+        "embed_shards": 2 * graph.preset.shards,  # of the encoder, of ReID
         "calibrate_filters": 1,
         "generate_views": graph.preset.shards,
         "train_fingerprints": 1,
         "label_policy": graph.preset.shards,
-        "train_policy": 1,
+        "train_policy": 2,
         "train_look_twice": 1,
         "make_patches": graph.preset.shards,
-        "build_index": 1,
+        "build_index": 6,
     }
 
 

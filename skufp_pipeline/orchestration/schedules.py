@@ -6,7 +6,7 @@ ended, the sensor `refresh_goes_on` starts runs for what is stale (`staleness.py
 
 import json
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,9 +73,24 @@ def stages(steps: Mapping[str, Step]) -> list[Stage]:
 def _stage(name: str, steps: Sequence[Step]) -> Stage:
     if len({step.stored.sharded for step in steps}) > 1:
         raise ValueError(f"stage {name} holds sharded assets and whole ones; give them stages of their own")
-    apart = tuple((step.name,) for step in steps if step.apart)
-    together = tuple(step.name for step in steps if not step.apart)
-    return Stage(name, (*apart, *([together] if together else [])), steps[0].stored.sharded)
+    return Stage(name, tuple(_runs(steps)), steps[0].stored.sharded)
+
+
+def _runs(steps: Sequence[Step]) -> Iterator[tuple[str, ...]]:
+    """The assets of a stage, in its order, as they are made by one run each, after those they depend on."""
+    waiting = list(steps)
+    while waiting:
+        missing = {step.name for step in waiting}
+        apart = [step for step in waiting if step.apart and missing.isdisjoint(step.upstream)]
+        together: list[str] = []
+        for step in waiting:
+            if not step.apart and missing.intersection(step.upstream) <= {*together}:
+                together.append(step.name)
+        yield from ((step.name,) for step in apart)
+        if together:
+            yield tuple(together)
+        made = {*together, *(step.name for step in apart)}
+        waiting = [step for step in waiting if step.name not in made]
 
 
 def jobs(steps: dict[str, Step]) -> list[Any]:

@@ -41,12 +41,24 @@ def test_every_asset_is_in_exactly_one_stage(steps: dict[str, Step]) -> None:
     assert sorted(staged) == sorted(steps)
 
 
-def test_no_stage_needs_what_a_later_one_makes(steps: dict[str, Step]) -> None:
+def test_no_run_needs_what_a_later_one_makes(steps: dict[str, Step]) -> None:
     made: set[str] = set()
-    for stage in stages(steps):
-        made.update(stage.assets)
-        for name in stage.assets:
+    for run in (run for stage in stages(steps) for run in stage.runs):
+        made.update(run)
+        for name in run:
             assert set(steps[name].upstream) <= made, name
+
+
+def test_slow_assets_have_runs_of_their_own() -> None:
+    (stage,) = [stage for stage in stages(graph_steps(load_preset("ci"))) if stage.name == "build_index"]
+    assert stage.runs == (
+        ("detector_onnx",),
+        ("image_encoder_onnx",),
+        ("detection_report",),
+        ("found_regions",),
+        ("search_index",),
+        ("retrieval_report",),
+    )
 
 
 def test_the_assets_of_a_stage_are_all_sharded_or_none(steps: dict[str, Step]) -> None:

@@ -184,7 +184,7 @@ def test_an_input_that_is_gone_is_a_change(store: ArtifactStore) -> None:
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_every_checkpoint_is_trained_and_no_table_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("SKUFP_MANIFEST", "SKUFP_TOWER"):
+    for name in ("SKUFP_MANIFEST", "SKUFP_TOWER", "SKUFP_PICTURES"):
         monkeypatch.setenv(name, "somewhere")
     for name, found in graph_steps(load_preset(str(path))).items():
         assert found.trained or not found.stored.key.startswith("checkpoints/"), name

@@ -226,9 +226,10 @@ def test_a_key_is_presented_and_an_odd_id_is_one_part_of_the_path() -> None:
 
     transport = httpx.MockTransport(answer)
     with Client("http://service/", key="secret", transport=transport) as client:
-        assert client.picture("a/b ?é") == b"jpeg"
+        assert client.picture("a/b ?é") == client.picture("a/b ?é", index="few") == b"jpeg"
     assert seen[0].headers["Authorization"] == "Bearer secret"
-    assert seen[0].url.raw_path == b"/v1/products/a%2Fb%20%3F%C3%A9/image?index=fingerprints"
+    assert seen[0].url.raw_path == b"/v1/products/a%2Fb%20%3F%C3%A9/image"
+    assert seen[1].url.raw_path.endswith(b"/image?index=few")
 
 
 def test_the_documents_example_runs(
