@@ -28,9 +28,9 @@ from serve import Asker, Http, Material, Running, machine, percentiles, service
 from skufp_pipeline.presets import Preset, load_preset
 from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.query.threads import threads_of_one
 from skufp_pipeline.search.bundle import current_index
 from skufp_pipeline.search.versions import INDEX, Versions
-from skufp_pipeline.serving.admission import threads_of_one
 from skufp_pipeline.store import ArtifactStore
 
 TOP, KEPT, WATCH_S = 10, 10, 0.2

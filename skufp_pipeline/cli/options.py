@@ -71,8 +71,13 @@ def open_engine(
     words: bool = True,
     look_twice: bool = True,
 ) -> "QueryEngine":
+    """Opens the engine of an index; it has as many threads as the service, so that their answers are equal."""
     from skufp_pipeline.query.engine import QueryEngine
+    from skufp_pipeline.query.threads import share_processors, threads_of_one
     from skufp_pipeline.training.device import pick_device
 
     device, asked = pick_device(preset.compute.device), index or preset.usual_index
-    return QueryEngine.open(store, device, preset.query_encoder, policy, asked, words, look_twice)
+    threads = threads_of_one(preset.serving.running)
+    share_processors(threads)
+    given = policy, asked, words, look_twice
+    return QueryEngine.open(store, device, preset.query_encoder, *given, threads=threads)

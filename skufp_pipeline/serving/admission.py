@@ -11,16 +11,11 @@ from typing import TypeVar
 import torch
 from fastapi import Request
 
-from skufp_pipeline.compute import cores_available
+from skufp_pipeline.query.threads import threads_of_one
 from skufp_pipeline.serving.problems import CLIENT_GONE, Refusal
 
 BUSY = "The service is busy; ask again in {} s."
 T = TypeVar("T")
-
-
-def threads_of_one(running: int) -> int:
-    """Threads of each of `running` searches at once that share the processors."""
-    return max(1, cores_available() // running)
 
 
 class Admission:

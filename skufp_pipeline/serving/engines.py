@@ -18,10 +18,10 @@ from skufp_pipeline.photos import open_photo, reduced
 from skufp_pipeline.presets import Preset
 from skufp_pipeline.query.combine import Wish
 from skufp_pipeline.query.engine import QueryEngine
+from skufp_pipeline.query.threads import threads_of_one
 from skufp_pipeline.search.images import ImageIndex
 from skufp_pipeline.search.index import FingerprintIndex
 from skufp_pipeline.search.versions import Versions
-from skufp_pipeline.serving.admission import threads_of_one
 from skufp_pipeline.serving.facets import column_facets
 from skufp_pipeline.serving.problems import Refusal
 from skufp_pipeline.serving.rules import Rule, apply_rules

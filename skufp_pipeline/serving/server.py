@@ -8,14 +8,11 @@ from math import ceil
 from types import FrameType
 from typing import Any
 
-import cv2
-import torch
 import uvicorn
-from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from skufp_pipeline.presets import Preset
-from skufp_pipeline.serving.admission import threads_of_one
+from skufp_pipeline.query.threads import share_processors, threads_of_one
 from skufp_pipeline.serving.app import create_app
 from skufp_pipeline.serving.logs import configure_logs
 from skufp_pipeline.serving.service import Service
@@ -40,17 +37,6 @@ def run(preset: Preset, store: ArtifactStore, listening: socket.socket) -> None:
         log_config=None,
     )
     Draining(config, app.state.service).run(sockets=[listening])
-
-
-def share_processors(threads: int) -> None:
-    """Limits the threads that each search may use, of every library that has its own.
-
-    On two cores, two searches of two threads each took seven times the processor time of single-threaded
-    ones: threads of BLAS wait for one another by spinning.
-    """
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    threadpool_limits(threads, user_api="blas")
 
 
 class Draining(uvicorn.Server):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info
 
+from skufp_pipeline.query.threads import share_processors
 from skufp_pipeline.serving import server
 from skufp_pipeline.store import ArtifactStore
 
@@ -80,11 +81,11 @@ def test_every_library_of_a_search_keeps_to_its_threads() -> None:
     before = torch.get_num_threads()
     try:
         for threads in (2, 1):
-            server.share_processors(threads)
+            share_processors(threads)
             told = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
             assert {*told, torch.get_num_threads(), cv2.getNumThreads()} == {threads}
     finally:
-        server.share_processors(before)
+        share_processors(before)
 
 
 def test_a_connection_whose_headers_do_not_arrive_is_closed(
