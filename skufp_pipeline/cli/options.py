@@ -71,7 +71,7 @@ def open_engine(
     words: bool = True,
     look_twice: bool = True,
 ) -> "QueryEngine":
-    """Opens the engine of an index; it has as many threads as the service, so that their answers are equal."""
+    """Opens the engine of an index, with as many threads as the service has, so that both answer alike."""
     from skufp_pipeline.query.engine import QueryEngine
     from skufp_pipeline.query.threads import share_processors, threads_of_one
     from skufp_pipeline.training.device import pick_device
