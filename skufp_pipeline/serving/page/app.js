@@ -282,9 +282,10 @@ async function whenBack(signal) {
       addEventListener("online", resolve, { once: true, signal });
     });
     if (signal.aborted) return;
-    const isBack = navigator.onLine && (await greets());
+    if (!navigator.onLine) continue;
+    const failure = await greet().catch((error) => error);
     if (signal.aborted) return;
-    if (isBack) return run();
+    if (!failure) return run();
   }
 }
 
@@ -875,11 +876,5 @@ async function greet() {
   const key = service.feedback ? "about.feedback" : "about";
   $("about").textContent = t(key, { n: skus, count: skus, minutes: service.photo_minutes });
 }
-
-const greets = () =>
-  greet().then(
-    () => true,
-    () => false,
-  );
 
 begin();
